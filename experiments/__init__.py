@@ -1,0 +1,1 @@
+"""Experiments: one script per system, run as `python -m experiments.NAME`."""

@@ -1,0 +1,234 @@
+"""AE-OT on digits, MNIST, Fashion-MNIST, CIFAR-10, CelebA, and on two-dimensional toys.
+
+Implements the method of An et al. (ICLR 2020; arXiv 2001.03698, section 3), and compares its extended transport map
+with simpler laws in the same latent space.
+
+    python -m experiments.ae_ot                                        # digits, under a minute on two cores
+    python -m experiments.ae_ot --dataset mnist --data-dir DATA        # 60,000 images, about 7 minutes on two cores
+    python -m experiments.ae_ot --dataset twenty_five_gaussians        # no autoencoder: latent = data
+
+What to expect (seed 0, two cores): README.md, "Results". Everything is written below runs/ae_ot/DATASET-seed-SEED:
+config.json, metrics.jsonl, results.json, figures, checkpoints. `--resume` continues a run that was killed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import ae_ot_table, ae_ot_toy
+from otgen import data
+from otgen.data import toy
+from otgen.models import ae_ot
+from otgen.train import Checkpoints, JsonLines, Progress, together
+from otgen.train.checkpoint import refuse_other_config
+
+_DEFAULTS = {  # fields of the model that a data set sets when the user does not
+    "digits": {"latent_dim": 8, "hidden": (256, 128), "epochs": 150, "batch_size": 128},
+    "mnist": {"latent_dim": 16, "epochs": 24},
+    "fashion_mnist": {"latent_dim": 16, "epochs": 24},
+    "cifar10": {"latent_dim": 64, "network": "conv", "epochs": 12},
+    "celeb_a": {"latent_dim": 100, "network": "conv", "epochs": 4},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of the experiment. None means: what suits the data set."""
+
+    dataset: str = "digits"
+    """digits, mnist, fashion_mnist, cifar10, celeb_a, or a toy: eight_gaussians, twenty_five_gaussians, swiss_roll,
+    rings, checkerboard, two_moons."""
+    data_dir: str | None = None
+    """Folder of the raw or TFDS-prepared data; OTGEN_DATA if not given. Not needed for digits and toys."""
+    cache_dir: str | None = None
+    """Where sets prepared from raw files are kept; the user's cache folder if not given."""
+    seed: int = 0
+    out: str | None = None
+    """Output folder; runs/ae_ot/DATASET-seed-SEED if not given."""
+    resume: bool = False
+    """Continue the run in the output folder, bit-identically."""
+    overwrite: bool = False
+    """Delete the run in the output folder and start again."""
+    progress: bool = True
+    latent_dim: int | None = None
+    network: str | None = None
+    """mlp or conv."""
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float = 2e-3
+    tol: float | None = None
+    """chi2 divergence of the cell masses that the transport is solved to; 0.05, for toys 3e-4."""
+    max_samples: int | None = None
+    """Limit of the noise samples the transport is trained on."""
+    angle: float | None = None
+    """Threshold of the singular set in radians; chosen from the training data if not given."""
+    limit: int | None = None
+    """Use only so many training images."""
+    num_points: int = 256
+    """Toys: how many target points."""
+    num_eval: int = 10_000
+    """Images per draw in the table; at most the number of test images."""
+    draws: int = 5
+    """Draws that every row of the table averages over."""
+    mixture_components: int = 50
+    """Components of the Gaussian mixture that AE-OT is compared with."""
+
+    @classmethod
+    def smoke(cls, **changes: Any) -> Config:
+        """A run of seconds, for tests."""
+        small = {"epochs": 3, "limit": 400, "tol": 0.2, "num_eval": 200, "draws": 2, "mixture_components": 4}
+        return cls(**{**small, "progress": False, **changes})
+
+    def folder(self) -> Path:
+        """The output folder."""
+        return Path(self.out or Path("runs") / "ae_ot" / f"{self.dataset}-seed-{self.seed}")
+
+    def model(self) -> ae_ot.Config:
+        """The model this run trains."""
+        chosen = {
+            name: value
+            for name in ("latent_dim", "network", "epochs", "batch_size", "tol")
+            if (value := getattr(self, name)) is not None
+        }
+        rest = {"learning_rate": self.learning_rate, "max_samples": self.max_samples}
+        return ae_ot.Config(**{**_DEFAULTS[self.dataset], **chosen, **rest})
+
+    def identity(self) -> dict[str, Any]:
+        """What makes the numbers of the run: all but where and how it runs."""
+        skip = ("data_dir", "cache_dir", "out", "resume", "overwrite", "progress")
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in skip}
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Run the experiment and return what results.json holds."""
+    check(config)
+    folder = open_folder(config)
+    if config.dataset in toy.DISTRIBUTIONS:
+        results = ae_ot_toy.run(config, folder, progress_of(config, folder))
+    else:
+        results = run_images(config, folder)
+    beside = folder / "results.json.new"
+    beside.write_text(json.dumps(results, indent=2))
+    beside.replace(folder / "results.json")
+    return results
+
+
+def check(config: Config) -> None:
+    """Raise ValueError for options that cannot be meant, before anything is written."""
+    names = (*_DEFAULTS, *toy.DISTRIBUTIONS)
+    if config.dataset not in names:
+        raise ValueError(f"dataset = {config.dataset!r} is unknown: choose one of {', '.join(names)}.")
+    if config.angle is not None and not 0 <= config.angle <= math.pi:
+        raise ValueError(f"angle = {config.angle} lies outside [0, pi]: give radians; pi switches the filter off.")
+    for name in ("latent_dim", "epochs", "batch_size", "limit", "num_points", "num_eval", "draws"):
+        value = getattr(config, name)
+        if value is not None and value < (2 if name in ("limit", "num_points", "num_eval") else 1):
+            raise ValueError(f"{name} = {value} is too small.")
+
+
+def open_folder(config: Config) -> Path:
+    """Make, resume or empty the output folder; refuse to mix runs."""
+    folder = config.folder()
+    stored = folder / "config.json"
+    if stored.exists() and config.overwrite and not config.resume:
+        shutil.rmtree(folder)
+    if stored.exists() and not config.resume:
+        raise FileExistsError(f"{folder} holds a run: pass --resume to continue it or --overwrite to start again.")
+    refuse_other_config(stored, config.identity())
+    folder.mkdir(parents=True, exist_ok=True)
+    stored.write_text(json.dumps(config.identity(), indent=2))
+    return folder
+
+
+def progress_of(config: Config, folder: Path) -> Callable[[str, int | None], Any]:
+    """A function (stage, total) -> context manager of a callback that shows and records progress."""
+
+    class Both:
+        def __init__(self, stage: str, total: int | None):
+            self._bar = Progress(total, stage, config.progress)
+            self._lines = JsonLines(folder / "metrics.jsonl", stage)
+
+        def __enter__(self):
+            return together(self._bar.__enter__(), self._lines)
+
+        def __exit__(self, *error):
+            self._bar.__exit__(*error)
+
+    return Both
+
+
+def run_images(config: Config, folder: Path) -> dict[str, Any]:
+    """Train both stages, draw the figures, fill the table."""
+    progress, seconds = progress_of(config, folder), {}
+    start = time.perf_counter()
+    train, test = load(config)
+    seconds["data"] = time.perf_counter() - start
+    model = fit(config, folder, train, progress, seconds)
+    ae_ot_table.figures(config, folder, model, train, test)
+    start = time.perf_counter()
+    results = ae_ot_table.table(config, model, train, test)
+    seconds["table"] = time.perf_counter() - start
+    results["seconds"] = {name: round(value, 2) for name, value in seconds.items()}
+    return results
+
+
+def load(config: Config) -> tuple[data.Dataset, data.Dataset]:
+    """Training and test images, limited if asked."""
+    sets = [
+        data.load(config.dataset, split, config.data_dir, cache_dir=config.cache_dir) for split in ("train", "test")
+    ]
+    limit = slice(config.limit)
+    return data.Dataset(sets[0].images[limit], sets[0].labels[limit]), sets[1]
+
+
+def fit(config: Config, folder: Path, train: data.Dataset, progress: Any, seconds: dict[str, float]) -> ae_ot.Model:
+    """Train the autoencoder, then solve the transport, each under its own checkpoints."""
+    train_key, solve_key = jax.random.split(jax.random.key(config.seed))
+    identity, images = config.identity(), train.images
+    start = time.perf_counter()
+    total = ae_ot.num_steps_of(config.model(), len(images))
+    saved = Checkpoints(folder / "checkpoints" / "autoencoder", identity)
+    with saved as checkpoints, progress("autoencoder", total) as callback:
+        module, params = ae_ot.train_autoencoder(
+            train_key, images, config.model(), callback=callback, checkpoints=checkpoints
+        )
+    seconds["autoencoder"] = time.perf_counter() - start
+    start = time.perf_counter()
+    saved = Checkpoints(folder / "checkpoints" / "transport", identity)
+    with saved as checkpoints, progress("transport", None) as callback:
+        variables, info = ae_ot.solve(solve_key, module, params, images, callback=callback, checkpoints=checkpoints)
+    seconds["transport"] = time.perf_counter() - start
+    if config.angle is not None:
+        variables["transport"]["angle"] = jnp.float32(config.angle)
+    labels = None if np.ptp(train.labels) == 0 else jnp.asarray(train.labels, jnp.int32)
+    return ae_ot.Model(module, variables, labels, info)
+
+
+def cli() -> None:
+    """Read the options from the command line, run, and print the table and where the figures are."""
+    import tyro
+
+    config = tyro.cli(Config, description=__doc__)
+    try:
+        results = main(config)
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(f"\ninterrupted; continue with --resume (output in {config.folder()})") from None
+    print(ae_ot_table.in_words(results))
+    print(f"figure: {config.folder() / results['figure']}")
+
+
+if __name__ == "__main__":
+    cli()

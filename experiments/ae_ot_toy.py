@@ -1,0 +1,105 @@
+"""The AE-OT experiment in the plane: latent = data, so that cells, jumps and mixtures can be seen."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from otgen import plot
+from otgen.data import toy
+from otgen.eval import mode_scores
+from otgen.ot import extension, semidiscrete
+from otgen.train import Checkpoints
+from otgen.types import Array
+
+TOL = 3e-4
+FORMS = ("pairs", "simplex")
+
+
+def run(config: Any, folder: Path, progress: Any) -> dict[str, Any]:
+    """Solve the transport to standardised toy points, extend it, score the modes, draw."""
+    draw_key, solve_key, extend_key, sample_key = jax.random.split(jax.random.key(config.seed), 4)
+    raw = toy.DISTRIBUTIONS[config.dataset](draw_key, config.num_points)
+    y, mean, scale = toy.standardise(raw)
+    start = time.perf_counter()
+    with Checkpoints(folder / "checkpoints" / "transport", config.identity()) as checkpoints:
+        state = checkpoints.restore(semidiscrete.from_heights(y[:, 0]))
+        with progress("transport", None) as callback:
+            state, info = semidiscrete.run(
+                solve_key,
+                y,
+                tol=TOL if config.tol is None else config.tol,
+                max_samples=config.max_samples,
+                state=state,
+                callback=callback,
+                save=checkpoints.save,
+            )
+    seconds = time.perf_counter() - start
+    ext = extension.init(extend_key, state, y)
+    angle = ext.angle if config.angle is None else config.angle
+    samples = {}
+    for form in FORMS:
+        for word, limit in (("on", angle), ("off", math.pi)):
+            new = extension.sample(sample_key, ext, state, y, config.num_eval, method=form, angle=limit)
+            samples[f"{form}, filter {word}"] = new * scale + mean
+    masses = semidiscrete.masses(extend_key, state, y, 2**20)
+    results = {
+        "dataset": config.dataset,
+        "seed": config.seed,
+        "transport": {name: float(value) for name, value in info._asdict().items()},
+        "angle": float(angle),
+        "smallest_mass_ratio": float(masses.min() * len(y)),
+        "modes": {name: scores for name, x in samples.items() if (scores := _modes(config.dataset, x, raw))},
+        "seconds": {"transport": round(seconds, 2)},
+        "figure": "transport.png",
+    }
+    figure(folder / "transport.png", state, y, raw, samples)
+    return results
+
+
+def _modes(name: str, samples: Array, points: Array) -> dict[str, float] | None:
+    """Mode scores of samples, their spread within modes in units of that of the target points."""
+    known = toy.centres_of(name)
+    if known is None:
+        return None
+    scores = mode_scores(samples, *known)
+    own = mode_scores(points, *known).within_sd
+    return {
+        **{field: float(value) for field, value in scores._asdict().items()},
+        "sd_ratio": float(scores.within_sd / own),
+    }
+
+
+def figure(path: Path, state: semidiscrete.State, y: Array, raw: Array, samples: dict[str, Array]) -> None:
+    """Draw the source coloured by target, its cells, the targets, and new samples with the filter on and off."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    canvas, axes = plt.subplots(2, 4, figsize=(16, 8.2), layout="constrained")
+    x = extension.source_samples(jax.random.key(0), 4000, 2)
+    hue = plot.colours(y)
+    plot.points(x, axes[0, 0], "source samples, coloured by target", hue[semidiscrete.assign(state, y, x)])
+    plot.cells(state, y, axes[0, 1], "cells")
+    plot.points(raw, axes[0, 2], f"{len(y)} targets", hue, size=12)
+    _angles(axes[0, 3], state, y)
+    for ax, (name, new) in zip(axes[1], samples.items(), strict=True):
+        plot.points(new[:4000], ax, name, size=2)
+        ax.set(xlim=axes[0, 2].get_xlim(), ylim=axes[0, 2].get_ylim())
+    canvas.savefig(path, dpi=130)
+    plt.close(canvas)
+
+
+def _angles(ax: Any, state: semidiscrete.State, y: Array) -> None:
+    """Histogram of the dihedral angles between each sample's winner and its runner-up."""
+    x = extension.source_samples(jax.random.key(1), 20_000, 2)
+    _, index = semidiscrete.top_scores(x, y - y.mean(0), state.h, k=2)
+    angles = extension.dihedral_angle(*(jnp.moveaxis((y - y.mean(0))[index], 1, 0)))
+    ax.hist(jnp.maximum(angles, 1e-4).tolist(), bins=[10 ** (-4 + 0.06 * i) for i in range(76)], color=plot.BLUE)
+    ax.set(xscale="log", yscale="log", title="dihedral angle, winner and runner-up", xlabel="radians")

@@ -1,0 +1,27 @@
+"""otgen: optimal-transport generative modelling in JAX.
+
+The names a notebook types; everything else lives in the modules they come from. Heavy parts (models, plots) load when
+they are first used.
+"""
+
+import importlib
+
+from otgen.ot import extension as extension
+from otgen.ot import gaussian as gaussian
+from otgen.ot import semidiscrete as semidiscrete
+from otgen.types import Status as Status
+from otgen.types import explain as explain
+
+__version__ = "0.1.0"
+_LAZY = ("data", "eval", "models", "nn", "plot", "train")
+
+
+def __getattr__(name: str):
+    """Import a part of the library when it is first named."""
+    if name in _LAZY:
+        return importlib.import_module(f"otgen.{name}")
+    raise AttributeError(f"module 'otgen' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

@@ -1,0 +1,7 @@
+"""Data: toy distributions, image sets, batches."""
+
+from otgen.data import toy as toy
+from otgen.data.batches import batch_index as batch_index
+from otgen.data.batches import batches as batches
+from otgen.data.images import Dataset as Dataset
+from otgen.data.images import load as load

@@ -1,0 +1,65 @@
+"""Batches in a fixed shuffled order: a pure function of the key and the step, so that a run can resume anywhere."""
+
+from __future__ import annotations
+
+import collections
+import functools
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from otgen.types import Key
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: tuple[int, ...], epoch: int, num: int) -> np.ndarray:
+    return np.random.default_rng([*seed, epoch]).permutation(num)
+
+
+def batch_index(key: Key, step: int, num: int, batch_size: int) -> np.ndarray:
+    """Return the rows [batch_size] of the batch at a step; every epoch is a permutation, its remainder dropped.
+
+    Args:
+      key: the key of the run.
+      step: the training step, from 0.
+      num: rows in the data set.
+      batch_size: rows in a batch, over all hosts; at most `num`.
+
+    Raises:
+      ValueError: if a batch is larger than the data set.
+    """
+    if not 1 <= batch_size <= num:
+        raise ValueError(f"batch_size = {batch_size} for a data set of {num} rows: choose 1 to {num}.")
+    per_epoch = num // batch_size
+    seed = tuple(int(word) for word in np.asarray(jax.random.key_data(key)).ravel())
+    start = (step % per_epoch) * batch_size
+    return _order(seed, step // per_epoch, num)[start : start + batch_size]
+
+
+def batches(
+    key: Key, arrays: tuple[np.ndarray, ...], batch_size: int, *, start: int = 0, stop: int, ahead: int = 2
+) -> Iterator[tuple[jax.Array, ...]]:
+    """Yield the batches of steps start..stop-1 as device arrays, the next ones already on their way.
+
+    Args:
+      key: the key of the run; the same key and step give the same batch.
+      arrays: arrays that share their first axis.
+      batch_size: rows over all hosts, divisible by their number; each host yields its own share.
+      start, stop: the steps wanted.
+      ahead: how many batches are sent to the device before they are asked for.
+
+    Raises:
+      ValueError: if the batch is larger than the data set or does not divide among the hosts.
+    """
+    hosts, host = jax.process_count(), jax.process_index()
+    if batch_size % hosts:
+        raise ValueError(f"batch_size = {batch_size} does not divide among {hosts} hosts: choose a multiple.")
+    share = batch_size // hosts
+    queue: collections.deque = collections.deque()
+    for step in range(start, stop):
+        rows = batch_index(key, step, len(arrays[0]), batch_size)[host * share : (host + 1) * share]
+        queue.append(jax.device_put(tuple(array[rows] for array in arrays)))
+        if len(queue) > ahead:
+            yield queue.popleft()
+    yield from queue

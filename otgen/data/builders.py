@@ -1,0 +1,206 @@
+"""TFDS builders that prepare array_record sets from the raw files a user has, without TensorFlow."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+IDX_FILES = {
+    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+}
+SHA256 = {
+    "mnist": {
+        "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    },
+    "fashion_mnist": {
+        "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+    },
+}
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+ARCHIVE_ENDINGS = (".tar", ".tar.xz", ".tar.gz", ".tgz")
+CELEB_A_LAST = {"train": 162_770, "validation": 182_637, "test": 202_599}  # the official split, by file number
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Read a gzipped IDX file of unsigned bytes.
+
+    Raises:
+      ValueError: if the file is truncated, not gzip, or not an IDX file of bytes.
+    """
+    try:
+        with gzip.open(path) as file:
+            raw = file.read()
+    except (EOFError, OSError) as error:
+        raise ValueError(
+            f"{path} cannot be decompressed ({error}): it is truncated or damaged; fetch it again."
+        ) from error
+    if len(raw) < 4 or raw[:3] != b"\0\0\x08":
+        raise ValueError(f"{path} is not an IDX file of bytes: is it the right file?")
+    header = 4 + 4 * raw[3]
+    shape = tuple(np.frombuffer(raw[4:header], ">u4").astype(int))
+    if len(raw) != header + int(np.prod(shape)):
+        raise ValueError(
+            f"{path} is truncated: its header announces {int(np.prod(shape))} bytes of data of shape {shape}, "
+            f"and {len(raw) - header} are there; fetch it again."
+        )
+    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
+
+
+def verify_checksum(path: Path, expected: str) -> None:
+    """Raise ValueError if the SHA-256 of a file is not the expected one."""
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != expected:
+        raise ValueError(
+            f"{path} is not the official file: its SHA-256 is {found[:12]}..., expected {expected[:12]}...; "
+            "fetch it again, or pass verify=False to use it all the same."
+        )
+
+
+def _pixels(data: bytes | Path, size: int, name: str) -> np.ndarray:
+    """Decode an image to [size, size, 3], cropped to its central square."""
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            side = min(image.size)
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            box = (left, top, left + side, top + side)
+            image = image.convert("RGB").resize((size, size), Image.Resampling.BOX, box=box)
+            return np.asarray(image, np.uint8)
+    except OSError as error:
+        raise ValueError(f"{name} is not a readable image ({error}): remove or replace it.") from error
+
+
+def _members(path: Path) -> Iterator[tuple[str, bytes | Path]]:
+    """Images below a folder or inside an archive, as (relative name, file), in a fixed order for folders."""
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            if file.suffix.lower() in IMAGE_ENDINGS:
+                yield file.relative_to(path).as_posix(), file
+        return
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.isfile() and member.name.lower().endswith(IMAGE_ENDINGS):
+                    yield member.name, archive.extractfile(member).read()
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): it is truncated or damaged; fetch it again.") from error
+
+
+def _split_of(name: str, default: str) -> str:
+    """The split a file belongs to: a folder of that name, else (CelebA) its six-digit number, else the default."""
+    parts = name.split("/")
+    for split in ("train", "validation", "test"):
+        if split in parts[:-1]:
+            return split
+    number = re.fullmatch(r"(\d{6})\.\w+", parts[-1])
+    if number:
+        return next((split for split, last in CELEB_A_LAST.items() if int(number[1]) <= last), default)
+    return default
+
+
+class IdxImages(tfds.core.GeneratorBasedBuilder):
+    """Grey images of 28 x 28 with labels, from gzipped IDX files."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    raw: Path  # set by `prepare` before the builder runs
+
+    def _info(self):
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Tensor(shape=(28, 28, 1), dtype=np.uint8),
+                    "label": tfds.features.Scalar(dtype=np.int64),
+                }
+            )
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        return {split: self._generate_examples(split) for split in IDX_FILES}
+
+    def _generate_examples(self, split):
+        images, labels = (read_idx(self.raw / name) for name in IDX_FILES[split])
+        if len(images) != len(labels):
+            raise ValueError(
+                f"{self.raw}: {len(images)} {split} images but {len(labels)} labels: the files do not match."
+            )
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            yield i, {"image": image[..., None], "label": int(label)}
+
+
+class FolderImages(tfds.core.GeneratorBasedBuilder):
+    """Colour images from class folders or an archive of them; each image's folder names its class."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    raw: Path  # set by `prepare` before the builder runs
+    size: int
+    classes: list[str]
+    splits: list[str]
+
+    def _info(self):
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Tensor(shape=(self.size, self.size, 3), dtype=np.uint8),
+                    "label": tfds.features.Scalar(dtype=np.int64),
+                }
+            )
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        return {split: self._generate_examples(split) for split in self.splits}
+
+    def _generate_examples(self, split):
+        for name, data in _members(self.raw):
+            if _split_of(name, "train") == split:
+                yield name, {"image": _pixels(data, self.size, name), "label": self.classes.index(class_of(name))}
+
+
+def class_of(name: str) -> str:
+    """The class of an image by its path: the folder that holds it."""
+    return name.split("/")[-2] if "/" in name else ""
+
+
+def prepare(cache: Path, name: str, raw: Path, size: int) -> tfds.core.DatasetBuilder:
+    """Prepare the set `name` below `cache` from raw files, unless it is there, and return its builder.
+
+    TFDS writes into a temporary folder that it renames when all is written, so that nothing half-written stays.
+
+    Args:
+      cache: folder for this very set of raw files.
+      name: mnist, fashion_mnist, cifar10 or celeb_a.
+      raw: the folder of IDX files, or the folder or archive of images.
+      size: side of the images in pixels (image sets only).
+    """
+    if name in SHA256:
+        kind = type(f"Otgen_{name}", (IdxImages,), {"__module__": __name__, "name": f"otgen_{name}", "raw": raw})
+    else:
+        names = [member for member, _ in _members(raw)]
+        if not names:
+            raise ValueError(f"{raw} holds no images ({', '.join(IMAGE_ENDINGS)}): is it the right place?")
+        fields = {
+            "raw": raw,
+            "size": size,
+            "classes": sorted({class_of(member) for member in names}),
+            "splits": sorted({_split_of(member, "train") for member in names}),
+        }
+        kind = type(f"Otgen_{name}", (FolderImages,), {"__module__": __name__, "name": f"otgen_{name}", **fields})
+    builder = kind(data_dir=cache, file_format="array_record")
+    builder.download_and_prepare()
+    return builder

@@ -1,0 +1,187 @@
+"""Image sets by name: `load("mnist", "train", data_dir) -> Dataset`, read through TFDS without TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "celeb_a")
+_SIDE = {"cifar10": 32, "celeb_a": 64}
+_DIGITS_TEST = 360  # held-out images of the built-in digits: one in five, in a fixed shuffled order
+
+
+class Dataset(NamedTuple):
+    """Images and labels in memory.
+
+    Attributes:
+      images: uint8 [n, height, width, channels].
+      labels: int64 [n].
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def load(
+    name: str,
+    split: str = "train",
+    data_dir: str | os.PathLike | None = None,
+    *,
+    cache_dir: str | os.PathLike | None = None,
+    verify: bool = True,
+) -> Dataset:
+    """Load an image set.
+
+    `digits` (1,797 handwritten digits of 8 x 8, from scikit-learn) is built in: 1,437 train, 360 test. The others
+    are looked for in `data_dir` and in its subfolder of that name: first as a data set that TFDS has prepared
+    (array_record), then as raw files, which are prepared once under `cache_dir`:
+
+    * mnist, fashion_mnist: the four official gzipped IDX files;
+    * cifar10: class folders below train/ and test/, or a .tar, .tar.gz or .tar.xz of them;
+    * celeb_a: the aligned images in a folder or archive (official split by file number), cropped to 64 x 64.
+
+    Args:
+      name: one of digits, mnist, fashion_mnist, cifar10, celeb_a.
+      split: "train" or "test" (celeb_a also "validation").
+      data_dir: where the data lie; None reads the environment variable OTGEN_DATA.
+      cache_dir: where prepared sets are kept; None for the user's cache folder. `data_dir` is never written to.
+      verify: check the SHA-256 of the official IDX files.
+
+    Returns:
+      Dataset.
+
+    Raises:
+      ValueError: for an unknown name or split, a truncated or altered file.
+      FileNotFoundError: naming the files that are missing and where they were looked for.
+    """
+    if name not in NAMES:
+        raise ValueError(f"data set {name!r} is unknown: choose one of {', '.join(NAMES)}.")
+    if name == "digits":
+        return _digits(split)
+    data_dir = data_dir or os.environ.get("OTGEN_DATA")
+    if not data_dir:
+        raise FileNotFoundError(
+            f"{name} is not built in: pass data_dir (--data-dir) or set OTGEN_DATA to the folder that holds "
+            f"{_wanted(name)}."
+        )
+    places = [Path(data_dir) / name, Path(data_dir)]
+    builder = _prepared_by_tfds(places[0])
+    if builder is None:
+        builder = _from_raw(name, places, Path(cache_dir) if cache_dir else _default_cache(), verify)
+    if split not in builder.info.splits:
+        raise ValueError(f"{name} has no split {split!r}: choose one of {', '.join(builder.info.splits)}.")
+    source = builder.as_data_source(split=split)
+    records = source.__getitems__(range(len(source)))
+    images = np.stack([record["image"] for record in records])
+    return Dataset(images, np.array([record.get("label", 0) for record in records], np.int64))
+
+
+def _digits(split: str) -> Dataset:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    order = np.random.default_rng(0).permutation(len(images))
+    rows = {"train": order[_DIGITS_TEST:], "test": order[:_DIGITS_TEST]}
+    if split not in rows:
+        raise ValueError(f"digits has no split {split!r}: choose one of train, test.")
+    return Dataset(images[rows[split]], digits.target[rows[split]].astype(np.int64))
+
+
+def _wanted(name: str) -> str:
+    """What raw files a set is made from, in words."""
+    from otgen.data import builders
+
+    if name in builders.SHA256:
+        return f"{name}/ with " + ", ".join(builders.SHA256[name])
+    endings = ", ".join(builders.ARCHIVE_ENDINGS)
+    if name == "cifar10":
+        return f"cifar10/ with train/CLASS/*.jpg and test/CLASS/*.jpg (or .png), or one archive ({endings}) of them"
+    return f"celeb_a/ with img_align_celeba/*.jpg, or one archive ({endings}) of it"
+
+
+def _prepared_by_tfds(folder: Path):
+    """The newest version of a data set that TFDS has prepared in this folder, if there is one."""
+    import tensorflow_datasets as tfds
+
+    versions = sorted(folder.glob("**/dataset_info.json")) if folder.is_dir() else []
+    if not versions:
+        return None
+    builder = tfds.builder_from_directory(versions[-1].parent)
+    if builder.info.file_format.value != "array_record":
+        raise ValueError(
+            f"{versions[-1].parent} was prepared as {builder.info.file_format.value}: without TensorFlow only "
+            "array_record can be read; prepare it again with file_format='array_record'."
+        )
+    return builder
+
+
+def _from_raw(name: str, places: list[Path], cache: Path, verify: bool):
+    from otgen.data import builders
+
+    raw, files = _find_idx(name, places) if name in builders.SHA256 else _find_images(places)
+    if raw is None:
+        looked = " and ".join(str(place) for place in places)
+        raise FileNotFoundError(
+            f"{name}: missing {', '.join(files) or 'images'}; looked in {looked}. Needed: {_wanted(name)}."
+        )
+    mark = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        mark.update(f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{verify}".encode())
+    folder = cache / mark.hexdigest()[:16]
+    ready = _prepared_by_tfds(folder) if folder.exists() else None
+    if ready is not None:
+        return ready
+    if name in builders.SHA256:
+        for file in files:
+            builders.read_idx(file)
+            if verify:
+                builders.verify_checksum(file, builders.SHA256[name][file.name])
+    folder.mkdir(parents=True, exist_ok=True)
+    with _quiet():
+        return builders.prepare(folder, name, raw, _SIDE.get(name, 28))
+
+
+def _find_idx(name: str, places: list[Path]):
+    """The folder that holds all four IDX files; otherwise None and the missing names."""
+    from otgen.data.builders import SHA256
+
+    for place in places:
+        files = [place / file for file in SHA256[name]]
+        if all(file.is_file() for file in files):
+            return place, files
+    nearest = max(places, key=lambda place: sum((place / file).is_file() for file in SHA256[name]))
+    return None, [file for file in SHA256[name] if not (nearest / file).is_file()]
+
+
+def _find_images(places: list[Path]):
+    """A folder of images, or an archive in it; only the set's own subfolder is searched."""
+    from otgen.data.builders import ARCHIVE_ENDINGS, IMAGE_ENDINGS
+
+    folder = places[0]
+    if folder.is_dir():
+        inside = [file for file in folder.glob("*/**/*") if file.suffix.lower() in IMAGE_ENDINGS]
+        if inside:
+            return folder, inside
+        archives = sorted(file for file in folder.iterdir() if file.name.endswith(ARCHIVE_ENDINGS))
+        if archives:
+            return archives[0], archives[:1]
+    return None, []
+
+
+def _default_cache() -> Path:
+    base = os.environ.get("OTGEN_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "otgen"
+    return Path(base)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keep TFDS' banners off standard output; its progress bars stay."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield

@@ -1,0 +1,96 @@
+"""Two-dimensional toy distributions: `(key, n) -> [n, 2]` draws, in the coordinates of the literature."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from otgen.types import Array, Key
+
+
+def _mixture(key: Key, n: int, centres: Array, deviation: float) -> Array:
+    mode_key, noise_key = jax.random.split(key)
+    mode = jax.random.randint(mode_key, (n,), 0, centres.shape[0])
+    return centres[mode] + deviation * jax.random.normal(noise_key, (n, 2))
+
+
+def eight_gaussians_centres() -> Array:
+    """The 8 centres [8, 2] on a circle of radius 2."""
+    angle = jnp.arange(8) * jnp.pi / 4
+    return 2.0 * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
+
+
+def twenty_five_gaussians_centres() -> Array:
+    """The 25 centres [25, 2] on the grid {-4, -2, 0, 2, 4}^2."""
+    side = jnp.arange(-4.0, 5.0, 2.0)
+    return jnp.stack(jnp.meshgrid(side, side), axis=-1).reshape(-1, 2)
+
+
+def eight_gaussians(key: Key, n: int) -> Array:
+    """Draw from 8 Gaussians of standard deviation 0.1 on a circle of radius 2: [n, 2]."""
+    return _mixture(key, n, eight_gaussians_centres(), 0.1)
+
+
+def twenty_five_gaussians(key: Key, n: int) -> Array:
+    """Draw from 25 Gaussians of standard deviation 0.05 on the grid {-4, -2, 0, 2, 4}^2: [n, 2]."""
+    return _mixture(key, n, twenty_five_gaussians_centres(), 0.05)
+
+
+def swiss_roll(key: Key, n: int) -> Array:
+    """Draw from a spiral of one and a half turns, radius 1.5 pi to 4.5 pi, with noise 0.25: [n, 2]."""
+    angle_key, noise_key = jax.random.split(key)
+    t = 1.5 * jnp.pi * (1 + 2 * jax.random.uniform(angle_key, (n,)))
+    roll = jnp.stack([t * jnp.cos(t), t * jnp.sin(t)], axis=1)
+    return roll + 0.25 * jax.random.normal(noise_key, (n, 2))
+
+
+def rings(key: Key, n: int) -> Array:
+    """Draw from four concentric rings of radii 1 to 4 with noise 0.08, equally likely: [n, 2]."""
+    ring_key, angle_key, noise_key = jax.random.split(key, 3)
+    radius = 1.0 + jax.random.randint(ring_key, (n,), 0, 4)
+    angle = 2 * jnp.pi * jax.random.uniform(angle_key, (n,))
+    ring = radius[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
+    return ring + 0.08 * jax.random.normal(noise_key, (n, 2))
+
+
+def checkerboard(key: Key, n: int) -> Array:
+    """Draw uniformly from the 8 dark unit squares of a 4 x 4 board on [-2, 2]^2: [n, 2]."""
+    square_key, place_key = jax.random.split(key)
+    square = jax.random.randint(square_key, (n,), 0, 8)
+    row = square // 2
+    column = 2 * (square % 2) + row % 2
+    corner = jnp.stack([column, row], axis=1) - 2.0
+    return corner + jax.random.uniform(place_key, (n, 2))
+
+
+def two_moons(key: Key, n: int) -> Array:
+    """Draw from two interleaved half circles of radius 1 with noise 0.05, equally likely: [n, 2]."""
+    moon_key, angle_key, noise_key = jax.random.split(key, 3)
+    lower = jax.random.bernoulli(moon_key, 0.5, (n,))[:, None]
+    angle = jnp.pi * jax.random.uniform(angle_key, (n,))
+    arc = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
+    moon = jnp.where(lower, jnp.array([1.0, 0.5]) - arc, arc)
+    return moon + 0.05 * jax.random.normal(noise_key, (n, 2))
+
+
+DISTRIBUTIONS = {
+    draw.__name__: draw for draw in (eight_gaussians, twenty_five_gaussians, swiss_roll, rings, checkerboard, two_moons)
+}
+
+
+def centres_of(name: str) -> tuple[Array, float] | None:
+    """Mode centres and standard deviation of a Gaussian mixture by name; None for the other toys."""
+    known = {
+        "eight_gaussians": (eight_gaussians_centres, 0.1),
+        "twenty_five_gaussians": (twenty_five_gaussians_centres, 0.05),
+    }
+    if name not in known:
+        return None
+    centres, deviation = known[name]
+    return centres(), deviation
+
+
+def standardise(x: Array) -> tuple[Array, Array, Array]:
+    """Shift and scale every coordinate of x [n, d] to mean 0 and variance 1; return also the mean and scale [d]."""
+    mean, scale = x.mean(0), x.std(0)
+    return (x - mean) / scale, mean, scale

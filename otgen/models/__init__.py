@@ -1,0 +1,3 @@
+"""Generative systems, one module each."""
+
+from otgen.models import ae_ot as ae_ot

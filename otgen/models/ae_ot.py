@@ -1,0 +1,435 @@
+"""AE-OT: an autoencoder, and the semi-discrete transport map from uniform noise to its codes.
+
+Implements the method of An et al., "AE-OT: a new generative model based on extended semi-discrete optimal
+transport" (ICLR 2020) and An et al. (2020), arXiv 2001.03698, section 3. Two stages, each a minimisation:
+
+1. the autoencoder minimises the Bernoulli reconstruction loss, without any prior on the codes;
+2. the heights minimise the energy of the semi-discrete transport from the uniform law on the cube
+   [-1/2, 1/2]^d to the standardised codes of the training images, each of weight 1/N.
+
+Sampling is noise -> extended transport map -> decoder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from otgen.data.batches import batches
+from otgen.nn.autoencoder import Autoencoder, to_unit
+from otgen.ot import extension, semidiscrete
+from otgen.train.loop import train
+from otgen.train.state import TrainState
+from otgen.types import Array, Callback, Key
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What makes an AE-OT model.
+
+    Attributes:
+      latent_dim: dimension of the codes and of the noise.
+      network: "mlp" or "conv".
+      hidden: widths of the dense layers (mlp).
+      width: channels after the first convolution (conv).
+      epochs: passes over the images.
+      batch_size: images per step, over all devices.
+      learning_rate: peak of the warm-up and cosine schedule of Adam.
+      tol: chi2 divergence of the cell masses that the transport is solved to.
+      max_samples: limit of the noise samples the transport is trained on; None for the solver's.
+    """
+
+    latent_dim: int = 16
+    network: str = "mlp"
+    hidden: Sequence[int] = (512, 256)
+    width: int = 32
+    epochs: int = 24
+    batch_size: int = 250
+    learning_rate: float = 2e-3
+    tol: float = 0.05
+    max_samples: int | None = None
+
+
+class AEOT(nn.Module):
+    """The whole system: networks in `params`, solved transport in the collection `transport`.
+
+    `transport` holds codes [N, d] (standardised), h [N], centres [N, d], angle [], and mean, scale [d] of the codes.
+
+    Attributes:
+      image_shape: (height, width, channels).
+      config: see Config.
+    """
+
+    image_shape: tuple[int, int, int]
+    config: Config
+
+    def setup(self) -> None:
+        config = self.config
+        self.autoencoder = Autoencoder(
+            self.image_shape, config.latent_dim, config.network, tuple(config.hidden), config.width
+        )
+
+    def __call__(self, images: Array) -> Array:
+        """Pixel logits [n, h, w, c] of the reconstructions of images in [0, 1]."""
+        return self.autoencoder(images)
+
+    def encode(self, images: Array) -> Array:
+        """Codes [n, d] of images [n, h, w, c] in [0, 1], in the autoencoder's own scale."""
+        return self.autoencoder.encode(images)
+
+    def decode(self, codes: Array) -> Array:
+        """Images [n, h, w, c] in [0, 1] of codes [n, d] in the autoencoder's own scale."""
+        return self.autoencoder.decode(codes)
+
+    def codes(self, key: Key, num: int, form: str = "pairs", angle: Array | float | None = None) -> Array:
+        """Draw new codes [num, d] by the extended map."""
+        known = self._transport()
+        source_key, place_key = jax.random.split(key)
+        x = extension.source_samples(source_key, num, self.config.latent_dim)
+        return self.move(place_key, x, form, angle) * known["scale"] + known["mean"]
+
+    def move(self, key: Key, x: Array, form: str = "pairs", angle: Any = None, labels: Array | None = None) -> Array:
+        """Map noise x [n, d] to standardised codes [n, d] by the extended map."""
+        known = self._transport()
+        return extension.transport(
+            key,
+            extension.Extension(known["centres"], known["angle"]),
+            semidiscrete.from_heights(known["h"]),
+            known["codes"],
+            x,
+            method=form,
+            angle=angle,
+            labels=labels,
+        ).points
+
+    def sample(self, key: Key, num: int, form: str = "pairs", angle: Array | float | None = None) -> Array:
+        """Draw images [num, h, w, c] in [0, 1]: noise -> extended map -> decoder."""
+        return self.decode(self.codes(key, num, form, angle))
+
+    def _transport(self) -> dict[str, Array]:
+        names = ("codes", "h", "centres", "angle", "mean", "scale")
+        if not self.has_variable("transport", "h"):
+            raise ValueError("this model has no transport yet: solve it (models.ae_ot.solve) before sampling.")
+        return {name: self.get_variable("transport", name) for name in names}
+
+
+class Model(NamedTuple):
+    """A trained AE-OT.
+
+    Attributes:
+      module: the Flax module.
+      variables: its `params` and `transport`.
+      labels: labels [N] of the training images that the codes belong to, or None.
+      info: how the transport solver ended.
+    """
+
+    module: AEOT
+    variables: dict[str, Any]
+    labels: Array | None
+    info: semidiscrete.Info
+
+
+def optimiser(config: Config, num_steps: int) -> optax.GradientTransformation:
+    """Adam with 5 % linear warm-up and cosine decay to 1 % of the peak."""
+    warmup = max(1, num_steps // 20)
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, warmup, max(num_steps, warmup + 1), 0.01 * config.learning_rate
+    )
+    return optax.adam(schedule)
+
+
+def num_steps_of(config: Config, num_images: int) -> int:
+    """Training steps of the autoencoder: whole batches per epoch, times the epochs."""
+    return max(1, config.epochs * (num_images // config.batch_size))
+
+
+def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[AEOT, TrainState]:
+    """Return the module and the state that training starts from.
+
+    Args:
+      key: random key of the parameters.
+      config: the model.
+      example: images [n, h, w, c] of the right shape.
+      num_steps: length of the learning-rate schedule.
+    """
+    module = AEOT(tuple(example.shape[1:]), config)
+    params = module.init(key, to_unit(example[:1]))["params"]
+    return module, TrainState(params, optimiser(config, num_steps).init(params), jnp.int32(0))
+
+
+def loss(params: Any, module: AEOT, images: Array) -> tuple[Array, dict[str, Array]]:
+    """Return the mean over images of the summed binary cross-entropy of the pixels, and metrics.
+
+    Args:
+      params: parameters of the module.
+      module: the model.
+      images: uint8, or floats in [0, 1], [n, h, w, c].
+
+    Returns:
+      Loss in nats per image; metrics `loss` and `mse` (mean squared pixel error).
+    """
+    images = to_unit(images)
+    logits = module.apply({"params": params}, images)
+    value = optax.sigmoid_binary_cross_entropy(logits, images).sum((1, 2, 3)).mean()
+    return value, {"loss": value, "mse": jnp.mean((nn.sigmoid(logits) - images) ** 2)}
+
+
+def make_step(module: AEOT, num_steps: int):
+    """Return the pure training step `(state, images, key, *, axis_name) -> (state, metrics)` of the autoencoder."""
+    transform = optimiser(module.config, num_steps)
+
+    def step(state: TrainState, images: Array, key: Key, *, axis_name: str | None = None):
+        del key  # nothing in this step is random
+        gradient, metrics = jax.grad(loss, has_aux=True)(state.params, module, images)
+        if axis_name is not None:
+            gradient, metrics = jax.lax.pmean((gradient, metrics), axis_name)
+        updates, opt_state = transform.update(gradient, state.opt_state, state.params)
+        return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), metrics
+
+    return step
+
+
+@functools.partial(jax.jit, static_argnames=("module", "method"))
+def _apply(module: AEOT, variables: Any, x: Array, method: str) -> Array:
+    return module.apply(variables, x, method=method)
+
+
+def _in_pieces(module: AEOT, variables: Any, x: Any, method: str, size: int = 2000) -> Array:
+    """Apply a method of the module row by row, in pieces of one shape, so that it compiles once."""
+    num = len(x)
+    size = min(size, num)
+    pieces = []
+    for start in range(0, num, size):
+        piece = to_unit(x[start : start + size]) if method == "encode" else x[start : start + size]
+        short = size - piece.shape[0]
+        piece = jnp.pad(piece, ((0, short), *((0, 0),) * (piece.ndim - 1)))
+        pieces.append(_apply(module, variables, piece, method)[: size - short])
+    return jnp.concatenate(pieces)
+
+
+def encode(module: AEOT, variables: Any, images: Any) -> Array:
+    """Codes [n, d] of images [n, h, w, c], uint8 or in [0, 1], in the autoencoder's own scale."""
+    return _in_pieces(module, variables, images, "encode")
+
+
+def decode(module: AEOT, variables: Any, codes: Array) -> Array:
+    """Images [n, h, w, c] in [0, 1] of codes [n, d] in the autoencoder's own scale."""
+    return _in_pieces(module, variables, codes, "decode")
+
+
+def train_autoencoder(
+    key: Key,
+    images: np.ndarray,
+    config: Config,
+    *,
+    callback: Callback | None = None,
+    checkpoints: Any = None,
+    log_every: int = 50,
+    save_every: int = 500,
+) -> tuple[AEOT, Any]:
+    """Train the autoencoder, going on from the newest checkpoint if there is one.
+
+    Args:
+      key: random key of this stage.
+      images: uint8 [N, h, w, c].
+      config: the model.
+      callback, checkpoints, log_every, save_every: as in `train.train`.
+
+    Returns:
+      The module and its parameters.
+    """
+    config = dataclasses.replace(config, batch_size=min(config.batch_size, len(images)))
+    num_steps = num_steps_of(config, len(images))
+    init_key, order_key, step_key = jax.random.split(key, 3)
+    module, state = init(init_key, config, images[:1], num_steps)
+    if checkpoints is not None:
+        state = checkpoints.restore(state) or state
+    feed = batches(order_key, (images,), config.batch_size, start=int(state.step), stop=num_steps)
+    state = train(
+        make_step(module, num_steps),
+        state,
+        (batch for (batch,) in feed),
+        step_key,
+        callback=callback,
+        checkpoints=checkpoints,
+        log_every=log_every,
+        save_every=save_every,
+    )
+    return module, state.params
+
+
+def solve(
+    key: Key,
+    module: AEOT,
+    params: Any,
+    images: np.ndarray,
+    *,
+    callback: Callback | None = None,
+    checkpoints: Any = None,
+) -> tuple[dict[str, Any], semidiscrete.Info]:
+    """Solve the transport from noise to the codes of the images, going on from the newest checkpoint if any.
+
+    Args:
+      key: random key of this stage.
+      module: the model. params: its trained parameters.
+      images: the training images [N, h, w, c].
+      callback: called with the solver's steps and metrics.
+      checkpoints: where the solver's state is saved every few seconds.
+
+    Returns:
+      The variables `params` and `transport`, and the solver's Info.
+
+    Raises:
+      ValueError: if the codes are not finite or all coincide.
+    """
+    config = module.config
+    codes = encode(module, {"params": params}, images)
+    mean, scale = codes.mean(0), jnp.maximum(codes.std(0), 1e-6)
+    codes = (codes - mean) / scale
+    solve_key, extend_key = jax.random.split(key)
+    state = None
+    if checkpoints is not None:
+        state = checkpoints.restore(semidiscrete.from_heights(codes[:, 0]))
+    state, info = semidiscrete.run(
+        solve_key,
+        codes,
+        tol=config.tol,
+        max_samples=config.max_samples,
+        state=state,
+        callback=callback,
+        save=checkpoints.save if checkpoints is not None else None,
+    )
+    ext = extension.init(extend_key, state, codes)
+    transport = {
+        "codes": codes,
+        "h": state.h,
+        "centres": ext.centres,
+        "angle": ext.angle,
+        "mean": mean,
+        "scale": scale,
+    }
+    return {"params": params, "transport": transport}, info
+
+
+def fit(
+    key: Key,
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    callback: Callback | None = None,
+    **config: Any,
+) -> Model:
+    """Fit an AE-OT model to images in memory.
+
+    Args:
+      key: random key.
+      images: uint8, or floats in [0, 1], [N, h, w, c].
+      labels: integers [N], for sampling by class; optional.
+      callback: called with steps and metrics of both stages.
+      **config: fields of Config.
+
+    Returns:
+      Model.
+
+    Raises:
+      ValueError: for images of another shape or range, labels that do not match, unknown fields.
+      TypeError: for a field that Config does not have.
+    """
+    images = check_images(images)
+    labels = check_labels(labels, len(images))
+    train_key, solve_key = jax.random.split(key)
+    module, params = train_autoencoder(train_key, images, Config(**config), callback=callback)
+    variables, info = solve(solve_key, module, params, images, callback=callback)
+    return Model(module, variables, labels, info)
+
+
+def check_images(images: Any) -> np.ndarray:
+    """Return images as an array [N, h, w, c] that is uint8 or in [0, 1]; raise ValueError otherwise."""
+    images = np.asarray(images)
+    if images.ndim != 4 or len(images) < 2:
+        raise ValueError(f"images have shape {images.shape}: give at least 2 images as [N, height, width, channels].")
+    if images.dtype != np.uint8 and not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
+        raise ValueError("images are floats outside [0, 1] or not finite: give uint8, or scale them to [0, 1].")
+    return images
+
+
+def check_labels(labels: Any, num: int) -> Array | None:
+    """Return labels as int32 [num], or None; raise ValueError if they do not match the images."""
+    if labels is None:
+        return None
+    labels = np.asarray(labels)
+    if labels.shape != (num,) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"labels have shape {labels.shape} and type {labels.dtype}: give {num} integers, one per image."
+        )
+    return jnp.asarray(labels, jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnames=("module", "num", "form"))
+def _sample(module: AEOT, variables: Any, key: Key, num: int, form: str, angle: Any) -> Array:
+    return module.apply(variables, key, num, form, angle, method="sample")
+
+
+def sample(
+    key: Key,
+    model: Model,
+    num: int,
+    *,
+    label: int | None = None,
+    form: str = "pairs",
+    angle: float | None = None,
+) -> Array:
+    """Draw images from a trained model.
+
+    Args:
+      key: random key.
+      model: from `fit`.
+      num: how many.
+      label: draw only from the cells whose code has this label, and combine only codes of it.
+      form: "pairs" or "simplex", the form of the extended map.
+      angle: threshold of the singular set in radians, in [0, pi]; None for the model's.
+
+    Returns:
+      Images [num, h, w, c] in [0, 1].
+
+    Raises:
+      ValueError: for a label the model does not know, an unknown form, an angle outside [0, pi].
+    """
+    if label is not None:
+        codes = _codes_of_class(key, model, num, label, form, angle)
+        return decode(model.module, model.variables, codes)
+    angle = model.variables["transport"]["angle"] if angle is None else angle
+    extension.check_form(form, angle)
+    return _sample(model.module, model.variables, key, num, form, angle)
+
+
+def _codes_of_class(key: Key, model: Model, num: int, label: int, form: str, angle: float | None) -> Array:
+    """Codes [num, d] whose winner carries the label: noise is drawn until enough of it falls in such cells."""
+    known = [] if model.labels is None else np.unique(np.asarray(model.labels)).tolist()
+    if label not in known:
+        told = f"its labels are {known}" if known else "it was fitted without labels"
+        raise ValueError(f"label = {label!r} is unknown to this model: {told}.")
+    transport = model.variables["transport"]
+    state = semidiscrete.from_heights(transport["h"])
+    kept, found, round_ = [], 0, 0
+    while found < num:
+        source_key, place_key = jax.random.split(jax.random.fold_in(key, round_))
+        x = extension.source_samples(source_key, semidiscrete.TILE, model.module.config.latent_dim)
+        winner = semidiscrete.assign(state, transport["codes"], x)
+        rows = np.flatnonzero(np.asarray(model.labels[winner] == label))
+        kept.append(_move(model, place_key, x, form, angle)[rows])
+        found, round_ = found + len(rows), round_ + 1
+    codes = jnp.concatenate(kept)[:num]
+    return codes * transport["scale"] + transport["mean"]
+
+
+def _move(model: Model, key: Key, x: Array, form: str, angle: float | None) -> Array:
+    return model.module.apply(model.variables, key, x, form, angle, model.labels, method="move")

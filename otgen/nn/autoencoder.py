@@ -1,0 +1,140 @@
+"""Autoencoders as Flax Linen modules: dense layers for small images, convolutions for 28 to 64 pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from otgen.types import Array
+
+NETWORKS = ("mlp", "conv")
+
+
+class MLPEncoder(nn.Module):
+    """Images [n, h, w, c] in [0, 1] to codes [n, latent_dim] through dense layers."""
+
+    latent_dim: int
+    hidden: Sequence[int]
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        x = images.reshape(images.shape[0], -1)
+        for width in self.hidden:
+            x = nn.gelu(nn.Dense(width)(x))
+        return nn.Dense(self.latent_dim)(x)
+
+
+class MLPDecoder(nn.Module):
+    """Codes [n, latent_dim] to pixel logits [n, h, w, c] through dense layers, widths reversed."""
+
+    image_shape: tuple[int, int, int]
+    hidden: Sequence[int]
+
+    @nn.compact
+    def __call__(self, codes: Array) -> Array:
+        x = codes
+        for width in reversed(self.hidden):
+            x = nn.gelu(nn.Dense(width)(x))
+        height, width, channels = self.image_shape
+        return nn.Dense(height * width * channels)(x).reshape(-1, height, width, channels)
+
+
+class ConvEncoder(nn.Module):
+    """Images [n, h, w, c] in [0, 1] to codes [n, latent_dim]; every layer halves the side and doubles the width."""
+
+    latent_dim: int
+    width: int
+    levels: int
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        x = images
+        for level in range(self.levels):
+            x = nn.Conv(self.width * 2**level, (4, 4), strides=2)(x)
+            x = nn.gelu(nn.GroupNorm(num_groups=8)(x))
+        return nn.Dense(self.latent_dim)(x.reshape(x.shape[0], -1))
+
+
+class ConvDecoder(nn.Module):
+    """Codes [n, latent_dim] to pixel logits [n, h, w, c]; the encoder in reverse."""
+
+    image_shape: tuple[int, int, int]
+    width: int
+    levels: int
+
+    @nn.compact
+    def __call__(self, codes: Array) -> Array:
+        height, width, channels = self.image_shape
+        scale = 2**self.levels
+        top = self.width * 2 ** (self.levels - 1)
+        x = nn.Dense(height // scale * (width // scale) * top)(codes)
+        x = x.reshape(-1, height // scale, width // scale, top)
+        for level in reversed(range(self.levels)):
+            x = nn.gelu(nn.GroupNorm(num_groups=8)(x))
+            last = level == 0
+            x = nn.ConvTranspose(channels if last else self.width * 2 ** (level - 1), (4, 4), strides=(2, 2))(x)
+        return x
+
+
+def num_levels(image_shape: tuple[int, int, int]) -> int:
+    """How often both sides of an image can be halved before they are odd or at most 7 pixels."""
+    height, width, _ = image_shape
+    levels = 0
+    while height % 2 == width % 2 == 0 and min(height, width) > 7:
+        height, width, levels = height // 2, width // 2, levels + 1
+    return levels
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder without a prior; pixels are Bernoulli means, given as logits.
+
+    Attributes:
+      image_shape: (height, width, channels).
+      latent_dim: dimension of the codes.
+      network: "mlp" or "conv".
+      hidden: widths of the dense layers of the encoder (mlp).
+      width: channels after the first convolution, a multiple of 8 (conv).
+    """
+
+    image_shape: tuple[int, int, int]
+    latent_dim: int
+    network: str = "mlp"
+    hidden: Sequence[int] = (512, 256)
+    width: int = 32
+
+    def setup(self) -> None:
+        if self.network not in NETWORKS:
+            raise ValueError(f"network = {self.network!r} is unknown: choose one of {', '.join(NETWORKS)}.")
+        if self.network == "mlp":
+            self.encoder = MLPEncoder(self.latent_dim, self.hidden)
+            self.decoder = MLPDecoder(self.image_shape, self.hidden)
+            return
+        levels = num_levels(self.image_shape)
+        if levels == 0:
+            raise ValueError(f"images of shape {self.image_shape} are too small to convolve: use network='mlp'.")
+        self.encoder = ConvEncoder(self.latent_dim, self.width, levels)
+        self.decoder = ConvDecoder(self.image_shape, self.width, levels)
+
+    def __call__(self, images: Array) -> Array:
+        """Pixel logits of the reconstructions of images [n, h, w, c] in [0, 1]."""
+        return self.logits(self.encode(images))
+
+    def encode(self, images: Array) -> Array:
+        """Codes [n, latent_dim] of images [n, h, w, c] in [0, 1]."""
+        return self.encoder(images)
+
+    def logits(self, codes: Array) -> Array:
+        """Pixel logits [n, h, w, c] of codes [n, latent_dim]."""
+        return self.decoder(codes)
+
+    def decode(self, codes: Array) -> Array:
+        """Images [n, h, w, c] in [0, 1] of codes [n, latent_dim]."""
+        return nn.sigmoid(self.logits(codes))
+
+
+def to_unit(images: Array) -> Array:
+    """Pixels in [0, 1] as float32, from uint8 or from floats that are there already."""
+    images = jnp.asarray(images)
+    return images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images.astype(jnp.float32)

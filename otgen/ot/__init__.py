@@ -1,0 +1,1 @@
+"""Transport mathematics: jax only; knows no network, no disk, no device count."""

@@ -1,0 +1,62 @@
+"""Checks of what users hand in: outside jit they raise at once, inside jit they step aside."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from otgen.types import Array
+
+
+def is_traced(*arrays: Array) -> bool:
+    """Whether any of the arrays has no value yet because a transformation is tracing."""
+    return any(isinstance(array, jax.core.Tracer) for array in arrays)
+
+
+def as_points(name: str, points: Array, least: int = 2) -> Array:
+    """Return points [n, d] as a floating-point array.
+
+    Raises:
+      ValueError: if they are not a matrix, fewer than `least`, or (outside jit) not finite.
+    """
+    points = jnp.asarray(points)
+    if not jnp.issubdtype(points.dtype, jnp.floating):
+        points = points.astype(jnp.float32)
+    if points.ndim != 2 or points.shape[1] < 1:
+        raise ValueError(
+            f"{name} has shape {points.shape}: give points as rows, shape [n, d]. "
+            "One-dimensional points are a column: x[:, None]."
+        )
+    if points.shape[0] < least:
+        raise ValueError(f"{name} holds {points.shape[0]} point(s): at least {least} are needed.")
+    if not is_traced(points):
+        bad = np.flatnonzero(~np.isfinite(np.asarray(points)).all(1))
+        if bad.size:
+            raise ValueError(
+                f"{name} has NaN or infinite values in {bad.size} row(s), first row {bad[0]}: remove or repair them."
+            )
+    return points
+
+
+def as_weights(weights: Array | None, num: int, name: str = "weights") -> Array:
+    """Return positive weights [num] that sum to 1; uniform for None.
+
+    Raises:
+      ValueError: if the shape is not [num], or (outside jit) if a weight is not positive or the sum is not 1.
+    """
+    if weights is None:
+        return jnp.full(num, 1.0 / num, jnp.float32)
+    weights = jnp.asarray(weights, jnp.float32)
+    if weights.shape != (num,):
+        raise ValueError(f"{name} has shape {weights.shape}: give one weight per point, shape ({num},).")
+    if not is_traced(weights):
+        values = np.asarray(weights, np.float64)
+        if not np.isfinite(values).all() or values.min() <= 0:
+            raise ValueError(
+                f"{name} has a smallest value of {values.min()}: all must be finite and positive; "
+                "drop points of weight zero."
+            )
+        if abs(values.sum() - 1) > 1e-4:
+            raise ValueError(f"{name} sums to {values.sum():.6g}, not 1: divide by the sum.")
+    return weights

@@ -1,0 +1,250 @@
+"""The extended semi-discrete map: new points between the targets, none across the singular set.
+
+The semi-discrete map only returns its targets. Its piecewise-linear extension interpolates them over the
+dual of the cells (cells that touch, targets that are joined) and leaves out the faces across which the map
+jumps: those whose dihedral angle in the graph of the potential is large (An et al., 2020, arXiv 2001.03698).
+Two forms are built, neither of which triangulates:
+
+* pairs: the winner of a sample and the next cell in the order of scores that the angle admits, joined by a
+  segment on which a point is drawn uniformly;
+* simplex: the winner and the cells whose mass centres are nearest, weighted by inverse distance.
+
+Both keep the winner, so that the source's mass is kept: only where the mass lands is smoothed.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from otgen.ot.check import as_points, is_traced
+from otgen.ot.scores import TILE, top_scores
+from otgen.ot.semidiscrete import State, matching
+from otgen.ot.source import draw, uniform_cube
+from otgen.types import Array, Key, Sampler
+
+NEIGHBOURS = 20  # partners that a pair may choose from, in the order of scores
+METHODS = ("pairs", "simplex")
+
+
+class Extension(NamedTuple):
+    """What the extension knows beside the heights.
+
+    Attributes:
+      centres: mass centres of the cells [N, d]; infinite where no sample fell.
+      angle: dihedral angle in radians above which a face counts as singular.
+    """
+
+    centres: Array
+    angle: Array
+
+
+class Combination(NamedTuple):
+    """New points and what they are made of: points = sum_k weight[:, k] y[index[:, k]].
+
+    Attributes:
+      points: the images of the samples [n, d].
+      index: targets combined [n, k] (int32); index[:, 0] is the winner, T(x) = y[index[:, 0]].
+      weight: their weights [n, k], non-negative, summing to 1; 0 where the angle ruled a neighbour out.
+    """
+
+    points: Array
+    index: Array
+    weight: Array
+
+
+def dihedral_angle(a: Float[Array, "*p d"], b: Float[Array, "*q d"]) -> Float[Array, "*r"]:
+    """Angle between the planes z = <a, x> and z = <b, x>: how sharply the potential folds along a face.
+
+    theta = arccos((1 + <a, b>) / sqrt((1 + |a|^2)(1 + |b|^2))), computed without loss of digits at small angles.
+    It depends on the scale and the origin of the points.
+
+    Args:
+      a, b: slopes [..., d], broadcast against each other.
+
+    Returns:
+      Angles [...] in radians, in [0, pi).
+    """
+
+    def normal(slope):
+        slope = jnp.concatenate([slope, -jnp.ones_like(slope[..., :1])], axis=-1)
+        return slope / jnp.linalg.norm(slope, axis=-1, keepdims=True)
+
+    a, b = normal(a), normal(b)
+    return 2 * jnp.arctan2(jnp.linalg.norm(a - b, axis=-1), jnp.linalg.norm(a + b, axis=-1))
+
+
+@functools.partial(jax.jit, static_argnames=("sampler", "num"))
+def _centres(key: Key, state: State, y: Array, sampler: Sampler, num: int) -> Array:
+    def visit(carry, index):
+        total, count = carry
+        x = draw(key, sampler, index * TILE, TILE, y.shape[1])
+        _, winner = top_scores(x, y, state.h)
+        return (total.at[winner[:, 0]].add(x), count.at[winner[:, 0]].add(1.0)), None
+
+    start = jnp.zeros_like(y), jnp.zeros(y.shape[0])
+    (total, count), _ = jax.lax.scan(visit, start, jnp.arange(-(-num // TILE)))
+    return jnp.where(count[:, None] > 0, total / jnp.maximum(count, 1)[:, None], jnp.inf)
+
+
+@functools.partial(jax.jit, static_argnames="sampler")
+def _threshold(key: Key, state: State, y: Array, sampler: Sampler) -> Array:
+    x = draw(key, sampler, 0, TILE, y.shape[1])
+    _, index = top_scores(x, y, state.h, k=min(NEIGHBOURS + 1, y.shape[0]))
+    angles = dihedral_angle(y[index[:, :1]], y[index[:, 1:]])
+    return jnp.quantile(angles.min(1), 0.98)
+
+
+def init(
+    key: Key,
+    state: State,
+    y: Float[Array, "N d"],
+    *,
+    sampler: Sampler = uniform_cube,
+    num: int | None = None,
+) -> Extension:
+    """Measure the mass centres of the cells and choose the angle threshold from the targets alone.
+
+    The threshold is the 98 % quantile, over samples x, of the smallest dihedral angle between the winner and its
+    first 20 partners in the order of scores: almost every sample then finds a partner, and no more is let in.
+
+    Args:
+      key: random key.
+      state: heights of the map, from `semidiscrete.run`.
+      y: points [N, d].
+      sampler: the source law. Static.
+      num: samples for the centres, rounded up to whole tiles of 4096; None for 20 N. Static.
+
+    Returns:
+      Extension.
+    """
+    y = as_points("y", y)
+    y = y - y.mean(0)
+    centre_key, angle_key = jax.random.split(key)
+    centres = _centres(centre_key, state, y, sampler, num or 20 * y.shape[0])
+    return Extension(centres, _threshold(angle_key, state, y, sampler))
+
+
+def _admitted(y: Array, index: Array, angle: Array, labels: Array | None) -> Array:
+    """Which neighbours [n, k-1] may be joined to the winner: small angle, and the same label if there are labels."""
+    fold = dihedral_angle(y[index[:, :1]], y[index[:, 1:]])
+    admitted = (fold <= angle) & (index[:, 1:] != index[:, :1])
+    return admitted if labels is None else admitted & (labels[index[:, :1]] == labels[index[:, 1:]])
+
+
+def _pairs(key, extension, state, y, x, angle, labels):
+    _, index = top_scores(x, y, state.h, k=min(NEIGHBOURS + 1, y.shape[0]))
+    admitted = _admitted(y, index, angle, labels)
+    first = jnp.argmax(admitted, axis=1)[:, None]
+    share = jax.random.uniform(key, (x.shape[0],)) * admitted.any(1)
+    partner = jnp.take_along_axis(index[:, 1:], first, axis=1)
+    return jnp.concatenate([index[:, :1], partner], 1), jnp.stack([1 - share, share], 1)
+
+
+def _simplex(key, extension, state, y, x, angle, labels):
+    del key
+    seen = jnp.isfinite(extension.centres[:, 0])
+    centres = jnp.where(seen[:, None], extension.centres, 0.0)
+    height = jnp.where(seen, -0.5 * jnp.sum(centres**2, 1), -jnp.inf)  # the nearest centre has the largest score
+    _, winner = top_scores(x, y, state.h)
+    _, near = top_scores(x, centres, height, k=min(y.shape[1] + 1, y.shape[0]))
+    index = jnp.concatenate([winner, near], axis=1)
+    admitted = _admitted(y, index, angle, labels) & seen[winner] & seen[near]
+    distance = jnp.linalg.norm(x[:, None] - centres[index], axis=-1)
+    weight = 1.0 / jnp.maximum(distance, 1e-12) * jnp.pad(admitted, ((0, 0), (1, 0)), constant_values=True)
+    return index, weight / weight.sum(1, keepdims=True)
+
+
+@functools.partial(jax.jit, static_argnames="method")
+def _transport(key, extension, state, y, x, angle, labels, method) -> Combination:
+    centred = y - y.mean(0)
+    form = _pairs if method == "pairs" else _simplex
+    index, weight = form(key, extension, state, centred, x, angle, labels)
+    points = y[index[:, 0]] + jnp.sum(weight[:, 1:, None] * (y[index[:, 1:]] - y[index[:, :1]]), axis=1)
+    return Combination(points, index, weight)
+
+
+def transport(
+    key: Key,
+    extension: Extension,
+    state: State,
+    y: Float[Array, "N d"],
+    x: Float[Array, "n d"],
+    *,
+    method: str = "pairs",
+    angle: Array | float | None = None,
+    labels: Int[Array, " N"] | None = None,
+) -> Combination:
+    """Map source samples by the extended map.
+
+    Args:
+      key: random key (the place on the segment of a pair; the simplex form does not use it).
+      extension: centres and threshold, from `init`.
+      state: heights of the map.
+      y: points [N, d].
+      x: source samples [n, d].
+      method: "pairs" or "simplex". Static.
+      angle: threshold in radians, in [0, pi]; None for the extension's. pi switches the filter off, and 0 gives T(x).
+      labels: [N] integers, if given: only points of one label are combined.
+
+    Returns:
+      Combination of the targets for every sample.
+
+    Raises:
+      ValueError: for an unknown method or an angle outside [0, pi].
+    """
+    angle = extension.angle if angle is None else angle
+    check_form(method, angle)
+    y = matching(state, y, x)
+    return _transport(key, extension, state, y, x, jnp.float32(angle), labels, method)
+
+
+def check_form(method: str, angle: Array | float) -> None:
+    """Raise ValueError for an unknown form of the extension or (outside jit) an angle outside [0, pi]."""
+    if method not in METHODS:
+        raise ValueError(f"method = {method!r} is unknown: choose one of {', '.join(METHODS)}.")
+    if not is_traced(angle) and not 0 <= float(angle) <= math.pi:
+        raise ValueError(f"angle = {float(angle)} lies outside [0, pi]: give radians; pi switches the filter off.")
+
+
+def sample(
+    key: Key,
+    extension: Extension,
+    state: State,
+    y: Float[Array, "N d"],
+    num: int,
+    *,
+    method: str = "pairs",
+    angle: Array | float | None = None,
+    labels: Int[Array, " N"] | None = None,
+    sampler: Sampler = uniform_cube,
+) -> Float[Array, "num d"]:
+    """Draw `num` new points: quasi-random source samples moved by the extended map.
+
+    Args:
+      key: random key.
+      num: how many. Static.
+      sampler: the source law the heights were solved for. Static.
+      extension, state, y, method, angle, labels: as in `transport`.
+
+    Returns:
+      New points [num, d].
+
+    Raises:
+      ValueError: for an unknown method or an angle outside [0, pi].
+    """
+    source_key, place_key = jax.random.split(key)
+    x = source_samples(source_key, num, y.shape[1], sampler)
+    return transport(place_key, extension, state, y, x, method=method, angle=angle, labels=labels).points
+
+
+@functools.partial(jax.jit, static_argnames=("num", "dim", "sampler"))
+def source_samples(key: Key, num: int, dim: int, sampler: Sampler = uniform_cube) -> Float[Array, "num dim"]:
+    """Draw the first `num` points [num, dim] of a quasi-random stream of the source law."""
+    blocks = [draw(key, sampler, start, TILE, dim) for start in range(0, num, TILE)]
+    return jnp.concatenate(blocks)[:num]

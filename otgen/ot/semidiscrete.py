@@ -1,0 +1,460 @@
+"""Semi-discrete optimal transport: a source law one can sample, onto weighted points.
+
+The map is the gradient of a maximum of affine functions, u_h(x) = max_i <y_i, x> + h_i: it sends x to the
+point that wins the maximum, and the cell of point i is the set of x that it wins. The heights minimise the
+convex energy E(h) = E_x u_h(x) - sum_i nu_i h_i, whose gradient is (mass of cell i) - nu_i: at the optimum
+every cell has the mass of its point (Gu, Luo, Sun and Yau, 2013, arXiv 1302.5472; the solver is the sampled one of
+An et al., 2020, arXiv 2001.03698, with a warm start, fresh quasi-random samples, a step size in units of the
+problem, and an error measured on samples the heights have never seen).
+
+Points are centred before scores are taken; heights do not depend on it. With the cost |x - y|^2 the dual
+potential of the points is g = 2 h + |y|^2.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from otgen.ot import cells, warm
+from otgen.ot.check import as_points, as_weights
+from otgen.ot.scores import TILE, top_scores
+from otgen.ot.source import draw, uniform_cube
+from otgen.types import Array, Callback, Key, Sampler, Status, status_of
+
+_B1, _B2 = 0.9, 0.999  # Adam's moments (Kingma and Ba, 2015)
+_FIRST_RATE = 0.01  # first step size, in units of the spread of the scores
+_LATER_RATE = 0.003  # the same in later stages, which start near the solution
+_LAST_RATE = 0.3  # last step size, in units of the statistical error of a height
+_TAIL = 0.3  # heights are averaged from this share of a stage on
+_SAMPLES = 2.0  # first stage: this many samples per unit of the floor (N - 1) / tol
+_MIN_STEPS = 500
+
+
+class Schedule(NamedTuple):
+    """The stage a run is in: steps first..first+length-1, step size decaying geometrically.
+
+    Attributes:
+      first, length: where the stage begins and how many steps it has (int32).
+      rate, final: step size at its two ends, in units of the heights.
+    """
+
+    first: Array
+    length: Array
+    rate: Array
+    final: Array
+
+
+class State(NamedTuple):
+    """What the next step needs.
+
+    Attributes:
+      h: averaged heights [N], mean 0: the solution so far.
+      iterate: the current, unaveraged heights [N].
+      mu, nu: Adam's first and second moments of the gradient [N].
+      step: steps taken (int32).
+      schedule: the present stage.
+    """
+
+    h: Array
+    iterate: Array
+    mu: Array
+    nu: Array
+    step: Array
+    schedule: Schedule
+
+
+class Info(NamedTuple):
+    """What a reader wants, measured on fresh independent samples.
+
+    Attributes:
+      chi2, chi2_error: unbiased chi-square divergence of the cell masses from the weights, and its
+        standard error.
+      total_variation: half the L1 distance of masses and weights; biased upwards by sampling.
+      max_ratio: largest ratio of a mass to its weight; biased upwards by sampling.
+      num_unseen: cells in which no held-out sample fell.
+      primal_cost: E |x - T(x)|^2, the cost of the map (of its own, slightly wrong, masses).
+      dual_value: lower bound of the squared Wasserstein distance, tight at the optimum.
+      efficiency: chi2 n / (N - 1) for n training samples: 1 is the floor of independent samples.
+      num_samples, num_heldout: samples the heights were trained on, and measured on.
+      num_steps: steps taken.
+      status: CONVERGED if and only if chi2 < tol.
+    """
+
+    chi2: Array
+    chi2_error: Array
+    total_variation: Array
+    max_ratio: Array
+    num_unseen: Array
+    primal_cost: Array
+    dual_value: Array
+    efficiency: Array
+    num_samples: Array
+    num_heldout: Array
+    num_steps: Array
+    status: Array
+
+
+def _centred(y: Array, weights: Array) -> Array:
+    return y - jnp.sum(weights[:, None] * y, axis=0)
+
+
+@functools.partial(jax.jit, static_argnames="sampler")
+def _scales(key: Key, y: Array, weights: Array, h: Array, sampler: Sampler) -> tuple[Array, Array]:
+    """Spread of the scores over the points, and the median gap between the two best, at heights h."""
+    y = _centred(y, weights)
+    x = draw(key, sampler, 0, TILE, y.shape[1])
+    spread = jnp.sqrt(jnp.sum(weights[:, None] * y**2) * jnp.mean((x - x.mean(0)) ** 2))
+    values, _ = top_scores(x, y, h, k=2)
+    return spread, jnp.maximum(jnp.median(values[:, 0] - values[:, 1]), 1e-7 * spread)
+
+
+def init(
+    key: Key,
+    y: Float[Array, "N d"],
+    weights: Float[Array, " N"] | None = None,
+    *,
+    sampler: Sampler = uniform_cube,
+    h: Float[Array, " N"] | None = None,
+) -> State:
+    """Return the state a solve starts from: a warm start and an empty schedule.
+
+    The warm start is exact in one dimension, and elsewhere the optimal affine map between the first two
+    moments of source and points, which is exact when the points are an affine image of the source.
+
+    Args:
+      key: random key, for the moments of the source.
+      y: points [N, d], N >= 2.
+      weights: [N], positive, summing to 1; None for uniform.
+      sampler: the source law. Static.
+      h: heights [N] to start from instead, for example those of a nearby problem.
+
+    Returns:
+      State at step 0.
+
+    Raises:
+      ValueError: outside jit, for points or weights that cannot be meant.
+    """
+    y = as_points("y", y)
+    weights = as_weights(weights, y.shape[0])
+    if h is None:
+        h = warm.start(key, _centred(y, weights), weights, sampler)
+    return from_heights(h)
+
+
+def from_heights(h: Float[Array, " N"]) -> State:
+    """Return a state that holds given heights [N], shifted to mean 0, and has no stage yet."""
+    h = jnp.asarray(h, jnp.float32)
+    h = h - h.mean()
+    zero, none = jnp.zeros_like(h), jnp.int32(0)
+    return State(h, h, zero, zero, none, Schedule(none, none, jnp.float32(0), jnp.float32(0)))
+
+
+def stage(
+    key: Key,
+    state: State,
+    y: Float[Array, "N d"],
+    weights: Float[Array, " N"],
+    num_steps: int,
+    batch_size: int,
+    *,
+    sampler: Sampler = uniform_cube,
+    first: float = _FIRST_RATE,
+) -> State:
+    """Begin a stage of `num_steps` steps at the present heights, with step sizes in units of the problem.
+
+    The first step size is `first` times the spread of the scores; the last is a fraction of the error that
+    sampling leaves in a height: the gap between the two best scores times sqrt(N / samples).
+    """
+    spread, gap = _scales(key, y, weights, state.h, sampler)
+    rate = first * spread
+    floor = jnp.sqrt(y.shape[0] / (num_steps * batch_size))
+    final = jnp.minimum(_LAST_RATE * gap * floor, rate)
+    schedule = Schedule(state.step, jnp.int32(num_steps), rate, final)
+    return state._replace(iterate=state.h, schedule=schedule)
+
+
+def step(
+    key: Key,
+    state: State,
+    y: Float[Array, "N d"],
+    weights: Float[Array, " N"],
+    *,
+    sampler: Sampler = uniform_cube,
+    batch_size: int = 1024,
+    axis_name: str | None = None,
+) -> State:
+    """Take one step of Adam-scaled descent on the energy, and average the tail of the stage.
+
+    Samples are number step * batch_size and following of the stream of `key`, so a resumed solve draws what
+    an uninterrupted one would have drawn.
+
+    Args:
+      key: the key of the whole solve; the step number is folded in.
+      state: the present state, inside a stage.
+      y: points [N, d]. weights: [N].
+      sampler, batch_size: the source law and the samples per step. Static.
+      axis_name: mapped axis over which samples are shared, if any; each device then draws `batch_size`
+        samples of its own stream. Static.
+
+    Returns:
+      The next state.
+    """
+    num, dim = y.shape
+    stream = key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+    x = draw(stream, sampler, state.step * batch_size, batch_size, dim)
+    _, winner = top_scores(x, _centred(y, weights), state.iterate)
+    masses = jnp.zeros(num).at[winner[:, 0]].add(1.0 / batch_size)
+    if axis_name is not None:
+        masses = jax.lax.pmean(masses, axis_name)
+    return _update(state, masses - weights)
+
+
+def _update(state: State, gradient: Array) -> State:
+    """Adam's update of the heights for a gradient of the energy, and the running mean of the tail."""
+    count = state.step + 1.0
+    mu = _B1 * state.mu + (1 - _B1) * gradient
+    nu = _B2 * state.nu + (1 - _B2) * gradient**2
+    direction = (mu / (1 - _B1**count)) / (jnp.sqrt(nu / (1 - _B2**count)) + 1e-12)
+    first, length, rate, final = state.schedule
+    done = (state.step - first) / jnp.maximum(length, 1)
+    iterate = state.iterate - rate * (final / jnp.maximum(rate, 1e-30)) ** done * direction
+    iterate = iterate - iterate.mean()
+    tail = jnp.maximum(state.step - first - jnp.floor(_TAIL * length), 0.0)
+    h = state.h + (iterate - state.h) / (tail + 1.0)
+    return State(h, iterate, mu, nu, state.step + 1, state.schedule)
+
+
+@functools.partial(jax.jit, static_argnames=("sampler", "batch_size"))
+def _advance(key, state, y, weights, num_steps, sampler, batch_size):
+    def body(_, state):
+        return step(key, state, y, weights, sampler=sampler, batch_size=batch_size)
+
+    return jax.lax.fori_loop(0, num_steps, body, state)
+
+
+def assign(state: State, y: Float[Array, "N d"], x: Float[Array, "n d"]) -> Int[Array, " n"]:
+    """Return the index of the point each sample is sent to, argmax_i <y_i, x> + h_i.
+
+    Of points that coincide one is returned.
+
+    Args:
+      state: heights of the map.
+      y: points [N, d].
+      x: samples [n, d].
+
+    Returns:
+      Indices [n], int32; the map itself is `y[assign(state, y, x)]`.
+
+    Raises:
+      ValueError: if points, heights and samples do not match.
+    """
+    y = matching(state, y, x)
+    return top_scores(x, y - y.mean(0), state.h)[1][:, 0]
+
+
+def matching(state: State, y: Array, x: Array | None = None) -> Array:
+    """Return y after checking that the heights belong to as many points and the samples to their dimension."""
+    y = as_points("y", y)
+    if state.h.shape != y.shape[:1]:
+        raise ValueError(
+            f"the state has {state.h.shape[0]} heights but y has {y.shape[0]} points: use the y it was solved for."
+        )
+    if x is not None and (x.ndim != 2 or x.shape[1] != y.shape[1]):
+        raise ValueError(
+            f"x has shape {x.shape}, but the points have dimension {y.shape[1]}: give samples [n, {y.shape[1]}]."
+        )
+    return y
+
+
+def masses(
+    key: Key,
+    state: State,
+    y: Float[Array, "N d"],
+    num: int,
+    *,
+    weights: Float[Array, " N"] | None = None,
+    sampler: Sampler = uniform_cube,
+) -> Float[Array, " N"]:
+    """Estimate the mass of every cell from `num` fresh independent samples.
+
+    Points that coincide share their joint cell in proportion to their weights (outside jit, where they can
+    be found; inside, one of them holds it all).
+
+    Args:
+      key: random key.
+      state: heights of the map.
+      y: points [N, d]. weights: [N], None for uniform.
+      num: samples, rounded up to 16 blocks of whole tiles of at most 4096. Static.
+      sampler: the source law. Static.
+
+    Returns:
+      Masses [N], summing to 1.
+    """
+    y = matching(state, y)
+    weights = as_weights(weights, y.shape[0])
+    points, total, groups = cells.merge(y, weights)
+    counts = cells.count(key, points, total, cells.merge_heights(state.h, groups), num, sampler).counts
+    share = counts.sum(0) / counts.sum()
+    return share if groups is None else share[groups] * weights / total[groups]
+
+
+def chi2(
+    key: Key,
+    state: State,
+    y: Float[Array, "N d"],
+    num: int,
+    *,
+    weights: Float[Array, " N"] | None = None,
+    sampler: Sampler = uniform_cube,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Estimate the chi-square divergence of the cell masses from the weights, without bias.
+
+    The estimate is sum_i c_i (c_i - 1) / nu_i / (B (B - 1)) - 1 for counts c of B fresh independent samples; its
+    standard error leaves out one of 16 blocks at a time. Points that coincide count as one.
+
+    Args:
+      key: random key, one that the heights have not been trained with.
+      state: heights of the map.
+      y: points [N, d]. weights: [N], None for uniform.
+      num: samples, rounded up to 16 blocks of whole tiles of at most 4096. Static.
+      sampler: the source law. Static.
+
+    Returns:
+      The estimate and its standard error.
+    """
+    y = matching(state, y)
+    points, total, groups = cells.merge(y, as_weights(weights, y.shape[0]))
+    counts = cells.count(key, points, total, cells.merge_heights(state.h, groups), num, sampler).counts
+    return cells.chi2_of(counts, total)
+
+
+@functools.partial(jax.jit, static_argnames=("num", "batch_size", "sampler"))
+def _evaluate(key, state, y, weights, tol, num, batch_size, sampler) -> Info:
+    counts, cost, dual = cells.count(key, y, weights, state.h, num, sampler)
+    value, error = cells.chi2_of(counts, weights)
+    total = counts.sum(0)
+    share = total / total.sum()
+    trained = state.step.astype(jnp.float32) * batch_size
+    return Info(
+        chi2=value,
+        chi2_error=error,
+        total_variation=0.5 * jnp.sum(jnp.abs(share - weights)),
+        max_ratio=jnp.max(share / weights),
+        num_unseen=jnp.sum(total == 0),
+        primal_cost=cost,
+        dual_value=dual,
+        efficiency=value * trained / (y.shape[0] - 1),
+        num_samples=trained,
+        num_heldout=total.sum(),
+        num_steps=state.step,
+        status=status_of(jnp.where(jnp.all(jnp.isfinite(state.h)), value, jnp.nan), tol),
+    )
+
+
+def _held_out_size(num_points: int, tol: float) -> int:
+    """Enough samples for the standard error of chi2 to be a tenth of tol: it is about sqrt(2 N) / samples."""
+    return int(min(max(2**16, 10 * (2 * num_points) ** 0.5 / tol), 2**24))
+
+
+def run(
+    key: Key,
+    y: Float[Array, "N d"],
+    weights: Float[Array, " N"] | None = None,
+    *,
+    sampler: Sampler = uniform_cube,
+    tol: float = 0.05,
+    max_samples: int | None = None,
+    batch_size: int | None = None,
+    state: State | None = None,
+    callback: Callback | None = None,
+    save: Callable[[int, State], None] | None = None,
+) -> tuple[State, Info]:
+    """Solve for the heights until the held-out chi2 is below `tol`. Nothing needs tuning.
+
+    A first stage draws about 2 (N - 1) / tol samples, twice what the best estimator needs; while the chi2 measured
+    on fresh samples is above `tol`, a further stage of twice the samples starts from the heights reached. Runs
+    on the host, calling jitted loops of steps; inside your own jit use `init`, `stage`, `step` and `chi2`.
+
+    Args:
+      key: random key; with the same key and a `state` that `save` received, the solve continues bit-identically.
+      y: points [N, d], N >= 2. Points that coincide are legal: they get one height and share their joint mass in
+        proportion to their weights.
+      weights: [N], positive, summing to 1; None for uniform.
+      sampler: the source law on R^d, hashable. Static.
+      tol: chi2 to reach. 0.05 is a relative error of the masses of 22 % in root mean square.
+      max_samples: limit of the training samples; None for 16 first stages.
+      batch_size: samples per step, a power of two up to 65,536 for quasi-random sampling; None: 1024, or 2048
+        for more than 20,000 points. Static.
+      state: where to go on from.
+      callback: called with the step and its metrics every second or so.
+      save: called with the step and the state as often.
+
+    Returns:
+      The final State, whose `h` are the heights, and Info, measured on fresh samples.
+
+    Raises:
+      ValueError: for points, weights or limits that cannot be meant.
+    """
+    y = as_points("y", y)
+    weights = as_weights(weights, y.shape[0])
+    if not tol > 0:
+        raise ValueError(f"tol = {tol} is not positive: give the chi2 divergence to reach, for example 0.05.")
+    points, weights, groups = cells.merge(y, weights)
+    num, dim = points.shape
+    if num < 2:
+        raise ValueError("All points of y coincide: the map is constant, so there is nothing to solve.")
+    batch_size = batch_size or (1024 if num <= 20_000 else 2048)
+    first_stage = max(_SAMPLES * (num - 1) / tol, _MIN_STEPS * batch_size)
+    limit = int((max_samples or 16 * first_stage) // batch_size)
+    if limit < 1:
+        raise ValueError(f"max_samples = {max_samples} is less than one batch of {batch_size}: raise it.")
+    start_key, train_key, test_key = jax.random.split(key, 3)
+    if state is None:
+        state = init(start_key, points, weights, sampler=sampler)
+        length = min(int(first_stage // batch_size), limit)
+        state = stage(start_key, state, points, weights, length, batch_size, sampler=sampler)
+    elif groups is not None:
+        state = _one_of_each(state, groups)
+    several = int(np.clip(1e11 / (num * (dim + 8) * batch_size), 1, 10_000))  # steps between callbacks: about a second
+
+    while True:
+        end = int(state.schedule.first + state.schedule.length)
+        while (now := int(state.step)) < end:
+            count = min(several - now % several, end - now)
+            state = _advance(train_key, state, points, weights, count, sampler, batch_size)
+            if save:
+                save(now + count, _repeated(state, groups))
+            if callback:
+                callback(now + count, {"samples": (now + count) * batch_size, "rate": float(_rate(state))})
+        test = jax.random.fold_in(test_key, end)
+        info = _evaluate(test, state, points, weights, tol, _held_out_size(num, tol), batch_size, sampler)
+        if callback:
+            callback(end, {"samples": end * batch_size, "chi2": float(info.chi2), "chi2_error": float(info.chi2_error)})
+        if int(info.status) != Status.MAX_STEPS or end >= limit:
+            return _repeated(state, groups), info
+        again = jax.random.fold_in(start_key, end)
+        length = min(2 * int(state.schedule.length), limit - end)
+        state = stage(again, state, points, weights, length, batch_size, sampler=sampler, first=_LATER_RATE)
+
+
+def _rate(state: State) -> Array:
+    first, length, rate, final = state.schedule
+    return rate * (final / rate) ** ((state.step - first) / length)
+
+
+def _repeated(state: State, groups: np.ndarray | None) -> State:
+    """The state with one entry per point, from that of the merged problem."""
+    return state if groups is None else jax.tree.map(lambda leaf: leaf[groups] if leaf.ndim else leaf, state)
+
+
+def _one_of_each(state: State, groups: np.ndarray) -> State:
+    """The state of the merged problem, from the one with an entry per point."""
+    _, rows = np.unique(groups, return_index=True)
+    return jax.tree.map(lambda leaf: leaf[rows] if leaf.ndim else leaf, state)

@@ -1,0 +1,100 @@
+"""The training loop: steps, metrics, checkpoints, and a clean end when it is interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from otgen.train.checkpoint import Checkpoints
+from otgen.train.parallel import mapped
+from otgen.types import Callback, Key
+
+
+class NonFinite(ArithmeticError):
+    """A logged metric became NaN or infinite."""
+
+
+def train(
+    step,
+    state: Any,
+    batches: Iterable[Any],
+    key: Key,
+    *,
+    callback: Callback | None = None,
+    checkpoints: Checkpoints | None = None,
+    log_every: int = 50,
+    save_every: int = 500,
+) -> Any:
+    """Run a training step over batches.
+
+    Args:
+      step: `step(state, batch, key, *, axis_name) -> (state, metrics)`; mapped over the local devices here.
+      state: what it starts from, with a field `step`.
+      batches: the batches of the steps that follow.
+      key: key of the run; the step folds the step number into it.
+      callback: called every `log_every` steps and at the end with the metrics as floats.
+      checkpoints: where the state is saved every `save_every` steps, at the end, and when interrupted.
+
+    Returns:
+      The state after the last batch.
+
+    Raises:
+      NonFinite: if a logged metric is NaN or infinite, with the step, the metric and the last good checkpoint.
+      KeyboardInterrupt: on Ctrl-C or SIGTERM, after the state has been saved.
+    """
+    run, now, metrics = mapped(step), int(state.step), None
+    try:
+        with sigterm_interrupts():
+            for batch in batches:
+                state, metrics = run(state, batch, key)
+                now += 1
+                due = checkpoints is not None and now % save_every == 0
+                if due or now % log_every == 0:  # what is saved has been found finite
+                    report(now, metrics, callback, checkpoints)
+                    metrics = None
+                if due:
+                    checkpoints.save(now, state)
+    except KeyboardInterrupt:
+        if checkpoints:
+            checkpoints.save(int(state.step), state)
+        raise
+    if metrics is not None:
+        report(now, metrics, callback, checkpoints)
+    if checkpoints:
+        checkpoints.save(now, state)
+    return state
+
+
+def report(step: int, metrics: dict, callback: Callback | None, checkpoints: Checkpoints | None) -> None:
+    """Turn metrics into floats, refuse non-finite ones, and hand them to the callback."""
+    numbers = {name: float(value) for name, value in metrics.items()}
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            good = checkpoints.newest() if checkpoints else None
+            where = (
+                f"the last checkpoint is step {good} in {checkpoints.folder}" if good is not None else "none was saved"
+            )
+            raise NonFinite(f"{name} = {value} at step {step}: lower the learning rate or look at the data; {where}.")
+    if callback:
+        callback(step, numbers)
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C while inside, where signal handlers may be set (the main thread)."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

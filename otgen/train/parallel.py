@@ -1,0 +1,45 @@
+"""One training step on one device or many: the only file that says pmap."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from otgen.types import Key
+
+AXIS = "devices"
+
+
+def mapped(step: Callable[..., tuple[Any, dict]]) -> Callable[[Any, Any, Key], tuple[Any, dict]]:
+    """Map a training step over the local devices, with replicated state and the batch split along its first axis.
+
+    Args:
+      step: `step(state, batch, key, *, axis_name) -> (state, metrics)`, averaging what it reduces over `axis_name`,
+        so that state and metrics come out equal on every device.
+
+    Returns:
+      `(state, batch, key) -> (state, metrics)` for a whole batch. The batch's rows must divide among the devices.
+    """
+    every = jax.pmap(functools.partial(step, axis_name=AXIS), axis_name=AXIS, in_axes=(None, 0, None), out_axes=None)
+
+    def call(state: Any, batch: Any, key: Key) -> tuple[Any, dict]:
+        return every(state, split(batch), key)
+
+    return call
+
+
+def split(batch: Any) -> Any:
+    """Reshape every leaf [b, ...] of a batch to [devices, b / devices, ...].
+
+    Raises:
+      ValueError: if the rows do not divide among the devices.
+    """
+    devices = jax.local_device_count()
+    rows = jax.tree.leaves(batch)[0].shape[0]
+    if rows % devices:
+        raise ValueError(f"a batch of {rows} rows does not divide among {devices} devices: choose a multiple.")
+    return jax.tree.map(lambda leaf: jnp.reshape(leaf, (devices, rows // devices, *leaf.shape[1:])), batch)

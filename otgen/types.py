@@ -1,0 +1,72 @@
+"""The vocabulary of otgen: array aliases, protocols, and the status every solver reports."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Key = jax.Array  # a typed PRNG key made by jax.random.key
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """A source law: draws `num` independent points in `dim` dimensions.
+
+    Samplers are static arguments of jitted functions, so they must be hashable and should be defined
+    once at module level (a new lambda per call retraces). A sampler that is the image of the unit cube
+    under a map may offer that map as the attribute `from_cube`; solvers then feed it quasi-random points.
+    """
+
+    def __call__(self, key: Key, num: int, dim: int) -> Array: ...
+
+
+@runtime_checkable
+class Callback(Protocol):
+    """What every solver and trainer calls as it goes: the step reached and numbers worth showing."""
+
+    def __call__(self, step: int, metrics: dict[str, float]) -> None: ...
+
+
+class Status(enum.IntEnum):
+    """How a solver ended. Inside jit it travels as an int32; `explain` turns it into advice."""
+
+    CONVERGED = 0
+    MAX_STEPS = 1
+    NONFINITE = 2
+
+
+ADVICE = {
+    Status.CONVERGED: "converged: the error recomputed at the end is below tol.",
+    Status.MAX_STEPS: (
+        "stopped at the limit of steps or samples before the error fell below tol: raise the limit, "
+        "continue from the returned state, or accept a larger tol."
+    ),
+    Status.NONFINITE: (
+        "a number became NaN or infinite: check the inputs for non-finite values and extreme scales, "
+        "or run in float64 (jax.config.update('jax_enable_x64', True))."
+    ),
+}
+
+
+def status_of(error: Array, tol: Array) -> Array:
+    """Return the int32 status of a recomputed error: CONVERGED if and only if it is below `tol`."""
+    error, tol = jnp.asarray(error), jnp.asarray(tol)
+    unfinished = jnp.where(error < tol, Status.CONVERGED, Status.MAX_STEPS)
+    return jnp.where(jnp.isfinite(error), unfinished, Status.NONFINITE).astype(jnp.int32)
+
+
+def explain(info: Any) -> str:
+    """Say in words how a solver ended and what to try.
+
+    Args:
+      info: the Info of any otgen solver, or a status.
+
+    Returns:
+      One line: the status by name, and the advice that goes with it.
+    """
+    status = Status(int(getattr(info, "status", info)))
+    return f"{status.name}: {ADVICE[status]}"
