@@ -189,7 +189,12 @@ def prepare(cache: Path, name: str, raw: Path, size: int) -> tfds.core.DatasetBu
       size: side of the images in pixels (image sets only).
     """
     if name in SHA256:
-        kind = type(f"Otgen_{name}", (IdxImages,), {"__module__": __name__, "name": f"otgen_{name}", "raw": raw})
+        kind = type(
+            f"Otgen_{name}",
+            (IdxImages,),
+            {"__module__": __name__, "name": f"otgen_{name}", "raw": raw},
+            skip_registration=True,
+        )
     else:
         names = [member for member, _ in _members(raw)]
         if not names:
@@ -200,7 +205,12 @@ def prepare(cache: Path, name: str, raw: Path, size: int) -> tfds.core.DatasetBu
             "classes": sorted({class_of(member) for member in names}),
             "splits": sorted({_split_of(member, "train") for member in names}),
         }
-        kind = type(f"Otgen_{name}", (FolderImages,), {"__module__": __name__, "name": f"otgen_{name}", **fields})
+        kind = type(
+            f"Otgen_{name}",
+            (FolderImages,),
+            {"__module__": __name__, "name": f"otgen_{name}", **fields},
+            skip_registration=True,
+        )
     builder = kind(data_dir=cache, file_format="array_record")
     builder.download_and_prepare()
     return builder

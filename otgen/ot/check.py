@@ -5,16 +5,17 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from otgen.types import Array
 
 
-def is_traced(*arrays: Array) -> bool:
+def is_traced(*arrays: ArrayLike) -> bool:
     """Whether any of the arrays has no value yet because a transformation is tracing."""
     return any(isinstance(array, jax.core.Tracer) for array in arrays)
 
 
-def as_points(name: str, points: Array, least: int = 2) -> Array:
+def as_points(name: str, points: ArrayLike, least: int = 2) -> Array:
     """Return points [n, d] as a floating-point array.
 
     Raises:
@@ -39,7 +40,7 @@ def as_points(name: str, points: Array, least: int = 2) -> Array:
     return points
 
 
-def as_weights(weights: Array | None, num: int, name: str = "weights") -> Array:
+def as_weights(weights: ArrayLike | None, num: int, name: str = "weights") -> Array:
     """Return positive weights [num] that sum to 1; uniform for None.
 
     Raises:

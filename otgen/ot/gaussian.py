@@ -27,7 +27,7 @@ def _frechet(a: Array, b: Array) -> Array:
     return difference + jnp.maximum(jnp.sum(ra**2) + jnp.sum(rb**2) - 2 * overlap, 0.0)
 
 
-def frechet_distance(features_a: Float[Array, "n d"], features_b: Float[Array, "m d"]) -> Float[Array, ""]:
+def frechet_distance(features_a: Float[Array, "n d"], features_b: Float[Array, "m _"]) -> Float[Array, ""]:
     """Return the squared 2-Wasserstein distance between Gaussians fitted to two sets of features.
 
     |mean_a - mean_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2) with unbiased covariances A, B, through factors of the

@@ -35,6 +35,7 @@ _LAST_RATE = 0.3  # last step size, in units of the statistical error of a heigh
 _TAIL = 0.3  # heights are averaged from this share of a stage on
 _SAMPLES = 2.0  # first stage: this many samples per unit of the floor (N - 1) / tol
 _MIN_STEPS = 500
+_WORK = 1e11  # multiplications between two callbacks: about a second on a few cores
 
 
 class Schedule(NamedTuple):
@@ -358,9 +359,9 @@ def _evaluate(key, state, y, weights, tol, num, batch_size, sampler) -> Info:
     )
 
 
-def _held_out_size(num_points: int, tol: float) -> int:
-    """Enough samples for the standard error of chi2 to be a tenth of tol: it is about sqrt(2 N) / samples."""
-    return int(min(max(2**16, 10 * (2 * num_points) ** 0.5 / tol), 2**24))
+def _held_out_size(num_points: int, tol: float, limit: int) -> int:
+    """Enough samples for the standard error of chi2, about sqrt(2 N) / samples, to be a tenth of tol; within reason."""
+    return int(max(2**16, min(10 * (2 * num_points) ** 0.5 / tol, limit)))
 
 
 def run(
@@ -422,7 +423,8 @@ def run(
         state = stage(start_key, state, points, weights, length, batch_size, sampler=sampler)
     elif groups is not None:
         state = _one_of_each(state, groups)
-    several = int(np.clip(1e11 / (num * (dim + 8) * batch_size), 1, 10_000))  # steps between callbacks: about a second
+    several = int(np.clip(_WORK / (num * (dim + 8) * batch_size), 1, 10_000))  # steps between callbacks
+    num_test = _held_out_size(num, tol, limit * batch_size)
 
     while True:
         end = int(state.schedule.first + state.schedule.length)
@@ -434,7 +436,7 @@ def run(
             if callback:
                 callback(now + count, {"samples": (now + count) * batch_size, "rate": float(_rate(state))})
         test = jax.random.fold_in(test_key, end)
-        info = _evaluate(test, state, points, weights, tol, _held_out_size(num, tol), batch_size, sampler)
+        info = _evaluate(test, state, points, weights, tol, num_test, batch_size, sampler)
         if callback:
             callback(end, {"samples": end * batch_size, "chi2": float(info.chi2), "chi2_error": float(info.chi2_error)})
         if int(info.status) != Status.MAX_STEPS or end >= limit:

@@ -1,0 +1,25 @@
+"""Shared set-up: shapes of annotated functions are checked in every test; data come from OTGEN_DATA."""
+
+import os
+from pathlib import Path
+
+import jaxtyping
+import pytest
+
+jaxtyping.install_import_hook(["otgen.ot", "otgen.eval", "otgen.nn", "otgen.data.toy"], "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def data_dir():
+    """Folder of the real data; tests that need it are skipped where it is not set."""
+    folder = os.environ.get("OTGEN_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("set OTGEN_DATA to the folder that holds mnist/ and lenet_mnist/ to run this test")
+    return Path(folder)
+
+
+@pytest.fixture
+def key():
+    import jax
+
+    return jax.random.key(0)
