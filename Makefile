@@ -21,10 +21,10 @@ lint: $(READY)
 	$(PY) -m ruff format --check .
 
 test: lint
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2
 
 test-all: lint
-	$(PY) -m pytest -m ""
+	$(PY) -m pytest -n 2 -m ""
 
 clean:
 	rm -rf .venv runs dist build *.egg-info

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from otgen.eval.neighbours import nearest
 from otgen.types import Array
 
 
-def nearest_label(features: Array, known: Array, labels: Array, num_classes: int, k: int = 5) -> Array:
+def nearest_label(features: Array, known: Array, labels: ArrayLike, num_classes: int, k: int = 5) -> Array:
     """Return the majority label of the k nearest known features.
 
     Args:
@@ -25,7 +26,7 @@ def nearest_label(features: Array, known: Array, labels: Array, num_classes: int
     return jnp.argmax(votes, axis=1).astype(jnp.int32)
 
 
-def class_histogram(labels: Array, num_classes: int) -> Array:
+def class_histogram(labels: ArrayLike, num_classes: int) -> Array:
     """Return the share of each class [num_classes]."""
     return jnp.bincount(jnp.asarray(labels), length=num_classes) / len(labels)
 

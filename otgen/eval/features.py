@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from otgen.types import Array
 
@@ -17,12 +18,12 @@ _PIECE = 2000  # images at a time
 LENET_FILE = "lenet_mnist/lenet.npz"
 
 
-def pixels(images: Array) -> Array:
+def pixels(images: ArrayLike) -> Array:
     """Flatten images [n, h, w, c] to features [n, h w c]."""
     return jnp.reshape(jnp.asarray(images), (len(images), -1))
 
 
-def lenet(data_dir: str | os.PathLike) -> Callable[[Array], Array]:
+def lenet(data_dir: str | os.PathLike) -> Callable[[ArrayLike], Array]:
     """Return the 84-dimensional features of a LeNet-5 trained on MNIST.
 
     Images of 28 x 28 are zero-padded to 32 x 32; the features are tanh of the layer before the classes.
@@ -44,7 +45,7 @@ def lenet(data_dir: str | os.PathLike) -> Callable[[Array], Array]:
     with np.load(path) as file:
         weights = {name: jnp.asarray(file[name]) for name in file}
 
-    def features(images: Array) -> Array:
+    def features(images: ArrayLike) -> Array:
         images = np.asarray(images)
         if images.shape[1:] != (28, 28, 1):
             raise ValueError(f"LeNet features are for images of shape (28, 28, 1), not {images.shape[1:]}.")
@@ -62,7 +63,7 @@ def _pieces(images: np.ndarray) -> list[np.ndarray]:
 
 
 @jax.jit
-def _lenet(weights: dict[str, Any], images: Array) -> Array:
+def _lenet(weights: dict[str, Any], images: ArrayLike) -> Array:
     x = jnp.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0))).transpose(0, 3, 1, 2).astype(jnp.float32)
     x = _max_pool(_convolve(weights, "convnet.c1", x))
     x = _max_pool(_convolve(weights, "convnet.c3", x))

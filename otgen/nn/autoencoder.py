@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from otgen.types import Array
 
@@ -134,7 +135,7 @@ class Autoencoder(nn.Module):
         return nn.sigmoid(self.logits(codes))
 
 
-def to_unit(images: Array) -> Array:
+def to_unit(images: ArrayLike) -> Array:
     """Pixels in [0, 1] as float32, from uint8 or from floats that are there already."""
     images = jnp.asarray(images)
     return images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images.astype(jnp.float32)

@@ -1,0 +1,150 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import otgen as og
+from otgen import data
+from otgen.eval import nearest_label, pixels
+from otgen.models import ae_ot
+from otgen.nn import Autoencoder
+from otgen.nn.autoencoder import num_levels
+from otgen.ot import semidiscrete
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def model(digits):
+    """A small AE-OT of the digits."""
+    return ae_ot.fit(
+        jax.random.key(0), digits.images, digits.labels, latent_dim=6, hidden=(128, 64), epochs=40, batch_size=128
+    )
+
+
+def test_the_model_is_one_pytree_that_samples_in_one_call(model):
+    assert set(model.variables) == {"params", "transport"}
+    assert model.info.status == og.Status.CONVERGED
+    draw = jax.jit(lambda variables, key: model.module.apply(variables, key, 32, method="sample"))
+    images = draw(model.variables, jax.random.key(1))
+    assert images.shape == (32, 8, 8, 1)
+    assert 0 <= float(images.min()) <= float(images.max()) <= 1
+    np.testing.assert_allclose(images, ae_ot.sample(jax.random.key(1), model, 32), atol=1e-6)
+
+
+def test_codes_are_standardised_and_reconstruct(model, digits):
+    codes = model.variables["transport"]["codes"]
+    np.testing.assert_allclose(codes.mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(codes.std(0), 1, atol=1e-4)
+    again = ae_ot.decode(model.module, model.variables, ae_ot.encode(model.module, model.variables, digits.images))
+    error = np.mean((np.asarray(again) - digits.images / 255.0) ** 2)
+    assert error < 0.25 * np.var(digits.images / 255.0)
+
+
+def test_angle_zero_returns_reconstructions_of_training_images(model, digits):
+    images = ae_ot.sample(jax.random.key(2), model, 50, angle=0.0)
+    known = ae_ot.decode(model.module, model.variables, ae_ot.encode(model.module, model.variables, digits.images))
+    distance, _ = og.eval.nearest(pixels(images), pixels(known))
+    assert float(distance.max()) < 1e-2
+
+
+def test_samples_by_class_are_of_that_class(model, digits):
+    known = pixels(digits.images / 255.0)
+    right = []
+    for label in (0, 3, 7):
+        images = ae_ot.sample(jax.random.key(3), model, 100, label=label)
+        assert images.shape == (100, 8, 8, 1)
+        right.append(float(jnp.mean(nearest_label(pixels(images), known, digits.labels, 10) == label)))
+    assert min(right) > 0.85
+
+
+def test_class_shares_follow_the_data(model, digits):
+    images = ae_ot.sample(jax.random.key(4), model, 2000)
+    guess = nearest_label(pixels(images), pixels(digits.images / 255.0), digits.labels, 10)
+    shares = np.bincount(np.asarray(guess), minlength=10) / 2000
+    assert (shares > 0.05).all()
+
+
+def test_transport_is_solved_for_the_codes(model):
+    transport = model.variables["transport"]
+    state = semidiscrete.from_heights(transport["h"])
+    estimate, error = semidiscrete.chi2(jax.random.key(5), state, transport["codes"], 2**16)
+    assert float(estimate) < 0.05 + 3 * float(error)
+
+
+def test_convolutional_model_runs_end_to_end():
+    images = np.random.default_rng(0).integers(0, 256, (64, 28, 28, 1), np.uint8)
+    model = ae_ot.fit(
+        jax.random.key(0),
+        images,
+        latent_dim=4,
+        network="conv",
+        width=8,
+        epochs=1,
+        batch_size=32,
+        max_samples=4096,
+        tol=10.0,
+    )
+    assert ae_ot.sample(jax.random.key(1), model, 3, form="simplex").shape == (3, 28, 28, 1)
+
+
+@pytest.mark.parametrize(("side", "levels"), [(28, 2), (32, 3), (64, 4), (8, 1), (7, 0)])
+def test_levels_of_the_convolutions(side, levels):
+    assert num_levels((side, side, 3)) == levels
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (64, 48, 3)])
+def test_convolutional_shapes_match(shape, key):
+    module = Autoencoder(shape, 5, "conv", width=8)
+    images = jnp.zeros((2, *shape))
+    variables = module.init(key, images)
+    assert module.apply(variables, images).shape == images.shape
+    assert module.apply(variables, images, method="encode").shape == (2, 5)
+
+
+def test_gradient_of_the_loss_is_that_of_finite_differences(digits):
+    with jax.enable_x64(True):
+        config = ae_ot.Config(latent_dim=3, hidden=(7,))
+        images = digits.images[:5] / 255.0
+        module = ae_ot.AEOT((8, 8, 1), config)
+        params = module.init(jax.random.key(0), jnp.asarray(images))["params"]
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+        direction = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(1), leaf.shape, jnp.float64), params)
+
+        def along(t):
+            moved = jax.tree.map(lambda p, d: p + t * d, params, direction)
+            return ae_ot.loss(moved, module, jnp.asarray(images))[0]
+
+        slope = jax.grad(along)(0.0)
+        assert float(slope) == pytest.approx(float(along(1e-4) - along(-1e-4)) / 2e-4, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((5, 8, 8)), None, "N, height, width, channels"),
+        (np.full((5, 8, 8, 1), 2.0), None, "outside"),
+        (np.full((5, 8, 8, 1), np.nan), None, "outside"),
+        (np.zeros((1, 8, 8, 1), np.uint8), None, "at least 2"),
+        (np.zeros((5, 8, 8, 1), np.uint8), np.zeros(4, int), "one per image"),
+    ],
+)
+def test_bad_images_and_labels_raise(images, labels, message, key):
+    with pytest.raises(ValueError, match=message):
+        ae_ot.fit(key, images, labels)
+
+
+def test_bad_requests_raise(model, digits, key):
+    with pytest.raises(ValueError, match="its labels are"):
+        ae_ot.sample(key, model, 3, label=11)
+    with pytest.raises(ValueError, match="without labels"):
+        ae_ot.sample(key, model._replace(labels=None), 3, label=1)
+    with pytest.raises(ValueError, match="outside"):
+        ae_ot.sample(key, model, 3, angle=4.0)
+    with pytest.raises(ValueError, match="mlp, conv"):
+        ae_ot.fit(key, digits.images[:10], network="transformer")
+    with pytest.raises(ValueError, match="no transport yet"):
+        model.module.apply({"params": model.variables["params"]}, key, 2, method="sample")

@@ -1,0 +1,98 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import ae_ot
+
+ROOT = Path(__file__).parents[1]
+
+
+def without_seconds(results: dict) -> dict:
+    return {name: value for name, value in results.items() if name not in ("seconds", "images_per_second")}
+
+
+def all_finite(tree) -> bool:
+    if isinstance(tree, dict):
+        return all(all_finite(value) for value in tree.values())
+    return not isinstance(tree, float) or math.isfinite(tree)
+
+
+def test_ae_ot_on_digits_smoke(tmp_path):
+    config = ae_ot.Config.smoke(out=str(tmp_path / "run"))
+    results = ae_ot.main(config)
+    assert all_finite(results)
+    assert results["rows"]["real training images"]["lmem"] < 1e-3
+    for name in ("samples", "filter", "reconstructions", "nearest", "classes"):
+        assert (tmp_path / "run" / f"{name}.png").stat().st_size > 10_000
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == json.loads(json.dumps(results))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {line["stage"] for line in lines} == {"autoencoder", "transport"}
+    with pytest.raises(FileExistsError, match="--resume"):
+        ae_ot.main(config)
+    again = ae_ot.main(ae_ot.Config.smoke(out=str(tmp_path / "run"), resume=True))
+    assert without_seconds(again) == without_seconds(results)
+    with pytest.raises(ValueError, match=r"seed \(stored 0, now 1\)"):
+        ae_ot.main(ae_ot.Config.smoke(out=str(tmp_path / "run"), resume=True, seed=1))
+
+
+@pytest.mark.parametrize("name", ["twenty_five_gaussians", "two_moons"])
+def test_ae_ot_on_toys(tmp_path, name):
+    results = ae_ot.main(ae_ot.Config(dataset=name, out=str(tmp_path / "run"), progress=False, tol=0.01))
+    assert all_finite(results)
+    assert results["transport"]["chi2"] < 0.01
+    assert (tmp_path / "run" / "transport.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dataset": "digitz"}, "choose one of digits"),
+        ({"angle": 4.0}, "outside"),
+        ({"epochs": 0}, "epochs = 0"),
+        ({"dataset": "mnist", "data_dir": "nowhere"}, "missing train-images"),
+    ],
+)
+def test_bad_options_raise(tmp_path, options, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        ae_ot.main(ae_ot.Config(out=str(tmp_path / "run"), progress=False, **options))
+
+
+def command(out: Path, *more: str) -> list[str]:
+    options = ["--out", str(out), "--epochs", "60", "--num-eval", "200", "--draws", "2", "--tol", "0.001"]
+    return [sys.executable, "-m", "experiments.ae_ot", "--no-progress", *options, *more]
+
+
+def kill_when(arguments: list[str], reached) -> None:
+    """Start a run and kill it with SIGKILL once `reached()` is true."""
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not reached():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["autoencoder", "transport"])
+def test_a_killed_run_resumes_to_the_same_results(tmp_path, stage):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(whole), cwd=ROOT, check=True, capture_output=True)
+
+    def checkpointed() -> bool:
+        folder = killed / "checkpoints" / stage
+        return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+    kill_when(command(killed), checkpointed)
+    assert not (killed / "results.json").exists()
+    subprocess.run(command(killed, "--resume"), cwd=ROOT, check=True, capture_output=True)
+    results = [json.loads((folder / "results.json").read_text()) for folder in (whole, killed)]
+    assert without_seconds(results[0]) == without_seconds(results[1])

@@ -1,0 +1,73 @@
+"""The same numbers on one device and on four: run in processes of their own, since devices are fixed at start."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import json, jax, jax.numpy as jnp, numpy as np
+from functools import partial
+from otgen import data
+from otgen.models import ae_ot
+from otgen.ot import semidiscrete
+images = data.load("digits").images
+config = ae_ot.Config(latent_dim=4, hidden=(32,), epochs=2, batch_size=64)
+losses = []
+log = lambda step, metrics: losses.append(metrics["loss"])
+module, params = ae_ot.train_autoencoder(jax.random.key(0), images, config, log_every=1, callback=log)
+devices = jax.local_device_count()
+y = jax.random.normal(jax.random.key(1), (50, 3))
+weights = jnp.full(50, 0.02)
+state = semidiscrete.init(jax.random.key(2), y)
+state = semidiscrete.stage(jax.random.key(2), state, y, weights, 600, 256)
+key = jax.random.key(3)
+if devices > 1:
+    one = jax.pmap(lambda i, s: semidiscrete.step(key, s, y, weights, batch_size=64, axis_name="d"),
+                   axis_name="d", in_axes=(0, None), out_axes=None)
+    for _ in range(600):
+        state = one(jnp.arange(devices), state)
+else:
+    step = jax.jit(lambda s: semidiscrete.step(key, s, y, weights, batch_size=256))
+    for _ in range(600):
+        state = step(state)
+chi2, error = semidiscrete.chi2(jax.random.key(4), state, y, 2**17)
+print(json.dumps({"devices": devices, "losses": losses, "chi2": float(chi2), "error": float(error)}))
+"""
+
+
+def run(devices: int) -> dict:
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PJRT_NPROC": "16",
+        "JAX_PLATFORMS": "cpu",
+    }
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def results():
+    return run(1), run(4)
+
+
+def test_training_does_not_depend_on_the_number_of_devices(results):
+    one, four = results
+    assert (one["devices"], four["devices"]) == (1, 4)
+    assert four["losses"] == pytest.approx(one["losses"], rel=1e-5)
+
+
+def test_semidiscrete_steps_share_samples_over_devices(results):
+    for result in results:
+        assert result["chi2"] + 3 * result["error"] < 0.01
+
+
+def test_rows_that_do_not_divide_raise():
+    program = "import jax, jax.numpy as jnp; from otgen.train.parallel import split; split(jnp.zeros((6, 2)))"
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert "a batch of 6 rows does not divide among 4 devices" in done.stderr

@@ -1,0 +1,118 @@
+import json
+import os
+import signal
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from otgen.train import Checkpoints, JsonLines, Progress, together, train
+from otgen.train.loop import NonFinite
+
+
+class Walk(NamedTuple):
+    """A state that records all it has been through."""
+
+    x: jax.Array
+    step: jax.Array
+
+
+def step(state, batch, key, *, axis_name=None):
+    noise = jax.random.normal(jax.random.fold_in(key, state.step))
+    mean = jax.lax.pmean(batch.mean(), axis_name)
+    x = 0.9 * state.x + noise + mean
+    return Walk(x, state.step + 1), {"x": x}
+
+
+def batches(start, stop):
+    return [jnp.full(8, float(i % 7)) for i in range(start, stop)]
+
+
+START = Walk(jnp.float32(0), jnp.int32(0))
+
+
+def test_a_resumed_run_is_bit_identical(key, tmp_path):
+    whole = train(step, START, batches(0, 40), key)
+    with Checkpoints(tmp_path, {"seed": 0}) as checkpoints:
+        train(step, START, batches(0, 23), key, checkpoints=checkpoints, save_every=10)
+    with Checkpoints(tmp_path, {"seed": 0}) as checkpoints:
+        restored = checkpoints.restore(START)
+        assert int(restored.step) == 23
+        resumed = train(step, restored, batches(23, 40), key, checkpoints=checkpoints)
+    assert float(whole.x) == float(resumed.x)
+
+
+def test_another_configuration_is_refused(tmp_path):
+    with Checkpoints(tmp_path, {"latent_dim": 8, "seed": 0}) as checkpoints:
+        checkpoints.save(1, START)
+    with pytest.raises(ValueError, match=r"latent_dim \(stored 8, now 16\)"):
+        Checkpoints(tmp_path, {"latent_dim": 16, "seed": 0})
+
+
+def test_no_checkpoint_restores_nothing(tmp_path):
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        assert checkpoints.restore(START) is None
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    with Checkpoints(tmp_path, {}, keep=2) as checkpoints:
+        for i in range(1, 6):
+            checkpoints.save(i, Walk(jnp.float32(i), jnp.int32(i)))
+        assert float(checkpoints.restore(START).x) == 5
+    kept = sorted(path.name for path in tmp_path.iterdir() if path.is_dir() and path.name.isdigit())
+    assert kept == ["4", "5"]
+
+
+def test_nan_stops_with_the_step_and_the_last_checkpoint(key, tmp_path):
+    def broken(state, batch, key, *, axis_name=None):
+        state, metrics = step(state, batch, key, axis_name=axis_name)
+        return state, {"x": jnp.where(state.step == 25, jnp.nan, metrics["x"])}
+
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        with pytest.raises(NonFinite, match=r"x = nan at step 25.*last checkpoint is step 20"):
+            train(broken, START, batches(0, 40), key, checkpoints=checkpoints, save_every=10, log_every=5)
+        assert checkpoints.newest() == 20
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_saved_first(key, tmp_path, number):
+    def feed():
+        for i, batch in enumerate(batches(0, 40)):
+            if i == 17:
+                os.kill(os.getpid(), number)
+            yield batch
+
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        with pytest.raises(KeyboardInterrupt):
+            train(step, START, feed(), key, checkpoints=checkpoints)
+        assert checkpoints.newest() == 17
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_callbacks_see_steps_and_metrics(key, tmp_path):
+    seen = []
+    with Progress(20, "walk", enabled=False) as bar:
+        lines = JsonLines(tmp_path / "metrics.jsonl", "walk")
+        train(
+            step,
+            START,
+            batches(0, 23),
+            key,
+            callback=together(bar, lines, None, lambda s, m: seen.append((s, m["x"]))),
+            log_every=10,
+        )
+    assert [s for s, _ in seen] == [10, 20, 23]
+    written = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["x"]) for line in written] == seen
+    assert {line["stage"] for line in written} == {"walk"}
+
+
+def test_a_nested_state_keeps_its_structure(tmp_path):
+    tree = {"params": {"w": jnp.arange(6.0).reshape(2, 3)}, "walk": START, "pair": (jnp.int32(1), jnp.ones(2))}
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        checkpoints.save(3, tree)
+        back = checkpoints.restore(tree)
+    assert jax.tree.structure(back) == jax.tree.structure(tree)
+    jax.tree.map(np.testing.assert_array_equal, back, tree)
