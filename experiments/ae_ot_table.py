@@ -231,7 +231,7 @@ def figures(config: Any, folder: Path, model: ae_ot.Model, train: Dataset, test:
     plot.image_grid(samples, 10, ax)
     save("samples.png", figure)
 
-    figure, axes = plt.subplots(2, 2, figsize=(10, 10.4))
+    figure, axes = plt.subplots(2, 2, figsize=(8, 8.4), layout="constrained")
     for row, form in zip(axes, ("pairs", "simplex"), strict=True):
         for ax, angle, word in zip(row, (None, math.pi), ("on", "off"), strict=True):
             images = ae_ot.sample(key, model, 64, form=form, angle=angle)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from otgen import plot
 from otgen.data import toy
@@ -58,7 +58,7 @@ def run(config: Any, folder: Path, progress: Any) -> dict[str, Any]:
         "seconds": {"transport": round(seconds, 2)},
         "figure": "transport.png",
     }
-    figure(folder / "transport.png", state, y, raw, samples)
+    figure(folder / "transport.png", state, y, raw, samples, float(angle))
     return results
 
 
@@ -75,7 +75,9 @@ def _modes(name: str, samples: Array, points: Array) -> dict[str, float] | None:
     }
 
 
-def figure(path: Path, state: semidiscrete.State, y: Array, raw: Array, samples: dict[str, Array]) -> None:
+def figure(
+    path: Path, state: semidiscrete.State, y: Array, raw: Array, samples: dict[str, Array], angle: float
+) -> None:
     """Draw the source coloured by target, its cells, the targets, and new samples with the filter on and off."""
     import matplotlib
 
@@ -88,7 +90,7 @@ def figure(path: Path, state: semidiscrete.State, y: Array, raw: Array, samples:
     plot.points(x, axes[0, 0], "source samples, coloured by target", hue[semidiscrete.assign(state, y, x)])
     plot.cells(state, y, axes[0, 1], "cells")
     plot.points(raw, axes[0, 2], f"{len(y)} targets", hue, size=12)
-    _angles(axes[0, 3], state, y)
+    _angles(axes[0, 3], state, y, angle)
     for ax, (name, new) in zip(axes[1], samples.items(), strict=True):
         plot.points(new[:4000], ax, name, size=2)
         ax.set(xlim=axes[0, 2].get_xlim(), ylim=axes[0, 2].get_ylim())
@@ -96,10 +98,13 @@ def figure(path: Path, state: semidiscrete.State, y: Array, raw: Array, samples:
     plt.close(canvas)
 
 
-def _angles(ax: Any, state: semidiscrete.State, y: Array) -> None:
-    """Histogram of the dihedral angles between each sample's winner and its runner-up."""
+def _angles(ax: Any, state: semidiscrete.State, y: Array, angle: float) -> None:
+    """Histogram of the dihedral angles between each sample's winner and its runner-up, with the threshold."""
     x = extension.source_samples(jax.random.key(1), 20_000, 2)
-    _, index = semidiscrete.top_scores(x, y - y.mean(0), state.h, k=2)
-    angles = extension.dihedral_angle(*(jnp.moveaxis((y - y.mean(0))[index], 1, 0)))
-    ax.hist(jnp.maximum(angles, 1e-4).tolist(), bins=[10 ** (-4 + 0.06 * i) for i in range(76)], color=plot.BLUE)
+    centred = y - y.mean(0)
+    _, index = semidiscrete.top_scores(x, centred, state.h, k=2)
+    angles = extension.dihedral_angle(centred[index[:, 0]], centred[index[:, 1]])
+    ax.hist(angles.tolist(), bins=np.geomspace(3e-4, math.pi, 60).tolist(), color=plot.BLUE)
+    ax.axvline(angle, color=plot.ORANGE, linestyle="--", label=f"threshold {angle:.2g}")
+    ax.legend(frameon=False)
     ax.set(xscale="log", yscale="log", title="dihedral angle, winner and runner-up", xlabel="radians")
