@@ -4,7 +4,7 @@ Implements the method of An et al. (ICLR 2020; arXiv 2001.03698, section 3), and
 with simpler laws in the same latent space.
 
     python -m experiments.ae_ot                                        # digits, under a minute on two cores
-    python -m experiments.ae_ot --dataset mnist --data-dir DATA        # 60,000 images, about 7 minutes on two cores
+    python -m experiments.ae_ot --dataset mnist --data-dir DATA        # 60,000 images, about 8 minutes on two cores
     python -m experiments.ae_ot --dataset twenty_five_gaussians        # no autoencoder: latent = data
 
 What to expect (seed 0, two cores): README.md, "Results". Everything is written below runs/ae_ot/DATASET-seed-SEED:

@@ -8,6 +8,7 @@ import importlib
 
 from otgen.ot import extension as extension
 from otgen.ot import gaussian as gaussian
+from otgen.ot import latent as latent
 from otgen.ot import semidiscrete as semidiscrete
 from otgen.types import Status as Status
 from otgen.types import explain as explain
