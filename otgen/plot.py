@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -100,3 +100,24 @@ def colours(y: Array) -> np.ndarray:
     radius = np.linalg.norm(centred, axis=1)
     radius = radius / max(radius.max(), 1e-12)
     return hsv_to_rgb(np.stack([hue, 0.35 + 0.5 * radius, 0.55 + 0.4 * radius], axis=1))
+
+
+def diagnosis(report: Any, ax: Axes | None = None, title: str = "") -> Axes:
+    """Draw a latent diagnosis: the sorted p-values of the coordinates against those of latents that follow the prior.
+
+    Args:
+      report: from `eval.diagnose`.
+      ax: where to draw; None makes a figure.
+      title: above the picture.
+
+    Returns:
+      The axis. Points far below the diagonal are coordinates that have left the prior.
+    """
+    ax = _axis(ax)
+    for p, colour, name in ((report.ks_p, BLUE, "Kolmogorov-Smirnov"), (report.cvm_p, ORANGE, "Cramer-von Mises")):
+        expected = (np.arange(len(p)) + 0.5) / len(p)
+        ax.loglog(expected, np.maximum(np.sort(p), 1e-12), ".", color=colour, label=name)
+    ax.plot([1e-3, 1], [1e-3, 1], color=GREY, linestyle="--", label="latents of the prior")
+    ax.set(xlabel="share of coordinates", ylabel="p-value", title=title, ylim=(5e-13, 2))
+    ax.legend(frameon=False)
+    return ax

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import ae_ot
+from experiments import ae_ot, bench_latent, latent_ops
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,6 +48,20 @@ def test_ae_ot_on_toys(tmp_path, name):
     assert all_finite(results)
     assert results["transport"]["chi2"] < 0.01
     assert (tmp_path / "run" / "transport.png").stat().st_size > 10_000
+
+
+def test_latent_ops_smoke(tmp_path):
+    results = latent_ops.main(latent_ops.Config.smoke(out=str(tmp_path)))
+    assert all_finite(results)
+    for operations in results["laws"].values():
+        assert max(methods["matched"] for methods in operations.values()) < 1.95 / math.sqrt(20_000)
+    for name in ("laws.png", "rows.png", "results.json"):
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_bench_latent_smoke(tmp_path):
+    results = bench_latent.main(bench_latent.Config.smoke(out=str(tmp_path / "latent.json")))
+    assert results["traces"] == 3  # one for each prior, whatever t
 
 
 @pytest.mark.parametrize(

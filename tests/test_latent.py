@@ -88,6 +88,19 @@ def test_walks_are_stationary(prior):
         assert step == pytest.approx(1 / math.sqrt(1.25), abs=4 * (1 - 0.8) / math.sqrt(100_000))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "expected"), [("Normal", 0.3264), ("Uniform", 0.3678)])
+def test_hundred_steps_at_a_million_samples(name, expected):
+    prior = getattr(latent, name)()
+    z = raw = prior.sample(jax.random.key(1), (10**6,))
+    for i in range(100):
+        noise = prior.sample(jax.random.key(100 + i), (10**6,))
+        raw = latent.raw([1.0, 0.5], (raw, noise))
+        z = latent.combine([1.0, 0.5], (z, noise), prior)
+    assert distance(z, prior.cdf) <= 2.0e-3
+    assert distance(raw, prior.cdf) == pytest.approx(expected, abs=2e-3)
+
+
 def test_uniform_closed_forms_in_float64():
     with jax.enable_x64(True):
         y = jnp.linspace(-2.9, 2.9, 401, dtype=jnp.float64)
@@ -285,6 +298,37 @@ def test_arrays_of_parameters_lead_and_pytrees_map():
     np.testing.assert_allclose(circle[2], z1, atol=1e-6)
     np.testing.assert_allclose(circle[4], -z0, atol=1e-6)
     assert latent.subspace(jnp.ones((2, 6, 2)), (z0, z1)).shape == (2, 6, 3, 4)
+
+
+def test_paths_of_bounded_priors_inside_and_outside_jit():
+    prior = latent.Uniform()
+    z0, z1 = draws(prior, 2, (6,))
+    t = jnp.linspace(0, 1, 4)
+    path = latent.lerp(t, z0, z1, prior)
+    np.testing.assert_allclose(path[1], latent.lerp(1 / 3, z0, z1, prior), atol=1e-6)
+    np.testing.assert_allclose(jax.jit(lambda s: latent.lerp(s, z0, z1, prior))(t), path, atol=1e-6)
+
+
+def test_learned_priors_return_codes_with_equal_frequency():
+    codes = jax.random.normal(jax.random.key(0), (100, 3)) * jnp.array([3.0, 1.0, 0.5])
+    prior = latent.Learned(codes)
+    weights = jnp.array([0.5, 0.5])
+    table = prior.table(weights, tol=0.01)
+    z = draws(prior, 2, (50_000, 3))
+    y = latent.raw(weights, z)
+    made = prior.apply(table, y)
+    square = jnp.sum((made[:, None] - codes) ** 2, -1)
+    assert float(square.min(1).max()) == 0
+    counts = np.bincount(np.asarray(square.argmin(1)), minlength=100)
+    chi2 = (counts * (counts - 1.0)).sum() * 100 / (50_000 * 49_999.0) - 1
+    assert chi2 < 0.01 + 4 * math.sqrt(200) / 50_000
+    shuffled = made[jax.random.permutation(jax.random.key(1), 50_000)]
+    assert float(jnp.mean((made - y) ** 2)) < 0.5 * float(jnp.mean((shuffled - y) ** 2))
+    np.testing.assert_array_equal(
+        latent.combine(weights, z[:1] + z[:1], prior)[:5], prior.apply(prior.table(weights), z[0])[:5]
+    )
+    with pytest.raises(ValueError, match="outside jit"):
+        jax.jit(lambda w: latent.combine(w, z, prior))(weights)
 
 
 def test_equal_speed_turns_evenly():

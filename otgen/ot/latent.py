@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from otgen.ot.check import is_traced
+from otgen.ot.learned import Learned as Learned
 from otgen.ot.priors import Cauchy as Cauchy
 from otgen.ot.priors import Custom as Custom
 from otgen.ot.priors import Empirical as Empirical
@@ -57,9 +58,13 @@ def combine(weights: Any, z: Any, prior: Prior = STANDARD) -> Any:
     if isinstance(z, dict) or (not _is_sequence(z) and not hasattr(z, "ndim")):
         return jax.tree.map(lambda leaf: combine(weights, leaf, prior), z)
     terms = list(z)
-    weights = _checked(weights, terms, prior)
+    return _combine(_checked(weights, terms, prior), terms, prior)
+
+
+def _combine(weights: Array, terms: Sequence[Any], prior: Prior) -> Array:
+    """Combine checked latents."""
     dtype = jnp.result_type(*terms)
-    working = _working(dtype)
+    working = jnp.promote_types(dtype, jnp.float32)  # float32 at least
     weights = weights.astype(working)
     y = _sum(weights, [jnp.asarray(term, working) for term in terms])
     return prior.match(weights, y).astype(dtype)
@@ -67,11 +72,6 @@ def combine(weights: Any, z: Any, prior: Prior = STANDARD) -> Any:
 
 def _is_sequence(z: Any) -> bool:
     return isinstance(z, Sequence) and not isinstance(z, str)
-
-
-def _working(dtype: Any) -> Any:
-    """The type the work is done in: float32 at least."""
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def _sum(weights: Array, terms: list[Array]) -> Array:
@@ -101,8 +101,10 @@ def _checked(weights: Any, terms: list[Any], prior: Prior) -> Array:
         low, high = prior.support
         slack = 1e-3 * (high - low)  # half precision rounds
         for term in terms:
-            # NaN compares false and passes: it comes out as NaN.
-            if bool(jnp.any((term < low - slack) | (term > high + slack))):
+            # NaN compares false and passes: it comes out as NaN. Constants of somebody's jit have values too.
+            with jax.ensure_compile_time_eval():
+                outside = bool(jnp.any((term < low - slack) | (term > high + slack)))
+            if outside:
                 name = type(prior).__name__
                 raise ValueError(f"latents lie outside the prior's support [{low}, {high}]: are they draws of {name}?")
     return weights
@@ -134,7 +136,7 @@ def _each(parameters: Array, weights_of: Any, z: Sequence[Any], prior: Prior) ->
     if parameters.ndim == 0:
         return combine(weights_of(parameters), z, prior)
     _checked(jnp.ones(len(z)), list(z), prior)
-    flat = jax.lax.map(lambda s: combine(weights_of(s), z, prior), parameters.reshape(-1))
+    flat = jax.lax.map(lambda s: _combine(weights_of(s), z, prior), parameters.reshape(-1))
     return flat.reshape(*parameters.shape, *flat.shape[1:])
 
 
@@ -215,7 +217,7 @@ def raw(weights: Any, z: Any) -> Array:
 
 
 def slerp(t: Any, z0: Array, z1: Array) -> Array:
-    """Interpolate along the great circle of the last axis: folklore, for comparison.
+    """Interpolate along the great circle of the last axis: folklore, for comparison. t = 0 is z0.
 
     The norm keeps its mean but loses spread, and latents of a bounded prior leave their support.
     """
