@@ -42,6 +42,9 @@ _DEFAULTS = {  # fields of the model that a data set sets when the user does not
 }
 
 
+_OWN = ("config.json", "config.json.new", "metrics.jsonl", "results.json", "results.json.new", "checkpoints")
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Options of the experiment. None means: what suits the data set."""
@@ -131,10 +134,15 @@ def check(config: Config) -> None:
         raise ValueError(f"dataset = {config.dataset!r} is unknown: choose one of {', '.join(names)}.")
     if config.angle is not None and not 0 <= config.angle <= math.pi:
         raise ValueError(f"angle = {config.angle} lies outside [0, pi]: give radians; pi switches the filter off.")
-    for name in ("latent_dim", "epochs", "batch_size", "limit", "num_points", "num_eval", "draws"):
+    least = {"limit": 2 * config.mixture_components, "num_points": 2, "num_eval": 8, "seed": 0}
+    for name in ("limit", "num_points", "num_eval", "draws", "mixture_components", "seed"):
         value = getattr(config, name)
-        if value is not None and value < (2 if name in ("limit", "num_points", "num_eval") else 1):
-            raise ValueError(f"{name} = {value} is too small.")
+        if value is not None and value < least.get(name, 1):
+            raise ValueError(f"{name} = {value} is too small: give {least.get(name, 1)} or more.")
+    if config.tol is not None and not config.tol > 0:
+        raise ValueError(f"tol = {config.tol} is not positive.")
+    if config.dataset in _DEFAULTS:
+        config.model()  # raises for the fields of the model
 
 
 def open_folder(config: Config) -> Path:
@@ -142,12 +150,19 @@ def open_folder(config: Config) -> Path:
     folder = config.folder()
     stored = folder / "config.json"
     if stored.exists() and config.overwrite and not config.resume:
+        foreign = sorted(path.name for path in folder.iterdir() if path.name not in _OWN and path.suffix != ".png")
+        if foreign:
+            raise FileExistsError(
+                f"{folder} also holds {', '.join(foreign[:5])}: it is not deleted; move that, or --out."
+            )
         shutil.rmtree(folder)
     if stored.exists() and not config.resume:
         raise FileExistsError(f"{folder} holds a run: pass --resume to continue it or --overwrite to start again.")
     refuse_other_config(stored, config.identity())
     folder.mkdir(parents=True, exist_ok=True)
-    stored.write_text(json.dumps(config.identity(), indent=2))
+    beside = folder / "config.json.new"
+    beside.write_text(json.dumps(config.identity(), indent=2))
+    beside.replace(stored)
     return folder
 
 

@@ -68,7 +68,7 @@ def _reconstruct(model: ae_ot.Model, images: np.ndarray) -> Array:
 
 
 def _gaussian(codes: Array) -> Callable[[Key, int], Array]:
-    mean, covariance = codes.mean(0), jnp.cov(codes.T)
+    mean, covariance = codes.mean(0), jnp.atleast_2d(jnp.cov(codes.T))
     return lambda key, num: jax.random.multivariate_normal(key, mean, covariance, (num,), method="eigh")
 
 

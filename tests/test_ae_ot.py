@@ -148,3 +148,17 @@ def test_bad_requests_raise(model, digits, key):
         ae_ot.fit(key, digits.images[:10], network="transformer")
     with pytest.raises(ValueError, match="no transport yet"):
         model.module.apply({"params": model.variables["params"]}, key, 2, method="sample")
+
+
+def test_a_label_that_wins_nothing_raises(digits):
+    images = np.concatenate([digits.images[:1], digits.images[:100], digits.images[:1]])
+    labels = np.concatenate([[98], np.arange(100) % 10, [99]])
+    model = ae_ot.fit(jax.random.key(0), images, labels, latent_dim=3, hidden=[16], epochs=2, batch_size=32, tol=0.5)
+    # One code carries the labels 98, 0 and 99, and only one of them can win.
+    failed = 0
+    for label in (98, 99):
+        try:
+            ae_ot.sample(jax.random.key(1), model, 2, label=label)
+        except ValueError as error:
+            failed += "wins almost no noise" in str(error)
+    assert failed >= 1

@@ -54,7 +54,7 @@ def test_latent_ops_smoke(tmp_path):
     results = latent_ops.main(latent_ops.Config.smoke(out=str(tmp_path)))
     assert all_finite(results)
     for operations in results["laws"].values():
-        assert max(methods["matched"] for methods in operations.values()) < 1.95 / math.sqrt(20_000)
+        assert max(methods["matched"] for methods in operations.values()) < 2.6 / math.sqrt(20_000)  # 54 of them
     for name in ("laws.png", "rows.png", "results.json"):
         assert (tmp_path / name).stat().st_size > 1000
 
@@ -110,3 +110,17 @@ def test_a_killed_run_resumes_to_the_same_results(tmp_path, stage):
     subprocess.run(command(killed, "--resume"), cwd=ROOT, check=True, capture_output=True)
     results = [json.loads((folder / "results.json").read_text()) for folder in (whole, killed)]
     assert without_seconds(results[0]) == without_seconds(results[1])
+
+
+def test_overwrite_spares_files_that_are_not_of_a_run(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match=r"thesis\.txt"):
+        ae_ot.main(ae_ot.Config.smoke(out=str(tmp_path), overwrite=True))
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_damaged_configuration_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        ae_ot.main(ae_ot.Config.smoke(out=str(tmp_path), resume=True))

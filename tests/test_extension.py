@@ -124,3 +124,20 @@ def test_sampling_runs_inside_jit_with_a_traced_angle(solved):
     assert draw(jax.random.key(0), 0.1).shape == (64, 2)
     draw(jax.random.key(1), 0.3)
     assert draw._cache_size() == 1
+
+
+def test_points_that_coincide_do_not_switch_the_extension_off():
+    y = jax.random.normal(jax.random.key(3), (100, 2))
+    doubled = jnp.repeat(y, 3, axis=0)
+    state, _ = semidiscrete.run(jax.random.key(0), doubled, tol=0.01)
+    ext = extension.init(jax.random.key(1), state, doubled)
+    assert float(ext.angle) > 0
+    made = extension.sample(jax.random.key(2), ext, state, doubled, 1000)
+    distance = jnp.sqrt(jnp.sum((made[:, None] - y) ** 2, -1).min(1))
+    assert float(jnp.mean(distance > 1e-6)) > 0.9
+
+
+def test_labels_of_other_points_are_refused(solved):
+    x = extension.source_samples(jax.random.key(4), 10, 2)
+    with pytest.raises(ValueError, match="one integer per point"):
+        extension.transport(jax.random.key(5), *solved, x, labels=jnp.zeros(10, jnp.int32))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,8 +39,8 @@ def load(
     """Load an image set.
 
     `digits` (1,797 handwritten digits of 8 x 8, from scikit-learn) is built in: 1,437 train, 360 test. The others
-    are looked for in `data_dir` and in its subfolder of that name: first as a data set that TFDS has prepared
-    (array_record), then as raw files, which are prepared once under `cache_dir`:
+    are looked for in the subfolder of `data_dir` of that name: first as a data set that TFDS has prepared
+    (array_record), then as raw files, there or in `data_dir` itself, which are prepared once under `cache_dir`:
 
     * mnist, fashion_mnist: the four official gzipped IDX files;
     * cifar10: class folders below train/ and test/, or a .tar, .tar.gz or .tar.xz of them;
@@ -109,7 +110,8 @@ def _prepared_by_tfds(folder: Path):
     """The newest version of a data set that TFDS has prepared in this folder, if there is one."""
     import tensorflow_datasets as tfds
 
-    versions = sorted(folder.glob("**/dataset_info.json")) if folder.is_dir() else []
+    found = folder.glob("**/dataset_info.json") if folder.is_dir() else ()
+    versions = sorted(found, key=lambda path: [int(n) for n in re.findall(r"\d+", path.parent.name)])
     if not versions:
         return None
     builder = tfds.builder_from_directory(versions[-1].parent)
@@ -161,11 +163,11 @@ def _find_idx(name: str, places: list[Path]):
 
 
 def _find_images(places: list[Path]):
-    """A folder of images, or an archive in it; only the set's own subfolder is searched."""
+    """A folder of images, or an archive in it: the set's own, or the whole data folder if it is laid out as one set."""
     from otgen.data.builders import ARCHIVE_ENDINGS, IMAGE_ENDINGS
 
-    folder = places[0]
-    if folder.is_dir():
+    whole = [place for place in places[1:] if any((place / part).is_dir() for part in ("train", "img_align_celeba"))]
+    for folder in (place for place in (places[0], *whole) if place.is_dir()):
         inside = [file for file in folder.glob("*/**/*") if file.suffix.lower() in IMAGE_ENDINGS]
         if inside:
             return folder, inside

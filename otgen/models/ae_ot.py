@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ import numpy as np
 import optax
 
 from otgen.data.batches import batches
-from otgen.nn.autoencoder import Autoencoder, to_unit
+from otgen.nn.autoencoder import NETWORKS, Autoencoder, to_unit
 from otgen.ot import extension, semidiscrete
 from otgen.train.loop import train
 from otgen.train.state import TrainState
@@ -56,6 +57,18 @@ class Config:
     learning_rate: float = 2e-3
     tol: float = 0.05
     max_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        for name in ("latent_dim", "epochs", "batch_size", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: give 1 or more.")
+        if self.network not in NETWORKS:
+            raise ValueError(f"network = {self.network!r} is unknown: choose one of {', '.join(NETWORKS)}.")
+        for name in ("learning_rate", "tol"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} = {value}: give a positive number.")
 
 
 class AEOT(nn.Module):
@@ -420,7 +433,14 @@ def _codes_of_class(key: Key, model: Model, num: int, label: int, form: str, ang
     transport = model.variables["transport"]
     state = semidiscrete.from_heights(transport["h"])
     kept, found, round_ = [], 0, 0
+    share = float(np.mean(np.asarray(model.labels) == label))
+    rounds = 20 + int(4 * num / (semidiscrete.TILE * share))  # several times what it should take
     while found < num:
+        if round_ == rounds:
+            raise ValueError(
+                f"label = {label!r} wins almost no noise: {found} of {num} found in {round_ * semidiscrete.TILE} "
+                "samples. Do images of other labels have the same codes, or is the transport far from solved?"
+            )
         source_key, place_key = jax.random.split(jax.random.fold_in(key, round_))
         x = extension.source_samples(source_key, semidiscrete.TILE, model.module.config.latent_dim)
         winner = semidiscrete.assign(state, transport["codes"], x)

@@ -41,7 +41,13 @@ def split(num: int) -> tuple[int, int]:
 def count(
     key: Key, y: Float[Array, "N d"], weights: Float[Array, " N"], h: Float[Array, " N"], num: int, sampler: Sampler
 ) -> Counts:
-    """Count where `num` fresh independent samples fall (rounded up to 16 blocks of whole tiles of at most 4096)."""
+    """Count where `num` fresh independent samples fall (rounded up to 16 blocks of whole tiles of at most 4096).
+
+    Raises:
+      ValueError: for fewer than 2 samples, or heights of another number of points.
+    """
+    if num < 2:
+        raise ValueError(f"num = {num} samples: at least 2 are needed.")
     mean = jnp.sum(weights[:, None] * y, axis=0)
     centred = y - mean
     tiles, tile = split(num)
@@ -51,11 +57,12 @@ def count(
         x = sampler(jax.random.fold_in(key, index), tile, y.shape[1])
         value, winner = top_scores(x, centred, h)
         counts = counts.at[index // tiles, winner[:, 0]].add(1)
-        cost = cost + jnp.mean(jnp.sum((x - y[winner[:, 0]]) ** 2, 1))
-        dual = dual + jnp.mean(jnp.sum((x - mean) ** 2, 1) - 2 * value[:, 0])
+        cost = cost + jnp.mean(jnp.sum((x - y[winner[:, 0]]) ** 2, 1)).astype(cost.dtype)
+        dual = dual + jnp.mean(jnp.sum((x - mean) ** 2, 1) - 2 * value[:, 0]).astype(dual.dtype)
         return (counts, cost, dual), None
 
-    start = jnp.zeros((BLOCKS, y.shape[0]), jnp.int32), jnp.float32(0), jnp.float32(0)
+    zero = jnp.zeros((), y.dtype)
+    start = jnp.zeros((BLOCKS, y.shape[0]), jnp.int32), zero, zero
     (counts, cost, dual), _ = jax.lax.scan(visit, start, jnp.arange(BLOCKS * tiles))
     constant = jnp.sum(weights * (jnp.sum(centred**2, 1) + 2 * h))
     return Counts(counts, cost / (BLOCKS * tiles), dual / (BLOCKS * tiles) + constant)

@@ -16,14 +16,15 @@ def is_traced(*arrays: ArrayLike) -> bool:
 
 
 def as_points(name: str, points: ArrayLike, least: int = 2) -> Array:
-    """Return points [n, d] as a floating-point array.
+    """Return points [n, d] as an array of float32 at least.
 
     Raises:
       ValueError: if they are not a matrix, fewer than `least`, or (outside jit) not finite.
     """
     points = jnp.asarray(points)
-    if not jnp.issubdtype(points.dtype, jnp.floating):
-        points = points.astype(jnp.float32)
+    if jnp.issubdtype(points.dtype, jnp.complexfloating):
+        raise ValueError(f"{name} is complex: give real points.")
+    points = points.astype(jnp.promote_types(points.dtype, jnp.float32))  # float32 at least
     if points.ndim != 2 or points.shape[1] < 1:
         raise ValueError(
             f"{name} has shape {points.shape}: give points as rows, shape [n, d]. "
@@ -60,4 +61,4 @@ def as_weights(weights: ArrayLike | None, num: int, name: str = "weights") -> Ar
             )
         if abs(values.sum() - 1) > 1e-4:
             raise ValueError(f"{name} sums to {values.sum():.6g}, not 1: divide by the sum.")
-    return weights
+    return weights / weights.sum()

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from otgen.ot.check import as_points, is_traced
+from otgen.ot.check import is_traced
 from otgen.ot.scores import TILE, top_scores
 from otgen.ot.semidiscrete import State, matching
 from otgen.ot.source import draw, uniform_cube
@@ -97,7 +97,13 @@ def _threshold(key: Key, state: State, y: Array, sampler: Sampler) -> Array:
     x = draw(key, sampler, 0, TILE, y.shape[1])
     _, index = top_scores(x, y, state.h, k=min(NEIGHBOURS + 1, y.shape[0]))
     angles = dihedral_angle(y[index[:, :1]], y[index[:, 1:]])
-    return jnp.quantile(angles.min(1), 0.98)
+    least = jnp.where(_distinct(y, index), angles, jnp.inf).min(1)
+    return jnp.quantile(jnp.where(jnp.isfinite(least), least, 0.0), 0.98)
+
+
+def _distinct(y: Array, index: Array) -> Array:
+    """Which neighbours [n, k-1] lie elsewhere than the winner: joining points that coincide makes nothing new."""
+    return jnp.any(y[index[:, 1:]] != y[index[:, :1]], axis=-1)
 
 
 def init(
@@ -123,17 +129,19 @@ def init(
     Returns:
       Extension.
     """
-    y = as_points("y", y)
+    if num is not None and num < 1:
+        raise ValueError(f"num = {num} samples for the centres: give at least 1, or None.")
+    y = matching(state, y)
     y = y - y.mean(0)
     centre_key, angle_key = jax.random.split(key)
-    centres = _centres(centre_key, state, y, sampler, num or 20 * y.shape[0])
+    centres = _centres(centre_key, state, y, sampler, 20 * y.shape[0] if num is None else num)
     return Extension(centres, _threshold(angle_key, state, y, sampler))
 
 
 def _admitted(y: Array, index: Array, angle: Array, labels: Array | None) -> Array:
-    """Which neighbours [n, k-1] may be joined to the winner: small angle, and the same label if there are labels."""
+    """Which neighbours [n, k-1] may be joined to the winner: small angle, same label if there are labels."""
     fold = dihedral_angle(y[index[:, :1]], y[index[:, 1:]])
-    admitted = (fold <= angle) & (index[:, 1:] != index[:, :1])
+    admitted = _distinct(y, index) & (fold <= angle)
     return admitted if labels is None else admitted & (labels[index[:, :1]] == labels[index[:, 1:]])
 
 
@@ -178,7 +186,7 @@ def transport(
     *,
     method: str = "pairs",
     angle: Array | float | None = None,
-    labels: Int[Array, " N"] | None = None,
+    labels: Int[Array, " _"] | None = None,
 ) -> Combination:
     """Map source samples by the extended map.
 
@@ -201,6 +209,10 @@ def transport(
     angle = extension.angle if angle is None else angle
     check_form(method, angle)
     y = matching(state, y, x)
+    if labels is not None:
+        labels = jnp.asarray(labels)
+        if labels.shape != y.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise ValueError(f"labels have shape {labels.shape} and type {labels.dtype}: give one integer per point.")
     return _transport(key, extension, state, y, x, jnp.float32(angle), labels, method)
 
 
@@ -221,7 +233,7 @@ def sample(
     *,
     method: str = "pairs",
     angle: Array | float | None = None,
-    labels: Int[Array, " N"] | None = None,
+    labels: Int[Array, " _"] | None = None,
     sampler: Sampler = uniform_cube,
 ) -> Float[Array, "num d"]:
     """Draw `num` new points: quasi-random source samples moved by the extended map.
@@ -246,5 +258,7 @@ def sample(
 @functools.partial(jax.jit, static_argnames=("num", "dim", "sampler"))
 def source_samples(key: Key, num: int, dim: int, sampler: Sampler = uniform_cube) -> Float[Array, "num dim"]:
     """Draw the first `num` points [num, dim] of a quasi-random stream of the source law."""
+    if num < 1:
+        raise ValueError(f"num = {num}: ask for at least one sample.")
     blocks = [draw(key, sampler, start, TILE, dim) for start in range(0, num, TILE)]
     return jnp.concatenate(blocks)[:num]

@@ -7,7 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 
 from otgen.types import Array
 
@@ -92,7 +92,7 @@ def _tiled(x: Array, tile: int, visit) -> tuple[Array, Array]:
 
 @functools.partial(jax.jit, static_argnames="k")
 def top_scores(
-    x: Float[Array, "n d"], y: Float[Array, "N d"], h: Float[Array, " N"], k: int = 1
+    x: Real[Array, "n d"], y: Real[Array, "N d"], h: Real[Array, " N"], k: int = 1
 ) -> tuple[Float[Array, "n {k}"], Int[Array, "n {k}"]]:
     """Return the k largest scores <y_i, x> + h_i of every sample and the points that reach them.
 
@@ -111,7 +111,9 @@ def top_scores(
     if k > y.shape[0]:
         raise ValueError(f"top_scores was asked for k = {k} of {y.shape[0]} points: choose k <= N.")
     last = y.shape[0] - 1
-    y, h = _blocks(y.astype(x.dtype), h.astype(x.dtype))
+    dtype = jnp.promote_types(jnp.result_type(x, y, h), jnp.float32)
+    x, y, h = (array.astype(dtype) for array in (x, y, h))
+    y, h = _blocks(y, h)
 
     def visit(tile):
         groups = _best_group(tile, y, h) if k == 1 else _best_groups(tile, y, h, k)

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from otgen.ot import cells, warm
-from otgen.ot.check import as_points, as_weights
+from otgen.ot.check import as_points, as_weights, is_traced
 from otgen.ot.scores import TILE, top_scores
 from otgen.ot.source import draw, uniform_cube
 from otgen.types import Array, Callback, Key, Sampler, Status, status_of
@@ -122,7 +122,7 @@ def init(
     weights: Float[Array, " N"] | None = None,
     *,
     sampler: Sampler = uniform_cube,
-    h: Float[Array, " N"] | None = None,
+    h: Float[Array, " _"] | None = None,
 ) -> State:
     """Return the state a solve starts from: a warm start and an empty schedule.
 
@@ -144,17 +144,24 @@ def init(
     """
     y = as_points("y", y)
     weights = as_weights(weights, y.shape[0])
-    if h is None:
+    if h is not None:
+        h = jnp.asarray(h)
+        if h.shape != y.shape[:1]:
+            raise ValueError(f"h has shape {h.shape}: give one height per point, shape ({y.shape[0]},).")
+        if not is_traced(h) and not bool(jnp.isfinite(h).all()):
+            raise ValueError("h has NaN or infinite heights: start from None instead.")
+    else:
         h = warm.start(key, _centred(y, weights), weights, sampler)
     return from_heights(h)
 
 
 def from_heights(h: Float[Array, " N"]) -> State:
     """Return a state that holds given heights [N], shifted to mean 0, and has no stage yet."""
-    h = jnp.asarray(h, jnp.float32)
+    h = jnp.asarray(h)
+    h = h.astype(jnp.promote_types(h.dtype, jnp.float32))
     h = h - h.mean()
-    zero, none = jnp.zeros_like(h), jnp.int32(0)
-    return State(h, h, zero, zero, none, Schedule(none, none, jnp.float32(0), jnp.float32(0)))
+    zero, none, rate = jnp.zeros_like(h), jnp.int32(0), jnp.zeros((), h.dtype)
+    return State(h, h, zero, zero, none, Schedule(none, none, rate, rate))
 
 
 def stage(
@@ -174,9 +181,10 @@ def stage(
     sampling leaves in a height: the gap between the two best scores times sqrt(N / samples).
     """
     spread, gap = _scales(key, y, weights, state.h, sampler)
-    rate = first * spread
-    floor = jnp.sqrt(y.shape[0] / (num_steps * batch_size))
-    final = jnp.minimum(_LAST_RATE * gap * floor, rate)
+    dtype = state.h.dtype
+    rate = (first * spread).astype(dtype)
+    floor = (y.shape[0] / (num_steps * batch_size)) ** 0.5
+    final = jnp.minimum(_LAST_RATE * gap * floor, rate).astype(dtype)
     schedule = Schedule(state.step, jnp.int32(num_steps), rate, final)
     return state._replace(iterate=state.h, schedule=schedule)
 
@@ -211,23 +219,23 @@ def step(
     stream = key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
     x = draw(stream, sampler, state.step * batch_size, batch_size, dim)
     _, winner = top_scores(x, _centred(y, weights), state.iterate)
-    masses = jnp.zeros(num).at[winner[:, 0]].add(1.0 / batch_size)
+    masses = jnp.zeros(num, state.h.dtype).at[winner[:, 0]].add(1.0 / batch_size)
     if axis_name is not None:
         masses = jax.lax.pmean(masses, axis_name)
-    return _update(state, masses - weights)
+    return _update(state, masses - weights.astype(masses.dtype))
 
 
 def _update(state: State, gradient: Array) -> State:
     """Adam's update of the heights for a gradient of the energy, and the running mean of the tail."""
-    count = state.step + 1.0
+    count = (state.step + 1).astype(state.h.dtype)
     mu = _B1 * state.mu + (1 - _B1) * gradient
     nu = _B2 * state.nu + (1 - _B2) * gradient**2
     direction = (mu / (1 - _B1**count)) / (jnp.sqrt(nu / (1 - _B2**count)) + 1e-12)
     first, length, rate, final = state.schedule
-    done = (state.step - first) / jnp.maximum(length, 1)
+    done = ((state.step - first) / jnp.maximum(length, 1)).astype(count.dtype)
     iterate = state.iterate - rate * (final / jnp.maximum(rate, 1e-30)) ** done * direction
     iterate = iterate - iterate.mean()
-    tail = jnp.maximum(state.step - first - jnp.floor(_TAIL * length), 0.0)
+    tail = jnp.maximum(state.step - first - jnp.floor(_TAIL * length), 0.0).astype(count.dtype)
     h = state.h + (iterate - state.h) / (tail + 1.0)
     return State(h, iterate, mu, nu, state.step + 1, state.schedule)
 
@@ -267,7 +275,7 @@ def matching(state: State, y: Array, x: Array | None = None) -> Array:
         raise ValueError(
             f"the state has {state.h.shape[0]} heights but y has {y.shape[0]} points: use the y it was solved for."
         )
-    if x is not None and (x.ndim != 2 or x.shape[1] != y.shape[1]):
+    if x is not None and (jnp.ndim(x) != 2 or x.shape[1] != y.shape[1]):
         raise ValueError(
             f"x has shape {x.shape}, but the points have dimension {y.shape[1]}: give samples [n, {y.shape[1]}]."
         )
@@ -379,8 +387,9 @@ def run(
 ) -> tuple[State, Info]:
     """Solve for the heights until the held-out chi2 is below `tol`. Nothing needs tuning.
 
-    A first stage draws about 2 (N - 1) / tol samples, twice what the best estimator needs; while the chi2 measured
-    on fresh samples is above `tol`, a further stage of twice the samples starts from the heights reached. Runs
+    If the warm start is good enough, no step is taken. Else a first stage draws about 2 (N - 1) / tol samples, twice
+    what the best estimator needs; while the chi2 measured on fresh samples is above `tol`, a further stage of twice
+    the samples starts from the heights reached. Runs
     on the host, calling jitted loops of steps; inside your own jit use `init`, `stage`, `step` and `chi2`.
 
     Args:
@@ -411,20 +420,27 @@ def run(
     num, dim = points.shape
     if num < 2:
         raise ValueError("All points of y coincide: the map is constant, so there is nothing to solve.")
-    batch_size = batch_size or (1024 if num <= 20_000 else 2048)
+    batch_size = (1024 if num <= 20_000 else 2048) if batch_size is None else batch_size
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size = {batch_size!r}: give a positive integer, best a power of two up to 65,536.")
     first_stage = max(_SAMPLES * (num - 1) / tol, _MIN_STEPS * batch_size)
-    limit = int((max_samples or 16 * first_stage) // batch_size)
+    limit = int((16 * first_stage if max_samples is None else max_samples) // batch_size)
     if limit < 1:
         raise ValueError(f"max_samples = {max_samples} is less than one batch of {batch_size}: raise it.")
     start_key, train_key, test_key = jax.random.split(key, 3)
-    if state is None:
+    num_test = _held_out_size(num, tol, limit * batch_size)
+    if state is not None:
+        matching(state, y)
+        state = state if groups is None else _one_of_each(state, groups)
+    else:
         state = init(start_key, points, weights, sampler=sampler)
+        info = _evaluate(test_key, state, points, weights, tol, num_test, batch_size, sampler)
+        if float(info.chi2 + 2 * info.chi2_error) < tol:  # the affine warm start is all it takes
+            return _repeated(state, groups), info
+    if int(state.schedule.length) == 0:
         length = min(int(first_stage // batch_size), limit)
         state = stage(start_key, state, points, weights, length, batch_size, sampler=sampler)
-    elif groups is not None:
-        state = _one_of_each(state, groups)
     several = int(np.clip(_WORK / (num * (dim + 8) * batch_size), 1, 10_000))  # steps between callbacks
-    num_test = _held_out_size(num, tol, limit * batch_size)
 
     while True:
         end = int(state.schedule.first + state.schedule.length)

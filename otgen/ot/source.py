@@ -44,7 +44,7 @@ def _ball_from_cube(u: Array) -> Array:
     z = jax.scipy.special.ndtri(u)
     norm_sq = jnp.sum(z**2, -1, keepdims=True)
     radius = jax.scipy.special.gammainc(dim / 2.0, norm_sq / 2.0) ** (1.0 / dim)  # chi2 cdf = r^d
-    return z * radius / jnp.sqrt(norm_sq)
+    return z * radius / jnp.sqrt(jnp.maximum(norm_sq, 1e-30))
 
 
 uniform_cube = Source("uniform_cube", lambda u: u - 0.5)

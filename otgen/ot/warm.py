@@ -25,7 +25,8 @@ def _exact_on_the_line(y: Array, weights: Array, sampler: Sampler) -> Array:
     """Neighbouring cells meet at the quantile of the mass below: h_{i+1} = h_i - quantile (y_{i+1} - y_i)."""
     order = jnp.argsort(y[:, 0])
     points = y[order, 0]
-    quantile = sampler.from_cube(jnp.cumsum(weights[order])[:-1, None])[:, 0]
+    level = jnp.clip(jnp.cumsum(weights[order])[:-1], 2.0**-24, 1 - 2.0**-24)
+    quantile = sampler.from_cube(level[:, None])[:, 0]
     heights = jnp.concatenate([jnp.zeros(1), jnp.cumsum(-quantile * jnp.diff(points))])
     return jnp.zeros_like(heights).at[order].set(heights)
 

@@ -25,6 +25,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path | str, config: dict[str, Any], keep: int = 2):
+        if keep < 1:
+            raise ValueError(f"keep = {keep} would keep no checkpoint: give 1 or more.")
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
@@ -74,7 +76,10 @@ def refuse_other_config(path: Path, config: dict[str, Any]) -> None:
     """Raise ValueError if the configuration stored at `path` is there and differs, naming the fields."""
     if not path.exists():
         return
-    stored = json.loads(path.read_text())
+    try:
+        stored = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete {path.parent}, or choose another folder.") from error
     wanted = json.loads(json.dumps(config))
     differing = [name for name in sorted({*stored, *wanted}) if stored.get(name) != wanted.get(name)]
     if differing:

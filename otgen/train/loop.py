@@ -8,6 +8,9 @@ import signal
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from otgen.train.checkpoint import Checkpoints
 from otgen.train.parallel import mapped
 from otgen.types import Callback, Key
@@ -52,20 +55,34 @@ def train(
                 state, metrics = run(state, batch, key)
                 now += 1
                 due = checkpoints is not None and now % save_every == 0
-                if due or now % log_every == 0:  # what is saved has been found finite
+                if due or now % log_every == 0:
                     report(now, metrics, callback, checkpoints)
                     metrics = None
                 if due:
-                    checkpoints.save(now, state)
+                    save(now, state, checkpoints)
     except KeyboardInterrupt:
         if checkpoints:
-            checkpoints.save(int(state.step), state)
+            save(int(state.step), state, checkpoints)
         raise
     if metrics is not None:
         report(now, metrics, callback, checkpoints)
-    if checkpoints:
-        checkpoints.save(now, state)
+    save(now, state, checkpoints)
     return state
+
+
+def save(step: int, state: Any, checkpoints: Checkpoints | None) -> None:
+    """Save a state that is finite; raise NonFinite otherwise."""
+    leaves = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in leaves):
+        raise NonFinite(f"the state has NaN or infinite numbers at step {step}: {_advice(checkpoints)}.")
+    if checkpoints:
+        checkpoints.save(step, state)
+
+
+def _advice(checkpoints: Checkpoints | None) -> str:
+    good = checkpoints.newest() if checkpoints else None
+    where = f"the last checkpoint is step {good} in {checkpoints.folder}" if good is not None else "none was saved"
+    return f"lower the learning rate or look at the data; {where}"
 
 
 def report(step: int, metrics: dict, callback: Callback | None, checkpoints: Checkpoints | None) -> None:
@@ -73,11 +90,7 @@ def report(step: int, metrics: dict, callback: Callback | None, checkpoints: Che
     numbers = {name: float(value) for name, value in metrics.items()}
     for name, value in numbers.items():
         if not math.isfinite(value):
-            good = checkpoints.newest() if checkpoints else None
-            where = (
-                f"the last checkpoint is step {good} in {checkpoints.folder}" if good is not None else "none was saved"
-            )
-            raise NonFinite(f"{name} = {value} at step {step}: lower the learning rate or look at the data; {where}.")
+            raise NonFinite(f"{name} = {value} at step {step}: {_advice(checkpoints)}.")
     if callback:
         callback(step, numbers)
 
