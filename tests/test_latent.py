@@ -140,6 +140,14 @@ def exact_uniform(weights, y):
     return np.array(values)
 
 
+@pytest.mark.parametrize("weights", [[0.7, 0.3], [0.5, 0.5], [1.0, 1.0, 1.0], [0.5, 0.3, 0.2], [0.25] * 4])
+def test_uniform_closed_forms_against_rational_arithmetic_in_float64(weights):
+    with jax.enable_x64(True):
+        y = np.linspace(-0.99, 0.99, 41) * np.sum(weights)
+        value = sums.uniform_match(jnp.asarray(weights, jnp.float64), jnp.asarray(y))
+        np.testing.assert_allclose(value, exact_uniform(weights, y), rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     "weights",
     [
