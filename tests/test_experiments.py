@@ -50,6 +50,7 @@ def test_ae_ot_on_toys(tmp_path, name):
     assert (tmp_path / "run" / "transport.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_latent_ops_smoke(tmp_path):
     results = latent_ops.main(latent_ops.Config.smoke(out=str(tmp_path)))
     assert all_finite(results)

@@ -160,7 +160,7 @@ def test_uniform_closed_forms_against_rational_arithmetic_in_float64(weights):
         [0.25] * 4,
         [1 / 6] * 6,
         [0.125] * 8,
-        [0.1] * 10,
+        pytest.param([0.1] * 10, marks=pytest.mark.slow),
     ],
 )
 def test_uniform_map_in_float32_wherever_the_weights_lie(weights):
@@ -355,7 +355,15 @@ def test_half_precision_in_and_out(dtype):
     np.testing.assert_array_equal(made, exact.astype(dtype))
 
 
-@pytest.mark.parametrize("prior", [latent.Normal(), latent.Uniform(), latent.StudentT(4.0), latent.TruncatedNormal()])
+@pytest.mark.parametrize(
+    "prior",
+    [
+        latent.Normal(),
+        latent.Uniform(),
+        pytest.param(latent.StudentT(4.0), marks=pytest.mark.slow),
+        latent.TruncatedNormal(),
+    ],
+)
 def test_jit_once_for_all_t_and_gradients(prior):
     z0, z1 = draws(prior, 2, (20,))
     traces = []
