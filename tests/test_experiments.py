@@ -42,7 +42,7 @@ def test_ae_ot_on_digits_smoke(tmp_path):
         ae_ot.main(ae_ot.Config.smoke(out=str(tmp_path / "run"), resume=True, seed=1))
 
 
-@pytest.mark.parametrize("name", ["twenty_five_gaussians", "two_moons"])
+@pytest.mark.parametrize("name", ["twenty_five_gaussians", pytest.param("two_moons", marks=pytest.mark.slow)])
 def test_ae_ot_on_toys(tmp_path, name):
     results = ae_ot.main(ae_ot.Config(dataset=name, out=str(tmp_path / "run"), progress=False, tol=0.01))
     assert all_finite(results)

@@ -317,6 +317,7 @@ def test_paths_of_bounded_priors_inside_and_outside_jit():
     np.testing.assert_allclose(jax.jit(lambda s: latent.lerp(s, z0, z1, prior))(t), path, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_learned_priors_return_codes_with_equal_frequency():
     codes = jax.random.normal(jax.random.key(0), (100, 3)) * jnp.array([3.0, 1.0, 0.5])
     prior = latent.Learned(codes)
