@@ -15,6 +15,50 @@ def is_traced(*arrays: ArrayLike) -> bool:
     return any(isinstance(array, jax.core.Tracer) for array in arrays)
 
 
+def require_finite(name: str, array: ArrayLike) -> None:
+    """Refuse NaN and infinite entries, outside jit.
+
+    Raises:
+      ValueError: saying how many there are.
+    """
+    if not is_traced(array):
+        bad = np.count_nonzero(~np.isfinite(np.asarray(array)))
+        if bad:
+            raise ValueError(f"{name} has {bad} NaN or infinite entries: remove or repair them.")
+
+
+def require_positive(name: str, number: ArrayLike) -> None:
+    """Refuse numbers that are not positive and finite, outside jit.
+
+    Raises:
+      ValueError: with the number given.
+    """
+    if not is_traced(number):
+        value = np.asarray(number)
+        if not (np.isfinite(value).all() and (value > 0).all()):
+            raise ValueError(f"{name} = {number}: give a positive finite number.")
+
+
+def as_mass(name: str, weights: ArrayLike | None, num: int, dtype: jnp.dtype = jnp.float32) -> Array:
+    """Return non-negative weights [num] as they are, zeros allowed and any total; uniform with total 1 for None.
+
+    Raises:
+      ValueError: if the shape is not [num], or (outside jit) if a weight is negative or not finite, or all are zero.
+    """
+    if weights is None:
+        return jnp.full(num, 1.0 / num, dtype)
+    weights = jnp.asarray(weights, dtype)
+    if weights.shape != (num,):
+        raise ValueError(f"{name} has shape {weights.shape}: give one weight per point, shape ({num},).")
+    if not is_traced(weights):
+        values = np.asarray(weights, np.float64)
+        if not np.isfinite(values).all() or values.min() < 0:
+            raise ValueError(f"{name} has a smallest value of {values.min()}: weights must be finite and not negative.")
+        if values.sum() == 0:
+            raise ValueError(f"{name} is all zeros: at least one point must carry mass.")
+    return weights
+
+
 def as_points(name: str, points: ArrayLike, least: int = 2) -> Array:
     """Return points [n, d] as an array of float32 at least.
 

@@ -1,0 +1,253 @@
+"""Ground costs: what moving a unit of mass from x to y costs, as a matrix or as two clouds that never meet in memory.
+
+Every algorithm is written against one primitive, `map_blocks`: it hands a function the cost matrix a block of rows, or of
+columns, at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from otgen.ot.check import as_points, require_finite
+from otgen.ot.distances import CostFn, SqEuclidean, as_cost_fn
+from otgen.types import Array
+
+BLOCK = 2**20  # entries of the cost matrix in memory at a time, 4 MiB in float32
+
+
+class Cost(Protocol):
+    """A ground cost between n source and m target points.
+
+    Anything with these two members can be given to the solvers; `softmin` and `matrix` are conveniences of the costs here.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    def map_blocks(self, function: Callable[..., Any], *ours: Array, axis: int = 1) -> Any: ...
+
+
+class _Cost:
+    """What DenseCost and PairwiseCost share: everything that `map_blocks` gives."""
+
+    def matrix(self) -> Float[Array, "n m"]:
+        """Return the cost matrix itself, n x m in memory."""
+        return self.map_blocks(lambda block: block)
+
+    def softmin(
+        self,
+        epsilon: ArrayLike,
+        potential: ArrayLike,
+        log_weights: ArrayLike | None = None,
+        axis: int = 1,
+    ) -> Float[Array, " _"]:
+        """Return the smoothed minimum over one side, -epsilon log sum_j w_j exp((g_j - c_ij) / epsilon).
+
+        Streamed in blocks, forwards and backwards: n x m is never stored unless the cost is a matrix already.
+
+        Args:
+          epsilon: temperature, in units of the cost; traced.
+          potential: of the side that is summed over, [m] for axis 1 and [n] for axis 0.
+          log_weights: of the same side and shape; minus infinity leaves a point out. None is weight one.
+          axis: the side that is summed over. Static.
+
+        Returns:
+          One number per point of the other side, in units of the cost; infinite where every point is left out.
+
+        Reference: Peyre and Cuturi (2019), arXiv 1803.00567, section 4.4.
+        """
+        potential = jnp.asarray(potential)
+        if potential.shape != (self.shape[axis],):
+            raise ValueError(
+                f"potential has shape {potential.shape}: axis {axis} of a cost {self.shape} needs ({self.shape[axis]},)."
+            )
+        weights = jnp.zeros_like(potential) if log_weights is None else jnp.asarray(log_weights)
+        return self.map_blocks(lambda block: _softmin(block, epsilon, potential, weights, axis), axis=axis)
+
+    def mean(self, a: ArrayLike | None = None, b: ArrayLike | None = None) -> Float[Array, ""]:
+        """Return the mean cost sum_ij a_i b_j c_ij of independent points, uniform for None."""
+        n, m = self.shape
+        a = jnp.full(n, 1.0 / n) if a is None else jnp.asarray(a)
+        b = jnp.full(m, 1.0 / m) if b is None else jnp.asarray(b)
+        return a @ self.map_blocks(lambda block: jnp.matmul(block, b, precision="highest"))
+
+
+def along(values: Array, axis: int) -> Array:
+    """Give a vector the shape in which it runs along one axis of a block."""
+    return values[None, :] if axis == 1 else values[:, None]
+
+
+def _softmin(block: Array, epsilon: ArrayLike, potential: Array, log_weights: Array, axis: int) -> Array:
+    scores = (along(potential, axis) - block) / epsilon + along(log_weights, axis)
+    top = jax.lax.stop_gradient(jnp.max(scores, axis))
+    top = jnp.where(jnp.isfinite(top), top, 0.0)  # a row of minus infinities: log 0, not NaN
+    return -epsilon * (jnp.log(jnp.sum(jnp.exp(scores - along(top, 1 - axis)), axis)) + top)
+
+
+def _register(cls: type, leaves: tuple[str, ...], static: tuple[str, ...] = ()) -> type:
+    """Make a class a pytree whose copies inside transformations skip the checks of its constructor."""
+
+    def unflatten(aux: tuple, children: tuple) -> Any:
+        made = object.__new__(cls)
+        for name, value in zip(leaves + static, (*children, *aux), strict=True):
+            object.__setattr__(made, name, value)
+        return made
+
+    jax.tree_util.register_pytree_with_keys(
+        cls,
+        lambda it: (
+            [(jax.tree_util.GetAttrKey(name), getattr(it, name)) for name in leaves],
+            tuple(getattr(it, name) for name in static),
+        ),
+        unflatten,
+        lambda it: (tuple(getattr(it, name) for name in leaves), tuple(getattr(it, name) for name in static)),
+    )
+    return cls
+
+
+class DenseCost(_Cost):
+    """A ground cost given as a matrix.
+
+    Args:
+      values: cost matrix [n, m], finite, in any unit; epsilon and potentials then have the same.
+
+    Raises:
+      ValueError: if it is not a matrix with two sides, or (outside jit) not finite.
+    """
+
+    values: Array
+
+    def __init__(self, values: ArrayLike):
+        values = jnp.asarray(values)
+        if values.ndim != 2 or 0 in values.shape:
+            raise ValueError(f"a cost matrix of shape {values.shape}: give [n, m] with at least one point on each side.")
+        require_finite("the cost matrix", values)
+        self.values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Points on either side, (n, m)."""
+        return self.values.shape
+
+    @property
+    def dtype(self) -> Any:
+        """The type of the costs."""
+        return self.values.dtype
+
+    def matrix(self) -> Float[Array, "n m"]:
+        """Return the cost matrix."""
+        return self.values
+
+    def map_blocks(self, function: Callable[..., Any], *ours: Array, axis: int = 1) -> Any:
+        """Return function(matrix, *ours): the matrix is there, so it is one block."""
+        return function(self.values, *ours)
+
+    def __repr__(self) -> str:
+        return f"DenseCost({self.shape[0]} x {self.shape[1]})"
+
+
+class PairwiseCost(_Cost):
+    """A ground cost between two clouds, computed where it is needed and never stored.
+
+    Args:
+      x: source points [n, d].
+      y: target points [m, d].
+      cost_fn: a cost of `otgen.ot.distances` or any function of two vectors [d]; |x - y|^2, not halved, by default. Define
+        your own function once, at module level: a new lambda per call retraces what is jitted.
+      block: entries of the matrix in memory at a time; about a million by default. Static.
+
+    Translation-invariant costs move both clouds to a common centre first, so that a shift of both changes no digit.
+    Differentiable in x, y and the parameters of the cost.
+
+    Raises:
+      ValueError: for other shapes, different dimensions, an empty side, or (outside jit) non-finite points.
+    """
+
+    x: Array
+    y: Array
+    cost_fn: CostFn
+    block: int
+
+    def __init__(
+        self, x: ArrayLike, y: ArrayLike, cost_fn: Callable[..., Any] | CostFn | None = None, *, block: int = BLOCK
+    ):
+        self.x, self.y = as_points("x", x, least=1), as_points("y", y, least=1)
+        if self.x.shape[1] != self.y.shape[1]:
+            raise ValueError(
+                f"x has {self.x.shape[1]} columns and y {self.y.shape[1]}: both clouds must live in the same space."
+            )
+        if block < 1:
+            raise ValueError(f"block = {block}: give the number of cost entries to hold at a time, at least 1.")
+        dtype = jnp.promote_types(self.x.dtype, self.y.dtype)
+        self.x, self.y = self.x.astype(dtype), self.y.astype(dtype)
+        self.cost_fn, self.block = SqEuclidean() if cost_fn is None else as_cost_fn(cost_fn), block
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Points on either side, (n, m)."""
+        return self.x.shape[0], self.y.shape[0]
+
+    @property
+    def dtype(self) -> Any:
+        """The type of the costs."""
+        return self.x.dtype
+
+    def pairs(self, i: Array, j: Array) -> Float[Array, " k"]:
+        """Return the costs of the pairs (i_k, j_k), without the others."""
+        x, y = self._centred()
+        return jax.vmap(self.cost_fn)(x[i], y[j])
+
+    def _centred(self) -> tuple[Array, Array]:
+        if not self.cost_fn.invariant:
+            return self.x, self.y
+        shift = jax.lax.stop_gradient(0.5 * (self.x.mean(0) + self.y.mean(0)))
+        return self.x - shift, self.y - shift
+
+    def map_blocks(self, function: Callable[..., Any], *ours: Array, axis: int = 1) -> Any:
+        """Return function(block, *ours), one result for each point of one side, a block of its points at a time.
+
+        The backward pass computes the blocks again, so it needs no more memory than the forward one.
+
+        Args:
+          function: takes a block [k, m] for axis 1, [n, k] for axis 0, and returns arrays that begin with k.
+          *ours: arrays of which the function takes the rows that go with the block, [n, ...] or [m, ...].
+          axis: the axis that the function reduces. Static.
+        """
+        x, y = self._centred()
+        if axis == 1:
+            points, pairwise = x, lambda part: self.cost_fn.pairwise(part, y)
+        else:
+            points, pairwise = y, lambda part: self.cost_fn.pairwise(x, part)
+        num, other = points.shape[0], self.shape[axis]
+        size = max(1, min(num, self.block // other))
+        if size == num:
+            return function(pairwise(points), *ours)
+        # Whole blocks only: the last one is filled up with copies of the last row, whose results are cut off.
+        count = math.ceil(num / size)
+        index = jnp.minimum(jnp.arange(count * size), num - 1).reshape(count, size)
+
+        @jax.checkpoint
+        def body(index: Array) -> Any:
+            return function(pairwise(points[index]), *(our[index] for our in ours))
+
+        blocks = jax.lax.map(body, index)
+        return jax.tree.map(lambda out: out.reshape(count * size, *out.shape[2:])[:num], blocks)
+
+    def __repr__(self) -> str:
+        return f"PairwiseCost({self.shape[0]} x {self.shape[1]}, {self.cost_fn})"
+
+
+_register(DenseCost, ("values",))
+_register(PairwiseCost, ("x", "y", "cost_fn"), ("block",))
+
+
+def pair_costs(cost: DenseCost | PairwiseCost, i: Array, j: Array) -> Float[Array, " k"]:
+    """Return the costs of the pairs (i_k, j_k), without the others."""
+    return cost.pairs(i, j) if isinstance(cost, PairwiseCost) else cost.values[i, j]
