@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,20 +22,25 @@ from otgen.types import Array
 BLOCK = 2**20  # entries of the cost matrix in memory at a time, 4 MiB in float32
 
 
-class Cost(Protocol):
-    """A ground cost between n source and m target points.
+class Cost:
+    """A ground cost between n source and m target points, in units of the caller's choice.
 
-    Anything with these two members can be given to the solvers; `softmin` and `matrix` are conveniences of the costs here.
+    Subclass it with `shape`, `dtype` and `map_blocks` (and register it as a pytree) to bring a cost of your own.
     """
 
     @property
-    def shape(self) -> tuple[int, int]: ...
+    def shape(self) -> tuple[int, int]:
+        """Points on either side, (n, m)."""
+        raise TypeError(f"{type(self).__name__} must define shape, (n, m).")
 
-    def map_blocks(self, function: Callable[..., Any], *ours: Array, axis: int = 1) -> Any: ...
+    @property
+    def dtype(self) -> Any:
+        """The type of the costs, float32 at least."""
+        return jnp.float32
 
-
-class _Cost:
-    """What DenseCost and PairwiseCost share: everything that `map_blocks` gives."""
+    def map_blocks(self, function: Callable[..., Any], *ours: Array, axis: int = 1) -> Any:
+        """Return function(block, *ours), one result for each point of one side; see `PairwiseCost.map_blocks`."""
+        raise TypeError(f"{type(self).__name__} must define map_blocks(function, *ours, axis=1).")
 
     def matrix(self) -> Float[Array, "n m"]:
         """Return the cost matrix itself, n x m in memory."""
@@ -112,7 +117,7 @@ def _register(cls: type, leaves: tuple[str, ...], static: tuple[str, ...] = ()) 
     return cls
 
 
-class DenseCost(_Cost):
+class DenseCost(Cost):
     """A ground cost given as a matrix.
 
     Args:
@@ -127,7 +132,9 @@ class DenseCost(_Cost):
     def __init__(self, values: ArrayLike):
         values = jnp.asarray(values)
         if values.ndim != 2 or 0 in values.shape:
-            raise ValueError(f"a cost matrix of shape {values.shape}: give [n, m] with at least one point on each side.")
+            raise ValueError(
+                f"a cost matrix of shape {values.shape}: give [n, m] with at least one point on each side."
+            )
         require_finite("the cost matrix", values)
         self.values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
 
@@ -153,7 +160,7 @@ class DenseCost(_Cost):
         return f"DenseCost({self.shape[0]} x {self.shape[1]})"
 
 
-class PairwiseCost(_Cost):
+class PairwiseCost(Cost):
     """A ground cost between two clouds, computed where it is needed and never stored.
 
     Args:

@@ -140,7 +140,9 @@ def _gain(at: Loop, trial: Loop, kernel: Kernel, problem: Problem, epsilon: Arra
         return target * jnp.where(relaxed > 0, curved, step)
 
     relaxed = (1 - problem.tau_b) / problem.tau_b
-    columns = rise(problem.b * jnp.exp(-relaxed * (kernel.g / epsilon + at.log_v)), trial.log_v - at.log_v, problem.tau_b)
+    columns = rise(
+        problem.b * jnp.exp(-relaxed * (kernel.g / epsilon + at.log_v)), trial.log_v - at.log_v, problem.tau_b
+    )
     rows = rise(_target(kernel, at.log_u, problem, epsilon), trial.log_u - at.log_u, problem.tau_a)
     return total(rows, problem.axis_name) + (1 + relaxed) * jnp.sum(columns)
 

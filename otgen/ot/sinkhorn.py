@@ -9,24 +9,40 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot import newton
-from otgen.ot.check import as_mass, is_traced, require_positive
-from otgen.ot.costs import Cost, DenseCost, along
+from otgen.ot import implicit, newton
+from otgen.ot.costs import Cost
+from otgen.ot.entropic import (
+    State,
+    apply_plan,
+    as_masses,
+    as_numbers,
+    dual_value,
+    in_memory,
+    marginals,
+    plan,
+    primal_cost,
+    soft_columns,
+    soft_rows,
+)
+from otgen.ot.pairing import sample_plan
 from otgen.types import Array, Status, status_of
 
 DENSE = 2**25  # up to this many entries `run` keeps the matrix: 128 MiB, and as much for the kernel
 
 
-class State(NamedTuple):
-    """Potentials: the plan is a_i b_j exp((f_i + g_j - c_ij) / epsilon).
-
-    Attributes:
-      f: potential of the source points [n], in units of the cost.
-      g: potential of the target points [m].
-    """
-
-    f: Array
-    g: Array
+__all__ = [
+    "Info",
+    "State",
+    "apply_plan",
+    "init",
+    "marginals",
+    "plan",
+    "primal_cost",
+    "run",
+    "sample_plan",
+    "step",
+    "value",
+]
 
 
 class Info(NamedTuple):
@@ -46,63 +62,9 @@ class Info(NamedTuple):
     status: Array
 
 
-def _masses(
-    cost: Cost, a: ArrayLike | None, b: ArrayLike | None, tau_a: ArrayLike, tau_b: ArrayLike
-) -> tuple[Array, Array]:
-    """Check the weights of both sides; balanced, they must have one total."""
-    if not hasattr(cost, "map_blocks"):
-        raise ValueError(
-            f"cost is a {type(cost).__name__}: give DenseCost(matrix) or PairwiseCost(x, y), or any class with shape "
-            "and map_blocks."
-        )
-    n, m = cost.shape
-    dtype = getattr(cost, "dtype", jnp.float32)
-    a, b = as_mass("a", a, n, dtype), as_mass("b", b, m, dtype)
-    for name, tau in (("tau_a", tau_a), ("tau_b", tau_b)):
-        require_positive(name, tau)
-        if not is_traced(tau) and tau > 1:
-            raise ValueError(f"{name} = {tau}: tau = rho / (rho + epsilon) lies in (0, 1], 1 meets the marginal exactly.")
-    if not is_traced(a, b, tau_a, tau_b) and tau_a == 1 and tau_b == 1:
-        left, right = float(a.sum()), float(b.sum())
-        if abs(left - right) > 1e-4 * max(left, right):
-            raise ValueError(
-                f"a sums to {left:.6g} and b to {right:.6g}: balanced transport needs equal totals. Divide each by its "
-                "sum, or relax the marginals with tau_a, tau_b < 1."
-            )
-    return a, b
-
-
-def _numbers(cost: Cost, **numbers: ArrayLike) -> tuple[Array, ...]:
-    """Check that numbers are positive and give them the type of the cost."""
-    for name, number in numbers.items():
-        require_positive(name, number)
-    return tuple(jnp.asarray(number, getattr(cost, "dtype", jnp.float32)) for number in numbers.values())
-
-
 def init(cost: Cost) -> State:
     """Return zero potentials for a cost."""
-    dtype = getattr(cost, "dtype", jnp.float32)
-    return State(jnp.zeros(cost.shape[0], dtype), jnp.zeros(cost.shape[1], dtype))
-
-
-def _log(weights: Array) -> Array:
-    positive = weights > 0
-    return jnp.where(positive, jnp.log(jnp.where(positive, weights, 1.0)), -jnp.inf)
-
-
-def _soft_columns(cost: Cost, f: Array, log_a: Array, epsilon: Array, axis_name: str | None) -> Array:
-    """The softmin over the source points of all devices."""
-    g = cost.map_blocks(lambda block: _negative_lse((f[:, None] - block) / epsilon + log_a[:, None], 0), axis=0)
-    if axis_name is not None:
-        top = jax.lax.pmin(jax.lax.stop_gradient(g), axis_name)
-        g = top - jnp.log(jax.lax.psum(jnp.exp(top - g), axis_name))
-    return epsilon * g
-
-
-def _negative_lse(scores: Array, axis: int) -> Array:
-    top = jax.lax.stop_gradient(jnp.max(scores, axis))
-    top = jnp.where(jnp.isfinite(top), top, 0.0)
-    return -(jnp.log(jnp.sum(jnp.exp(scores - along(top, 1 - axis)), axis)) + top)
+    return State(jnp.zeros(cost.shape[0], cost.dtype), jnp.zeros(cost.shape[1], cost.dtype))
 
 
 def step(
@@ -139,49 +101,11 @@ def step(
 
     Reference: Cuturi (2013), arXiv 1306.0895; Chizat et al. (2018), arXiv 1607.05816.
     """
-    a, b = _masses(cost, a, b, tau_a, tau_b)
-    (epsilon,) = _numbers(cost, epsilon=epsilon)
-    f = tau_a * cost.map_blocks(lambda block: epsilon * _negative_lse((state.g - block) / epsilon + _log(b), 1))
-    g = tau_b * _soft_columns(cost, f, _log(a), epsilon, axis_name)
+    a, b = as_masses(cost, a, b, tau_a, tau_b)
+    (epsilon,) = as_numbers(cost, epsilon=epsilon)
+    f = tau_a * soft_rows(cost, state.g, b, epsilon)
+    g = tau_b * soft_columns(cost, f, a, epsilon, axis_name)
     return State(f, g)
-
-
-def _plan_block(block: Array, f: Array, g: Array, epsilon: Array) -> Array:
-    return jnp.exp((f[:, None] + g - block) / epsilon)
-
-
-def marginals(
-    cost: Cost,
-    state: State,
-    a: ArrayLike | None = None,
-    b: ArrayLike | None = None,
-    *,
-    epsilon: ArrayLike,
-    axis_name: str | None = None,
-) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
-    """Return the marginals P1 [n] and P'1 [m] of the plan of a state, streamed."""
-    a, b = _masses(cost, a, b, 1.0, 0.5)
-    (epsilon,) = _numbers(cost, epsilon=epsilon)
-    f, g = state
-    rows = cost.map_blocks(lambda block, fi: jnp.sum(b * _plan_block(block, fi, g, epsilon), 1), f)
-    columns = cost.map_blocks(lambda block, gj: jnp.sum(a[:, None] * _plan_block(block, f, gj, epsilon), 0), g, axis=0)
-    if axis_name is not None:
-        columns = jax.lax.psum(columns, axis_name)
-    return a * rows, b * columns
-
-
-def _dual(state: State, rows: Array, problem: newton.Problem, epsilon: Array) -> Array:
-    """The dual objective, given the row marginal of the plan for its mass; defined for tau = 1 and below."""
-
-    def side(mass: Array, potential: Array, tau: Array, axis_name: str | None) -> Array:
-        rho = epsilon * tau / jnp.where(tau < 1, 1 - tau, 1.0)
-        relaxed = -rho * jnp.expm1(-potential / rho)
-        return newton.total(mass * jnp.where(tau < 1, relaxed, potential), axis_name)
-
-    a, b, tau_a, tau_b, axis_name = problem.a, problem.b, problem.tau_a, problem.tau_b, problem.axis_name
-    product = newton.total(a, axis_name) * jnp.sum(b)
-    surplus = newton.total(rows, axis_name) - product
-    return side(a, state.f, tau_a, axis_name) + side(b, state.g, tau_b, None) - epsilon * surplus
 
 
 def _centre(state: State, problem: newton.Problem) -> State:
@@ -192,9 +116,7 @@ def _centre(state: State, problem: newton.Problem) -> State:
     return State(state.f - mean, state.g + mean)
 
 
-def _info(
-    cost: Cost, state: State, problem: newton.Problem, epsilon: Array, tol: Array, num_steps: Array
-) -> Info:
+def _info(cost: Cost, state: State, problem: newton.Problem, epsilon: Array, tol: Array, num_steps: Array) -> Info:
     """Recompute the error of a state from its potentials, and the dual value with it."""
     a, b, tau_a, tau_b, axis_name = problem.a, problem.b, problem.tau_a, problem.tau_b, problem.axis_name
     rows, columns = marginals(cost, state, a, b, epsilon=epsilon, axis_name=axis_name)
@@ -213,19 +135,7 @@ def _info(
     error = jnp.where((tau_a == 1) & (tau_b == 1), balanced, relaxed)
     finite = jnp.all(jnp.isfinite(state.f)) & jnp.all(jnp.isfinite(state.g)) & (epsilon > 0)
     error = jnp.where(finite, error, jnp.nan)
-    return Info(error, _dual(state, rows, problem, epsilon), num_steps, status_of(error, tol))
-
-
-def in_memory(cost: Cost, dense: bool | None) -> Cost:
-    """Return the cost as a matrix where that is asked for, or None is and it is small enough."""
-    if isinstance(cost, DenseCost):
-        return cost
-    small = cost.shape[0] * cost.shape[1] <= DENSE
-    if (small if dense is None else dense) and hasattr(cost, "matrix"):
-        made = object.__new__(DenseCost)
-        made.values = cost.matrix()
-        return made
-    return cost
+    return Info(error, dual_value(state, rows, problem, epsilon), num_steps, status_of(error, tol))
 
 
 def run(
@@ -278,23 +188,92 @@ def run(
     Reference: Cuturi (2013), arXiv 1306.0895; Schmitzer (2019), arXiv 1610.06519 (stabilised kernels, scaling of
     epsilon); Brauer et al. (2017), arXiv 1710.06635 (Newton).
     """
-    a, b = _masses(cost, a, b, tau_a, tau_b)
-    epsilon, tol, tau_a, tau_b = _numbers(cost, epsilon=epsilon, tol=tol, tau_a=tau_a, tau_b=tau_b)
+    problem, state, epsilon, tol, anneal = _prepare(cost, a, b, epsilon, tau_a, tau_b, tol, state, anneal, axis_name)
+    cost = _held(cost, dense)
+    if num_iterations is None:
+        return _solve(cost, problem, state, epsilon, tol, jnp.asarray(max_steps, jnp.int32), anneal)
+    if num_iterations < 1:
+        raise ValueError(f"num_iterations = {num_iterations}: at least 1 is needed, or None to stop at tol.")
+    return _fixed(cost, problem, state, epsilon, tol, num_iterations)
+
+
+def value(
+    cost: Cost,
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    epsilon: ArrayLike,
+    tau_a: ArrayLike = 1.0,
+    tau_b: ArrayLike = 1.0,
+    tol: ArrayLike = 1e-3,
+    max_steps: ArrayLike = 2000,
+    state: State | None = None,
+    anneal: bool | None = None,
+    dense: bool | None = None,
+) -> Float[Array, ""]:
+    """Return the value of entropic optimal transport, differentiable in x, y, a, b, epsilon, tau and the cost.
+
+    min_P <C, P> + epsilon KL(P | a b') + rho_a KL(P1 | a) + rho_b KL(P'1 | b), computed as the dual objective at the
+    potentials of `run`: a lower bound, off by the square of the error. Gradients are those of the envelope theorem, whose
+    own error is that of the plan; Hessian-vector products solve the linearised marginal equations. Both stream. The
+    gradient in a is f, defined up to a constant in the balanced problem, where the totals must stay equal.
+
+    Args:
+      cost: as in `run`, with all other arguments.
+      a: weights of the source points [n].
+      b: weights of the target points [m].
+      epsilon: temperature, in units of the cost.
+      tau_a: rho_a / (rho_a + epsilon).
+      tau_b: the same for the target side.
+      tol: on the error; ask for 1e-4 or less where gradients matter.
+      max_steps: limit on products with the kernel.
+      state: potentials to start from.
+      anneal: whether to come from larger temperatures. Static.
+      dense: whether to hold n x m in memory; None up to 2**25 entries. Static.
+
+    Returns:
+      The value, in units of the cost. NaN where the inputs were not finite.
+
+    Raises:
+      ValueError: outside jit, as in `run`.
+
+    Reference: Peyre and Cuturi (2019), arXiv 1803.00567, section 9.1; Danskin's theorem.
+    """
+    problem, state, epsilon, tol, anneal = _prepare(cost, a, b, epsilon, tau_a, tau_b, tol, state, anneal, None)
+    inputs = implicit.Inputs(cost, problem.a, problem.b, epsilon, problem.tau_a, problem.tau_b)
+    solver = implicit.Solver(state, tol, jnp.asarray(max_steps, jnp.int32))
+    return _value(implicit.How(anneal, dense), inputs, solver)
+
+
+_value = jax.jit(implicit.value, static_argnums=0)
+_held = jax.jit(in_memory, static_argnums=1)
+
+
+def _prepare(
+    cost: Cost,
+    a: ArrayLike | None,
+    b: ArrayLike | None,
+    epsilon: ArrayLike,
+    tau_a: ArrayLike,
+    tau_b: ArrayLike,
+    tol: ArrayLike,
+    state: State | None,
+    anneal: bool | None,
+    axis_name: str | None,
+) -> tuple[newton.Problem, State, Array, Array, bool]:
+    """Check and complete what a solver was given."""
+    a, b = as_masses(cost, a, b, tau_a, tau_b)
+    epsilon, tol, tau_a, tau_b = as_numbers(cost, epsilon=epsilon, tol=tol, tau_a=tau_a, tau_b=tau_b)
     if state is not None and (state.f.shape, state.g.shape) != ((cost.shape[0],), (cost.shape[1],)):
         raise ValueError(
             f"state has potentials {state.f.shape} and {state.g.shape}: a cost {cost.shape} needs one per point."
         )
-    if num_iterations is not None and num_iterations < 1:
-        raise ValueError(f"num_iterations = {num_iterations}: at least 1 is needed, or None to stop at tol.")
-    problem = newton.Problem(a, b, tau_a, tau_b, axis_name)
     anneal = (state is None) if anneal is None else anneal
-    state = init(cost) if state is None else State(*state)
-    if num_iterations is not None:
-        return _fixed(cost, problem, state, epsilon, tol, num_iterations, dense)
-    return _solve(cost, problem, state, epsilon, tol, jnp.asarray(max_steps, jnp.int32), anneal, dense)
+    state = init(cost) if state is None else State(*(potential.astype(cost.dtype) for potential in state))
+    return newton.Problem(a, b, tau_a, tau_b, axis_name), state, epsilon, tol, anneal
 
 
-@jax.jit(static_argnames=("anneal", "dense"))
+@jax.jit(static_argnames="anneal")
 def _solve(
     cost: Cost,
     problem: newton.Problem,
@@ -303,14 +282,12 @@ def _solve(
     tol: Array,
     max_steps: Array,
     anneal: bool,
-    dense: bool | None,
 ) -> tuple[State, Info]:
-    cost = in_memory(cost, dense)
     f, g, num_steps = newton.solve(cost, problem, *state, epsilon=epsilon, tol=tol, max_steps=max_steps, anneal=anneal)
     return _finish(cost, State(f, g), problem, epsilon, tol, num_steps)
 
 
-@jax.jit(static_argnames=("num_iterations", "dense"))
+@jax.jit(static_argnames="num_iterations")
 def _fixed(
     cost: Cost,
     problem: newton.Problem,
@@ -318,9 +295,7 @@ def _fixed(
     epsilon: Array,
     tol: Array,
     num_iterations: int,
-    dense: bool | None,
 ) -> tuple[State, Info]:
-    cost = in_memory(cost, dense)
     f, g = newton.iterate(cost, problem, *state, epsilon=epsilon, num_iterations=num_iterations)
     return _finish(cost, State(f, g), problem, epsilon, tol, jnp.asarray(num_iterations, jnp.int32))
 

@@ -1,0 +1,240 @@
+"""The plan of a pair of potentials, a_i b_j exp((f_i + g_j - c_ij) / epsilon): entries, marginals, products, dual value."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from otgen.ot import newton
+from otgen.ot.check import as_mass, is_traced, require_positive
+from otgen.ot.costs import Cost, DenseCost
+from otgen.types import Array
+
+DENSE = 2**25  # up to this many entries the matrix is kept: 128 MiB in float32, and as much for the kernel
+
+
+class State(NamedTuple):
+    """Potentials: the plan is a_i b_j exp((f_i + g_j - c_ij) / epsilon).
+
+    Attributes:
+      f: potential of the source points [n], in units of the cost.
+      g: potential of the target points [m].
+    """
+
+    f: Array
+    g: Array
+
+
+def as_masses(
+    cost: Cost, a: ArrayLike | None, b: ArrayLike | None, tau_a: ArrayLike, tau_b: ArrayLike
+) -> tuple[Array, Array]:
+    """Check the weights of both sides; balanced, they must have one total."""
+    if not isinstance(cost, Cost):
+        raise ValueError(f"cost is a {type(cost).__name__}: give DenseCost(matrix) or PairwiseCost(x, y).")
+    a, b = as_mass("a", a, cost.shape[0], cost.dtype), as_mass("b", b, cost.shape[1], cost.dtype)
+    for name, tau in (("tau_a", tau_a), ("tau_b", tau_b)):
+        require_positive(name, tau)
+        if not is_traced(tau) and tau > 1:
+            raise ValueError(
+                f"{name} = {tau}: tau = rho / (rho + epsilon) lies in (0, 1], 1 meets the marginal exactly."
+            )
+    if not is_traced(a, b, tau_a, tau_b) and tau_a == 1 and tau_b == 1:
+        left, right = float(a.sum()), float(b.sum())
+        if abs(left - right) > 1e-4 * max(left, right):
+            raise ValueError(
+                f"a sums to {left:.6g} and b to {right:.6g}: balanced transport needs equal totals. Divide each by its "
+                "sum, or relax the marginals with tau_a, tau_b < 1."
+            )
+    return a, b
+
+
+def as_numbers(cost: Cost, **numbers: ArrayLike) -> tuple[Array, ...]:
+    """Check that numbers are positive and give them the type of the cost."""
+    for name, number in numbers.items():
+        require_positive(name, number)
+    return tuple(jnp.asarray(number, cost.dtype) for number in numbers.values())
+
+
+def in_memory(cost: Cost, dense: bool | None) -> Cost:
+    """Return the cost as a matrix where that is asked for, or None is and it is small enough."""
+    if isinstance(cost, DenseCost):
+        return cost
+    small = cost.shape[0] * cost.shape[1] <= DENSE
+    if small if dense is None else dense:
+        made = object.__new__(DenseCost)
+        made.values = jax.lax.optimization_barrier(cost.matrix())  # or XLA computes it again for every use
+        return made
+    return cost
+
+
+def _log(weights: Array) -> Array:
+    positive = weights > 0
+    return jnp.where(positive, jnp.log(jnp.where(positive, weights, 1.0)), -jnp.inf)
+
+
+def soft_rows(cost: Cost, g: Array, b: Array, epsilon: Array) -> Array:
+    """What the target potentials say of the source points, -epsilon log sum_j b_j exp((g_j - c_ij) / epsilon)."""
+    return cost.softmin(epsilon, g, _log(b))
+
+
+def soft_columns(cost: Cost, f: Array, a: Array, epsilon: Array, axis_name: str | None) -> Array:
+    """What the source potentials of all devices say of the target points."""
+    g = cost.softmin(epsilon, f, _log(a), axis=0)
+    if axis_name is None:
+        return g
+    top = jax.lax.pmin(jax.lax.stop_gradient(g), axis_name)
+    return top - epsilon * jnp.log(jax.lax.psum(jnp.exp((top - g) / epsilon), axis_name))
+
+
+def _plan_block(block: Array, f: Array, g: Array, epsilon: Array) -> Array:
+    return jnp.exp((f[:, None] + g - block) / epsilon)
+
+
+def _product(left: Array, right: Array) -> Array:
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+
+
+def marginals(
+    cost: Cost,
+    state: State,
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    epsilon: ArrayLike,
+    axis_name: str | None = None,
+) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+    """Return the marginals P1 [n] and P'1 [m] of the plan of a state, streamed.
+
+    Args:
+      cost: ground cost n x m.
+      state: potentials.
+      a: weights of the source points; uniform for None.
+      b: weights of the target points; uniform for None.
+      epsilon: temperature of the potentials.
+      axis_name: of a mapped axis over which the source points are spread. Static.
+
+    Raises:
+      ValueError: outside jit, for weights or an epsilon that cannot be.
+    """
+    a, b = as_masses(cost, a, b, 1.0, 0.5)
+    (epsilon,) = as_numbers(cost, epsilon=epsilon)
+    f, g = state
+    if isinstance(cost, DenseCost):
+        kernel = jax.lax.optimization_barrier(_plan_block(cost.values, f, g, epsilon))
+        rows, columns = _product(kernel, b), _product(a, kernel)
+    else:
+        rows = cost.map_blocks(lambda block, f: _product(_plan_block(block, f, g, epsilon), b), f)
+        columns = cost.map_blocks(lambda block, g: _product(a, _plan_block(block, f, g, epsilon)), g, axis=0)
+    if axis_name is not None:
+        columns = jax.lax.psum(columns, axis_name)
+    return a * rows, b * columns
+
+
+def plan(
+    cost: Cost, state: State, a: ArrayLike | None = None, b: ArrayLike | None = None, *, epsilon: ArrayLike
+) -> Float[Array, "n m"]:
+    """Return the transport plan of a state as a matrix, n x m in memory.
+
+    Args:
+      cost: ground cost n x m.
+      state: potentials.
+      a: weights of the source points; uniform for None.
+      b: weights of the target points; uniform for None.
+      epsilon: temperature of the potentials.
+
+    Raises:
+      ValueError: outside jit, for weights or an epsilon that cannot be.
+    """
+    a, b = as_masses(cost, a, b, 1.0, 0.5)
+    (epsilon,) = as_numbers(cost, epsilon=epsilon)
+    return a[:, None] * b * _plan_block(cost.matrix(), *state, epsilon)
+
+
+def apply_plan(
+    cost: Cost,
+    state: State,
+    vectors: ArrayLike,
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    epsilon: ArrayLike,
+    axis: int = 1,
+) -> Float[Array, "_ ..."]:
+    """Return the plan times vectors, without the plan.
+
+    The barycentric map of the source points is `apply_plan(cost, state, y, ...) / P1`, with P1 = `apply_plan` of ones or
+    simply a where the marginals are met.
+
+    Args:
+      cost: ground cost n x m.
+      state: potentials.
+      vectors: [m] or [m, k] for axis 1; [n] or [n, k] for axis 0.
+      a: weights of the source points; uniform for None.
+      b: weights of the target points; uniform for None.
+      epsilon: temperature of the potentials.
+      axis: the side that is summed over, 1 for P v and 0 for P' v. Static.
+
+    Returns:
+      One row per point of the other side.
+
+    Raises:
+      ValueError: for vectors of another length, and as in `plan`.
+    """
+    a, b = as_masses(cost, a, b, 1.0, 0.5)
+    (epsilon,) = as_numbers(cost, epsilon=epsilon)
+    vectors = jnp.asarray(vectors, cost.dtype)
+    if vectors.ndim not in (1, 2) or vectors.shape[0] != cost.shape[axis]:
+        raise ValueError(
+            f"vectors have shape {vectors.shape}: summing over axis {axis} of a cost {cost.shape} needs "
+            f"[{cost.shape[axis]}] or [{cost.shape[axis]}, k]."
+        )
+    columns = vectors.reshape(vectors.shape[0], -1)
+    f, g = state
+    if axis == 1:
+        columns = b[:, None] * columns
+        out = cost.map_blocks(lambda block, f: _product(_plan_block(block, f, g, epsilon), columns), f)
+        out = a[:, None] * out
+    else:
+        columns = a[:, None] * columns
+        out = cost.map_blocks(lambda block, g: _product(_plan_block(block, f, g, epsilon).T, columns), g, axis=0)
+        out = b[:, None] * out
+    return out.reshape(-1, *vectors.shape[1:])
+
+
+def primal_cost(
+    cost: Cost, state: State, a: ArrayLike | None = None, b: ArrayLike | None = None, *, epsilon: ArrayLike
+) -> Float[Array, ""]:
+    """Return what the plan of a state costs, <C, P>, without its entropy; streamed.
+
+    Args:
+      cost: ground cost n x m.
+      state: potentials.
+      a: weights of the source points; uniform for None.
+      b: weights of the target points; uniform for None.
+      epsilon: temperature of the potentials.
+
+    Raises:
+      ValueError: as in `plan`.
+    """
+    a, b = as_masses(cost, a, b, 1.0, 0.5)
+    (epsilon,) = as_numbers(cost, epsilon=epsilon)
+    f, g = state
+    return a @ cost.map_blocks(lambda block, f: _product(block * _plan_block(block, f, g, epsilon), b), f)
+
+
+def dual_value(state: State, rows: Array, problem: newton.Problem, epsilon: Array) -> Array:
+    """The dual objective, given the row marginal of the plan for its mass; defined for tau = 1 and below."""
+
+    def side(mass: Array, potential: Array, tau: Array, axis_name: str | None) -> Array:
+        rho = epsilon * tau / jnp.where(tau < 1, 1 - tau, 1.0)
+        relaxed = -rho * jnp.expm1(-potential / rho)
+        return newton.total(mass * jnp.where(tau < 1, relaxed, potential), axis_name)
+
+    a, b, tau_a, tau_b, axis_name = problem.a, problem.b, problem.tau_a, problem.tau_b, problem.axis_name
+    product = newton.total(a, axis_name) * jnp.sum(b)
+    surplus = newton.total(rows, axis_name) - product
+    return side(a, state.f, tau_a, axis_name) + side(b, state.g, tau_b, None) - epsilon * surplus
