@@ -6,10 +6,19 @@ they are first used.
 
 import importlib
 
+from otgen.ot import adapters as adapters
+from otgen.ot import costs as costs
+from otgen.ot import distances as distances
 from otgen.ot import extension as extension
 from otgen.ot import gaussian as gaussian
 from otgen.ot import latent as latent
 from otgen.ot import semidiscrete as semidiscrete
+from otgen.ot import sinkhorn as sinkhorn
+from otgen.ot.adapters import from_ott as from_ott
+from otgen.ot.adapters import to_ott as to_ott
+from otgen.ot.costs import DenseCost as DenseCost
+from otgen.ot.costs import PairwiseCost as PairwiseCost
+from otgen.ot.divergence import sinkhorn_divergence as sinkhorn_divergence
 from otgen.types import Status as Status
 from otgen.types import explain as explain
 

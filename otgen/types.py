@@ -7,8 +7,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = jax.Array
+Held = jax.Array | np.ndarray  # numbers not on a device yet: the jitted call that takes them puts them there
 Key = jax.Array  # a typed PRNG key made by jax.random.key
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from otgen.types import Array
+from otgen.types import Array, Held
 
 
 def is_traced(*arrays: ArrayLike) -> bool:
@@ -39,17 +39,20 @@ def require_positive(name: str, number: ArrayLike) -> None:
             raise ValueError(f"{name} = {number}: give a positive finite number.")
 
 
-def as_mass(name: str, weights: ArrayLike | None, num: int, dtype: jnp.dtype = jnp.float32) -> Array:
+def as_mass(name: str, weights: ArrayLike | None, num: int, dtype: jnp.dtype = jnp.float32) -> Held:
     """Return non-negative weights [num] as they are, zeros allowed and any total; uniform with total 1 for None.
+
+    Weights that are not a JAX array stay with NumPy: putting them on a device is for the jitted call that takes them.
 
     Raises:
       ValueError: if the shape is not [num], or (outside jit) if a weight is negative or not finite, or all are zero.
     """
     if weights is None:
-        return jnp.full(num, 1.0 / num, dtype)
-    weights = jnp.asarray(weights, dtype)
+        return np.full(num, 1.0 / num, dtype)
+    weights = weights if isinstance(weights, jax.Array) else np.asarray(weights)
     if weights.shape != (num,):
         raise ValueError(f"{name} has shape {weights.shape}: give one weight per point, shape ({num},).")
+    weights = weights.astype(dtype)
     if not is_traced(weights):
         values = np.asarray(weights, np.float64)
         if not np.isfinite(values).all() or values.min() < 0:
@@ -65,10 +68,10 @@ def as_points(name: str, points: ArrayLike, least: int = 2) -> Array:
     Raises:
       ValueError: if they are not a matrix, fewer than `least`, or (outside jit) not finite.
     """
-    points = jnp.asarray(points)
+    if not isinstance(points, jax.Array):
+        points = np.asarray(points)
     if jnp.issubdtype(points.dtype, jnp.complexfloating):
         raise ValueError(f"{name} is complex: give real points.")
-    points = points.astype(jnp.promote_types(points.dtype, jnp.float32))  # float32 at least
     if points.ndim != 2 or points.shape[1] < 1:
         raise ValueError(
             f"{name} has shape {points.shape}: give points as rows, shape [n, d]. "
@@ -77,12 +80,15 @@ def as_points(name: str, points: ArrayLike, least: int = 2) -> Array:
     if points.shape[0] < least:
         raise ValueError(f"{name} holds {points.shape[0]} point(s): at least {least} are needed.")
     if not is_traced(points):
-        bad = np.flatnonzero(~np.isfinite(np.asarray(points)).all(1))
-        if bad.size:
+        values = np.asarray(points)  # checked before it goes to the device
+        finite = np.isfinite(values if values.dtype.kind == "f" else values.astype(np.float32))
+        if not finite.all():
+            bad = np.flatnonzero(~finite.all(1))
             raise ValueError(
                 f"{name} has NaN or infinite values in {bad.size} row(s), first row {bad[0]}: remove or repair them."
             )
-    return points
+    dtype = jax.dtypes.canonicalize_dtype(jnp.promote_types(points.dtype, jnp.float32))  # float32 at least
+    return jnp.asarray(points) if points.dtype == dtype else jnp.asarray(points, dtype)
 
 
 def as_weights(weights: ArrayLike | None, num: int, name: str = "weights") -> Array:

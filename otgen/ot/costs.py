@@ -1,7 +1,7 @@
-"""Ground costs: what moving a unit of mass from x to y costs, as a matrix or as two clouds that never meet in memory.
+"""Ground costs: what moving a unit of mass from x to y costs, as a matrix or as two clouds that meet block by block.
 
-Every algorithm is written against one primitive, `map_blocks`: it hands a function the cost matrix a block of rows, or of
-columns, at a time.
+Every algorithm is written against one primitive, `map_blocks`: it hands a function the cost matrix a block of rows, or
+of columns, at a time.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class Cost:
         potential = jnp.asarray(potential)
         if potential.shape != (self.shape[axis],):
             raise ValueError(
-                f"potential has shape {potential.shape}: axis {axis} of a cost {self.shape} needs ({self.shape[axis]},)."
+                f"potential has shape {potential.shape}: a cost {self.shape} has {self.shape[axis]} points on axis "
+                f"{axis}."
             )
         weights = jnp.zeros_like(potential) if log_weights is None else jnp.asarray(log_weights)
         return self.map_blocks(lambda block: _softmin(block, epsilon, potential, weights, axis), axis=axis)
@@ -166,8 +167,8 @@ class PairwiseCost(Cost):
     Args:
       x: source points [n, d].
       y: target points [m, d].
-      cost_fn: a cost of `otgen.ot.distances` or any function of two vectors [d]; |x - y|^2, not halved, by default. Define
-        your own function once, at module level: a new lambda per call retraces what is jitted.
+      cost_fn: a cost of `otgen.ot.distances` or any function of two vectors [d]; |x - y|^2, not halved, by default.
+        Define your own function once, at module level: a new lambda per call retraces what is jitted.
       block: entries of the matrix in memory at a time; about a million by default. Static.
 
     Translation-invariant costs move both clouds to a common centre first, so that a shift of both changes no digit.
@@ -182,9 +183,7 @@ class PairwiseCost(Cost):
     cost_fn: CostFn
     block: int
 
-    def __init__(
-        self, x: ArrayLike, y: ArrayLike, cost_fn: Callable[..., Any] | CostFn | None = None, *, block: int = BLOCK
-    ):
+    def __init__(self, x: ArrayLike, y: ArrayLike, cost_fn: Any = None, *, block: int = BLOCK):
         self.x, self.y = as_points("x", x, least=1), as_points("y", y, least=1)
         if self.x.shape[1] != self.y.shape[1]:
             raise ValueError(
@@ -192,8 +191,9 @@ class PairwiseCost(Cost):
             )
         if block < 1:
             raise ValueError(f"block = {block}: give the number of cost entries to hold at a time, at least 1.")
-        dtype = jnp.promote_types(self.x.dtype, self.y.dtype)
-        self.x, self.y = self.x.astype(dtype), self.y.astype(dtype)
+        if self.x.dtype != self.y.dtype:
+            dtype = jnp.promote_types(self.x.dtype, self.y.dtype)
+            self.x, self.y = self.x.astype(dtype), self.y.astype(dtype)
         self.cost_fn, self.block = SqEuclidean() if cost_fn is None else as_cost_fn(cost_fn), block
 
     @property

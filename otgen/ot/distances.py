@@ -75,6 +75,10 @@ class PNorm(CostFn):
     p: float = field(default=2.0, metadata={"static": True})
     invariant: ClassVar[bool] = True
 
+    def __post_init__(self):
+        if not 1 <= self.p < float("inf"):
+            raise ValueError(f"p = {self.p}: the p-norm is a distance for finite p >= 1 only.")
+
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         """Return the p-norm of the difference."""
         gap = jnp.abs(x - y)
@@ -137,7 +141,7 @@ class Custom(CostFn):
 jax.tree_util.register_pytree_node(Custom, lambda it: ((), it.function), lambda function, _: Custom(function))
 
 
-def as_cost_fn(cost_fn: Callable[..., Any] | CostFn) -> CostFn:
+def as_cost_fn(cost_fn: Any) -> CostFn:
     """Return a cost of two vectors as a CostFn.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The plan of a pair of potentials, a_i b_j exp((f_i + g_j - c_ij) / epsilon): entries, marginals, products, dual value."""
+"""The plan of a pair of potentials, a_i b_j exp((f_i + g_j - c_ij) / epsilon): its marginals, products, value."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from otgen.ot import newton
 from otgen.ot.check import as_mass, is_traced, require_positive
 from otgen.ot.costs import Cost, DenseCost
-from otgen.types import Array
+from otgen.types import Array, Held
 
 DENSE = 2**25  # up to this many entries the matrix is kept: 128 MiB in float32, and as much for the kernel
 
@@ -25,13 +26,13 @@ class State(NamedTuple):
       g: potential of the target points [m].
     """
 
-    f: Array
-    g: Array
+    f: Held
+    g: Held
 
 
 def as_masses(
     cost: Cost, a: ArrayLike | None, b: ArrayLike | None, tau_a: ArrayLike, tau_b: ArrayLike
-) -> tuple[Array, Array]:
+) -> tuple[Held, Held]:
     """Check the weights of both sides; balanced, they must have one total."""
     if not isinstance(cost, Cost):
         raise ValueError(f"cost is a {type(cost).__name__}: give DenseCost(matrix) or PairwiseCost(x, y).")
@@ -43,7 +44,7 @@ def as_masses(
                 f"{name} = {tau}: tau = rho / (rho + epsilon) lies in (0, 1], 1 meets the marginal exactly."
             )
     if not is_traced(a, b, tau_a, tau_b) and tau_a == 1 and tau_b == 1:
-        left, right = float(a.sum()), float(b.sum())
+        left, right = (float(np.asarray(mass, np.float64).sum()) for mass in (a, b))
         if abs(left - right) > 1e-4 * max(left, right):
             raise ValueError(
                 f"a sums to {left:.6g} and b to {right:.6g}: balanced transport needs equal totals. Divide each by its "
@@ -52,11 +53,14 @@ def as_masses(
     return a, b
 
 
-def as_numbers(cost: Cost, **numbers: ArrayLike) -> tuple[Array, ...]:
+def as_numbers(cost: Cost, **numbers: ArrayLike) -> tuple[Held, ...]:
     """Check that numbers are positive and give them the type of the cost."""
     for name, number in numbers.items():
         require_positive(name, number)
-    return tuple(jnp.asarray(number, cost.dtype) for number in numbers.values())
+    return tuple(
+        number.astype(cost.dtype) if isinstance(number, jax.Array) else np.asarray(number, cost.dtype)
+        for number in numbers.values()
+    )
 
 
 def in_memory(cost: Cost, dense: bool | None) -> Cost:
@@ -71,17 +75,17 @@ def in_memory(cost: Cost, dense: bool | None) -> Cost:
     return cost
 
 
-def _log(weights: Array) -> Array:
+def _log(weights: Held) -> Array:
     positive = weights > 0
     return jnp.where(positive, jnp.log(jnp.where(positive, weights, 1.0)), -jnp.inf)
 
 
-def soft_rows(cost: Cost, g: Array, b: Array, epsilon: Array) -> Array:
+def soft_rows(cost: Cost, g: Held, b: Held, epsilon: ArrayLike) -> Array:
     """What the target potentials say of the source points, -epsilon log sum_j b_j exp((g_j - c_ij) / epsilon)."""
     return cost.softmin(epsilon, g, _log(b))
 
 
-def soft_columns(cost: Cost, f: Array, a: Array, epsilon: Array, axis_name: str | None) -> Array:
+def soft_columns(cost: Cost, f: Held, a: Held, epsilon: ArrayLike, axis_name: str | None) -> Array:
     """What the source potentials of all devices say of the target points."""
     g = cost.softmin(epsilon, f, _log(a), axis=0)
     if axis_name is None:
@@ -90,11 +94,11 @@ def soft_columns(cost: Cost, f: Array, a: Array, epsilon: Array, axis_name: str 
     return top - epsilon * jnp.log(jax.lax.psum(jnp.exp((top - g) / epsilon), axis_name))
 
 
-def _plan_block(block: Array, f: Array, g: Array, epsilon: Array) -> Array:
+def _plan_block(block: Array, f: Held, g: Held, epsilon: Held) -> Array:
     return jnp.exp((f[:, None] + g - block) / epsilon)
 
 
-def _product(left: Array, right: Array) -> Array:
+def _product(left: Held, right: Held) -> Array:
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -166,8 +170,8 @@ def apply_plan(
 ) -> Float[Array, "_ ..."]:
     """Return the plan times vectors, without the plan.
 
-    The barycentric map of the source points is `apply_plan(cost, state, y, ...) / P1`, with P1 = `apply_plan` of ones or
-    simply a where the marginals are met.
+    The barycentric map of the source points is `apply_plan(cost, state, y, ...) / P1`, with P1 = `apply_plan` of ones
+    or simply a where the marginals are met.
 
     Args:
       cost: ground cost n x m.
@@ -226,7 +230,7 @@ def primal_cost(
     return a @ cost.map_blocks(lambda block, f: _product(block * _plan_block(block, f, g, epsilon), b), f)
 
 
-def dual_value(state: State, rows: Array, problem: newton.Problem, epsilon: Array) -> Array:
+def dual_value(state: State, rows: Array, problem: newton.Problem, epsilon: Held) -> Array:
     """The dual objective, given the row marginal of the plan for its mass; defined for tau = 1 and below."""
 
     def side(mass: Array, potential: Array, tau: Array, axis_name: str | None) -> Array:

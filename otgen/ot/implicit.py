@@ -1,7 +1,7 @@
-"""Derivatives of the transport value and of its potentials, by the envelope theorem and the linearised marginal equations.
+"""Derivatives of the transport value (envelope theorem) and of its potentials (linearised marginal equations).
 
-The first derivative of the value needs the plan alone; the second needs how the potentials move, which solves one linear
-system. Nothing is differentiated through the iterations, and nothing here stores n x m unless the cost is a matrix.
+The first derivative of the value needs the plan alone; the second needs how the potentials move, which solves one
+linear system. Nothing is differentiated through the iterations, and nothing stores n x m if the cost is not a matrix.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ import jax.numpy as jnp
 from otgen.ot import newton
 from otgen.ot.costs import Cost, DenseCost
 from otgen.ot.entropic import State, dual_value, in_memory, soft_columns, soft_rows
-from otgen.types import Array
+from otgen.types import Array, Held
 
 
 class Inputs(NamedTuple):
     """What the value is a function of."""
 
     cost: Cost
-    a: Array
-    b: Array
-    epsilon: Array
-    tau_a: Array
-    tau_b: Array
+    a: Held
+    b: Held
+    epsilon: Held
+    tau_a: Held
+    tau_b: Held
 
 
 class Solver(NamedTuple):
     """How to solve: nothing the value depends on."""
 
     state: State
-    tol: Array
-    max_steps: Array
+    tol: Held
+    max_steps: Held
 
 
 class How(NamedTuple):

@@ -1,9 +1,9 @@
 """The loop behind `sinkhorn.run`: Sinkhorn's iteration while it is fast, Newton's where it is slow.
 
-Sinkhorn contracts by a factor that tends to 1 as epsilon falls. Newton's method on the same dual, with its linear system
-solved by conjugate gradients, pays the same price for a step, one product with the kernel K and one with its transpose,
-and needs a fraction of the steps. Both run on K = exp((f + g - c) / epsilon) for potentials f, g that were absorbed,
-so a step takes no exponential when K is in memory.
+Sinkhorn contracts by a factor that tends to 1 as epsilon falls. Newton's method on the same dual, with its linear
+system solved by conjugate gradients, pays the same price for a step, one product with the kernel K and one with its
+transpose, and needs a fraction of the steps. Both run on K = exp((f + g - c) / epsilon) for potentials f, g that were
+absorbed, so a step takes no exponential when K is in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from otgen.ot.costs import Cost, DenseCost
-from otgen.types import Array
+from otgen.types import Array, Held
 
 LIMIT = 30.0  # largest |log scaling| before potentials are absorbed: exp(60) is far from overflow
 SLOW = 0.4  # Sinkhorn is left for Newton when it keeps more than this share of the error
@@ -35,10 +35,10 @@ START, RATIO, LOOSE = 0.05, 0.25, 0.03  # annealing: first epsilon over the mean
 class Problem:
     """The marginals and their relaxation: tau = rho / (rho + epsilon), 1 where a marginal is met exactly."""
 
-    a: Array
-    b: Array
-    tau_a: Array
-    tau_b: Array
+    a: Held
+    b: Held
+    tau_a: Held
+    tau_b: Held
     axis_name: str | None = field(default=None, metadata={"static": True})
 
 
@@ -151,7 +151,7 @@ def _newton(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Arr
     """Solve the Newton system of log u, v eliminated, by preconditioned conjugate gradients.
 
     H d = diag(p + kappa t) d - P diag(tau_b / q) P' d = t - p with the plan P, its marginals p, q, the target t and
-    kappa = (1 - tau_a) / tau_a. H is positive semi-definite; balanced, its null space is the constants, and t - p has none.
+    kappa = (1 - tau_a) / tau_a. H is positive semi-definite; balanced, its null space is the constants: t - p has none.
     """
     sum_ = lambda values: total(values, problem.axis_name)  # noqa: E731
     mass = problem.a * jnp.exp(at.log_u)
@@ -207,7 +207,7 @@ def _advance(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Ar
         return Loop(log_u, *found, at.error, trial.num_steps + 1), tries + 1
 
     first = shorten((at._replace(num_steps=at.num_steps + inner), jnp.zeros((), jnp.int32)))
-    trial, tries = jax.lax.while_loop(worse, shorten, first)
+    trial, _ = jax.lax.while_loop(worse, shorten, first)
     # After a Newton step one of Sinkhorn's smooths what the conjugate gradients left, and its ratio decides the next.
     return trial._replace(previous=jnp.where(newton, jnp.inf, at.error))
 
@@ -237,7 +237,7 @@ def solve(
     max_steps: Array,
     anneal: bool,
 ) -> tuple[Array, Array, Array]:
-    """Solve at falling temperatures, START x mean cost, its RATIO, ... epsilon, each from the potentials of the one before.
+    """Solve at falling temperatures, START x mean cost, its RATIO, ... epsilon, each from the potentials before.
 
     Returns f, g, not centred, and the number of steps, each one product with K and one with its transpose.
     """

@@ -30,8 +30,8 @@ def sample_plan(
     """Draw pairs (i, j) of points from the plan of a state, without the plan.
 
     * permutation: every source and every target point exactly once, so that a batch keeps all its points. A random
-      matching sigma of the law proportional to the product of P[i, sigma(i)], approached by `sweeps` rounds of Metropolis
-      swaps from a matching made without replacement. Needs n = m and uniform weights.
+      matching sigma of the law proportional to the product of P[i, sigma(i)], approached by `sweeps` rounds of
+      Metropolis swaps from a matching made without replacement. Needs n = m and uniform weights.
     * stratified: source points in proportion to their weights with the least spread (each exactly once if uniform and
       num = n), and for each a target point j with probability P(j | i).
     * iid: independent pairs from P / sum P.
@@ -59,8 +59,8 @@ def sample_plan(
     if pairing == "permutation":
         if n != m or num not in (None, n):
             raise ValueError(
-                f"a permutation pairs all of {n} source with all of {m} target points, num = {num}: it needs n = m = num. "
-                "Use pairing='stratified'."
+                f"a permutation pairs all of {n} source with all of {m} target points, num = {num}: it needs "
+                "n = m = num. Use pairing='stratified'."
             )
         for name, weights in (("a", a), ("b", b)):
             if weights is not None and not is_traced(weights) and jnp.ptp(jnp.asarray(weights)) > 1e-6 / n:

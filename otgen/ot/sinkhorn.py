@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
@@ -25,9 +26,9 @@ from otgen.ot.entropic import (
     soft_rows,
 )
 from otgen.ot.pairing import sample_plan
-from otgen.types import Array, Status, status_of
+from otgen.types import Array, Held, status_of
 
-DENSE = 2**25  # up to this many entries `run` keeps the matrix: 128 MiB, and as much for the kernel
+LARGE = 2**20  # from this many entries the cost matrix is made in a call of its own: one large buffer less at a time
 
 
 __all__ = [
@@ -64,7 +65,8 @@ class Info(NamedTuple):
 
 def init(cost: Cost) -> State:
     """Return zero potentials for a cost."""
-    return State(jnp.zeros(cost.shape[0], cost.dtype), jnp.zeros(cost.shape[1], cost.dtype))
+    # NumPy: putting them on a device is for the jitted call that takes them.
+    return State(np.zeros(cost.shape[0], cost.dtype), np.zeros(cost.shape[1], cost.dtype))
 
 
 def step(
@@ -80,8 +82,8 @@ def step(
 ) -> State:
     """Do one iteration of Sinkhorn's in the log domain: f from g, then g from the new f.
 
-    f_i = -tau_a epsilon log sum_j b_j exp((g_j - c_ij) / epsilon), and g likewise: exact maximisation of the dual in one
-    potential at a time. Streams, and differentiates as it is written.
+    f_i = -tau_a epsilon log sum_j b_j exp((g_j - c_ij) / epsilon), and g likewise: exact maximisation of the dual in
+    one potential at a time. Streams, and differentiates as it is written.
 
     Args:
       state: potentials; only g is read.
@@ -156,9 +158,9 @@ def run(
 ) -> tuple[State, Info]:
     """Solve entropic optimal transport between two weighted clouds.
 
-    Minimises <C, P> + epsilon KL(P | a b') + rho_a KL(P1 | a) + rho_b KL(P'1 | b) over plans P >= 0, where KL has its mass
-    terms and rho = epsilon tau / (1 - tau); tau = 1 meets a marginal exactly. Sinkhorn's iteration is used while it
-    contracts fast and Newton's with conjugate gradients where it does not, on a stabilised kernel, at falling
+    Minimises <C, P> + epsilon KL(P | a b') + rho_a KL(P1 | a) + rho_b KL(P'1 | b) over plans P >= 0, where KL has its
+    mass terms and rho = epsilon tau / (1 - tau); tau = 1 meets a marginal exactly. Sinkhorn's iteration is used while
+    it contracts fast and Newton's with conjugate gradients where it does not, on a stabilised kernel, at falling
     temperatures when epsilon is small against the mean cost.
 
     Args:
@@ -182,19 +184,20 @@ def run(
       The state, centred (sum_i a_i f_i = 0) if balanced, and Info.
 
     Raises:
-      ValueError: outside jit: epsilon, tol or tau out of range or NaN, weights of another shape, negative, or, balanced,
-        of different totals.
+      ValueError: outside jit: epsilon, tol or tau out of range or NaN, weights of another shape, negative, or,
+        balanced, of different totals.
 
     Reference: Cuturi (2013), arXiv 1306.0895; Schmitzer (2019), arXiv 1610.06519 (stabilised kernels, scaling of
     epsilon); Brauer et al. (2017), arXiv 1710.06635 (Newton).
     """
     problem, state, epsilon, tol, anneal = _prepare(cost, a, b, epsilon, tau_a, tau_b, tol, state, anneal, axis_name)
-    cost = _held(cost, dense)
+    if cost.shape[0] * cost.shape[1] >= LARGE:
+        cost = _held(cost, dense)
     if num_iterations is None:
-        return _solve(cost, problem, state, epsilon, tol, jnp.asarray(max_steps, jnp.int32), anneal)
+        return _solve(cost, problem, state, epsilon, tol, _count(max_steps), anneal, dense)
     if num_iterations < 1:
         raise ValueError(f"num_iterations = {num_iterations}: at least 1 is needed, or None to stop at tol.")
-    return _fixed(cost, problem, state, epsilon, tol, num_iterations)
+    return _fixed(cost, problem, state, epsilon, tol, num_iterations, dense)
 
 
 def value(
@@ -214,9 +217,9 @@ def value(
     """Return the value of entropic optimal transport, differentiable in x, y, a, b, epsilon, tau and the cost.
 
     min_P <C, P> + epsilon KL(P | a b') + rho_a KL(P1 | a) + rho_b KL(P'1 | b), computed as the dual objective at the
-    potentials of `run`: a lower bound, off by the square of the error. Gradients are those of the envelope theorem, whose
-    own error is that of the plan; Hessian-vector products solve the linearised marginal equations. Both stream. The
-    gradient in a is f, defined up to a constant in the balanced problem, where the totals must stay equal.
+    potentials of `run`: a lower bound, off by the square of the error. Gradients are those of the envelope theorem,
+    whose own error is that of the plan; Hessian-vector products solve the linearised marginal equations. Both stream.
+    The gradient in a is f, defined up to a constant in the balanced problem, where the totals must stay equal.
 
     Args:
       cost: as in `run`, with all other arguments.
@@ -241,12 +244,16 @@ def value(
     """
     problem, state, epsilon, tol, anneal = _prepare(cost, a, b, epsilon, tau_a, tau_b, tol, state, anneal, None)
     inputs = implicit.Inputs(cost, problem.a, problem.b, epsilon, problem.tau_a, problem.tau_b)
-    solver = implicit.Solver(state, tol, jnp.asarray(max_steps, jnp.int32))
+    solver = implicit.Solver(state, tol, _count(max_steps))
     return _value(implicit.How(anneal, dense), inputs, solver)
 
 
 _value = jax.jit(implicit.value, static_argnums=0)
 _held = jax.jit(in_memory, static_argnums=1)
+
+
+def _count(steps: ArrayLike) -> Held:
+    return steps.astype(jnp.int32) if isinstance(steps, jax.Array) else np.asarray(steps, np.int32)
 
 
 def _prepare(
@@ -260,7 +267,7 @@ def _prepare(
     state: State | None,
     anneal: bool | None,
     axis_name: str | None,
-) -> tuple[newton.Problem, State, Array, Array, bool]:
+) -> tuple[newton.Problem, State, Held, Held, bool]:
     """Check and complete what a solver was given."""
     a, b = as_masses(cost, a, b, tau_a, tau_b)
     epsilon, tol, tau_a, tau_b = as_numbers(cost, epsilon=epsilon, tol=tol, tau_a=tau_a, tau_b=tau_b)
@@ -273,7 +280,7 @@ def _prepare(
     return newton.Problem(a, b, tau_a, tau_b, axis_name), state, epsilon, tol, anneal
 
 
-@jax.jit(static_argnames="anneal")
+@jax.jit(static_argnames=("anneal", "dense"))
 def _solve(
     cost: Cost,
     problem: newton.Problem,
@@ -282,12 +289,14 @@ def _solve(
     tol: Array,
     max_steps: Array,
     anneal: bool,
+    dense: bool | None,
 ) -> tuple[State, Info]:
+    cost = in_memory(cost, dense)
     f, g, num_steps = newton.solve(cost, problem, *state, epsilon=epsilon, tol=tol, max_steps=max_steps, anneal=anneal)
     return _finish(cost, State(f, g), problem, epsilon, tol, num_steps)
 
 
-@jax.jit(static_argnames="num_iterations")
+@jax.jit(static_argnames=("num_iterations", "dense"))
 def _fixed(
     cost: Cost,
     problem: newton.Problem,
@@ -295,7 +304,9 @@ def _fixed(
     epsilon: Array,
     tol: Array,
     num_iterations: int,
+    dense: bool | None,
 ) -> tuple[State, Info]:
+    cost = in_memory(cost, dense)
     f, g = newton.iterate(cost, problem, *state, epsilon=epsilon, num_iterations=num_iterations)
     return _finish(cost, State(f, g), problem, epsilon, tol, jnp.asarray(num_iterations, jnp.int32))
 

@@ -1,0 +1,75 @@
+"""To and from OTT-JAX: its geometries as ground costs here, and ours as its geometries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from otgen.ot.costs import Cost, DenseCost, PairwiseCost
+from otgen.ot.distances import Cosine, CostFn, Euclidean, SqEuclidean
+
+if TYPE_CHECKING:
+    from ott.geometry.geometry import Geometry
+
+
+def from_ott(geometry: Any) -> DenseCost | PairwiseCost:
+    """Return the ground cost of an OTT-JAX geometry; its epsilon and scale of the cost stay behind.
+
+    A PointCloud becomes a PairwiseCost, streamed, unless it rescales its cost; everything else becomes its cost matrix.
+    Potentials differ: OTT's contain the logarithms of the weights, f_ott = f + epsilon log a, and ours do not.
+
+    Args:
+      geometry: an ott.geometry.geometry.Geometry or subclass of it.
+
+    Raises:
+      ValueError: if it is no OTT geometry.
+    """
+    from ott.geometry import costs, pointcloud
+    from ott.geometry import geometry as base
+
+    if not isinstance(geometry, base.Geometry):
+        raise ValueError(f"geometry is a {type(geometry).__name__}: give an ott.geometry.geometry.Geometry.")
+    if not isinstance(geometry, pointcloud.PointCloud) or geometry._scale_cost != 1.0:
+        return DenseCost(geometry.cost_matrix)
+    known = {costs.SqEuclidean: SqEuclidean, costs.Euclidean: Euclidean, costs.Cosine: Cosine}
+    found = known.get(type(geometry.cost_fn))
+    return PairwiseCost(geometry.x, geometry.y, found() if found else geometry.cost_fn)
+
+
+def to_ott(cost: Cost, epsilon: float | None = None) -> Geometry:
+    """Return an OTT-JAX geometry of a ground cost.
+
+    Args:
+      cost: a PairwiseCost becomes a PointCloud, any other cost a Geometry of its matrix.
+      epsilon: temperature, as in OTT-JAX, where None means its own default.
+    """
+    import jax
+    from ott.geometry import costs, geometry, pointcloud
+
+    if not isinstance(cost, PairwiseCost):
+        return geometry.Geometry(cost_matrix=cost.matrix(), epsilon=epsilon)
+    known = {SqEuclidean: costs.SqEuclidean, Euclidean: costs.Euclidean, Cosine: costs.Cosine}
+    if type(cost.cost_fn) in known:
+        return pointcloud.PointCloud(cost.x, cost.y, cost_fn=known[type(cost.cost_fn)](), epsilon=epsilon)
+
+    @jax.tree_util.register_pytree_node_class
+    class Ours(costs.CostFn):
+        """A cost of otgen, as OTT-JAX calls it."""
+
+        def __init__(self, cost_fn: CostFn):
+            super().__init__()
+            self.cost_fn = cost_fn
+
+        def __call__(self, x, y):
+            """Return the cost of one pair."""
+            return self.cost_fn(x, y)
+
+        def tree_flatten(self):
+            """Parameters of the cost are leaves."""
+            return (self.cost_fn,), None
+
+        @classmethod
+        def tree_unflatten(cls, aux, children):
+            """Put it together again."""
+            return cls(*children)
+
+    return pointcloud.PointCloud(cost.x, cost.y, cost_fn=Ours(cost.cost_fn), epsilon=epsilon)
