@@ -34,7 +34,26 @@ else:
     for _ in range(600):
         state = step(state)
 chi2, error = semidiscrete.chi2(jax.random.key(4), state, y, 2**17)
-print(json.dumps({"devices": devices, "losses": losses, "chi2": float(chi2), "error": float(error)}))
+
+import otgen as og
+x, y = jax.random.normal(jax.random.key(5), (64, 3)), jax.random.normal(jax.random.key(6), (40, 3)) + 1
+solve = lambda part, axis_name=None: og.sinkhorn.run(
+    og.PairwiseCost(part, y), epsilon=0.05, tol=1e-5, axis_name=axis_name)
+step = lambda part, state, axis_name=None: og.sinkhorn.step(
+    state, og.PairwiseCost(part, y), epsilon=0.5, axis_name=axis_name)
+if devices > 1:
+    state, info = jax.pmap(partial(solve, axis_name="d"), axis_name="d")(x.reshape(devices, -1, 3))
+    info = jax.tree.map(lambda leaf: leaf[0], info)
+    zero = og.sinkhorn.State(jnp.zeros((devices, 64 // devices)), jnp.zeros((devices, 40)))
+    one = jax.pmap(partial(step, axis_name="d"), axis_name="d")(x.reshape(devices, -1, 3), zero)
+    state, one = ((s.f.ravel(), s.g[0]) for s in (state, one))
+else:
+    state, info = solve(x)
+    one = step(x, og.sinkhorn.State(jnp.zeros(64), jnp.zeros(40)))
+sinkhorn = {"f": state[0].tolist(), "g": state[1].tolist(), "error": float(info.error), "value": float(info.dual_value),
+            "status": int(info.status), "step": one[1].tolist()}
+print(json.dumps({"devices": devices, "losses": losses, "chi2": float(chi2), "error": float(error),
+                  "sinkhorn": sinkhorn}))
 """
 
 
@@ -64,6 +83,15 @@ def test_training_does_not_depend_on_the_number_of_devices(results):
 def test_semidiscrete_steps_share_samples_over_devices(results):
     for result in results:
         assert result["chi2"] + 3 * result["error"] < 0.01
+
+
+def test_sinkhorn_with_source_points_spread_over_devices(results):
+    one, four = (result["sinkhorn"] for result in results)
+    assert one["status"] == four["status"] == 0
+    assert four["value"] == pytest.approx(one["value"], rel=1e-5)
+    assert four["step"] == pytest.approx(one["step"], rel=1e-4, abs=1e-4)
+    for side in ("f", "g"):
+        assert four[side] == pytest.approx(one[side], abs=2e-3)
 
 
 def test_rows_that_do_not_divide_raise():

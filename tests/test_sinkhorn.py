@@ -249,8 +249,8 @@ def test_zero_weights_and_coincident_points():
         expected = entropic.soft_rows(cost, state.g, jnp.asarray(b, jnp.float32), epsilon)
         np.testing.assert_allclose(state.f, expected, atol=1e-3)
         gradients = jax.grad(
-            lambda x, a: og.sinkhorn.value(og.PairwiseCost(x, y), a, b, epsilon=epsilon),
-            (0, 1),  # noqa: B023
+            lambda x, a, epsilon=epsilon: og.sinkhorn.value(og.PairwiseCost(x, y), a, b, epsilon=epsilon),
+            (0, 1),
         )(jnp.asarray(x, jnp.float32), jnp.asarray(a, jnp.float32))
         assert all(np.isfinite(part).all() for part in gradients)
 

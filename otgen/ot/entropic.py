@@ -31,19 +31,27 @@ class State(NamedTuple):
 
 
 def as_masses(
-    cost: Cost, a: ArrayLike | None, b: ArrayLike | None, tau_a: ArrayLike, tau_b: ArrayLike
+    cost: Cost,
+    a: ArrayLike | None,
+    b: ArrayLike | None,
+    tau_a: ArrayLike,
+    tau_b: ArrayLike,
+    axis_name: str | None = None,
 ) -> tuple[Held, Held]:
     """Check the weights of both sides; balanced, they must have one total."""
     if not isinstance(cost, Cost):
         raise ValueError(f"cost is a {type(cost).__name__}: give DenseCost(matrix) or PairwiseCost(x, y).")
+    spread = a is None and axis_name is not None
     a, b = as_mass("a", a, cost.shape[0], cost.dtype), as_mass("b", b, cost.shape[1], cost.dtype)
+    if spread:
+        a = a / jax.lax.psum(1, axis_name)  # uniform over the source points of all devices
     for name, tau in (("tau_a", tau_a), ("tau_b", tau_b)):
         require_positive(name, tau)
         if not is_traced(tau) and tau > 1:
             raise ValueError(
                 f"{name} = {tau}: tau = rho / (rho + epsilon) lies in (0, 1], 1 meets the marginal exactly."
             )
-    if not is_traced(a, b, tau_a, tau_b) and tau_a == 1 and tau_b == 1:
+    if axis_name is None and not is_traced(a, b, tau_a, tau_b) and tau_a == 1 and tau_b == 1:
         left, right = (float(np.asarray(mass, np.float64).sum()) for mass in (a, b))
         if abs(left - right) > 1e-4 * max(left, right):
             raise ValueError(
@@ -124,7 +132,7 @@ def marginals(
     Raises:
       ValueError: outside jit, for weights or an epsilon that cannot be.
     """
-    a, b = as_masses(cost, a, b, 1.0, 0.5)
+    a, b = as_masses(cost, a, b, 1.0, 0.5, axis_name)
     (epsilon,) = as_numbers(cost, epsilon=epsilon)
     f, g = state
     if isinstance(cost, DenseCost):

@@ -103,7 +103,7 @@ def step(
 
     Reference: Cuturi (2013), arXiv 1306.0895; Chizat et al. (2018), arXiv 1607.05816.
     """
-    a, b = as_masses(cost, a, b, tau_a, tau_b)
+    a, b = as_masses(cost, a, b, tau_a, tau_b, axis_name)
     (epsilon,) = as_numbers(cost, epsilon=epsilon)
     f = tau_a * soft_rows(cost, state.g, b, epsilon)
     g = tau_b * soft_columns(cost, f, a, epsilon, axis_name)
@@ -269,7 +269,7 @@ def _prepare(
     axis_name: str | None,
 ) -> tuple[newton.Problem, State, Held, Held, bool]:
     """Check and complete what a solver was given."""
-    a, b = as_masses(cost, a, b, tau_a, tau_b)
+    a, b = as_masses(cost, a, b, tau_a, tau_b, axis_name)
     epsilon, tol, tau_a, tau_b = as_numbers(cost, epsilon=epsilon, tol=tol, tau_a=tau_a, tau_b=tau_b)
     if state is not None and (state.f.shape, state.g.shape) != ((cost.shape[0],), (cost.shape[1],)):
         raise ValueError(
