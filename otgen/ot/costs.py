@@ -170,6 +170,8 @@ class PairwiseCost(Cost):
       cost_fn: a cost of `otgen.ot.distances` or any function of two vectors [d]; |x - y|^2, not halved, by default.
         Define your own function once, at module level: a new lambda per call retraces what is jitted.
       block: entries of the matrix in memory at a time; about a million by default. Static.
+      kernel: what computes `softmin`, and with it `sinkhorn.step`: "xla", or "pallas" for one fused kernel on a GPU
+        (squared Euclidean cost, first derivatives and reverse mode; interpreted, slowly, elsewhere). Static.
 
     Translation-invariant costs move both clouds to a common centre first, so that a shift of both changes no digit.
     Differentiable in x, y and the parameters of the cost.
@@ -182,8 +184,9 @@ class PairwiseCost(Cost):
     y: Array
     cost_fn: CostFn
     block: int
+    kernel: str
 
-    def __init__(self, x: ArrayLike, y: ArrayLike, cost_fn: Any = None, *, block: int = BLOCK):
+    def __init__(self, x: ArrayLike, y: ArrayLike, cost_fn: Any = None, *, block: int = BLOCK, kernel: str = "xla"):
         self.x, self.y = as_points("x", x, least=1), as_points("y", y, least=1)
         if self.x.shape[1] != self.y.shape[1]:
             raise ValueError(
@@ -194,7 +197,12 @@ class PairwiseCost(Cost):
         if self.x.dtype != self.y.dtype:
             dtype = jnp.promote_types(self.x.dtype, self.y.dtype)
             self.x, self.y = self.x.astype(dtype), self.y.astype(dtype)
-        self.cost_fn, self.block = SqEuclidean() if cost_fn is None else as_cost_fn(cost_fn), block
+        self.cost_fn = SqEuclidean() if cost_fn is None else as_cost_fn(cost_fn)
+        if kernel not in ("xla", "pallas"):
+            raise ValueError(f"kernel = {kernel!r}: choose 'xla' or 'pallas'.")
+        if kernel == "pallas" and not isinstance(self.cost_fn, SqEuclidean):
+            raise ValueError(f"kernel = 'pallas' knows |x - y|^2 only, not {self.cost_fn}: leave it at 'xla'.")
+        self.block, self.kernel = block, kernel
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -205,6 +213,22 @@ class PairwiseCost(Cost):
     def dtype(self) -> Any:
         """The type of the costs."""
         return self.x.dtype
+
+    def softmin(
+        self,
+        epsilon: ArrayLike,
+        potential: ArrayLike,
+        log_weights: ArrayLike | None = None,
+        axis: int = 1,
+    ) -> Float[Array, " _"]:
+        """Return the smoothed minimum over one side; see `Cost.softmin`."""
+        if self.kernel == "xla":
+            return super().softmin(epsilon, potential, log_weights, axis)
+        from otgen.ot.pallas import softmin_pallas
+
+        points = (self.x, self.y) if axis == 1 else (self.y, self.x)
+        interpret = jax.default_backend() == "cpu"
+        return softmin_pallas(*points, epsilon, potential, log_weights, interpret=interpret)
 
     def pairs(self, i: Array, j: Array) -> Float[Array, " k"]:
         """Return the costs of the pairs (i_k, j_k), without the others."""
@@ -252,7 +276,7 @@ class PairwiseCost(Cost):
 
 
 _register(DenseCost, ("values",))
-_register(PairwiseCost, ("x", "y", "cost_fn"), ("block",))
+_register(PairwiseCost, ("x", "y", "cost_fn"), ("block", "kernel"))
 
 
 def pair_costs(cost: DenseCost | PairwiseCost, i: Array, j: Array) -> Float[Array, " k"]:

@@ -1,0 +1,94 @@
+"""Concave maximisation for smoothed duals: L-BFGS in bursts, and a look at the duality gap after each.
+
+Reference: Liu and Nocedal (1989), On the limited memory BFGS method for large scale optimization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+
+from otgen.ot.check import is_traced, require_positive
+from otgen.types import Array
+
+CHUNK = 20, 100  # L-BFGS steps between two looks at the duality gap, at first and later; its memory then starts afresh
+MEMORY = 20  # pairs of L-BFGS
+
+
+class Info(NamedTuple):
+    """What a reader wants to know about the potentials, recomputed at the end.
+
+    Attributes:
+      gap: primal_value - dual_value, at least the distance of either to the optimum W.
+      dual_value: the dual at the potentials, a lower bound of W.
+      primal_value: the objective of a plan with the exact marginals, an upper bound of W.
+      error: L1 distance of the marginals of the density, before they are repaired, from the weights.
+      num_steps: L-BFGS steps.
+      status: CONVERGED if and only if gap < tol.
+    """
+
+    gap: Array
+    dual_value: Array
+    primal_value: Array
+    error: Array
+    num_steps: Array
+    status: Array
+
+
+def climb(function: Callable[[Array], Array], f: Array, weights: Array, num_steps: ArrayLike) -> Array:
+    """Maximise a concave function of f by `num_steps` steps of L-BFGS in the variables sqrt(weights) f.
+
+    That scale makes the curvature of a semi-dual alike in heavy and light points; points of weight zero stay where they
+    are.
+    """
+    scale = jnp.where(weights > 0, 1 / jnp.sqrt(jnp.where(weights > 0, weights, 1)), 0)
+    optimiser = optax.lbfgs(memory_size=MEMORY)
+
+    def loss(move: Array) -> Array:
+        return -function(f + scale * move)
+
+    def body(_: Array, carry: tuple) -> tuple:
+        move, memory = carry
+        loss_value, slope = optax.value_and_grad_from_state(loss)(move, state=memory)
+        update, memory = optimiser.update(slope, memory, move, value=loss_value, grad=slope, value_fn=loss)
+        return move + update, memory
+
+    start = jnp.zeros_like(f)
+    move, _ = jax.lax.fori_loop(0, num_steps, body, (start, optimiser.init(start)))
+    return f + scale * move
+
+
+def iterate(advance: Callable[..., Any], state: Any, tol: ArrayLike, max_steps: ArrayLike) -> tuple[Any, Any, Array]:
+    """Call `advance(state, num) -> (state, (gap, ...))` until the gap is below `tol`, at first with num = 0.
+
+    Each call takes as many steps as were taken so far, within CHUNK and the limit.
+
+    Returns:
+      The state, what the last call saw, and the number of steps.
+    """
+
+    def body(carry: tuple) -> tuple:
+        state, _, step, calls = carry
+        num = jnp.where(calls > 0, jnp.minimum(jnp.clip(step, *CHUNK), max_steps - step), 0)
+        return *advance(state, num), step + num, calls + 1
+
+    def unfinished(carry: tuple) -> Array:
+        _, (gap, *_), step, calls = carry
+        return (calls == 0) | ((gap >= tol) & (step < max_steps))
+
+    unseen = jax.tree.map(lambda of: jnp.zeros(of.shape, of.dtype), jax.eval_shape(advance, state, jnp.int32(0))[1])
+    max_steps = jnp.asarray(max_steps, jnp.int32)
+    return jax.lax.while_loop(unfinished, body, (state, unseen, jnp.int32(0), 0))[:3]
+
+
+def check_loop(tol: ArrayLike, max_steps: ArrayLike) -> None:
+    """Raise ValueError (outside jit) for a tolerance that is not positive or a negative number of steps."""
+    require_positive("tol", tol)
+    if not is_traced(max_steps) and np.any(np.asarray(max_steps) < 0):
+        raise ValueError(f"max_steps = {max_steps}: give a number of steps, at least 0.")

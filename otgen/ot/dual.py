@@ -1,0 +1,130 @@
+"""The dual of smoothed transport: two functions of single points instead of a plan of pairs.
+
+The plan that solves W = min_pi <C, pi> + epsilon E f(r), r its density with respect to a x b, is found by maximising
+
+  D(f, g) = sum_i a_i f_i + sum_j b_j g_j - epsilon sum_ij a_i b_j f*((f_i + g_j - c_ij) / epsilon)
+
+over one number per point, without constraints. Every D(f, g) is a lower bound of W, the best one equals W, and the
+density of the plan is read off: r_ij = (f*)'((f_i + g_j - c_ij) / epsilon). Given f, the best g is known in closed form
+(`transform`); putting it in leaves the semi-dual, a concave function of f alone, which `run` maximises by L-BFGS. A
+plan is never stored, and costs are streamed in blocks, so that n x m numbers are needed only where a matrix is
+returned.
+
+`objective` and `semi_objective` (`otgen.ot.minibatch`) are the same sums over a batch, for potentials that are
+networks. Functions of given potentials are written in `otgen.ot.smoothed`. Both are offered here by name.
+
+Rows are the latent side (paper A: psi = f), columns the data side (phi = g). Smoothing functions: `otgen.ot.smoothing`.
+
+Reference: Genevay et al. (2016), arXiv 1605.08527; Seguy et al. (2018), arXiv 1711.02283; Blondel et al. (2018), arXiv
+1710.06276.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from otgen.ot.ascent import Info, check_loop, climb, iterate
+from otgen.ot.costs import Cost
+from otgen.ot.minibatch import objective, semi_objective
+from otgen.ot.smoothed import (
+    density,
+    gap,
+    gap_of,
+    marginals,
+    prepare,
+    semidual,
+    semidual_of,
+    sums_of,
+    transform,
+    transform_of,
+    value,
+    value_of,
+)
+from otgen.ot.smoothing import Smoothing, by_name
+from otgen.types import Array, status_of
+
+__all__ = [
+    "Info",
+    "State",
+    "density",
+    "gap",
+    "marginals",
+    "objective",
+    "run",
+    "semi_objective",
+    "semidual",
+    "transform",
+    "value",
+]
+
+
+class State(NamedTuple):
+    """The dual potentials.
+
+    Attributes:
+      f: of the rows [n], centred: sum a_i f_i = 0.
+      g: of the columns [m], the best for f.
+    """
+
+    f: Array
+    g: Array
+
+
+def run(
+    cost: Cost | ArrayLike,
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    epsilon: ArrayLike,
+    smoothing: str | Smoothing = "entropic",
+    tol: ArrayLike = 1e-5,
+    max_steps: ArrayLike = 5000,
+    state: State | None = None,
+) -> tuple[State, Info]:
+    """Solve smoothed transport: maximise the semi-dual by L-BFGS until the duality gap is below `tol`.
+
+    The result carries no gradient. `semidual(cost, state.f, ...)` is W, and its gradient in cost and weights is W's.
+
+    Args:
+      cost, a, b, epsilon, smoothing: as in `value`.
+      tol: accepted duality gap, in units of the cost; traced. Float32 reaches about 1e-6 of the largest cost.
+      max_steps: limit of L-BFGS steps; traced. The gap is looked at every 20 steps, later every 100.
+      state: potentials to start from, None for f = 0.
+
+    Returns:
+      State and Info.
+
+    Raises:
+      ValueError: as in `value`, and for a tol that is not positive or a negative max_steps.
+
+    Reference: Blondel et al. (2018), arXiv 1710.06276, who maximise the same function by L-BFGS.
+    """
+    check_loop(tol, max_steps)
+    cost, f, _, a, b = prepare(cost, a, b, epsilon, None if state is None else state.f)
+    f = jnp.zeros_like(a) if f is None else f.astype(a.dtype)
+    return _run(*jax.lax.stop_gradient((cost, f, a, b, epsilon, tol, max_steps)), smoothing=by_name(smoothing))
+
+
+@functools.partial(jax.jit, static_argnames="smoothing")
+def _run(cost, f, a, b, epsilon, tol, max_steps, smoothing) -> tuple[State, Info]:
+    epsilon = jnp.asarray(epsilon, f.dtype)
+
+    def advance(f: Array, num: Array) -> tuple[Array, tuple]:
+        f = climb(lambda f: semidual_of(cost, f, a, b, epsilon, smoothing=smoothing), f, a, num)
+        g = transform_of(cost, f, a, epsilon, smoothing=smoothing)
+        # Points of weight zero have no say in g; their own potential is the best for it.
+        best = cost.map_blocks(lambda block: smoothing.level(g - block, b, epsilon))
+        f = jnp.where(a > 0, f, best)
+        return f, (gap_of(cost, f, g, a, b, epsilon, smoothing=smoothing), g)
+
+    f, (gap, g), step = iterate(advance, f, tol, max_steps)
+    rows, columns = sums_of(cost, f, g, a, b, epsilon, smoothing=smoothing)
+    error = a @ jnp.abs(rows - 1) + b @ jnp.abs(columns - 1)
+    lower = value_of(cost, f, g, a, b, epsilon, smoothing=smoothing)
+    info = Info(gap, lower, lower + gap, error, step, status_of(gap, tol))
+    return State(f - a @ f, g + a @ f), info

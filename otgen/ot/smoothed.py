@@ -1,0 +1,271 @@
+"""What potentials say about smoothed transport: dual value, best answer, density and marginals of the plan, gap.
+
+All of it is streamed in blocks of the cost, forwards and backwards, except `density`, which is a matrix. The equations
+are in `otgen.ot.dual`, which offers these functions beside the solver.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from otgen.ot.check import as_mass, is_traced, require_positive
+from otgen.ot.costs import Cost, DenseCost
+from otgen.ot.smoothing import Smoothing, by_name
+from otgen.types import Array
+
+
+def as_cost(cost: Cost | ArrayLike) -> Cost:
+    """Return a ground cost as it is and a matrix [n, m] as a DenseCost."""
+    return cost if isinstance(cost, Cost) else DenseCost(cost)
+
+
+def probability(name: str, weights: ArrayLike | None, num: int, dtype: Any) -> Array:
+    """Return non-negative weights [num] that sum to 1, zeros allowed; uniform for None.
+
+    Raises:
+      ValueError: if the shape is not [num], or (outside jit) if a weight is negative or the sum is not 1.
+    """
+    weights = jnp.asarray(as_mass(name, weights, num, dtype))
+    if not is_traced(weights) and abs(np.asarray(weights, np.float64).sum() - 1) > 1e-4:
+        raise ValueError(f"{name} sums to {float(weights.sum()):.6g}, not 1: divide by the sum.")
+    return weights / weights.sum()
+
+
+def _potential(name: str, potential: ArrayLike, num: int) -> Array:
+    potential = jnp.asarray(potential)
+    if potential.shape != (num,):
+        raise ValueError(f"{name} has shape {potential.shape}: give one number per point, shape ({num},).")
+    return potential.astype(jnp.promote_types(potential.dtype, jnp.float32))
+
+
+def prepare(cost: Any, a: Any, b: Any, epsilon: Any, f: Any = None, g: Any = None) -> tuple:
+    """Check what every function here takes, and return it as arrays."""
+    require_positive("epsilon", epsilon)
+    cost = as_cost(cost)
+    n, m = cost.shape
+    dtype = jax.eval_shape(lambda: cost.map_blocks(lambda block: block)).dtype
+    f = None if f is None else _potential("f", f, n)
+    g = None if g is None else _potential("g", g, m)
+    return cost, f, g, probability("a", a, n, dtype), probability("b", b, m, dtype)
+
+
+def _scores(block: Array, f: Array, g: Array, epsilon: ArrayLike) -> Array:
+    return (f[:, None] + g - block) / epsilon
+
+
+def mean_over(value: Array, axis_name: str | None) -> Array:
+    """Average a value over the devices of an axis; as it is for None."""
+    return value if axis_name is None else jax.lax.pmean(value, axis_name)
+
+
+def value(
+    cost: Cost | ArrayLike,
+    f: ArrayLike,
+    g: ArrayLike,
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    epsilon: ArrayLike,
+    smoothing: str | Smoothing = "entropic",
+) -> Float[Array, ""]:
+    """Return the dual value sum a f + sum b g - epsilon sum a b f*((f + g - c) / epsilon), a lower bound of W.
+
+    Differentiable in everything: the gradient in f is a - (row sums of the plan), the gradient in the cost is the plan
+    of f and g (Danskin: held at the maximising potentials, this is the gradient of W).
+
+    Args:
+      cost: ground cost of n rows and m columns, or a matrix [n, m].
+      f, g: potentials of the rows [n] and of the columns [m], in units of the cost.
+      a, b: weights [n], [m] that sum to 1, zeros allowed; uniform for None.
+      epsilon: strength of the smoothing, in units of the cost; positive, traced.
+      smoothing: "entropic", "quadratic" or a Smoothing. Static.
+
+    Returns:
+      A scalar in units of the cost.
+
+    Raises:
+      ValueError: for shapes that do not agree, weights that are no probabilities, epsilon not positive, unknown names.
+
+    Reference: Blondel et al. (2018), arXiv 1710.06276, the smoothed dual.
+    """
+    return value_of(*prepare(cost, a, b, epsilon, f, g), epsilon, smoothing=by_name(smoothing))
+
+
+@functools.partial(jax.jit, static_argnames="smoothing")
+def value_of(cost, f, g, a, b, epsilon, smoothing) -> Array:
+    """`value` without the checks."""
+    rows = cost.map_blocks(lambda block, f: smoothing.conjugate(_scores(block, f, g, epsilon)) @ b, f)
+    return a @ f + b @ g - epsilon * (a @ rows)
+
+
+def transform(
+    cost: Cost | ArrayLike,
+    f: ArrayLike,
+    a: ArrayLike | None = None,
+    *,
+    epsilon: ArrayLike,
+    smoothing: str | Smoothing = "entropic",
+) -> Float[Array, " m"]:
+    """Return the g that maximises the dual for given f, the smoothed minimum of c_ij - f_i over i.
+
+    Entropic: g_j = -epsilon log sum_i a_i exp((f_i - c_ij) / epsilon). Quadratic: the threshold of a sparsemax, by
+    sorting. Every column of the plan then has its mass exactly. Arguments as in `value`.
+
+    Returns:
+      g [m].
+
+    Raises:
+      ValueError: as in `value`.
+    """
+    cost, f, _, a, _ = prepare(cost, a, None, epsilon, f)
+    return transform_of(cost, f, a, epsilon, smoothing=by_name(smoothing))
+
+
+@functools.partial(jax.jit, static_argnames="smoothing")
+def transform_of(cost, f, a, epsilon, smoothing) -> Array:
+    """`transform` without the checks."""
+    return cost.map_blocks(lambda block: smoothing.level((f[:, None] - block).T, a, epsilon), axis=0)
+
+
+def semidual(
+    cost: Cost | ArrayLike,
+    f: ArrayLike,
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    epsilon: ArrayLike,
+    smoothing: str | Smoothing = "entropic",
+) -> Float[Array, ""]:
+    """Return the semi-dual value max_g D(f, g): concave in f, differentiable in everything, never overflowing.
+
+    Arguments, result and errors as in `value`.
+
+    Reference: Genevay et al. (2016), arXiv 1605.08527; Blondel et al. (2018), arXiv 1710.06276.
+    """
+    cost, f, _, a, b = prepare(cost, a, b, epsilon, f)
+    return semidual_of(cost, f, a, b, epsilon, smoothing=by_name(smoothing))
+
+
+@functools.partial(jax.jit, static_argnames="smoothing")
+def semidual_of(cost, f, a, b, epsilon, smoothing) -> Array:
+    """`semidual` without the checks."""
+
+    def columns(block: Array) -> Array:
+        scores = (f[:, None] - block).T
+        g = smoothing.level(scores, a, epsilon)
+        return g - epsilon * (smoothing.conjugate((scores + g[:, None]) / epsilon) @ a)
+
+    return a @ f + b @ cost.map_blocks(columns, axis=0)
+
+
+def density(
+    cost: Cost | ArrayLike,
+    f: ArrayLike,
+    g: ArrayLike,
+    *,
+    epsilon: ArrayLike,
+    smoothing: str | Smoothing = "entropic",
+) -> Float[Array, "n m"]:
+    """Return the density r_ij = (f*)'((f_i + g_j - c_ij) / epsilon) of the plan a_i b_j r_ij, n x m in memory.
+
+    Arguments and errors as in `value`.
+    """
+    cost, f, g, _, _ = prepare(cost, None, None, epsilon, f, g)
+    return _density(cost, f, g, epsilon, smoothing=by_name(smoothing))
+
+
+@functools.partial(jax.jit, static_argnames="smoothing")
+def _density(cost, f, g, epsilon, smoothing) -> Array:
+    return cost.map_blocks(lambda block, f: smoothing.density(_scores(block, f, g, epsilon)), f)
+
+
+def marginals(
+    cost: Cost | ArrayLike,
+    f: ArrayLike,
+    g: ArrayLike,
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    epsilon: ArrayLike,
+    smoothing: str | Smoothing = "entropic",
+) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+    """Return the row sums a_i sum_j b_j r_ij and the column sums b_j sum_i a_i r_ij of the plan, streamed.
+
+    At the optimum they are a and b. Arguments and errors as in `value`.
+    """
+    cost, f, g, a, b = prepare(cost, a, b, epsilon, f, g)
+    smoothing = by_name(smoothing)
+    rows, columns = sums_of(cost, f, g, a, b, epsilon, smoothing=smoothing)
+    return a * rows, b * columns
+
+
+@functools.partial(jax.jit, static_argnames="smoothing")
+def sums_of(cost, f, g, a, b, epsilon, smoothing) -> tuple:
+    """Return the mean density of each row [n], weighted by b, and of each column [m], weighted by a."""
+
+    def rows(block: Array, f: Array) -> Array:
+        return smoothing.density(_scores(block, f, g, epsilon)) @ b
+
+    def columns(block: Array, g: Array) -> Array:
+        return a @ smoothing.density(_scores(block, f, g, epsilon))
+
+    return cost.map_blocks(rows, f), cost.map_blocks(columns, g, axis=0)
+
+
+def gap(
+    cost: Cost | ArrayLike,
+    f: ArrayLike,
+    g: ArrayLike,
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    epsilon: ArrayLike,
+    smoothing: str | Smoothing = "entropic",
+) -> Float[Array, ""]:
+    """Return the duality gap: the value of a feasible plan minus the dual value, never negative.
+
+    The density is repaired to the exact marginals: rows, then columns that are too heavy are scaled down, and what is
+    missing is added as a product (Altschuler et al., 2017, arXiv 1705.09634, algorithm 2). For a feasible density r'
+    the gap is
+
+      epsilon sum_ij a_i b_j ( f(r'_ij) + f*(s_ij) - r'_ij s_ij ),   s = (f + g - c) / epsilon,
+
+    a sum of terms that are not negative, so nothing cancels: it is of second order in the error of the marginals.
+
+    Arguments and errors as in `value`.
+
+    Returns:
+      A scalar in units of the cost; W lies between the dual value and the dual value + gap.
+    """
+    cost, f, g, a, b = prepare(cost, a, b, epsilon, f, g)
+    return gap_of(cost, f, g, a, b, epsilon, smoothing=by_name(smoothing))
+
+
+@functools.partial(jax.jit, static_argnames="smoothing")
+def gap_of(cost, f, g, a, b, epsilon, smoothing) -> Array:
+    """`gap` without the checks."""
+
+    def scaled(block: Array, f: Array, shrink: Array, g: Array = g) -> Array:
+        return smoothing.density(_scores(block, f, g, epsilon)) * shrink[:, None]
+
+    rows, _ = sums_of(cost, f, g, a, b, epsilon, smoothing=smoothing)
+    shrink = 1 / jnp.maximum(rows, 1)
+    columns = cost.map_blocks(lambda block, g: a @ scaled(block, f, shrink, g), g, axis=0)
+    narrow = 1 / jnp.maximum(columns, 1)
+    lack = jnp.maximum(1 - cost.map_blocks(lambda *of: scaled(*of) @ (b * narrow), f, shrink), 0)
+    lack_columns = jnp.maximum(1 - narrow * columns, 0)
+    total = jnp.maximum(a @ lack, jnp.finfo(f.dtype).tiny)
+
+    def terms(block: Array, f: Array, shrink: Array, lack: Array) -> Array:
+        repaired = scaled(block, f, shrink) * narrow + lack[:, None] * lack_columns / total
+        s = _scores(block, f, g, epsilon)
+        return jnp.maximum(smoothing.value(repaired) + smoothing.conjugate(s) - repaired * s, 0) @ b
+
+    return epsilon * (a @ cost.map_blocks(terms, f, shrink, lack))

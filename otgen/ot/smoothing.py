@@ -1,0 +1,150 @@
+"""Smoothing functions: what makes a transport plan dense or sparse, and its dual differentiable.
+
+A plan pi between weights a and b is described by its density r = d pi / d(a x b), r = 1 being the independent plan.
+Smoothed transport adds epsilon E f(r) to the cost, the mean over a x b of a convex function f with f' and the conjugate
+f*:
+
+              f(t)              f'(t)    f*(s) = max_t s t - f(t)    density t = (f*)'(s)
+  entropic    t log t - t + 1   log t    exp(s) - 1                  exp(s)          every pair gets some mass
+  quadratic   t^2 / 2           t        max(s, 0)^2 / 2             max(s, 0)       most pairs get none
+
+At the optimum r = (f*)'((f_i + g_j - c_ij) / epsilon) for the dual potentials f_i, g_j. Given one potential the other
+is a *level*: the g at which the scores v_i + g have a density of mean one. It is a log-sum-exp for the entropic
+function and the threshold of a sparsemax, found by sorting, for the quadratic one.
+
+Reference: Blondel, Seguy and Rolet (2018), arXiv 1710.06276; Martins and Astudillo (2016), arXiv 1602.02068.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import xlogy
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from otgen.types import Array
+
+_FAR = 60.0  # a point of weight zero may lie above all others: its exponential is cut off here, far above any real one
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """A smoothing function. Static under jit: compared and hashed by its name and functions, so define yours once.
+
+    Attributes:
+      name: how it is called.
+      value: f, of densities t >= 0.
+      slope: f', of densities t >= 0.
+      conjugate: f*, of any number.
+      density: (f*)', of any number: the density that a score over epsilon stands for.
+      level: `level(scores, weights, epsilon)`, the number g per row with sum_i w_i density((v_i + g) / epsilon) = 1,
+        for scores [..., n] and weights that broadcast against them and sum to 1.
+    """
+
+    name: str
+    value: Callable[[Array], Array]
+    slope: Callable[[Array], Array]
+    conjugate: Callable[[Array], Array]
+    density: Callable[[Array], Array]
+    level: Callable[[Array, Array, ArrayLike], Array]
+
+
+def log_mean_exp(scores: ArrayLike, weights: ArrayLike, axis: int = -1) -> Array:
+    """Return log sum_i w_i exp(v_i) along an axis, without overflow and with finite gradients where w_i = 0.
+
+    Args:
+      scores: v, any shape.
+      weights: w >= 0, broadcast against the scores; not all zero along the axis.
+      axis: the axis that is summed over. Static.
+    """
+    scores = jnp.asarray(scores)
+    weights = jnp.broadcast_to(jnp.asarray(weights), scores.shape)
+    top = jax.lax.stop_gradient(jnp.max(jnp.where(weights > 0, scores, -jnp.inf), axis, keepdims=True))
+    top = jnp.where(jnp.isneginf(top), 0.0, top)
+    total = jnp.sum(weights * jnp.exp(jnp.minimum(scores - top, _FAR)), axis, keepdims=True)
+    return jnp.squeeze(jnp.log(total) + top, axis)
+
+
+def hinge_level(scores: ArrayLike, weights: ArrayLike, mass: ArrayLike) -> Array:
+    """Return the number g per row that solves sum_i w_i max(v_i + g, 0) = mass, exactly, by sorting.
+
+    The left side is convex and piecewise linear in g. With the scores in descending order the k largest take part as
+    long as sum_{i <= k} w_i (v_i - v_k) < mass, and then g = (mass - sum w_i v_i) / sum w_i over those. Which take part
+    is locally constant, so the formula is differentiated as it stands.
+
+    Args:
+      scores: v [..., n].
+      weights: w >= 0, broadcast against the scores; not all zero in a row.
+      mass: positive.
+
+    Returns:
+      g [...].
+    """
+    scores = jnp.asarray(scores)
+    weights = jnp.broadcast_to(jnp.asarray(weights), scores.shape)
+    top = jax.lax.stop_gradient(jnp.max(scores, -1, keepdims=True))
+    scores = scores - top
+    order = jnp.argsort(-scores, axis=-1)
+    v, w = (jax.lax.stop_gradient(jnp.take_along_axis(of, order, -1)) for of in (scores, weights))
+    inside = jnp.cumsum(w * v, -1) - v * jnp.cumsum(w, -1) < mass
+    last = jnp.take_along_axis(v, jnp.maximum(jnp.sum(inside, -1, keepdims=True), 1) - 1, -1)
+    taken = jnp.where(jax.lax.stop_gradient(scores) >= last, weights, 0.0)
+    return (mass - jnp.sum(taken * scores, -1)) / jnp.sum(taken, -1) - top[..., 0]
+
+
+def _entropic_level(scores: ArrayLike, weights: ArrayLike, epsilon: ArrayLike) -> Array:
+    return -epsilon * log_mean_exp(scores / epsilon, weights)
+
+
+def _half_square(t: Array) -> Array:
+    return 0.5 * t**2
+
+
+ENTROPIC = Smoothing(
+    name="entropic",
+    value=lambda t: xlogy(t, t) - t + 1,
+    slope=jnp.log,
+    conjugate=jnp.expm1,
+    density=jnp.exp,
+    level=_entropic_level,
+)
+QUADRATIC = Smoothing(
+    name="quadratic",
+    value=_half_square,
+    slope=lambda t: t,
+    conjugate=lambda s: _half_square(jnp.maximum(s, 0.0)),
+    density=lambda s: jnp.maximum(s, 0.0),
+    level=hinge_level,
+)
+SMOOTHINGS = {of.name: of for of in (ENTROPIC, QUADRATIC)}
+
+
+def by_name(smoothing: str | Smoothing) -> Smoothing:
+    """Return the smoothing function of that name; a Smoothing is returned as it is.
+
+    Raises:
+      ValueError: for an unknown name.
+    """
+    if isinstance(smoothing, Smoothing):
+        return smoothing
+    if smoothing not in SMOOTHINGS:
+        raise ValueError(f"smoothing = {smoothing!r} is unknown: choose one of {', '.join(SMOOTHINGS)}.")
+    return SMOOTHINGS[smoothing]
+
+
+def regularity(density: ArrayLike, a: ArrayLike, b: ArrayLike, smoothing: str | Smoothing) -> Float[Array, ""]:
+    """Return I_f(pi) = sum_ij a_i b_j f(r_ij): for the entropic f and a feasible plan, its mutual information in nats.
+
+    Args:
+      density: r of the plan with respect to a x b [n, m].
+      a, b: weights of the rows [n] and the columns [m].
+      smoothing: name or Smoothing. Static.
+
+    Returns:
+      A scalar.
+    """
+    return jnp.asarray(a) @ by_name(smoothing).value(jnp.asarray(density)) @ jnp.asarray(b)

@@ -1,0 +1,277 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import otgen as og
+from otgen.ot import dual
+from otgen.ot.costs import DenseCost, PairwiseCost
+
+BOTH = pytest.mark.parametrize("smoothing", ["entropic", "quadratic"])
+FIRST = pytest.mark.parametrize("smoothing", ["entropic", pytest.param("quadratic", marks=pytest.mark.slow)])
+
+
+@pytest.fixture
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+def problem(n=12, m=9, seed=0):
+    random = np.random.default_rng(seed)
+    return random.uniform(size=(n, m)), random.dirichlet(3 * np.ones(n)), random.dirichlet(3 * np.ones(m))
+
+
+def sinkhorn(cost, a, b, epsilon, steps=5000):
+    """Plain Sinkhorn in the log domain, for comparison only."""
+    f, g = np.zeros(len(a)), np.zeros(len(b))
+    for _ in range(steps):
+        g = -epsilon * np.log(np.sum(a[:, None] * np.exp((f[:, None] - cost) / epsilon), 0))
+        f = -epsilon * np.log(np.sum(b * np.exp((g - cost) / epsilon), 1))
+    return np.exp((f[:, None] + g - cost) / epsilon)
+
+
+def objective(cost, a, b, epsilon, smoothing, r):
+    entropy = np.where(r > 0, r * np.log(np.where(r > 0, r, 1)), 0) - r + 1
+    return a @ (cost * r + epsilon * (entropy if smoothing == "entropic" else 0.5 * r**2)) @ b
+
+
+def test_entropic_optimum_is_sinkhorns(double):
+    cost, a, b = problem()
+    state, info = dual.run(cost, a, b, epsilon=0.1, tol=1e-12)
+    r = sinkhorn(cost, a, b, 0.1)
+    assert int(info.status) == og.Status.CONVERGED
+    np.testing.assert_allclose(dual.density(cost, *state, epsilon=0.1), r, atol=1e-6)
+    assert float(info.dual_value) == pytest.approx(objective(cost, a, b, 0.1, "entropic", r), abs=1e-9)
+
+
+def test_quadratic_optimum_is_that_of_a_quadratic_program(double):
+    from scipy.optimize import nnls
+
+    # <C, P> + epsilon / 2 E r^2 = |scale (r + C / epsilon)|^2 + a constant, with the marginals as heavy equations.
+    cost, a, b = problem()
+    n, m = cost.shape
+    marginals = 1e5 * np.concatenate([np.kron(np.eye(n), b), np.kron(a, np.eye(m))])
+    scale = np.sqrt(0.05 * np.outer(a, b).ravel())
+    r, _ = nnls(
+        np.concatenate([np.diag(scale), marginals]), np.concatenate([-scale * cost.ravel() / 0.1, np.full(n + m, 1e5)])
+    )
+    _, info = dual.run(cost, a, b, epsilon=0.1, smoothing="quadratic", tol=1e-12)
+    optimum = objective(cost, a, b, 0.1, "quadratic", r.reshape(n, m))
+    assert float(info.primal_value) == pytest.approx(optimum, abs=1e-8)
+
+
+@BOTH
+@pytest.mark.parametrize("epsilon", [1.0, 0.1, 0.01])
+def test_the_gap_closes_and_the_plan_is_feasible(double, smoothing, epsilon):
+    cost, a, b = problem()
+    state, info = dual.run(cost, a, b, epsilon=epsilon, smoothing=smoothing, tol=1e-8)
+    numbers = {"epsilon": epsilon, "smoothing": smoothing}
+    assert 0 <= float(info.gap) < 1e-8
+    rows, columns = dual.marginals(cost, *state, a, b, **numbers)
+    assert np.abs(rows - a).sum() < 1e-4
+    np.testing.assert_allclose(columns, b, atol=1e-12)
+    r = np.asarray(dual.density(cost, *state, **numbers))
+    assert objective(cost, a, b, epsilon, smoothing, r) == pytest.approx(float(info.dual_value), abs=1e-4 * epsilon)
+    assert float(dual.value(cost, *state, a, b, **numbers)) == pytest.approx(float(info.dual_value), abs=1e-12)
+    assert float(a @ state.f) == pytest.approx(0, abs=1e-12)
+    if smoothing == "quadratic" and epsilon < 0.1:
+        assert (r == 0).mean() > 0.7  # the unsmoothed plan would have at least 88 of 108
+
+
+@FIRST
+def test_the_gap_brackets_the_optimum_at_any_potentials(double, smoothing):
+    cost, a, b = problem()
+    _, info = dual.run(cost, a, b, epsilon=0.1, smoothing=smoothing, tol=1e-12)
+    random = np.random.default_rng(5)
+    for scale in (0.01, 0.1, 1.0):
+        f, g = scale * random.normal(size=12), scale * random.normal(size=9)
+        lower = float(dual.value(cost, f, g, a, b, epsilon=0.1, smoothing=smoothing))
+        gap = float(dual.gap(cost, f, g, a, b, epsilon=0.1, smoothing=smoothing))
+        assert lower <= float(info.dual_value) + 1e-12
+        assert lower + gap >= float(info.dual_value) - 1e-12
+        best = dual.transform(cost, f, a, epsilon=0.1, smoothing=smoothing)
+        raised = float(dual.value(cost, f, best, a, b, epsilon=0.1, smoothing=smoothing))
+        assert raised >= lower
+        semi = float(dual.semidual(cost, f, a, b, epsilon=0.1, smoothing=smoothing))
+        assert semi == pytest.approx(raised, abs=1e-12)
+
+
+@BOTH
+def test_gradients_are_finite_differences_and_plans(double, smoothing):
+    cost, a, b = (jnp.asarray(of) for of in problem(5, 4))
+    f, g = jnp.linspace(-0.2, 0.3, 5), jnp.linspace(0.1, 0.4, 4)
+
+    @jax.jit
+    def both(cost, f, g, a, epsilon):
+        numbers = {"epsilon": epsilon, "smoothing": smoothing}
+        return dual.value(cost, f, g, a, b, **numbers) + 2 * dual.semidual(cost, f, a, b, **numbers)
+
+    check_grads(both, (cost, f, g, a, 0.3), order=1, modes=["rev"], rtol=1e-5)
+    plan = a[:, None] * b * dual.density(cost, f, g, epsilon=0.3, smoothing=smoothing)
+    slope = jax.grad(dual.value)(cost, f, g, a, b, epsilon=0.3, smoothing=smoothing)
+    np.testing.assert_allclose(slope, plan, atol=1e-12)
+
+
+@pytest.mark.slow
+@BOTH
+def test_second_derivatives_are_finite_differences(double, smoothing):
+    cost, a, b = (jnp.asarray(of) for of in problem(5, 4))
+
+    def semidual(cost, f, a, epsilon):
+        return dual.semidual(cost, f, a, b, epsilon=epsilon, smoothing=smoothing)
+
+    check_grads(jax.jit(semidual), (cost, jnp.linspace(-0.2, 0.3, 5), a, 0.3), order=2, modes=["rev"], rtol=1e-4)
+
+
+@FIRST
+def test_weights_of_zero(double, smoothing):
+    cost, a, b = problem()
+    a[3], b[2] = 0, 0
+    a, b = a / a.sum(), b / b.sum()
+    state, info = dual.run(cost, a, b, epsilon=0.05, smoothing=smoothing, tol=1e-9)
+    kept = np.ix_(a > 0, b > 0)
+    alone = cost[kept], state.f[a > 0], state.g[b > 0], a[a > 0], b[b > 0]
+    assert float(dual.gap(*alone, epsilon=0.05, smoothing=smoothing)) < 1e-9
+    value = dual.value(*alone, epsilon=0.05, smoothing=smoothing)
+    assert float(info.dual_value) == pytest.approx(float(value), abs=1e-12)
+    assert np.isfinite(state.f).all()
+    assert np.isfinite(state.g).all()
+
+    def semidual(cost, a, b):
+        return dual.semidual(cost, state.f, a, b, epsilon=0.05, smoothing=smoothing)
+
+    assert all(np.isfinite(slope).all() for slope in jax.jit(jax.grad(semidual, (0, 1, 2)))(cost, a, b))
+
+
+@pytest.mark.slow
+def test_streamed_costs_and_matrices_agree():
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(30, 3)).astype(np.float32), random.normal(size=(20, 3)).astype(np.float32)
+    streamed = PairwiseCost(x, y, block=64)
+    state, info = dual.run(streamed, epsilon=1.0, smoothing="quadratic")
+    dense = DenseCost(streamed.matrix())
+    assert float(dual.gap(dense, *state, epsilon=1.0, smoothing="quadratic")) < 1e-5
+    assert int(info.status) == og.Status.CONVERGED
+    assert float(info.dual_value) == pytest.approx(
+        float(dual.value(dense, *state, epsilon=1.0, smoothing="quadratic")), rel=1e-6
+    )
+    again, info = dual.run(streamed, epsilon=1.0, smoothing="quadratic", state=state)
+    assert int(info.num_steps) == 0
+    np.testing.assert_allclose(again.f, state.f, atol=1e-6)
+
+
+@pytest.mark.slow
+@BOTH
+def test_batches_estimate_the_dual_without_bias(double, smoothing):
+    random = np.random.default_rng(3)
+    x, y = random.normal(size=(60, 2)), random.normal(size=(50, 2)) + 1
+    cost = PairwiseCost(x, y)
+    f, g = 0.3 * np.sin(x[:, 0]), 0.2 * np.cos(y[:, 1])
+    exact = float(dual.value(cost, f, g, epsilon=0.5, smoothing=smoothing))
+    semi = float(dual.semidual(cost, f, epsilon=0.5, smoothing=smoothing))
+
+    @jax.jit
+    def batch(key):
+        i, j = (jax.random.randint(k, (8,), 0, num) for k, num in zip(jax.random.split(key), (60, 50), strict=True))
+        xs, ys, fs, gs = (jnp.asarray(of)[at] for of, at in ((x, i), (y, j), (f, i), (g, j)))
+        both = dual.objective(fs, gs, xs, ys, epsilon=0.5, smoothing=smoothing)
+        return both, dual.semi_objective(f, x, ys, epsilon=0.5, smoothing=smoothing)
+
+    both, half = jax.lax.map(batch, jax.random.split(jax.random.key(0), 4000))
+    for estimates, truth in ((both, exact), (half, semi)):
+        assert abs(float(estimates.mean()) - truth) < 4 * float(estimates.std()) / np.sqrt(4000)
+
+
+@FIRST
+def test_callables_and_arrays_agree_and_have_gradients(double, smoothing):
+    random = np.random.default_rng(4)
+    x, y = jnp.asarray(random.normal(size=(7, 2))), jnp.asarray(random.normal(size=(6, 2)))
+
+    def potential(theta, points):
+        return jnp.sin(points @ theta)
+
+    def loss(theta, x, called=True):
+        f = (lambda points: potential(theta, points)) if called else potential(theta, x)
+        g = (lambda points: potential(-theta, points)) if called else potential(-theta, y)
+        both = dual.objective(f, g, x, y, epsilon=0.7, smoothing=smoothing)
+        return both + dual.semi_objective(f, x, y, epsilon=0.7, smoothing=smoothing)
+
+    theta = jnp.array([0.3, -0.2])
+    assert float(loss(theta, x)) == float(loss(theta, x, called=False))
+    check_grads(jax.jit(loss), (theta, x), order=1, modes=["rev"], rtol=1e-5)
+
+
+def test_the_gradient_of_a_generator_is_that_of_the_transport(double):
+    random = np.random.default_rng(4)
+    x, y = jnp.asarray(random.normal(size=(12, 2))), jnp.asarray(random.normal(size=(9, 2)))
+
+    def solved(x):
+        return dual.run(PairwiseCost(x, y).matrix(), epsilon=0.5, smoothing="quadratic", tol=1e-13)
+
+    state, _ = solved(x)
+    slope = jax.grad(lambda x: dual.objective(*state, x, y, epsilon=0.5, smoothing="quadratic"))(x)
+    move = jnp.asarray(random.normal(size=x.shape))
+    change = (solved(x + 1e-4 * move)[1].dual_value - solved(x - 1e-4 * move)[1].dual_value) / 2e-4
+    assert float(jnp.sum(slope * move)) == pytest.approx(float(change), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_devices_average():
+    x, y = jax.random.normal(jax.random.key(0), (4, 8, 2)), jax.random.normal(jax.random.key(1), (4, 8, 2))
+    f, g = x[..., 0], y[..., 1]
+
+    def one(f, g, x, y, axis_name=None):
+        return dual.objective(f, g, x, y, epsilon=0.5, smoothing="quadratic", axis_name=axis_name)
+
+    alone = jnp.mean(jax.vmap(one)(f, g, x, y))
+    together = jax.vmap(lambda *of: one(*of, axis_name="devices"), axis_name="devices")(f, g, x, y)
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
+    pmapped = jax.pmap(lambda *of: one(*of, axis_name="devices"), axis_name="devices")(f[:1], g[:1], x[:1], y[:1])
+    np.testing.assert_allclose(pmapped[0], one(f[0], g[0], x[0], y[0]), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_many_epsilons_in_one_trace(double):
+    cost, a, b = problem()
+    before = dual._run._cache_size()
+    epsilons = jnp.array([1.0, 0.3, 0.1])
+    values = [float(dual.run(cost, a, b, epsilon=epsilon, tol=1e-4)[1].dual_value) for epsilon in epsilons]
+    assert dual._run._cache_size() <= before + 1
+    assert values[0] > values[1] > values[2]
+    batched = jax.vmap(lambda epsilon: dual.run(cost, a, b, epsilon=epsilon, tol=1e-4)[1])(epsilons)
+    np.testing.assert_allclose(batched.dual_value, values, atol=2e-4)
+    assert (batched.status == og.Status.CONVERGED).all()
+
+
+def test_status_tells_how_it_ended(double):
+    cost, a, b = problem()
+    _, info = dual.run(cost, a, b, epsilon=1e-3, max_steps=7)
+    assert (int(info.status), int(info.num_steps)) == (og.Status.MAX_STEPS, 7)
+    broken = dual.State(jnp.full(12, jnp.nan), jnp.zeros(9))
+    _, info = dual.run(cost, a, b, epsilon=0.1, state=broken)
+    assert int(info.status) == og.Status.NONFINITE
+
+
+def test_bad_input_says_what_to_do():
+    cost, a, b = problem()
+    for epsilon in (0.0, -1.0, np.nan):
+        with pytest.raises(ValueError, match="epsilon"):
+            dual.run(cost, epsilon=epsilon)
+    with pytest.raises(ValueError, match="choose one of entropic, quadratic"):
+        dual.run(cost, epsilon=1.0, smoothing="none")
+    with pytest.raises(ValueError, match=r"shape \(9,\): give one weight per point"):
+        dual.run(cost, b, epsilon=1.0)
+    with pytest.raises(ValueError, match="divide by the sum"):
+        dual.run(cost, 2 * a, epsilon=1.0)
+    with pytest.raises(ValueError, match="not negative"):
+        dual.run(cost, a - 0.2, epsilon=1.0)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        dual.run(np.full((2, 2), np.inf), epsilon=1.0)
+    with pytest.raises(ValueError, match="give one number per point"):
+        dual.value(cost, b, b, epsilon=1.0)
+    with pytest.raises(ValueError, match="tol"):
+        dual.run(cost, epsilon=1.0, tol=0.0)
+    with pytest.raises(ValueError, match="max_steps"):
+        dual.run(cost, epsilon=1.0, max_steps=-1)
