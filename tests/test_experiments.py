@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import ae_ot, bench_latent, latent_ops
+from experiments import ae_ot, bench_latent, bench_sinkhorn, latent_ops
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,6 +63,16 @@ def test_latent_ops_smoke(tmp_path):
 def test_bench_latent_smoke(tmp_path):
     results = bench_latent.main(bench_latent.Config.smoke(out=str(tmp_path / "latent.json")))
     assert results["traces"] == 3  # one for each prior, whatever t
+
+
+@pytest.mark.filterwarnings("ignore")  # of the peers' imports
+def test_bench_sinkhorn_smoke(tmp_path):
+    out = tmp_path / "sinkhorn.json"
+    results = bench_sinkhorn.main(bench_sinkhorn.Config.smoke(out=str(out), many=False))
+    assert json.loads(out.read_text())["cells"] == results["cells"]
+    for cell in results["cells"]:
+        assert cell["solvers"]["otgen"]["error"] <= cell["error"]
+        assert cell["solvers"]["ott"]["error"] <= cell["error"]
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,15 @@ def require_positive(name: str, number: ArrayLike) -> None:
     """
     if not is_traced(number):
         value = np.asarray(number)
+        if value.ndim:
+            raise ValueError(f"{name} has shape {value.shape}: give one number, and vmap over several.")
         if not (np.isfinite(value).all() and (value > 0).all()):
             raise ValueError(f"{name} = {number}: give a positive finite number.")
+
+
+def poison(values: Held, legal: ArrayLike) -> Held:
+    """Make values NaN where they are not legal, inside jit, where nothing can be raised: the status says NONFINITE."""
+    return jnp.where(legal, values, jnp.nan) if is_traced(values, legal) else values
 
 
 def as_mass(name: str, weights: ArrayLike | None, num: int, dtype: jnp.dtype = jnp.float32) -> Held:

@@ -82,7 +82,11 @@ class Cost:
         n, m = self.shape
         a = jnp.full(n, 1.0 / n) if a is None else jnp.asarray(a)
         b = jnp.full(m, 1.0 / m) if b is None else jnp.asarray(b)
-        return a @ self.map_blocks(lambda block: jnp.matmul(block, b, precision="highest"))
+        return jnp.sum(a * self.map_blocks(lambda block: jnp.matmul(block, b, precision="highest")))
+
+    def pairs(self, i: Array, j: Array) -> Float[Array, " k"]:
+        """Return the costs of the pairs (i_k, j_k)."""
+        return self.matrix()[i, j]
 
 
 def along(values: Array, axis: int) -> Array:
@@ -233,7 +237,7 @@ class PairwiseCost(Cost):
     def pairs(self, i: Array, j: Array) -> Float[Array, " k"]:
         """Return the costs of the pairs (i_k, j_k), without the others."""
         x, y = self._centred()
-        return jax.vmap(self.cost_fn)(x[i], y[j])
+        return jax.vmap(self.cost_fn)(x[i], y[j]).astype(self.dtype)
 
     def _centred(self) -> tuple[Array, Array]:
         if not self.cost_fn.invariant:
@@ -253,9 +257,9 @@ class PairwiseCost(Cost):
         """
         x, y = self._centred()
         if axis == 1:
-            points, pairwise = x, lambda part: self.cost_fn.pairwise(part, y)
+            points, pairwise = x, lambda part: self.cost_fn.pairwise(part, y).astype(self.dtype)
         else:
-            points, pairwise = y, lambda part: self.cost_fn.pairwise(x, part)
+            points, pairwise = y, lambda part: self.cost_fn.pairwise(x, part).astype(self.dtype)
         num, other = points.shape[0], self.shape[axis]
         size = max(1, min(num, self.block // other))
         if size == num:
@@ -277,8 +281,3 @@ class PairwiseCost(Cost):
 
 _register(DenseCost, ("values",))
 _register(PairwiseCost, ("x", "y", "cost_fn"), ("block", "kernel"))
-
-
-def pair_costs(cost: DenseCost | PairwiseCost, i: Array, j: Array) -> Float[Array, " k"]:
-    """Return the costs of the pairs (i_k, j_k), without the others."""
-    return cost.pairs(i, j) if isinstance(cost, PairwiseCost) else cost.values[i, j]

@@ -131,8 +131,9 @@ class Custom(CostFn):
         self.function = function
 
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
-        """Return function(x, y)."""
-        return self.function(x, y)
+        """Return function(x, y), as float32 at least."""
+        cost = jnp.asarray(self.function(x, y))
+        return cost.astype(jnp.promote_types(cost.dtype, jnp.float32))
 
     def __repr__(self) -> str:
         return getattr(self.function, "__name__", repr(self.function))
@@ -160,4 +161,6 @@ def _root(square: Array) -> Array:
 
 
 def _unit(x: Array) -> Array:
-    return x / jnp.where(jnp.any(x != 0), _root(jnp.sum(x**2)), 1.0)
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x)))
+    x = x / jnp.where(largest > 0, largest, 1.0)  # or squares under- or overflow
+    return x / jnp.where(largest > 0, _root(jnp.sum(x**2)), 1.0)

@@ -30,9 +30,10 @@ def sinkhorn_divergence(
     """Return the Sinkhorn divergence between two weighted clouds.
 
     S(x, y) = W(x, y) - W(x, x) / 2 - W(y, y) / 2 with W = `sinkhorn.value`, plus epsilon/2 (sum a - sum b)^2.
-    For costs such as |x - y|^2 and |x - y| it is not negative, zero at equal clouds only, and convex in each weight;
-    it goes to <C, P> of exact transport as epsilon falls and to a kernel distance as epsilon grows. Differentiable in
-    the points and weights. Rounded up to zero where the errors of its terms, squares of `tol`, took it below.
+    For costs such as |x - y|^2 and |x - y| it is not negative, for tau_a = tau_b zero at equal clouds only, and convex
+    in each weight; it goes to <C, P> of exact transport as epsilon falls and to a kernel distance as epsilon grows.
+    Differentiable in the points and weights. Rounded up to zero where the errors of its terms, squares of `tol`, took
+    it below.
 
     Args:
       x: points [n, d].
@@ -61,6 +62,5 @@ def sinkhorn_divergence(
     own = sinkhorn.value(PairwiseCost(x, x, cost_fn), a, a, tau_a=tau_a, tau_b=tau_a, **options)
     other = sinkhorn.value(PairwiseCost(y, y, cost_fn), b, b, tau_a=tau_b, tau_b=tau_b, **options)
     debiased = sinkhorn.value(cross, a, b, tau_a=tau_a, tau_b=tau_b, **options) - 0.5 * (own + other)
-    if a is not None and b is not None:
-        debiased = debiased + 0.5 * epsilon * (jnp.sum(a) - jnp.sum(b)) ** 2
-    return jnp.maximum(debiased, 0.0)
+    left, right = (1.0 if mass is None else jnp.sum(jnp.asarray(mass)) for mass in (a, b))
+    return jnp.maximum(debiased + 0.5 * epsilon * (left - right) ** 2, 0.0)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from otgen.ot import newton
-from otgen.ot.check import as_mass, is_traced, require_positive
+from otgen.ot.check import as_mass, is_traced, poison, require_positive
 from otgen.ot.costs import Cost, DenseCost
 from otgen.types import Array, Held
 
@@ -58,6 +58,13 @@ def as_masses(
                 f"a sums to {left:.6g} and b to {right:.6g}: balanced transport needs equal totals. Divide each by its "
                 "sum, or relax the marginals with tau_a, tau_b < 1."
             )
+    if is_traced(a, b, tau_a, tau_b):
+        left, right = jnp.sum(a), jnp.sum(b)
+        equal = jnp.abs(left - right) <= 1e-4 * jnp.maximum(left, right)
+        legal = (tau_a > 0) & (tau_a <= 1) & (tau_b > 0) & (tau_b <= 1) & jnp.all(a >= 0) & jnp.all(b >= 0)
+        if axis_name is None:
+            legal &= equal | (tau_a != 1) | (tau_b != 1)
+        a = poison(a, legal)
     return a, b
 
 
@@ -66,7 +73,9 @@ def as_numbers(cost: Cost, **numbers: ArrayLike) -> tuple[Held, ...]:
     for name, number in numbers.items():
         require_positive(name, number)
     return tuple(
-        number.astype(cost.dtype) if isinstance(number, jax.Array) else np.asarray(number, cost.dtype)
+        poison(number.astype(cost.dtype), number > 0)
+        if isinstance(number, jax.Array)
+        else np.asarray(number, cost.dtype)
         for number in numbers.values()
     )
 
@@ -250,3 +259,81 @@ def dual_value(state: State, rows: Array, problem: newton.Problem, epsilon: Held
     product = newton.total(a, axis_name) * jnp.sum(b)
     surplus = newton.total(rows, axis_name) - product
     return side(a, state.f, tau_a, axis_name) + side(b, state.g, tau_b, None) - epsilon * surplus
+
+
+def solve(
+    cost: Cost,
+    problem: newton.Problem,
+    state: State,
+    *,
+    epsilon: Held,
+    tol: Held,
+    max_steps: Held,
+    anneal: bool,
+) -> tuple[State, Array]:
+    """Return the optimal potentials, centred in the balanced problem, and the number of steps."""
+    f, g, num_steps = newton.solve(cost, problem, *state, epsilon=epsilon, tol=tol, max_steps=max_steps, anneal=anneal)
+    relaxed = (problem.tau_a < 1) | (problem.tau_b < 1)
+    state, num_steps = jax.lax.cond(
+        relaxed,
+        lambda *it: _settle(cost, problem, *it, epsilon, tol, max_steps),
+        lambda *it: it,
+        State(f, g),
+        num_steps,
+    )
+    return centre(state, problem), num_steps
+
+
+def iteration(cost: Cost, problem: newton.Problem, g: Held, epsilon: Held) -> State:
+    """Sinkhorn's iteration in the log domain."""
+    f = problem.tau_a * soft_rows(cost, g, problem.b, epsilon)
+    return State(f, problem.tau_b * soft_columns(cost, f, problem.a, epsilon, problem.axis_name))
+
+
+def change(one: State, two: State, problem: newton.Problem, epsilon: Held) -> Array:
+    """The largest change of a potential over epsilon, at points with mass."""
+    left, right = (
+        jnp.max(jnp.where(mass > 0, jnp.abs(before - after), 0.0))
+        for mass, before, after in ((problem.a, one.f, two.f), (problem.b, one.g, two.g))
+    )
+    return jnp.maximum(newton.pmax(left, problem.axis_name), right) / epsilon
+
+
+def _settle(
+    cost: Cost,
+    problem: newton.Problem,
+    state: State,
+    num_steps: Array,
+    epsilon: Held,
+    tol: Held,
+    max_steps: Held,
+) -> tuple[State, Array]:
+    """Iterate a relaxed problem in the log domain until the potentials rest.
+
+    The kernel cannot see a point that is too far to keep mass; here it gets its potential. For all others there is
+    little left to do.
+    """
+    finite = newton.total((~jnp.isfinite(state.f)).astype(state.f.dtype), problem.axis_name) == 0
+    state = jax.tree.map(lambda part: jnp.where(finite & jnp.all(jnp.isfinite(state.g)), part, 0.0), state)
+
+    def go_on(carry: tuple) -> Array:
+        _, moved, steps = carry
+        return (moved >= newton.SAFE * tol) & (steps < max_steps)
+
+    def step(carry: tuple) -> tuple:
+        state, _, steps = carry
+        following = iteration(cost, problem, state.g, epsilon)
+        return following, change(state, following, problem, epsilon), steps + 1
+
+    far = jnp.full((), jnp.inf, state.f.dtype)
+    # one step at least, for the points that the kernel does not see
+    state, _, num_steps = jax.lax.while_loop(go_on, step, step((state, far, num_steps)))
+    return state, num_steps
+
+
+def centre(state: State, problem: newton.Problem) -> State:
+    """Give f the mean zero where a shift between f and g changes nothing, which is the balanced problem."""
+    axis_name = problem.axis_name
+    mean = newton.total(problem.a * state.f, axis_name) / newton.total(problem.a, axis_name)
+    mean = jnp.where((problem.tau_a == 1) & (problem.tau_b == 1), mean, 0.0)
+    return State(state.f - mean, state.g + mean)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from otgen.ot import newton
 from otgen.ot.costs import Cost, DenseCost
-from otgen.ot.entropic import State, dual_value, in_memory, soft_columns, soft_rows
+from otgen.ot.entropic import State, dual_value, in_memory, soft_columns, soft_rows, solve
 from otgen.types import Array, Held
 
 
@@ -52,18 +52,16 @@ def _problem(inputs: Inputs) -> newton.Problem:
 def potentials(how: How, inputs: Inputs, solver: Solver) -> State:
     """Solve for the optimal potentials; differentiable in the inputs through the linearised marginal equations."""
     cost = in_memory(inputs.cost, how.dense)
-    f, g, _ = newton.solve(
+    state, _ = solve(
         cost,
         _problem(inputs),
-        *solver.state,
+        solver.state,
         epsilon=inputs.epsilon,
         tol=solver.tol,
         max_steps=solver.max_steps,
         anneal=how.anneal,
     )
-    mean = jnp.sum(inputs.a * f) / jnp.sum(inputs.a)
-    mean = jnp.where((inputs.tau_a == 1) & (inputs.tau_b == 1), mean, 0.0)
-    return State(f - mean, g + mean)
+    return state
 
 
 def _rows(inputs: Inputs, g: Array) -> Array:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from otgen.ot.check import is_traced, require_finite, require_positive
+from otgen.ot.check import is_traced, poison, require_finite, require_positive
 from otgen.ot.smoothed import probability
 from otgen.ot.smoothing import ENTROPIC, QUADRATIC, by_name, hinge_level, log_mean_exp
 from otgen.types import Array
@@ -60,6 +60,8 @@ def prepare(cost: Any, weights: Weights | None, epsilon: Any, lam: Any, smoothin
             "`alternate` takes larger lam and finds a local optimum."
         )
     cost, weights = as_arrays(cost, weights)
+    legal = (epsilon > 0) & (lam >= 0) & (lam <= epsilon)
+    weights = weights._replace(data=poison(weights.data, legal))
     if f is not None and jnp.shape(f) != cost.shape[:2]:
         raise ValueError(f"f has shape {jnp.shape(f)}: give one number per code and noise, shape {cost.shape[:2]}.")
     if g is not None and jnp.shape(g) != cost.shape[2:]:

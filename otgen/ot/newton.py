@@ -21,6 +21,7 @@ from otgen.types import Array, Held
 LIMIT = 30.0  # largest |log scaling| before potentials are absorbed: exp(60) is far from overflow
 SLOW = 0.4  # Sinkhorn is left for Newton when it keeps more than this share of the error
 CAP = 60.0  # largest exponent of the kernel, reached by points without mass alone
+TINY = 1e-37  # least sum of the kernel: a relaxed problem may leave far points nothing
 RADIUS = 10.0  # largest Newton step in a log scaling
 INNER = 100  # most conjugate gradients in a Newton step
 TRIES = 3  # step lengths 1, 1/4, 1/16, then Sinkhorn's step, which always improves
@@ -67,7 +68,8 @@ def _psum(values: Array, axis_name: str | None) -> Array:
     return values if axis_name is None else jax.lax.psum(values, axis_name)
 
 
-def _pmax(values: Array, axis_name: str | None) -> Array:
+def pmax(values: Array, axis_name: str | None) -> Array:
+    """The maximum over devices."""
     return values if axis_name is None else jax.lax.pmax(values, axis_name)
 
 
@@ -124,9 +126,9 @@ def _target(kernel: Kernel, log_u: Array, problem: Problem, epsilon: Array) -> A
 def _evaluate(kernel: Kernel, log_u: Array, problem: Problem, epsilon: Array) -> tuple[Array, Array, Array, Array]:
     """Solve the columns for u, and measure what is left in the rows: log_v, rows, columns, error."""
     a, b = problem.a, problem.b
-    columns = kernel.transposed(a * jnp.exp(log_u))
+    columns = jnp.maximum(kernel.transposed(a * jnp.exp(log_u)), TINY)
     log_v = _scaling(columns, kernel.g, problem.tau_b, epsilon)
-    rows = kernel.times(b * jnp.exp(log_v))
+    rows = jnp.maximum(kernel.times(b * jnp.exp(log_v)), TINY)
     miss = jnp.abs(_target(kernel, log_u, problem, epsilon) - a * jnp.exp(log_u) * rows)
     return log_v, rows, columns, total(miss, problem.axis_name)
 
@@ -161,10 +163,11 @@ def _newton(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Arr
     weight = problem.tau_b * problem.b * jnp.exp(at.log_v) / at.columns
 
     def largest(step: Array) -> Array:
-        return _pmax(jnp.max(jnp.abs(step)), problem.axis_name)
+        return pmax(jnp.max(jnp.abs(step)), problem.axis_name)
 
     residual = target - rows
-    enough = jnp.maximum(jnp.minimum(0.3, jnp.sqrt(at.error)) * at.error, 0.3 * tol)
+    share = jnp.sqrt(at.error / sum_(problem.a))
+    enough = jnp.maximum(jnp.minimum(0.3, share) * at.error, 0.3 * tol)
 
     def go_on(carry: tuple) -> Array:
         step, residual, _, gain, steps = carry
@@ -189,6 +192,7 @@ def _advance(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Ar
     """One step: Sinkhorn's, or Newton's where the last step kept most of the error, shortened until the error falls."""
     plain = _scaling(at.rows, kernel.f, problem.tau_a, epsilon) - at.log_u
     newton = at.error > SLOW * at.previous
+    mass = total(problem.a, problem.axis_name)
     step, inner = jax.lax.cond(
         newton, lambda: _newton(kernel, at, problem, epsilon, tol), lambda: (plain, jnp.zeros((), jnp.int32))
     )
@@ -196,7 +200,7 @@ def _advance(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Ar
 
     def worse(carry: tuple) -> Array:
         trial, tries = carry
-        better = (trial.error < 0.95 * at.error) | (_gain(at, trial, kernel, problem, epsilon) > 1e-6)
+        better = (trial.error < 0.95 * at.error) | (_gain(at, trial, kernel, problem, epsilon) > 1e-6 * mass)
         return newton & ~better & (tries <= TRIES)
 
     def shorten(carry: tuple) -> tuple:
@@ -242,6 +246,7 @@ def solve(
     Returns f, g, not centred, and the number of steps, each one product with K and one with its transpose.
     """
     mass = total(problem.a, problem.axis_name)
+    relaxed = (problem.tau_a < 1) | (problem.tau_b < 1)
     start = epsilon
     if anneal:
         rows = cost.map_blocks(lambda block: jnp.matmul(block, problem.b, precision=jax.lax.Precision.HIGHEST))
@@ -250,12 +255,14 @@ def solve(
     def stage(carry: tuple) -> tuple:
         f, g, now, num_steps, absorptions, _ = carry
         last = now <= epsilon
-        goal = jnp.where(last, SAFE * tol, jnp.maximum(tol, LOOSE * mass))
+        goal = mass * jnp.where(last, SAFE * tol, jnp.maximum(tol, LOOSE))
         kernel, at = _enter(cost, problem, f, g, now)
 
         def go_on(at: Loop) -> Array:
-            wide = jnp.maximum(jnp.max(jnp.abs(at.log_u)), jnp.max(jnp.abs(at.log_v)))
-            near = _pmax(wide, problem.axis_name) < 2 * LIMIT
+            # a relaxed problem may take a point's mass away, and its scaling with it
+            log_u, log_v = (jnp.where(relaxed, log, jnp.abs(log)) for log in (at.log_u, at.log_v))
+            wide = jnp.maximum(jnp.max(log_u), jnp.max(log_v))
+            near = pmax(wide, problem.axis_name) < 2 * LIMIT
             return (at.error >= goal) & near & (at.num_steps < max_steps)
 
         at = at._replace(num_steps=num_steps + 1)

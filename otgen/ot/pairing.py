@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Int
 
 from otgen.ot.check import is_traced
-from otgen.ot.costs import Cost, pair_costs
+from otgen.ot.costs import Cost
 from otgen.ot.entropic import State, as_masses, as_numbers
 from otgen.types import Array, Key
 
@@ -65,17 +65,27 @@ def sample_plan(
         for name, weights in (("a", a), ("b", b)):
             if weights is not None and not is_traced(weights) and jnp.ptp(jnp.asarray(weights)) > 1e-6 / n:
                 raise ValueError(f"a permutation gives every point the same weight, {name} does not: use 'stratified'.")
+    uniform = a is None
     a, b = as_masses(cost, a, b, 1.0, 0.5)
     (epsilon,) = as_numbers(cost, epsilon=epsilon)
     num = n if num is None else num
     if num < 1:
         raise ValueError(f"num = {num}: ask for at least one pair.")
-    return _sample(key, cost, state, a, b, epsilon, num, pairing, sweeps)
+    return _sample(key, cost, state, a, b, epsilon, num, pairing, sweeps, uniform)
 
 
-@jax.jit(static_argnames=("num", "pairing", "sweeps"))
+@jax.jit(static_argnames=("num", "pairing", "sweeps", "uniform"))
 def _sample(
-    key: Key, cost: Cost, state: State, a: Array, b: Array, epsilon: Array, num: int, pairing: str, sweeps: int
+    key: Key,
+    cost: Cost,
+    state: State,
+    a: Array,
+    b: Array,
+    epsilon: Array,
+    num: int,
+    pairing: str,
+    sweeps: int,
+    uniform: bool,
 ) -> tuple[Array, Array]:
     first, second = jax.random.split(key)
     f, g = state
@@ -85,7 +95,9 @@ def _sample(
         greedy = _without_replacement(first, cost, g, epsilon)
         return jnp.arange(num), _swap(second, cost, epsilon, greedy, sweeps)
 
-    if pairing == "stratified":
+    if pairing == "stratified" and uniform and num == cost.shape[0]:
+        i = jnp.arange(num)
+    elif pairing == "stratified":
         steps = (jnp.arange(num) + jax.random.uniform(first)) / num
         i = _inverse(a, steps)
     else:
@@ -102,12 +114,14 @@ def _sample(
 def _inverse(weights: Array, uniforms: Array) -> Array:
     """The points at which the cumulated weights pass uniform numbers; never one without weight."""
     cumulated = jnp.cumsum(weights)
-    return jnp.searchsorted(cumulated, uniforms * cumulated[-1], side="right").clip(0, weights.shape[0] - 1)
+    found = jnp.searchsorted(cumulated, uniforms * cumulated[-1], side="right")
+    last = weights.shape[0] - 1 - jnp.argmax(weights[::-1] > 0)  # rounding may step over the end
+    return jnp.minimum(found, last)
 
 
 def _row(cost: Cost, i: Array) -> Array:
     m = cost.shape[1]
-    return pair_costs(cost, jnp.full(m, i), jnp.arange(m))
+    return cost.pairs(jnp.full(m, i), jnp.arange(m))
 
 
 def _without_replacement(key: Key, cost: Cost, g: Array, epsilon: Array) -> Array:
@@ -133,8 +147,8 @@ def _swap(key: Key, cost: Cost, epsilon: Array, partner: Array, sweeps: int) -> 
         pair_key, accept_key = jax.random.split(key)
         order = jax.random.permutation(pair_key, partner.shape[0])
         one, two = order[:half], order[half : 2 * half]
-        now = pair_costs(cost, one, partner[one]) + pair_costs(cost, two, partner[two])
-        then = pair_costs(cost, one, partner[two]) + pair_costs(cost, two, partner[one])
+        now = cost.pairs(one, partner[one]) + cost.pairs(two, partner[two])
+        then = cost.pairs(one, partner[two]) + cost.pairs(two, partner[one])
         taken = jnp.log(jax.random.uniform(accept_key, (half,))) < (now - then) / epsilon
         left, right = jnp.where(taken, partner[two], partner[one]), jnp.where(taken, partner[one], partner[two])
         return partner.at[one].set(left).at[two].set(right), None

@@ -11,19 +11,22 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from otgen.ot import implicit, newton
+from otgen.ot.check import is_traced
 from otgen.ot.costs import Cost
 from otgen.ot.entropic import (
     State,
     apply_plan,
     as_masses,
     as_numbers,
+    centre,
+    change,
     dual_value,
     in_memory,
+    iteration,
     marginals,
     plan,
     primal_cost,
-    soft_columns,
-    soft_rows,
+    solve,
 )
 from otgen.ot.pairing import sample_plan
 from otgen.types import Array, Held, status_of
@@ -50,8 +53,8 @@ class Info(NamedTuple):
     """What a reader wants to know of a run.
 
     Attributes:
-      error: marginal error |P1 - a|_1 + |P'1 - b|_1, recomputed from the potentials returned; where a marginal is
-        relaxed, the largest change of a potential over epsilon in one more iteration.
+      error: marginal error (|P1 - a|_1 + |P'1 - b|_1) / sum a, recomputed from the potentials returned; where a
+        marginal is relaxed, the largest change of a potential over epsilon in one more iteration.
       dual_value: the dual objective there, a lower bound of `value` and as close to it as the square of the error.
       num_steps: products with the kernel and its transpose, which is what an iteration of Sinkhorn costs.
       status: CONVERGED if and only if error < tol; see `otgen.explain`.
@@ -104,18 +107,8 @@ def step(
     Reference: Cuturi (2013), arXiv 1306.0895; Chizat et al. (2018), arXiv 1607.05816.
     """
     a, b = as_masses(cost, a, b, tau_a, tau_b, axis_name)
-    (epsilon,) = as_numbers(cost, epsilon=epsilon)
-    f = tau_a * soft_rows(cost, state.g, b, epsilon)
-    g = tau_b * soft_columns(cost, f, a, epsilon, axis_name)
-    return State(f, g)
-
-
-def _centre(state: State, problem: newton.Problem) -> State:
-    """Give f the mean zero where a shift between f and g changes nothing, which is the balanced problem."""
-    axis_name = problem.axis_name
-    mean = newton.total(problem.a * state.f, axis_name) / newton.total(problem.a, axis_name)
-    mean = jnp.where((problem.tau_a == 1) & (problem.tau_b == 1), mean, 0.0)
-    return State(state.f - mean, state.g + mean)
+    epsilon, tau_a, tau_b = as_numbers(cost, epsilon=epsilon, tau_a=tau_a, tau_b=tau_b)
+    return iteration(cost, newton.Problem(a, b, tau_a, tau_b, axis_name), state.g, epsilon)
 
 
 def _info(cost: Cost, state: State, problem: newton.Problem, epsilon: Array, tol: Array, num_steps: Array) -> Info:
@@ -124,17 +117,12 @@ def _info(cost: Cost, state: State, problem: newton.Problem, epsilon: Array, tol
     rows, columns = marginals(cost, state, a, b, epsilon=epsilon, axis_name=axis_name)
     balanced = newton.total(jnp.abs(rows - a), axis_name) + jnp.sum(jnp.abs(columns - b))
 
-    def change(sums: Array, mass: Array, potential: Array, tau: Array) -> Array:
-        # one more iteration gives tau (f - epsilon log(sums / mass)): its distance from f, over epsilon
-        ratio = jnp.where(mass > 0, sums, 1.0) / jnp.where(mass > 0, mass, 1.0)
-        moved = jnp.where(mass > 0, tau * jnp.log(ratio) + (1 - tau) * potential / epsilon, 0.0)
-        return jnp.max(jnp.abs(moved))
-
-    left = change(rows, a, state.f, tau_a)
-    if axis_name is not None:
-        left = jax.lax.pmax(left, axis_name)
-    relaxed = jnp.maximum(left, change(columns, b, state.g, tau_b))
-    error = jnp.where((tau_a == 1) & (tau_b == 1), balanced, relaxed)
+    relaxed = (tau_a < 1) | (tau_b < 1)
+    error = jax.lax.cond(
+        relaxed,
+        lambda: change(state, iteration(cost, problem, state.g, epsilon), problem, epsilon),
+        lambda: balanced / newton.total(a, axis_name),
+    )
     finite = jnp.all(jnp.isfinite(state.f)) & jnp.all(jnp.isfinite(state.g)) & (epsilon > 0)
     error = jnp.where(finite, error, jnp.nan)
     return Info(error, dual_value(state, rows, problem, epsilon), num_steps, status_of(error, tol))
@@ -176,8 +164,8 @@ def run(
       anneal: whether to come from larger temperatures; None where that pays. Static.
       dense: whether to hold the cost matrix and the kernel in memory; None up to 2**25 entries. Otherwise everything is
         streamed, in blocks. Static.
-      num_iterations: do just so many of Sinkhorn's iterations instead, in lockstep: what vmap over many small
-        problems and differentiation through the iterations want. Static.
+      num_iterations: do just so many of Sinkhorn's iterations instead, in lockstep, at epsilon alone and whatever
+        max_steps: what vmap over many small problems and differentiation through the iterations want. Static.
       axis_name: of a mapped axis over which the source points are spread. Static.
 
     Returns:
@@ -253,6 +241,8 @@ _held = jax.jit(in_memory, static_argnums=1)
 
 
 def _count(steps: ArrayLike) -> Held:
+    if not is_traced(steps) and not steps >= 0:
+        raise ValueError(f"max_steps = {steps}: give a limit of zero or more.")
     return steps.astype(jnp.int32) if isinstance(steps, jax.Array) else np.asarray(steps, np.int32)
 
 
@@ -292,8 +282,8 @@ def _solve(
     dense: bool | None,
 ) -> tuple[State, Info]:
     cost = in_memory(cost, dense)
-    f, g, num_steps = newton.solve(cost, problem, *state, epsilon=epsilon, tol=tol, max_steps=max_steps, anneal=anneal)
-    return _finish(cost, State(f, g), problem, epsilon, tol, num_steps)
+    state, num_steps = solve(cost, problem, state, epsilon=epsilon, tol=tol, max_steps=max_steps, anneal=anneal)
+    return state, _info(cost, state, problem, epsilon, tol, num_steps)
 
 
 @jax.jit(static_argnames=("num_iterations", "dense"))
@@ -308,11 +298,5 @@ def _fixed(
 ) -> tuple[State, Info]:
     cost = in_memory(cost, dense)
     f, g = newton.iterate(cost, problem, *state, epsilon=epsilon, num_iterations=num_iterations)
-    return _finish(cost, State(f, g), problem, epsilon, tol, jnp.asarray(num_iterations, jnp.int32))
-
-
-def _finish(
-    cost: Cost, state: State, problem: newton.Problem, epsilon: Array, tol: Array, num_steps: Array
-) -> tuple[State, Info]:
-    state = _centre(state, problem)
-    return state, _info(cost, state, problem, epsilon, tol, num_steps)
+    state = centre(State(f, g), problem)
+    return state, _info(cost, state, problem, epsilon, tol, jnp.asarray(num_iterations, jnp.int32))

@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import as_mass, is_traced, require_positive
+from otgen.ot.check import as_mass, is_traced, poison, require_positive
 from otgen.ot.costs import Cost, DenseCost
 from otgen.ot.smoothing import Smoothing, by_name
 from otgen.types import Array
@@ -53,7 +53,8 @@ def prepare(cost: Any, a: Any, b: Any, epsilon: Any, f: Any = None, g: Any = Non
     dtype = jax.eval_shape(lambda: cost.map_blocks(lambda block: block)).dtype
     f = None if f is None else _potential("f", f, n)
     g = None if g is None else _potential("g", g, m)
-    return cost, f, g, probability("a", a, n, dtype), probability("b", b, m, dtype)
+    a, b = probability("a", a, n, dtype), probability("b", b, m, dtype)
+    return cost, f, g, poison(a, epsilon > 0), b
 
 
 def _scores(block: Array, f: Array, g: Array, epsilon: ArrayLike) -> Array:
@@ -160,7 +161,9 @@ def semidual_of(cost, f, a, b, epsilon, smoothing) -> Array:
     def columns(block: Array) -> Array:
         scores = (f[:, None] - block).T
         g = smoothing.level(scores, a, epsilon)
-        return g - epsilon * (smoothing.conjugate((scores + g[:, None]) / epsilon) @ a)
+        # a latent of weight zero has no say in g and may lie far above it: infinity times zero
+        heard = jnp.where(a > 0, (scores + g[:, None]) / epsilon, 0.0)
+        return g - epsilon * jnp.matmul(smoothing.conjugate(heard), a, precision=jax.lax.Precision.HIGHEST)
 
     return a @ f + b @ cost.map_blocks(columns, axis=0)
 
