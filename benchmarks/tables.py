@@ -25,14 +25,28 @@ def ae_ot(path: Path) -> str:
 
 
 def sinkhorn(path: Path) -> str:
-    """Milliseconds to the error for every solver, and how many times faster otgen is, as Markdown."""
+    """Milliseconds to the error: otgen / ott-jax / the faster form of POT, as Markdown, and the ratios."""
     results = json.loads(path.read_text())
-    names = list(results["cells"][0]["solvers"])
-    lines = ["| n | d | epsilon / mean cost | error | " + " | ".join(names) + " |", "|---" * (4 + len(names)) + "|"]
-    for cell in results["cells"]:
-        times = ["-" if it is None else f"{1e3 * it['seconds']:.3g}" for it in cell["solvers"].values()]
-        lines.append("| " + " | ".join([*(f"{cell[key]:g}" for key in ("n", "d", "share", "error")), *times]) + " |")
+    columns = list(dict.fromkeys((cell["share"], cell["error"]) for cell in results["cells"]))
+    rows = list(dict.fromkeys((cell["n"], cell["d"]) for cell in results["cells"]))
+    heads = [f"{share:g}, {error:.0e}".replace("e-0", "e-") for share, error in columns]
+    lines = ["| n, d | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
+    for n, d in rows:
+        found = {(it["share"], it["error"]): it["solvers"] for it in results["cells"] if (it["n"], it["d"]) == (n, d)}
+        cells = (
+            " / ".join(_milliseconds(found[column], names) for names in (["otgen"], ["ott"], ["pot", "pot, log"]))
+            for column in columns
+        )
+        lines.append(f"| {n}, {d} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *sinkhorn_ratios(results)])
+
+
+def _milliseconds(solvers: dict, names: list[str]) -> str:
+    times = [solvers[name]["seconds"] for name in names if solvers[name]]
+    if not times:
+        return "-"
+    fastest = 1e3 * min(times)
+    return f"{fastest:.2g}" if fastest < 100 else f"{fastest:.0f}"
 
 
 def sinkhorn_ratios(results: dict) -> list[str]:
