@@ -600,3 +600,15 @@ def test_every_point_once_when_there_are_many():
 def test_a_semidual_with_a_point_of_weight_zero_is_finite():
     value = og.dual.semidual(np.array([[10.0], [0.0]]), np.zeros(2), np.array([1.0, 0.0]), epsilon=0.1)
     np.testing.assert_allclose(value, 10.0, rtol=1e-6)
+
+
+def test_float32_points_stay_float32_where_float64_is_allowed(x64):
+    x, y, _, _ = clouds(10, 8, 2)
+    cost = og.PairwiseCost(x.astype(np.float32), y.astype(np.float32))
+    for tau in (1.0, 0.8):
+        state, info = og.sinkhorn.run(cost, epsilon=0.1, tau_a=tau)
+        assert info.status == Status.CONVERGED
+        assert state.f.dtype == jnp.float32
+    assert og.sinkhorn.value(cost, epsilon=0.1).dtype == jnp.float32
+    i, _ = og.sinkhorn.sample_plan(jax.random.key(0), cost, state, epsilon=0.1, pairing="iid")
+    assert i.shape == (10,)

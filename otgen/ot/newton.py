@@ -205,7 +205,7 @@ def _advance(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Ar
 
     def shorten(carry: tuple) -> tuple:
         trial, tries = carry
-        length = jnp.where(tries == TRIES, plain, 0.25**tries * step)
+        length = jnp.where(tries == TRIES, plain, jnp.asarray(0.25, step.dtype) ** tries * step)
         log_u = at.log_u + length
         found = _evaluate(kernel, log_u, problem, epsilon)
         return Loop(log_u, *found, at.error, trial.num_steps + 1), tries + 1
