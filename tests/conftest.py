@@ -23,3 +23,11 @@ def key():
     import jax
 
     return jax.random.key(0)
+
+
+@pytest.fixture
+def x64():
+    import jax
+
+    with jax.enable_x64(True):
+        yield

@@ -10,11 +10,7 @@ from scipy.optimize import linear_sum_assignment, linprog
 from otgen.ot import exact
 from otgen.ot.costs import PairwiseCost
 
-
-@pytest.fixture(autouse=True)
-def double():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def line(seed=0, n=7, m=5):

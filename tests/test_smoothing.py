@@ -9,14 +9,10 @@ from scipy.optimize import brentq
 
 from otgen.ot import smoothing
 
+pytestmark = pytest.mark.usefixtures("x64")
+
 BOTH = [smoothing.ENTROPIC, smoothing.QUADRATIC]
 LEVEL = {of.name: jax.jit(of.level) for of in BOTH}
-
-
-@pytest.fixture(autouse=True)
-def double():
-    with jax.enable_x64(True):
-        yield
 
 
 @pytest.mark.parametrize("of", BOTH, ids=lambda of: of.name)

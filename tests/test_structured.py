@@ -9,6 +9,8 @@ import otgen as og
 from otgen.ot import dual, structured
 from otgen.ot.structured import Weights
 
+pytestmark = pytest.mark.usefixtures("x64")
+
 BOTH = pytest.mark.parametrize("smoothing", ["entropic", "quadratic"])
 FIRST = pytest.mark.parametrize("smoothing", ["entropic", pytest.param("quadratic", marks=pytest.mark.slow)])
 EPSILON = 0.1
@@ -20,12 +22,6 @@ GOLDEN = [
     (0.075, 0.2546668, 0.87944, 0.29077, 0.2753553, 1.38777),
     (0.09, 0.2499265, 0.92300, 0.35539, 0.2646029, 1.48071),
 ]
-
-
-@pytest.fixture(autouse=True)
-def double():
-    with jax.enable_x64(True):
-        yield
 
 
 def golden():

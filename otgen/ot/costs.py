@@ -22,6 +22,11 @@ from otgen.types import Array
 BLOCK = 2**20  # entries of the cost matrix in memory at a time, 4 MiB in float32
 
 
+def product(left: ArrayLike, right: ArrayLike) -> Array:
+    """Return left @ right at the highest precision: on an accelerator the default rounds to fewer bits."""
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+
+
 class Cost:
     """A ground cost between n source and m target points, in units of the caller's choice.
 
@@ -82,11 +87,15 @@ class Cost:
         n, m = self.shape
         a = jnp.full(n, 1.0 / n) if a is None else jnp.asarray(a)
         b = jnp.full(m, 1.0 / m) if b is None else jnp.asarray(b)
-        return jnp.sum(a * self.map_blocks(lambda block: jnp.matmul(block, b, precision="highest")))
+        return jnp.sum(a * self.map_blocks(lambda block: product(block, b)))
 
     def pairs(self, i: Array, j: Array) -> Float[Array, " k"]:
         """Return the costs of the pairs (i_k, j_k)."""
         return self.matrix()[i, j]
+
+    def row(self, i: Array) -> Float[Array, " m"]:
+        """Return the costs from one source point to all target points."""
+        return self.matrix()[i]
 
 
 def along(values: Array, axis: int) -> Array:
@@ -238,6 +247,11 @@ class PairwiseCost(Cost):
         """Return the costs of the pairs (i_k, j_k), without the others."""
         x, y = self._centred()
         return jax.vmap(self.cost_fn)(x[i], y[j]).astype(self.dtype)
+
+    def row(self, i: Array) -> Float[Array, " m"]:
+        """Return the costs from one source point to all target points, without the others."""
+        x, y = self._centred()
+        return self.cost_fn.pairwise(x[i][None], y)[0].astype(self.dtype)
 
     def _centred(self) -> tuple[Array, Array]:
         if not self.cost_fn.invariant:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from otgen.ot import newton
 from otgen.ot.check import as_mass, is_traced, poison, require_positive
-from otgen.ot.costs import Cost, DenseCost
+from otgen.ot.costs import Cost, DenseCost, product
 from otgen.types import Array, Held
 
 DENSE = 2**25  # up to this many entries the matrix is kept: 128 MiB in float32, and as much for the kernel
@@ -111,12 +111,9 @@ def soft_columns(cost: Cost, f: Held, a: Held, epsilon: ArrayLike, axis_name: st
     return top - epsilon * jnp.log(jax.lax.psum(jnp.exp((top - g) / epsilon), axis_name))
 
 
-def _plan_block(block: Array, f: Held, g: Held, epsilon: Held) -> Array:
+def density(block: Array, f: Held, g: Held, epsilon: Held) -> Array:
+    """The plan over a b' in a block of the cost."""
     return jnp.exp((f[:, None] + g - block) / epsilon)
-
-
-def _product(left: Held, right: Held) -> Array:
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 def marginals(
@@ -145,11 +142,11 @@ def marginals(
     (epsilon,) = as_numbers(cost, epsilon=epsilon)
     f, g = state
     if isinstance(cost, DenseCost):
-        kernel = jax.lax.optimization_barrier(_plan_block(cost.values, f, g, epsilon))
-        rows, columns = _product(kernel, b), _product(a, kernel)
+        kernel = jax.lax.optimization_barrier(density(cost.values, f, g, epsilon))
+        rows, columns = product(kernel, b), product(a, kernel)
     else:
-        rows = cost.map_blocks(lambda block, f: _product(_plan_block(block, f, g, epsilon), b), f)
-        columns = cost.map_blocks(lambda block, g: _product(a, _plan_block(block, f, g, epsilon)), g, axis=0)
+        rows = cost.map_blocks(lambda block, f: product(density(block, f, g, epsilon), b), f)
+        columns = cost.map_blocks(lambda block, g: product(a, density(block, f, g, epsilon)), g, axis=0)
     if axis_name is not None:
         columns = jax.lax.psum(columns, axis_name)
     return a * rows, b * columns
@@ -172,7 +169,7 @@ def plan(
     """
     a, b = as_masses(cost, a, b, 1.0, 0.5)
     (epsilon,) = as_numbers(cost, epsilon=epsilon)
-    return a[:, None] * b * _plan_block(cost.matrix(), *state, epsilon)
+    return a[:, None] * b * density(cost.matrix(), *state, epsilon)
 
 
 def apply_plan(
@@ -217,11 +214,11 @@ def apply_plan(
     f, g = state
     if axis == 1:
         columns = b[:, None] * columns
-        out = cost.map_blocks(lambda block, f: _product(_plan_block(block, f, g, epsilon), columns), f)
+        out = cost.map_blocks(lambda block, f: product(density(block, f, g, epsilon), columns), f)
         out = a[:, None] * out
     else:
         columns = a[:, None] * columns
-        out = cost.map_blocks(lambda block, g: _product(_plan_block(block, f, g, epsilon).T, columns), g, axis=0)
+        out = cost.map_blocks(lambda block, g: product(density(block, f, g, epsilon).T, columns), g, axis=0)
         out = b[:, None] * out
     return out.reshape(-1, *vectors.shape[1:])
 
@@ -244,7 +241,7 @@ def primal_cost(
     a, b = as_masses(cost, a, b, 1.0, 0.5)
     (epsilon,) = as_numbers(cost, epsilon=epsilon)
     f, g = state
-    return a @ cost.map_blocks(lambda block, f: _product(block * _plan_block(block, f, g, epsilon), b), f)
+    return a @ cost.map_blocks(lambda block, f: product(block * density(block, f, g, epsilon), b), f)
 
 
 def dual_value(state: State, rows: Array, problem: newton.Problem, epsilon: Held) -> Array:

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from otgen.ot import newton
-from otgen.ot.costs import Cost, DenseCost
-from otgen.ot.entropic import State, dual_value, in_memory, soft_columns, soft_rows, solve
+from otgen.ot.costs import Cost, DenseCost, product
+from otgen.ot.entropic import State, density, dual_value, in_memory, solve
 from otgen.types import Array, Held
 
 
@@ -64,31 +64,39 @@ def potentials(how: How, inputs: Inputs, solver: Solver) -> State:
     return state
 
 
-def _rows(inputs: Inputs, g: Array) -> Array:
-    return inputs.tau_a * soft_rows(inputs.cost, g, inputs.b, inputs.epsilon)
+def _rows(inputs: Inputs, state: State) -> Array:
+    """What g says of f, tau_a times the softmin over the targets, as a function of the inputs near this state.
+
+    The sum is taken relative to f itself, with the weights outside the exponential: a weight of zero then has the right
+    derivatives of every order, which it has not as a logarithm.
+    """
+    epsilon, f = inputs.epsilon, jax.lax.stop_gradient(state.f / inputs.tau_a)
+    sums = inputs.cost.map_blocks(lambda block, f: product(_capped(block, f, state.g, epsilon), inputs.b), f)
+    return inputs.tau_a * (f - epsilon * jnp.log(sums))
 
 
-def _columns(inputs: Inputs, f: Array) -> Array:
-    return inputs.tau_b * soft_columns(inputs.cost, f, inputs.a, inputs.epsilon, None)
+def _columns(inputs: Inputs, state: State) -> Array:
+    """What f says of g, as `_rows`."""
+    epsilon, g = inputs.epsilon, jax.lax.stop_gradient(state.g / inputs.tau_b)
+    sums = inputs.cost.map_blocks(lambda block, g: product(inputs.a, _capped(block, state.f, g, epsilon)), g, axis=0)
+    return inputs.tau_b * (g - epsilon * jnp.log(sums))
+
+
+def _capped(block: Array, f: Array, g: Array, epsilon: Held) -> Array:
+    return jnp.exp(jnp.minimum((f[:, None] + g - block) / epsilon, newton.CAP))  # capped at points without mass only
 
 
 def _conditionals(inputs: Inputs, state: State) -> tuple[Any, Any, Array]:
     """Products with the conditional plans P(j | i) and P(i | j), and the row marginal, at given potentials."""
     a, b, epsilon, (f, g) = inputs.a, inputs.b, inputs.epsilon, state
 
-    def entries(block: Array, f: Array, g: Array) -> Array:
-        return jnp.exp((f[:, None] + g - block) / epsilon)
-
-    def product(left: Array, right: Array) -> Array:
-        return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
-
     if isinstance(inputs.cost, DenseCost):
-        kernel = jax.lax.optimization_barrier(entries(inputs.cost.values, f, g))
+        kernel = jax.lax.optimization_barrier(density(inputs.cost.values, f, g, epsilon))
         times, transposed = lambda v: product(kernel, v), lambda u: product(u, kernel)
     else:
-        times = lambda v: inputs.cost.map_blocks(lambda block, f: product(entries(block, f, g), v), f)  # noqa: E731
+        times = lambda v: inputs.cost.map_blocks(lambda block, f: product(density(block, f, g, epsilon), v), f)  # noqa: E731
         transposed = lambda u: inputs.cost.map_blocks(  # noqa: E731
-            lambda block, g: product(u, entries(block, f, g)), g, axis=0
+            lambda block, g: product(u, density(block, f, g, epsilon)), g, axis=0
         )
     rows, columns = times(b), transposed(a)
     return lambda v: times(b * v) / rows, lambda u: transposed(a * u) / columns, a * rows
@@ -101,8 +109,8 @@ def _potentials_jvp(how: How, primals: tuple, tangents: tuple) -> tuple[State, S
     # positive semi-definite; balanced, its null space is sqrt(p), the shift of f against g, and is filled up.
     inputs, solver = primals
     state = potentials(how, inputs, solver)
-    _, rows = jax.jvp(lambda inputs: _rows(inputs, state.g), (inputs,), (tangents[0],))
-    _, columns = jax.jvp(lambda inputs: _columns(inputs, state.f), (inputs,), (tangents[0],))
+    _, rows = jax.jvp(lambda inputs: _rows(inputs, state), (inputs,), (tangents[0],))
+    _, columns = jax.jvp(lambda inputs: _columns(inputs, state), (inputs,), (tangents[0],))
     held = inputs._replace(cost=in_memory(inputs.cost, how.dense))
     forward, backward, marginal = _conditionals(*jax.lax.stop_gradient((held, state)))
     tau_a, tau_b = jax.lax.stop_gradient((inputs.tau_a, inputs.tau_b))

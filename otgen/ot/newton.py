@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from otgen.ot.costs import Cost, DenseCost
+from otgen.ot.costs import Cost, DenseCost, product
 from otgen.types import Array, Held
 
 LIMIT = 30.0  # largest |log scaling| before potentials are absorbed: exp(60) is far from overflow
@@ -95,18 +95,15 @@ def absorb(cost: Cost, f: Array, g: Array, epsilon: Array, problem: Problem) -> 
     def part(block: Array, f: Array, g: Array) -> Array:
         return jnp.exp(jnp.minimum((f[:, None] + g - block) / epsilon, CAP))  # capped only at points without mass
 
-    def matmul(left: Array, right: Array) -> Array:
-        return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
-
     if isinstance(cost, DenseCost):
         kernel = part(cost.values, f, g)
-        return Kernel(f, g, lambda v: matmul(kernel, v), lambda u: _psum(matmul(u, kernel), problem.axis_name))
+        return Kernel(f, g, lambda v: product(kernel, v), lambda u: _psum(product(u, kernel), problem.axis_name))
 
     def times(v: Array) -> Array:
-        return cost.map_blocks(lambda block, f: matmul(part(block, f, g), v), f)
+        return cost.map_blocks(lambda block, f: product(part(block, f, g), v), f)
 
     def transposed(u: Array) -> Array:
-        out = cost.map_blocks(lambda block, g: matmul(u, part(block, f, g)), g, axis=0)
+        out = cost.map_blocks(lambda block, g: product(u, part(block, f, g)), g, axis=0)
         return _psum(out, problem.axis_name)
 
     return Kernel(f, g, times, transposed)
@@ -249,7 +246,7 @@ def solve(
     relaxed = (problem.tau_a < 1) | (problem.tau_b < 1)
     start = epsilon
     if anneal:
-        rows = cost.map_blocks(lambda block: jnp.matmul(block, problem.b, precision=jax.lax.Precision.HIGHEST))
+        rows = cost.map_blocks(lambda block: product(block, problem.b))
         start = START * total(problem.a * rows, problem.axis_name) / (mass * jnp.sum(problem.b))
 
     def stage(carry: tuple) -> tuple:

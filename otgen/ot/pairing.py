@@ -106,7 +106,7 @@ def _sample(
     keys = jax.random.split(second, num)
 
     def partner(key: Key, i: Array) -> Array:
-        return jax.random.categorical(key, (g - _row(cost, i)) / epsilon + log_b)
+        return jax.random.categorical(key, (g - cost.row(i)) / epsilon + log_b)
 
     return i, jax.lax.map(lambda it: partner(*it), (keys, i), batch_size=max(1, min(num, 2**20 // cost.shape[1])))
 
@@ -119,11 +119,6 @@ def _inverse(weights: Array, uniforms: Array) -> Array:
     return jnp.minimum(found, last)
 
 
-def _row(cost: Cost, i: Array) -> Array:
-    m = cost.shape[1]
-    return cost.pairs(jnp.full(m, i), jnp.arange(m))
-
-
 def _without_replacement(key: Key, cost: Cost, g: Array, epsilon: Array) -> Array:
     """Each source point in random order draws a partner from its row of the plan among those still free."""
     n = cost.shape[0]
@@ -132,7 +127,7 @@ def _without_replacement(key: Key, cost: Cost, g: Array, epsilon: Array) -> Arra
     def draw(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
         free, partner = carry
         noise = jax.random.gumbel(jax.random.fold_in(draw_key, i), (n,), g.dtype)
-        j = jnp.argmax(jnp.where(free, (g - _row(cost, i)) / epsilon + noise, -jnp.inf))
+        j = jnp.argmax(jnp.where(free, (g - cost.row(i)) / epsilon + noise, -jnp.inf))
         return (free.at[j].set(False), partner.at[i].set(j)), None
 
     start = (jnp.ones(n, bool), jnp.zeros(n, jnp.int32))

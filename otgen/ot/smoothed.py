@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from otgen.ot.check import as_mass, is_traced, poison, require_positive
-from otgen.ot.costs import Cost, DenseCost
+from otgen.ot.costs import Cost, DenseCost, product
 from otgen.ot.smoothing import Smoothing, by_name
 from otgen.types import Array
 
@@ -102,7 +102,7 @@ def value(
 @functools.partial(jax.jit, static_argnames="smoothing")
 def value_of(cost, f, g, a, b, epsilon, smoothing) -> Array:
     """`value` without the checks."""
-    rows = cost.map_blocks(lambda block, f: smoothing.conjugate(_scores(block, f, g, epsilon)) @ b, f)
+    rows = cost.map_blocks(lambda block, f: product(smoothing.conjugate(_scores(block, f, g, epsilon)), b), f)
     return a @ f + b @ g - epsilon * (a @ rows)
 
 
@@ -163,7 +163,7 @@ def semidual_of(cost, f, a, b, epsilon, smoothing) -> Array:
         g = smoothing.level(scores, a, epsilon)
         # a latent of weight zero has no say in g and may lie far above it: infinity times zero
         heard = jnp.where(a > 0, (scores + g[:, None]) / epsilon, 0.0)
-        return g - epsilon * jnp.matmul(smoothing.conjugate(heard), a, precision=jax.lax.Precision.HIGHEST)
+        return g - epsilon * product(smoothing.conjugate(heard), a)
 
     return a @ f + b @ cost.map_blocks(columns, axis=0)
 
@@ -214,10 +214,10 @@ def sums_of(cost, f, g, a, b, epsilon, smoothing) -> tuple:
     """Return the mean density of each row [n], weighted by b, and of each column [m], weighted by a."""
 
     def rows(block: Array, f: Array) -> Array:
-        return smoothing.density(_scores(block, f, g, epsilon)) @ b
+        return product(smoothing.density(_scores(block, f, g, epsilon)), b)
 
     def columns(block: Array, g: Array) -> Array:
-        return a @ smoothing.density(_scores(block, f, g, epsilon))
+        return product(a, smoothing.density(_scores(block, f, g, epsilon)))
 
     return cost.map_blocks(rows, f), cost.map_blocks(columns, g, axis=0)
 
@@ -260,15 +260,15 @@ def gap_of(cost, f, g, a, b, epsilon, smoothing) -> Array:
 
     rows, _ = sums_of(cost, f, g, a, b, epsilon, smoothing=smoothing)
     shrink = 1 / jnp.maximum(rows, 1)
-    columns = cost.map_blocks(lambda block, g: a @ scaled(block, f, shrink, g), g, axis=0)
+    columns = cost.map_blocks(lambda block, g: product(a, scaled(block, f, shrink, g)), g, axis=0)
     narrow = 1 / jnp.maximum(columns, 1)
-    lack = jnp.maximum(1 - cost.map_blocks(lambda *of: scaled(*of) @ (b * narrow), f, shrink), 0)
+    lack = jnp.maximum(1 - cost.map_blocks(lambda *of: product(scaled(*of), b * narrow), f, shrink), 0)
     lack_columns = jnp.maximum(1 - narrow * columns, 0)
     total = jnp.maximum(a @ lack, jnp.finfo(f.dtype).tiny)
 
     def terms(block: Array, f: Array, shrink: Array, lack: Array) -> Array:
         repaired = scaled(block, f, shrink) * narrow + lack[:, None] * lack_columns / total
         s = _scores(block, f, g, epsilon)
-        return jnp.maximum(smoothing.value(repaired) + smoothing.conjugate(s) - repaired * s, 0) @ b
+        return product(jnp.maximum(smoothing.value(repaired) + smoothing.conjugate(s) - repaired * s, 0), b)
 
     return epsilon * (a @ cost.map_blocks(terms, f, shrink, lack))
