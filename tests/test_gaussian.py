@@ -1,64 +1,143 @@
+"""Maps, geodesics and barycentres of Gaussians against their defining properties."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import ot
 import pytest
-from scipy.linalg import sqrtm
 
-from otgen.ot.gaussian import frechet_distance
+import otgen as og
+from otgen.types import Status
+from tests.covariances import random_covariance, with_condition
 
-
-def reference(a, b):
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
-    root = sqrtm(cov_a)
-    cross = sqrtm(root @ cov_b @ root).real
-    return ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * cross)
+gaussian = og.gaussian
 
 
-@pytest.mark.parametrize(("n", "m", "d"), [(500, 400, 3), (200, 300, 50)])
-def test_frechet_distance_against_matrix_roots_in_float64(n, m, d):
-    keys = jax.random.split(jax.random.key(d), 3)
-    a = jax.random.normal(keys[0], (n, d)) @ jax.random.normal(keys[2], (d, d))
-    b = 0.5 * jax.random.normal(keys[1], (m, d)) + 0.3
-    assert float(frechet_distance(a, b)) == pytest.approx(reference(a, b), rel=2e-5)
+@pytest.mark.parametrize(("d", "condition"), [(2, 10.0), (32, 1e2), (64, 1e3), (256, 1e2)])
+def test_the_map_pushes_one_covariance_to_the_other(d, condition):
+    a, b = with_condition(d, condition, 0), with_condition(d, condition, 1)
+    t = np.asarray(gaussian.map_matrix(a, b), np.float64)
+    assert np.linalg.norm(t @ a @ t - b) <= 1e-5 * np.linalg.norm(b)
+    np.testing.assert_allclose(t, t.T, atol=1e-6 * np.abs(t).max())
+    assert np.linalg.eigvalsh(t).min() > 0
 
 
-def test_frechet_distance_of_gaussians_on_a_line():
-    z = jax.random.normal(jax.random.key(0), (1000, 1))
-    z = (z - z.mean()) / z.std(ddof=1)
-    assert float(frechet_distance(z, 3 * z + 4)) == pytest.approx(16 + 4, rel=1e-5)
+def test_the_map_equals_pot_and_moves_points(x64):
+    a, b = random_covariance(5, 0), random_covariance(5, 1)
+    mean_a, mean_b = np.arange(5.0), np.ones(5)
+    move = gaussian.transport_map(a, b, mean_a, mean_b)
+    expected, _ = ot.gaussian.bures_wasserstein_mapping(mean_a, mean_b, a, b)
+    np.testing.assert_allclose(move.matrix, expected, atol=1e-10)
+    x = np.random.default_rng(0).normal(size=(7, 5))
+    np.testing.assert_allclose(move(x), (x - mean_a) @ expected + mean_b, atol=1e-10)
+    together = gaussian.transport_map(np.stack([a, b]), b)
+    np.testing.assert_allclose(together.matrix[0], expected, atol=1e-10)
+    np.testing.assert_allclose(together.matrix[1], np.eye(5), atol=1e-10)
 
 
-@pytest.mark.parametrize(("n", "d"), [(300, 20), (30, 100)])
-def test_frechet_distance_of_a_set_to_itself_vanishes(n, d):
-    a = 10 * jax.random.normal(jax.random.key(1), (n, d)) * jnp.logspace(0, -4, d)
-    trace = float(jnp.sum(jnp.var(a, axis=0)))
-    assert float(frechet_distance(a, a)) <= 2e-6 * trace
-    assert float(frechet_distance(a, a[::-1])) <= 2e-6 * trace
+def test_the_map_of_a_singular_covariance_carries_what_it_can(x64):
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0]
+    a = basis[:, :2] @ np.diag([2.0, 0.5]) @ basis[:, :2].T
+    b = basis[:, :2] @ random_covariance(2, 1) @ basis[:, :2].T  # the same range: the map exists
+    t = gaussian.map_matrix(a, b)
+    np.testing.assert_allclose(t @ a @ t, b, atol=1e-12)
+    assert np.isfinite(gaussian.map_matrix(np.zeros((3, 3)), np.eye(3))).all()
 
 
-def test_fewer_samples_than_dimensions_agree_with_the_samples_span():
-    a = jax.random.normal(jax.random.key(2), (10, 3))
-    b = jax.random.normal(jax.random.key(3), (12, 3)) + 1
-    basis = jnp.linalg.qr(jax.random.normal(jax.random.key(4), (50, 3)))[0]
-    assert float(frechet_distance(a @ basis.T, b @ basis.T)) == pytest.approx(float(frechet_distance(a, b)), rel=1e-4)
+def test_the_map_differentiates(x64):
+    a, b = random_covariance(4, 0), random_covariance(4, 1)
+    direction = random_covariance(4, 2) - random_covariance(4, 3)
+    for of in (gaussian.map_matrix, lambda a, b: gaussian.geodesic_cov(0.3, a, b)):
+        found = jax.jvp(of, (jnp.asarray(a), jnp.asarray(b)), (jnp.asarray(direction), jnp.asarray(2 * direction)))[1]
+        h = 1e-5
+        expected = (of(a + h * direction, b + 2 * h * direction) - of(a - h * direction, b - 2 * h * direction)) / 2 / h
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("shift", [0.0, 1000.0])
-def test_common_shifts_do_not_matter(shift):
-    a = jax.random.normal(jax.random.key(5), (200, 4))
-    b = 2 * jax.random.normal(jax.random.key(6), (200, 4))
-    assert float(frechet_distance(a + shift, b + shift)) == pytest.approx(reference(a, b), rel=1e-3)
+@pytest.mark.parametrize("rank", [2, 5])
+def test_geodesics_have_constant_speed(x64, rank):
+    a, b = random_covariance(5, 0, rank), random_covariance(5, 1)
+    length = np.sqrt(gaussian.bures_sq(a, b))
+    times = np.linspace(0, 1, 6)
+    path = gaussian.geodesic_cov(times, a, b)
+    np.testing.assert_allclose(path[0], a, atol=1e-12)
+    np.testing.assert_allclose(path[-1], b, atol=1e-12)
+    speed = np.sqrt(gaussian.bures_sq(path[:-1], path[1:])) / 0.2
+    np.testing.assert_allclose(speed, length, rtol=1e-6)
+    np.testing.assert_allclose(np.sqrt(gaussian.bures_sq(a, path)), times * length, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "message"),
-    [
-        (np.ones((5, 2)), np.ones((5, 3)), "one feature extractor"),
-        (np.ones((1, 2)), np.ones((5, 2)), "at least 2"),
-        (np.full((5, 2), np.nan), np.ones((5, 2)), "NaN"),
-    ],
-)
-def test_bad_features_raise(a, b, message):
-    with pytest.raises(ValueError, match=message):
-        frechet_distance(jnp.asarray(a), jnp.asarray(b))
+def test_the_geodesic_of_gaussians_moves_the_mean(x64):
+    a, b = random_covariance(3, 0), random_covariance(3, 1)
+    mean, cov = gaussian.geodesic(0.25, np.zeros(3), a, np.ones(3), b)
+    np.testing.assert_allclose(mean, 0.25)
+    whole = np.sqrt(gaussian.w2_sq(np.zeros(3), a, np.ones(3), b))
+    np.testing.assert_allclose(np.sqrt(gaussian.w2_sq(np.zeros(3), a, mean, cov)), 0.25 * whole, rtol=1e-9)
+    np.testing.assert_allclose(
+        gaussian.w2_sq(np.zeros(3), a, np.ones(3), b),
+        ot.gaussian.bures_wasserstein_distance(np.zeros(3), np.ones(3), a, b) ** 2,
+        rtol=1e-9,
+    )
+
+
+@pytest.mark.parametrize("weights", [None, np.array([0.1, 0.2, 0.3, 0.4])])
+def test_barycentres_satisfy_their_equation(x64, weights):
+    covs = np.stack([random_covariance(5, seed) for seed in range(4)])
+    found, info = gaussian.barycenter(covs, weights)
+    assert info.status == Status.CONVERGED
+    assert info.num_steps <= 20
+    assert info.error < 1e-12
+    shares = np.full(4, 0.25) if weights is None else weights
+    mean_map = np.einsum("k,kij->ij", shares, gaussian.map_matrix(found, covs))
+    np.testing.assert_allclose(mean_map, np.eye(5), atol=1e-10)
+    _, expected = ot.gaussian.bures_wasserstein_barycenter(np.zeros((4, 5)), covs, shares, eps=1e-12, num_iter=1000)
+    np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+def test_barycentres_of_commuting_and_singular_covariances(x64):
+    spectra = np.array([[4.0, 1.0, 0.0], [1.0, 9.0, 0.0]])
+    found, info = gaussian.barycenter(np.stack([np.diag(s) for s in spectra]))
+    assert info.status == Status.CONVERGED
+    np.testing.assert_allclose(found, np.diag(np.mean(np.sqrt(spectra), 0) ** 2), atol=1e-12)
+    one, _ = gaussian.barycenter(random_covariance(4, 0)[None])
+    np.testing.assert_allclose(one, random_covariance(4, 0), atol=1e-12)
+    orthogonal, _ = gaussian.barycenter(np.stack([np.diag([1.0, 0.0]), np.diag([0.0, 1.0])]))
+    np.testing.assert_allclose(orthogonal, np.eye(2) / 4, atol=1e-12)
+
+
+def test_barycentres_in_float32_and_a_limit_of_steps():
+    covs = np.stack([with_condition(16, 1e4, seed) for seed in range(3)]).astype(np.float32)
+    found, info = gaussian.barycenter(covs)
+    assert info.status == Status.CONVERGED
+    assert np.isfinite(found).all()
+    _, info = gaussian.barycenter(covs, max_steps=1)
+    assert info.status == Status.MAX_STEPS
+
+
+def test_barycentres_differentiate(x64):
+    covs = np.stack([random_covariance(3, seed) for seed in range(3)])
+    change = np.stack([random_covariance(3, seed) for seed in (5, 6, 7)]) - np.eye(3)
+    weights, shift = np.array([0.2, 0.3, 0.5]), np.array([0.1, -0.3, 0.2])
+
+    def along(t):
+        return gaussian.barycenter(covs + t * change, weights + t * shift, tol=1e-14)[0]
+
+    h = 1e-5
+    expected = (along(h) - along(-h)) / 2 / h
+    np.testing.assert_allclose(jax.jvp(along, (0.0,), (1.0,))[1], expected, rtol=1e-6, atol=1e-9)
+    slope = jax.grad(lambda t: jnp.sum(along(t) ** 2))(0.0)
+    np.testing.assert_allclose(slope, np.sum(2 * np.asarray(along(0.0)) * expected), rtol=1e-6)
+
+
+def test_bad_input_is_refused():
+    eye = np.eye(3)
+    with pytest.raises(ValueError, match=r"mean_a has shape \(2,\)"):
+        gaussian.w2_sq(np.zeros(2), eye, np.zeros(3), eye)
+    with pytest.raises(ValueError, match="shape \\[k, d, d\\]"):
+        gaussian.barycenter(eye)
+    with pytest.raises(ValueError, match="weights"):
+        gaussian.barycenter(np.stack([eye, eye]), np.array([1.0, -1.0]))
+    with pytest.raises(ValueError, match="tol"):
+        gaussian.barycenter(np.stack([eye, eye]), tol=0.0)
+    with pytest.raises(ValueError, match="max_steps"):
+        gaussian.barycenter(np.stack([eye, eye]), max_steps=0)

@@ -1,0 +1,160 @@
+"""Covariance matrices: what is asked of them, and factors F with F F' = cov that stay exact at singular ones."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from otgen.ot.check import is_traced
+from otgen.types import Array
+
+NOISE = 4.0  # pivots below so many roundings of the largest variance are taken for zero
+ASYMMETRY = 1e-4  # relative to the largest entry: rounding of a float32 product is far below, a wrong matrix far above
+
+
+def as_covariance(name: str, cov: ArrayLike) -> Float[Array, "*batch d d"]:
+    """Return covariances as symmetric arrays of float32 at least.
+
+    Raises:
+      ValueError: if they are not square matrices, or (outside jit) not finite, not symmetric or indefinite beyond
+        rounding, with how far off they are.
+    """
+    cov = cov if isinstance(cov, jax.Array) else np.asarray(cov)
+    if jnp.issubdtype(cov.dtype, jnp.complexfloating):
+        raise ValueError(f"{name} is complex: give a real covariance.")
+    if cov.ndim < 2 or cov.shape[-1] != cov.shape[-2] or cov.shape[-1] < 1:
+        raise ValueError(f"{name} has shape {cov.shape}: give covariances as square matrices, shape [..., d, d].")
+    dtype = jax.dtypes.canonicalize_dtype(jnp.promote_types(cov.dtype, jnp.float32))
+    if not is_traced(cov):
+        _check_values(name, np.asarray(cov), 1e3 * float(jnp.finfo(dtype).eps))
+    cov = jnp.asarray(cov, dtype)
+    return 0.5 * (cov + cov.mT)
+
+
+def _check_values(name: str, cov: np.ndarray, rounding: float) -> None:
+    cov = cov.astype(np.promote_types(cov.dtype, np.float32))
+    if not np.isfinite(cov).all():
+        raise ValueError(f"{name} has {np.count_nonzero(~np.isfinite(cov))} NaN or infinite entries: repair them.")
+    top = np.abs(cov).max((-2, -1), initial=0).astype(np.float64)
+    off = np.abs(cov - np.swapaxes(cov, -1, -2)).max((-2, -1), initial=0)
+    if np.any(off > ASYMMETRY * top):
+        raise ValueError(
+            f"{name} is not symmetric: |cov - cov'| is {(off / np.maximum(top, 1e-300)).max():.2g} of its largest "
+            "entry. Give (cov + cov') / 2 if that is what you mean."
+        )
+    d = cov.shape[-1]
+    shifted = 0.5 * (cov + np.swapaxes(cov, -1, -2)).astype(np.float64)
+    shifted = shifted + np.maximum(rounding * top, 1e-100)[..., None, None] * np.eye(d)
+    try:
+        np.linalg.cholesky(shifted)
+    except np.linalg.LinAlgError:
+        least = np.linalg.eigvalsh(shifted).min(-1) - rounding * top
+        raise ValueError(
+            f"{name} is indefinite: its smallest eigenvalue is {least.min():.3g}, its largest entry {top.max():.3g}. "
+            "A covariance has none below zero; clip them, or add -min to the diagonal."
+        ) from None
+
+
+def as_covariances(name_a: str, a: ArrayLike, name_b: str, b: ArrayLike) -> tuple[Array, Array]:
+    """Return two batches of covariances of one dimension, broadcast against each other.
+
+    Raises:
+      ValueError: as in `as_covariance`, or if dimensions or batches do not match.
+    """
+    a, b = as_covariance(name_a, a), as_covariance(name_b, b)
+    return matched(name_a, a, name_b, b, 2)
+
+
+def matched(name_a: str, a: Array, name_b: str, b: Array, rank: int) -> tuple[Array, Array]:
+    """Broadcast the batches of two arrays and give them one type; the last `rank` axes are theirs.
+
+    Raises:
+      ValueError: if the rows have other dimensions, or the batches do not match.
+    """
+    if a.shape[-rank] != b.shape[-rank]:
+        raise ValueError(f"{name_a} has dimension {a.shape[-rank]} and {name_b} {b.shape[-rank]}: give one dimension.")
+    try:
+        batch = np.broadcast_shapes(a.shape[:-rank], b.shape[:-rank])
+    except ValueError:
+        raise ValueError(
+            f"{name_a} has shape {a.shape} and {name_b} {b.shape}: the batches {a.shape[:-rank]} and "
+            f"{b.shape[:-rank]} do not broadcast."
+        ) from None
+    dtype = jnp.promote_types(a.dtype, b.dtype)
+    a = jnp.broadcast_to(a, batch + a.shape[-rank:]).astype(dtype)
+    return a, jnp.broadcast_to(b, batch + b.shape[-rank:]).astype(dtype)
+
+
+class Factors(NamedTuple):
+    """F with F F' = cov, and the order in which its rows make it lower triangular.
+
+    Attributes:
+      values: F [..., d, d]; the columns beyond the rank are zero.
+      order: [..., d] (int32), F[order] is lower triangular.
+    """
+
+    values: Array
+    order: Array
+
+
+def factor(cov: Array) -> Factors:
+    """Return F [..., d, d] with F F' = cov.
+
+    Cholesky's where there is one; with pivots elsewhere, which ends at the rank: kept, eigenvalues at rounding level
+    would show in a distance by their square roots. No derivative: who needs one writes it down.
+    """
+    cov = jax.lax.stop_gradient(cov)
+    batch, d = cov.shape[:-2], cov.shape[-1]
+    cov = cov.reshape(-1, d, d)
+    lower = jnp.linalg.cholesky(cov, symmetrize_input=False)
+    sound = jnp.isfinite(lower).all((-2, -1), keepdims=True)
+    plain = jnp.broadcast_to(jnp.arange(d, dtype=jnp.int32), cov.shape[:-1])
+    values, order = _pivoted(cov, jnp.all(sound))
+    values, order = jnp.where(sound, lower, values), jnp.where(sound[..., 0], plain, order)
+    return Factors(values.reshape(*batch, d, d), order.reshape(*batch, d))
+
+
+def _pivoted(cov: Array, idle: Array) -> tuple[Array, Array]:
+    """Cholesky with diagonal pivoting of [b, d, d], stopped at rounding level; nothing is done if `idle`.
+
+    A loop and not a condition, because a condition under vmap computes both sides; without LAPACK, see `polar`.
+    """
+    b, d = cov.shape[:2]
+    one = jnp.arange(b)
+    diagonal = jnp.diagonal(cov, axis1=-2, axis2=-1)
+    least = NOISE * jnp.finfo(cov.dtype).eps * jnp.max(diagonal, -1)
+
+    def column(carry: tuple) -> tuple:
+        k, values, order, left = carry
+        i = jnp.argmax(left, -1).astype(jnp.int32)
+        pivot = left[one, i]
+        alive = pivot > least
+        free = left > -jnp.inf
+        rest = cov[one, i] - jnp.einsum("bij,bj->bi", values, values[one, i], precision=jax.lax.Precision.HIGHEST)
+        root = jnp.sqrt(jnp.where(alive, pivot, 1.0))[:, None]
+        rest = jnp.where(alive[:, None] & free, rest / root, 0.0).at[one, i].set(jnp.where(alive, root[:, 0], 0.0))
+        left = (left - rest**2).at[one, i].set(-jnp.inf)
+        return k + 1, values.at[:, :, k].set(rest), order.at[:, k].set(i), left
+
+    start = (jnp.where(idle, d, 0), jnp.zeros_like(cov), jnp.zeros((b, d), jnp.int32), diagonal)
+    _, values, order, _ = jax.lax.while_loop(lambda carry: carry[0] < d, column, start)
+    return values, order
+
+
+def left_inverse(factors: Factors) -> Array:
+    """Return G [..., d, d] with G F = I on the columns of F that are not zero, and no other rows."""
+    values, order = factors
+    d = values.shape[-1]
+    lower = jnp.take_along_axis(values, order[..., None], -2)
+    dead = jnp.diagonal(lower, axis1=-2, axis2=-1) == 0
+    eye = jnp.broadcast_to(jnp.eye(d, dtype=values.dtype), values.shape)
+    # rows beyond the rank hold only zeros right of it and are not asked: G reads the pivot rows alone
+    lower = jnp.where(dead[..., :, None] | dead[..., None, :], eye, lower)
+    inverse = jax.scipy.linalg.solve_triangular(lower, eye, lower=True)
+    inverse = jnp.where(dead[..., :, None], 0.0, inverse)
+    return jnp.take_along_axis(inverse, jnp.argsort(order, -1)[..., None, :], -1)

@@ -1,0 +1,152 @@
+"""The Frechet distance between the first two moments of samples, whole or gathered batch by batch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from otgen.ot.bures import bures_sq_factors
+from otgen.ot.check import as_points, is_traced
+from otgen.ot.costs import product
+from otgen.types import Array
+
+
+class Moments(NamedTuple):
+    """First two moments of a sample, as what can be merged without loss.
+
+    Attributes:
+      count: number of samples [].
+      mean: their mean [d].
+      factor: R [d, d] with R' R = sum (x - mean)(x - mean)'. A factor keeps what the sum of squares would round away:
+        the null space of fewer samples than dimensions stays exact.
+    """
+
+    count: Array
+    mean: Array
+    factor: Array
+
+    def covariance(self) -> Float[Array, "d d"]:
+        """Return the unbiased covariance [d, d]."""
+        return product(self.factor.T, self.factor) / (self.count - 1)
+
+
+def moments(features: ArrayLike, known: Moments | None = None) -> Moments:
+    """Return the moments of features [n, d], merged with those of earlier batches if given.
+
+    Args:
+      features: a batch [n, d], n >= 1.
+      known: moments so far.
+
+    Returns:
+      Moments.
+
+    Raises:
+      ValueError: for other shapes or (outside jit) non-finite features, or another dimension than the known one.
+    """
+    new = _moments(as_points("features", features, least=1))
+    return new if known is None else merge(known, new)
+
+
+@jax.jit
+def _moments(features: Array) -> Moments:
+    n, d = features.shape
+    mean = features.mean(0)
+    centred = features - mean
+    return Moments(jnp.asarray(n, features.dtype), mean, _triangle(jnp.concatenate([centred, _nothing(d, n, centred)])))
+
+
+def _nothing(d: int, n: int, like: Array) -> Array:
+    """Rows of zeros that bring n rows to d at least."""
+    return jnp.zeros((max(0, d - n), d), like.dtype)
+
+
+def _triangle(rows: Array) -> Array:
+    return jnp.linalg.qr(rows, mode="r")
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    """Return the moments of two samples together; order does not matter beyond rounding.
+
+    Several devices: gather the moments of each and merge them one after another.
+
+    Raises:
+      ValueError: if their dimensions differ.
+    """
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(f"moments of dimension {a.mean.shape[-1]} and {b.mean.shape[-1]}: use one feature extractor.")
+    return _merge(a, b)
+
+
+@jax.jit
+def _merge(a: Moments, b: Moments) -> Moments:
+    count = a.count + b.count
+    shift = b.mean - a.mean
+    between = jnp.sqrt(a.count * b.count / count) * shift
+    rows = jnp.concatenate([a.factor, b.factor, between[None]])
+    return Moments(count, a.mean + b.count / count * shift, _triangle(rows))
+
+
+def frechet_distance(features_a: ArrayLike | Moments, features_b: ArrayLike | Moments) -> Float[Array, ""]:
+    """Return the squared 2-Wasserstein distance between Gaussians fitted to two sets of features.
+
+    |mean_a - mean_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2) with unbiased covariances A, B, through factors of the
+    covariances, so that it is also right with fewer samples than dimensions. Differentiable (once) in features.
+
+    Args:
+      features_a: [n, d], or Moments.
+      features_b: [m, d], or Moments.
+
+    Returns:
+      The distance, a scalar in squared units of the features.
+
+    Raises:
+      ValueError: for other shapes, different dimensions, fewer than 2 samples, or (outside jit) non-finite features.
+
+    Reference: Dowson and Landau (1982); Heusel et al. (2017), arXiv 1706.08500.
+    """
+    (mean_a, rows_a), (mean_b, rows_b) = _rows("features_a", features_a), _rows("features_b", features_b)
+    if mean_a.shape != mean_b.shape:
+        raise ValueError(
+            f"features_a has {mean_a.shape[0]} columns and features_b {mean_b.shape[0]}: use one feature extractor."
+        )
+    dtype = jnp.promote_types(rows_a.dtype, rows_b.dtype)
+    return jnp.sum((mean_a - mean_b) ** 2) + _between(rows_a.astype(dtype), rows_b.astype(dtype))
+
+
+def _rows(name: str, features: ArrayLike | Moments) -> tuple[Array, Array]:
+    """The mean, and rows whose sum of squares is the unbiased covariance."""
+    if not isinstance(features, Moments):
+        x = as_points(name, features)
+        mean = x.mean(0)
+        return mean, (x - mean) / jnp.sqrt(x.shape[0] - 1.0).astype(x.dtype)
+    count = features.count
+    if not is_traced(count) and float(count) < 2:
+        raise ValueError(f"{name} holds moments of {float(count):.0f} sample(s): at least 2 are needed.")
+    return features.mean, features.factor / jnp.sqrt(count - 1)
+
+
+def _short(rows: Array) -> tuple[Array, Array]:
+    """An orthonormal basis Q [n, r] and R [r, d] with rows = Q R and r = min(n, d)."""
+    return tuple(jnp.linalg.qr(jax.lax.stop_gradient(rows)))
+
+
+@jax.custom_jvp
+def _between(a: Array, b: Array) -> Array:
+    """The Bures distance of the covariances a' a and b' b, from rows [n, d], [m, d]."""
+    return _value(_short(a)[1], _short(b)[1])
+
+
+@jax.jit
+def _value(a: Array, b: Array) -> Array:
+    return bures_sq_factors(a.T, b.T)
+
+
+@_between.defjvp
+def _between_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (qa, ra), (qb, rb) = (_short(rows) for rows in primals)
+    da, db = (product(q.T, rows) for q, rows in zip((qa, qb), tangents, strict=True))
+    return jax.jvp(_value, (ra, rb), (da, db))
