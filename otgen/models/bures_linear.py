@@ -1,0 +1,362 @@
+"""A linear generator of data trained by the Bures-Wasserstein loss: x = mean + W_N ... W_1 z, z standard normal.
+
+Implements the method of paper C (arXiv 2303.03027). With W = W_N ... W_1 the weights minimise
+
+  L = B^2(W W' + tau I, Sigma) = 2-Wasserstein distance between Gaussians (kind "bures"),   or
+  L = |W W' - Sigma|_F^2 (kind "frobenius"),
+
+Sigma the covariance of the data. The minimum is known (Eckart and Young: the discarded eigenvalues), so that training
+stops when it is there and says how far it came.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from otgen.data.batches import batches
+from otgen.nn.linear import STARTS, DeepLinear
+from otgen.ot import critical
+from otgen.ot.bures import perturbed_bures_sq_factors
+from otgen.ot.costs import product
+from otgen.ot.frechet import moments
+from otgen.train.loop import train
+from otgen.train.state import TrainState
+from otgen.types import Array, Callback, Key, status_of
+
+KINDS = ("bures", "frobenius")
+LOOK = 10  # full-batch steps between looks at the loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What makes a linear generator.
+
+    Attributes:
+      rank: dimension of the latents.
+      depth: number N of layers.
+      width: width of the hidden layers; None for `rank`.
+      kind: "bures" or "frobenius".
+      tau: perturbation of the Bures loss, in units of the covariance.
+      start: how the weights are drawn, see `nn.linear.draw_weights`.
+      tol: relative excess over the known minimum at which full-batch training stops.
+      max_steps: limit of full-batch steps (L-BFGS).
+      batch_size: None for the full batch; else rows per step of Adam, over all devices.
+      epochs: passes over the data with batches.
+      learning_rate: peak of Adam's cosine schedule with batches, for data scaled to a largest eigenvalue of 1.
+    """
+
+    rank: int = 50
+    depth: int = 2
+    width: int | None = None
+    kind: str = "bures"
+    tau: float = 0.0
+    start: str = "orthogonal"
+    tol: float = 1e-4
+    max_steps: int = 1000
+    batch_size: int | None = None
+    epochs: int = 10
+    learning_rate: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "depth", "max_steps", "epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: give 1 or more.")
+        if self.width is not None and self.width < self.rank:
+            raise ValueError(f"width = {self.width}: hidden layers below rank = {self.rank} would be the bottleneck.")
+        if self.batch_size is not None and self.batch_size < 2:
+            raise ValueError(f"batch_size = {self.batch_size}: a covariance needs 2 rows; None is the full batch.")
+        if self.kind not in KINDS:
+            raise ValueError(f"kind = {self.kind!r} is unknown: choose one of {', '.join(KINDS)}.")
+        if self.start not in STARTS:
+            raise ValueError(f"start = {self.start!r} is unknown: choose one of {', '.join(STARTS)}.")
+        if not (math.isfinite(self.tau) and self.tau >= 0) or (self.tau and self.kind == "frobenius"):
+            raise ValueError(f"tau = {self.tau}: give zero or more, and zero with the Frobenius loss.")
+        for name in ("tol", "learning_rate"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"{name} = {getattr(self, name)}: give a positive number.")
+
+
+class BuresLinear(nn.Module):
+    """The whole system: weights in `params`, the mean of the data in the collection `transport`.
+
+    Attributes:
+      data_shape: shape of one data point.
+      config: see Config.
+      scale: what the weights start from is multiplied by; set by `init`.
+    """
+
+    data_shape: tuple[int, ...]
+    config: Config
+    scale: float = 1.0
+
+    def setup(self) -> None:
+        config, dim = self.config, math.prod(self.data_shape)
+        width = config.rank if config.width is None else config.width
+        widths = (config.rank, *(width,) * (config.depth - 1), dim)
+        self.generator = DeepLinear(widths, config.start, self.scale, max(1, config.rank // 2))
+        self.mean = self.variable("transport", "mean", jnp.zeros, (dim,))
+
+    def __call__(self, z: Array) -> Array:
+        """Data points [k, *data_shape] of latents z [k, rank]."""
+        return (self.mean.value + self.generator(z)).reshape(-1, *self.data_shape)
+
+    def matrix(self) -> Array:
+        """The end-to-end matrix W [dim, rank]."""
+        return self.generator.matrix()
+
+    def sample(self, key: Key, num: int) -> Array:
+        """Draw data points [num, *data_shape]."""
+        return self(jax.random.normal(key, (num, self.config.rank)))
+
+
+class Info(NamedTuple):
+    """How training ended.
+
+    Attributes:
+      loss: the loss against the covariance of all data, in units of the covariance (squared for "frobenius").
+      minimum: its known minimum at this rank.
+      error: (loss - minimum) / minimum, or over the loss of the zero generator if the minimum is zero.
+      num_steps: steps taken.
+      status: see `otgen.types.Status`.
+    """
+
+    loss: Array
+    minimum: Array
+    error: Array
+    num_steps: int
+    status: Array
+
+
+class Model(NamedTuple):
+    """A trained linear generator: the Flax module, its variables `params` and `transport`, and how training ended."""
+
+    module: BuresLinear
+    variables: dict[str, Any]
+    info: Info
+
+
+def init(key: Key, config: Config, data_shape: tuple[int, ...], factor: Array) -> tuple[BuresLinear, Any]:
+    """Return the module and the weights that training starts from.
+
+    Weights are scaled so that the generator starts with the variance that the data have within its rank, if they were
+    spread evenly.
+
+    Args:
+      key: PRNG key of the weights.
+      config: the model.
+      data_shape: shape of a data point.
+      factor: F [dim, r] with F F' the covariance of the data.
+
+    Returns:
+      The module and its `params`.
+
+    Raises:
+      ValueError: for a rank above the dimension.
+    """
+    dim = math.prod(data_shape)
+    if config.rank > dim:
+        raise ValueError(f"rank = {config.rank} of data in {dim} dimensions: give at most {dim}.")
+    module = BuresLinear(tuple(data_shape), config)
+    matrix = module.apply(module.init(key, jnp.zeros((1, config.rank))), method="matrix")
+    variance = float(jnp.sum(factor**2) / jnp.maximum(jnp.sum(matrix**2), 1e-30))
+    module = module.clone(scale=variance ** (0.5 / config.depth))
+    return module, module.init(key, jnp.zeros((1, config.rank)))["params"]
+
+
+def loss(params: Any, module: BuresLinear, factor: Array) -> tuple[Array, dict[str, Array]]:
+    """Return the loss of the generator against the covariance F F', and metrics.
+
+    The gradient of the Bures loss is 2 (W - F V U') with W' F = U S V' for W, by hand (`ot.bures`).
+
+    Args:
+      params: weights of the module.
+      module: the model.
+      factor: F [dim, r].
+
+    Returns:
+      The loss, and {"loss"}.
+    """
+    matrix = module.apply({"params": params, "transport": {"mean": jnp.zeros(factor.shape[0])}}, method="matrix")
+    if module.config.kind == "bures":
+        value = perturbed_bures_sq_factors(matrix, factor, tau=module.config.tau)
+    else:  # |W W' - F F'|^2 through matrices of the size of the ranks
+        own, cross, other = product(matrix.T, matrix), product(matrix.T, factor), product(factor.T, factor)
+        value = jnp.sum(own**2) - 2 * jnp.sum(cross**2) + jnp.sum(other**2)
+    return value, {"loss": value}
+
+
+def minimum(factor: Array, config: Config) -> Array:
+    """Return the least loss a generator of the configured rank can have.
+
+    Reference: paper C (arXiv 2303.03027), the theorem on critical points; Eckart and Young (1936).
+    """
+    spectrum = jnp.linalg.svd(factor, compute_uv=False) ** 2
+    spectrum = jnp.pad(spectrum, (0, factor.shape[0] - spectrum.shape[0]))
+    if config.kind == "bures":
+        return jnp.asarray(critical.minimum(spectrum, config.rank, config.tau))
+    return jnp.sum(spectrum[config.rank :] ** 2)
+
+
+def optimiser(config: Config, num_steps: int, top: float) -> optax.GradientTransformation:
+    """Adam with a cosine schedule, its rate in units of the N-th root of the largest standard deviation."""
+    rate = config.learning_rate * top ** (0.5 / config.depth)
+    return optax.adam(optax.cosine_decay_schedule(rate, num_steps))
+
+
+def make_step(module: BuresLinear, num_steps: int, top: float):
+    """Return the stochastic step `(state, rows, key, *, axis_name) -> (state, metrics)`.
+
+    Rows [b, dim] are centred data. The loss is that of their own covariance, whose expectation is not the loss of the
+    covariance of all data: the smaller the batch, the more the generator's small eigenvalues are shrunk.
+    """
+    transform = optimiser(module.config, num_steps, top)
+
+    def step(state: TrainState, rows: Array, key: Key, *, axis_name: str | None = None):
+        del key  # nothing in this step is random
+        if axis_name is not None:  # the covariance is that of the whole batch
+            rows = jax.lax.all_gather(rows, axis_name, tiled=True)
+        factor = rows.T / math.sqrt(rows.shape[0])
+        gradient, metrics = jax.grad(loss, has_aux=True)(state.params, module, factor)
+        updates, opt_state = transform.update(gradient, state.opt_state, state.params)
+        return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), metrics
+
+    return step
+
+
+def fit(
+    key: Key,
+    data: Any,
+    *,
+    callback: Callback | None = None,
+    checkpoints: Any = None,
+    **config: Any,
+) -> Model:
+    """Fit a linear generator to data in memory.
+
+    Args:
+      key: PRNG key.
+      data: points [n, ...], n >= 2; uint8 images are scaled to [0, 1].
+      callback: called with steps and metrics.
+      checkpoints: where stochastic training is saved, see `train.train`.
+      **config: fields of Config.
+
+    Returns:
+      Model.
+
+    Raises:
+      ValueError: for fewer than 2 points, non-finite ones, a rank above their dimension, or fields out of range.
+      TypeError: for a field that Config does not have.
+    """
+    settings = Config(**config)
+    data = np.asarray(data)
+    if data.ndim < 2 or len(data) < 2:
+        raise ValueError(f"data has shape {data.shape}: give at least 2 points, shape [n, ...].")
+    rows = data.reshape(len(data), -1)
+    rows = rows.astype(np.float32) / 255 if data.dtype == np.uint8 else rows
+    known = moments(rows)
+    factor = known.factor.T / jnp.sqrt(known.count - 1)
+    init_key, train_key = jax.random.split(key)
+    module, params = init(init_key, settings, data.shape[1:], factor)
+    if settings.batch_size is None:
+        params, num_steps = descend(params, module, factor, callback=callback)
+    else:
+        params, num_steps = _by_batches(train_key, params, module, factor, rows - known.mean, callback, checkpoints)
+    least, value = minimum(factor, settings), _value(params, module, factor)
+    error = _error(value, least, factor)
+    info = Info(value, least, error, num_steps, status_of(error, settings.tol))
+    return Model(module, {"params": params, "transport": {"mean": known.mean}}, info)
+
+
+def _error(value: Array, least: Array, factor: Array) -> Array:
+    return (value - least) / jnp.where(least > 1e-6 * jnp.sum(factor**2), least, jnp.sum(factor**2))
+
+
+def _by_batches(key, params, module, factor, rows, callback, checkpoints) -> tuple[Any, int]:
+    config = module.config
+    size = min(config.batch_size, len(rows))
+    num_steps = config.epochs * (len(rows) // size)
+    top = float(jnp.linalg.norm(factor, 2) ** 2)
+    state = TrainState(params, optimiser(config, num_steps, top).init(params), jnp.int32(0))
+    if checkpoints is not None:
+        state = checkpoints.restore(state) or state
+    order_key, step_key = jax.random.split(key)
+    feed = batches(order_key, (np.asarray(rows),), size, start=int(state.step), stop=num_steps)
+    step = make_step(module, num_steps, top)
+    state = train(step, state, (one for (one,) in feed), step_key, callback=callback, checkpoints=checkpoints)
+    return state.params, num_steps
+
+
+@functools.partial(jax.jit, static_argnames="module")
+def _value(params: Any, module: BuresLinear, factor: Array) -> Array:
+    return loss(params, module, factor)[0]
+
+
+@functools.partial(jax.jit, static_argnames="module")
+def _steps(params: Any, state: Any, module: BuresLinear, factor: Array) -> tuple[Any, Any, Array]:
+    """LOOK steps of L-BFGS on the full batch, and the loss after them."""
+    transform = optax.lbfgs()
+
+    def value(params: Any) -> Array:
+        return loss(params, module, factor)[0]
+
+    def one(carry: tuple, _: None) -> tuple[tuple, None]:
+        params, state = carry
+        now, gradient = optax.value_and_grad_from_state(value)(params, state=state)
+        updates, state = transform.update(gradient, state, params, value=now, grad=gradient, value_fn=value)
+        return (optax.apply_updates(params, updates), state), None
+
+    (params, state), _ = jax.lax.scan(one, (params, state), length=LOOK)
+    return params, state, value(params)
+
+
+def descend(params: Any, module: BuresLinear, factor: Array, *, callback: Callback | None = None) -> tuple[Any, int]:
+    """Minimise the loss of the full batch by L-BFGS, until it is `tol` above the known minimum or no longer falls.
+
+    Args:
+      params: weights to start from.
+      module: the model.
+      factor: F [dim, r] with F F' the covariance of the data.
+      callback: called every 10 steps with the loss and its relative excess over the minimum.
+
+    Returns:
+      The weights, and the number of steps.
+    """
+    config, least = module.config, minimum(factor, module.config)
+    state, best, still = optax.lbfgs().init(params), jnp.inf, 0
+    for now in range(LOOK, config.max_steps + LOOK, LOOK):
+        new, state, value = _steps(params, state, module, factor)
+        if not jnp.isfinite(value):
+            return params, now
+        still = 0 if value < best * (1 - 1e-6) else still + 1
+        params, best = new, jnp.minimum(best, value)
+        error = float(_error(value, least, factor))
+        if callback:
+            callback(now, {"loss": float(value), "excess": error})
+        if error < config.tol or still == 5:  # rounding ends the descent
+            break
+    return params, now
+
+
+@functools.partial(jax.jit, static_argnames=("module", "num"))
+def _sample(module: BuresLinear, variables: Any, key: Key, num: int) -> Array:
+    return module.apply(variables, key, num, method="sample")
+
+
+def sample(key: Key, model: Model, num: int) -> Array:
+    """Draw data points [num, *data_shape] from a trained generator: Gaussian, so that images may leave [0, 1].
+
+    Raises:
+      ValueError: if num < 1.
+    """
+    if num < 1:
+        raise ValueError(f"num = {num}: ask for at least one point.")
+    return _sample(model.module, model.variables, key, num)
