@@ -154,6 +154,20 @@ def test_hessians_where_singular_values_repeat():
     np.testing.assert_allclose(hessian(jnp.zeros((2, 2))).reshape(4, 4), -12.142136 * np.eye(4), rtol=1e-5, atol=1e-4)
 
 
+def test_hessians_of_a_bottleneck(x64):
+    # W = B A of rank 2 in 4 x 5: dead singular values on both sides, which the layers never excite to first order
+    random = np.random.default_rng(0)
+    first, last, root = (random.normal(size=shape) for shape in ((2, 5), (4, 2), (4, 4)))
+    one, other = random.normal(size=(2, 5)), random.normal(size=(4, 2))
+
+    def value(t):
+        return gaussian.bures_sq_factors((last + t * other) @ (first + t * one), root)
+
+    slope = jax.jit(jax.grad(value))
+    np.testing.assert_allclose(slope(0.0), finite_differences(value, 1), rtol=1e-7)
+    np.testing.assert_allclose(jax.grad(slope)(0.0), finite_differences(slope, 1), rtol=1e-6)
+
+
 @given(d=st.sampled_from([2, 5]), seed=st.integers(0, 1000), rank=st.integers(1, 5))
 @settings(max_examples=20, deadline=None)
 def test_the_distance_is_a_metric(d, seed, rank):

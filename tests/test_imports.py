@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "otgen"
 ALLOWED = {
     "types": set(),
     "ot": {"types"},
-    "nn": {"types"},
+    "nn": {"types", "ot"},
     "data": {"types"},
     "eval": {"types", "ot", "nn", "data"},
     "train": {"types", "ot", "nn", "data"},

@@ -10,6 +10,7 @@ import pytest
 import otgen as og
 from otgen.models import bures_linear
 from otgen.nn import linear
+from otgen.ot.linear_flow import end_to_end
 from otgen.types import Status
 from tests.covariances import random_covariance
 
@@ -35,7 +36,7 @@ def test_starts_have_their_shapes_and_laws(start, key):
     if start in ("balanced", "low_rank"):
         assert max(np.abs(b.T @ b - a @ a.T).max() for a, b in pairwise(weights)) < 1e-4
     if start == "low_rank":
-        assert np.linalg.matrix_rank(linear.end_to_end(weights), tol=1e-4) == 3
+        assert np.linalg.matrix_rank(end_to_end(weights), tol=1e-4) == 3
 
 
 @pytest.mark.parametrize("widths", [(4, 6), (5, 3, 4), (3, 7, 7, 6), (8, 8, 2, 8)])
@@ -43,7 +44,7 @@ def test_factorisation_keeps_the_product_and_balances(x64, widths):
     random = np.random.default_rng(0)
     matrix = random.normal(size=(widths[-1], min(widths))) @ random.normal(size=(min(widths), widths[0]))
     weights = linear.factorise(matrix, widths)
-    np.testing.assert_allclose(linear.end_to_end(weights), matrix, atol=1e-12)
+    np.testing.assert_allclose(end_to_end(weights), matrix, atol=1e-12)
     for lower, upper in pairwise(weights):
         np.testing.assert_allclose(upper.T @ upper, lower @ lower.T, atol=1e-12)
     uneven = [2 * weights[0], *weights[1:-1], weights[-1] / 2] if len(weights) > 1 else weights
@@ -55,7 +56,7 @@ def test_factorisation_keeps_the_product_and_balances(x64, widths):
 def test_close_starts_have_a_positive_margin(x64, widths, tau):
     target = random_covariance(20, 0) + np.eye(20)
     weights = linear.close_weights(jax.random.key(0), jnp.asarray(target), widths, tau=tau)
-    matrix = linear.end_to_end(weights)
+    matrix = end_to_end(weights)
     values = np.linalg.eigvalsh(target)[::-1]
     k = min(widths)
     excess = og.gaussian.perturbed_bures_sq(matrix @ matrix.T, target, tau=tau)

@@ -94,3 +94,20 @@ def standardise(x: Array) -> tuple[Array, Array, Array]:
     """Shift and scale every coordinate of x [n, d] to mean 0 and variance 1; return also the mean and scale [d]."""
     mean, scale = x.mean(0), x.std(0)
     return (x - mean) / scale, mean, scale
+
+
+def zipf_covariance(key: Key, dim: int, least: float) -> Array:
+    """Draw a covariance [dim, dim] with eigenvalues that fall like 1 / i, the smallest `least` + 1 / dim.
+
+    s_i = s_1 / i + N(0, 1), shifted to that minimum, with s_1 the largest singular value of a Gaussian matrix; random
+    eigenvectors.
+
+    Reference: the targets in the experiments of paper C (arXiv 2303.03027).
+    """
+    top_key, noise_key, basis_key = jax.random.split(key, 3)
+    top = jnp.linalg.norm(jax.random.normal(top_key, (dim, dim)), 2)
+    values = top / jnp.arange(1, dim + 1) + jax.random.normal(noise_key, (dim,))
+    values = values - values.min() + 1 / dim + least
+    basis = jax.random.orthogonal(basis_key, dim)
+    cov = (basis * values) @ basis.T
+    return 0.5 * (cov + cov.T)

@@ -25,9 +25,8 @@ import optax
 from otgen.data.batches import batches
 from otgen.nn.linear import STARTS, DeepLinear
 from otgen.ot import critical
-from otgen.ot.bures import perturbed_bures_sq_factors
-from otgen.ot.costs import product
 from otgen.ot.frechet import moments
+from otgen.ot.linear_flow import loss_from_factor
 from otgen.train.loop import train
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key, status_of
@@ -185,12 +184,8 @@ def loss(params: Any, module: BuresLinear, factor: Array) -> tuple[Array, dict[s
     Returns:
       The loss, and {"loss"}.
     """
-    matrix = module.apply({"params": params, "transport": {"mean": jnp.zeros(factor.shape[0])}}, method="matrix")
-    if module.config.kind == "bures":
-        value = perturbed_bures_sq_factors(matrix, factor, tau=module.config.tau)
-    else:  # |W W' - F F'|^2 through matrices of the size of the ranks
-        own, cross, other = product(matrix.T, matrix), product(matrix.T, factor), product(factor.T, factor)
-        value = jnp.sum(own**2) - 2 * jnp.sum(cross**2) + jnp.sum(other**2)
+    config = module.config
+    value = loss_from_factor(params["generator"]["weights"], factor, tau=config.tau, kind=config.kind)
     return value, {"loss": value}
 
 

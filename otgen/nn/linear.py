@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from otgen.ot.linear_flow import end_to_end
 from otgen.types import Array, Key
 
 STARTS = (
@@ -58,14 +59,6 @@ class DeepLinear(nn.Module):
     def matrix(self) -> Array:
         """The end-to-end matrix W_N ... W_1 [d_N, d_0]."""
         return end_to_end(self.weights)
-
-
-def end_to_end(weights: Sequence[Array]) -> Array:
-    """Return W_N ... W_1 [d_N, d_0]."""
-    product, *others = weights
-    for matrix in others:
-        product = jnp.matmul(matrix, product, precision=jax.lax.Precision.HIGHEST)
-    return product
 
 
 def check_widths(widths: Sequence[int]) -> tuple[int, ...]:

@@ -145,7 +145,7 @@ def perturbed_bures_sq_factors(
     """
     w = as_factor("factor_model", factor_model)
     root = jnp.sqrt(not_negative("tau", tau, w.dtype)) * jnp.eye(w.shape[-2], dtype=w.dtype)
-    if not is_traced(tau) and float(tau) == 0:
+    if not is_traced(tau) and tau == 0:
         return bures_sq_factors(w, factor_target)
     root = jnp.broadcast_to(root, w.shape[:-1] + root.shape[-1:])
     return bures_sq_factors(jnp.concatenate([w, root], -1), factor_target)
@@ -173,7 +173,7 @@ def not_negative(name: str, number: ArrayLike, dtype: jnp.dtype) -> Array:
     if is_traced(number):
         number = jnp.asarray(number, dtype)
         return jnp.where(number >= 0, number, jnp.nan)
-    if not (jnp.ndim(number) == 0 and jnp.isfinite(number) and number >= 0):
+    if not (np.ndim(number) == 0 and np.isfinite(number) and number >= 0):
         raise ValueError(f"{name} = {number}: give one finite number, zero or more.")
     return jnp.asarray(number, dtype)
 
@@ -295,6 +295,7 @@ def _overlap_slope_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     (si, sj), (ri, rj), (wi, wj) = _pair(s), _pair(r), _pair(weight)
     cross = si * rj + sj * ri
     even = 0.25 * wi * wj * (square + _ratio(square**2 * (si + sj), cross, cross > 0, square))
+    even += jnp.where((wi == 0) | (wj == 0), wi + wj, 0.0)  # against what lies outside of the rank, as `rows` below
     odd = _ratio(si * wi + sj * wj, si + sj, si + sj > 0, 0.5 * (wi + wj))
     middle = 0.5 * (even * (inside + inside.mT) + odd * (inside - inside.mT))
     drift = _ratio(-s * weight, r, r > 0) * dsigma_sq

@@ -129,24 +129,20 @@ def _rows(name: str, features: ArrayLike | Moments) -> tuple[Array, Array]:
     return features.mean, features.factor / jnp.sqrt(count - 1)
 
 
-def _short(rows: Array) -> tuple[Array, Array]:
-    """An orthonormal basis Q [n, r] and R [r, d] with rows = Q R and r = min(n, d)."""
-    return tuple(jnp.linalg.qr(jax.lax.stop_gradient(rows)))
-
-
 @jax.custom_jvp
 def _between(a: Array, b: Array) -> Array:
     """The Bures distance of the covariances a' a and b' b, from rows [n, d], [m, d]."""
-    return _value(_short(a)[1], _short(b)[1])
+    return _value(a, b)
 
 
 @jax.jit
 def _value(a: Array, b: Array) -> Array:
-    return bures_sq_factors(a.T, b.T)
+    return bures_sq_factors(_triangle(a).T, _triangle(b).T)
 
 
 @_between.defjvp
 def _between_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    (qa, ra), (qb, rb) = (_short(rows) for rows in primals)
-    da, db = (product(q.T, rows) for q, rows in zip((qa, qb), tangents, strict=True))
-    return jax.jvp(_value, (ra, rb), (da, db))
+    # With rows = Q R, and the distance a function of R, only the part of a change within Q counts.
+    (qa, ra), (qb, rb) = (jnp.linalg.qr(jax.lax.stop_gradient(rows)) for rows in primals)
+    changes = (product(qa.T, tangents[0]), product(qb.T, tangents[1]))
+    return jax.jvp(lambda a, b: bures_sq_factors(a.T, b.T), (ra, rb), changes)
