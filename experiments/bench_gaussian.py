@@ -44,7 +44,7 @@ class Config:
     condition: tuple[float, ...] = (1e2, 1e4, 1e6)
     features: int = 5000
     feature_dim: int = 768
-    repeats: int = 5
+    repeats: int = 3
     seed: int = 0
     out: str = "benchmarks/gaussian.json"
 

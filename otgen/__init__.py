@@ -14,6 +14,7 @@ from otgen.ot import exact as exact
 from otgen.ot import extension as extension
 from otgen.ot import gaussian as gaussian
 from otgen.ot import latent as latent
+from otgen.ot import mixture as mixture
 from otgen.ot import semidiscrete as semidiscrete
 from otgen.ot import sinkhorn as sinkhorn
 from otgen.ot import smoothing as smoothing

@@ -134,7 +134,64 @@ def test_assignment_inside_jit_and_vmap():
     assert np.isnan(float(solve(jnp.full((9, 9), jnp.nan))[0].value))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(30, 20), (1, 4), (4, 1)], ids=str)
+def test_plans_agree_with_pot_and_prove_themselves(shape, dtype):
+    ot = pytest.importorskip("ot")
+    x, y, a, b = line(4, *shape)
+    a[1:3] = b[1:2] = 0
+    a, b = a / a.sum(), b / b.sum()
+    cost = ((x[:, None] - y) ** 2 + 100 * x[:, None] ** 2).astype(dtype)  # what is common to a row is in the way
+    found = exact.plan(cost, a, b)
+    rounding = 4 * float(np.finfo(dtype).eps)
+    assert {of.dtype for of in found} == {np.dtype(dtype)}
+    assert float(found.value) == pytest.approx(ot.emd2(a, b, cost.astype(np.float64)), rel=4 * rounding)
+    np.testing.assert_allclose(found.plan.sum(1), a, atol=rounding)
+    np.testing.assert_allclose(found.plan.sum(0), b, atol=rounding)
+    assert (np.asarray(found.plan) > 0).sum() <= sum(shape) - 1
+    slack = cost - np.asarray(found.f)[:, None] - np.asarray(found.g)
+    assert slack.min() >= -rounding * cost.max()
+    assert np.abs(slack[np.asarray(found.plan) > 0]).max() <= 4 * rounding * cost.max()
+    assert abs(float(found.f @ a)) <= 4 * rounding * cost.max()
+
+
+def test_the_plan_between_equal_points_is_the_assignment():
+    cost = np.random.default_rng(5).uniform(size=(40, 40))
+    found, matched = exact.plan(cost), exact.assignment(cost)
+    np.testing.assert_allclose(found.plan, np.eye(40)[matched.index] / 40, atol=1e-15)
+    assert float(found.value) == pytest.approx(float(matched.value), rel=1e-12)
+
+
+def test_the_slopes_of_a_plan_are_the_plan_and_its_potentials():
+    _, _, a, b = line(6)
+    cost = np.random.default_rng(6).uniform(size=(7, 5))
+    found = exact.plan(cost, a, b)
+    slopes = jax.jit(jax.grad(lambda *of: exact.plan(*of).value, (0, 1, 2)))(cost, a, b)
+    np.testing.assert_allclose(slopes[0], found.plan, atol=1e-14)
+    np.testing.assert_allclose(slopes[1], found.f, atol=1e-12)  # the weights are divided by their sum
+    np.testing.assert_allclose(slopes[2], found.g - found.value, atol=1e-12)
+    arguments = (jnp.asarray(cost), jnp.asarray(a), jnp.asarray(b))
+    check_grads(jax.jit(lambda *of: exact.plan(*of).value), arguments, order=1, modes=["fwd", "rev"], rtol=1e-6)
+
+
+def test_plans_inside_jit_and_vmap():
+    costs = np.random.default_rng(7).uniform(size=(3, 6, 4))
+    costs[1, 0, 0] = np.nan
+    found = jax.jit(jax.vmap(exact.plan))(costs)
+    for i in (0, 2):
+        for mine, same in zip(found, exact.plan(costs[i]), strict=True):
+            np.testing.assert_allclose(mine[i], same, atol=1e-14)
+    assert all(np.isnan(of[1]).all() for of in found)
+    assert np.isnan(float(jax.jit(exact.plan)(costs[0], np.linspace(-1, 1, 6)).value))
+
+
 def test_bad_input_says_what_to_do():
+    with pytest.raises(ValueError, match="at most 4000000"):
+        exact.plan(np.zeros((2001, 2000)))
+    with pytest.raises(ValueError, match="not negative"):
+        exact.plan(np.zeros((2, 2)), np.array([1.5, -0.5]))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        exact.plan(np.array([[np.inf]]))
     with pytest.raises(ValueError, match=r"points on the line, shape \[n\]"):
         exact.value_line(np.zeros((3, 1)), np.zeros(3))
     with pytest.raises(ValueError, match="NaN or infinite"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import ae_ot, bench_latent, bench_sinkhorn, latent_ops
+from experiments import ae_ot, bench_gaussian, bench_latent, bench_sinkhorn, bures_linear, latent_ops
 
 ROOT = Path(__file__).parents[1]
 
@@ -135,3 +135,21 @@ def test_a_damaged_configuration_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json is damaged"):
         ae_ot.main(ae_ot.Config.smoke(out=str(tmp_path), resume=True))
+
+
+@pytest.mark.slow
+def test_bures_linear_smoke(tmp_path):
+    results = bures_linear.main(bures_linear.Config.smoke(out=str(tmp_path)))
+    assert all_finite(results)
+    assert all(row["below the envelope"] for row in results["flows"].values())
+    assert abs(results["images"]["N = 2"]["relative excess over the discarded eigenvalues"]) < 1e-3
+    for name in ("loss", "rates", "spectra", "deficient", "samples"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_bench_gaussian_smoke(tmp_path):
+    results = bench_gaussian.main(bench_gaussian.Config.smoke(out=str(tmp_path / "gaussian.json")))
+    assert results["pairs"]["otgen float64"]["error"] < 1e-9
+    assert results["frechet"]["otgen float64"]["error"] < 1e-6
+    assert (tmp_path / "gaussian.json").exists()

@@ -52,7 +52,9 @@ def test_factorisation_keeps_the_product_and_balances(x64, widths):
         np.testing.assert_allclose(np.linalg.norm(one), np.linalg.norm(other))
 
 
-@pytest.mark.parametrize(("widths", "tau"), [((20, 20, 20), 0.0), ((20, 20), 0.1), ((6, 6, 20), 0.0)])
+@pytest.mark.parametrize(
+    ("widths", "tau"), [pytest.param((20, 20, 20), 0.0, marks=pytest.mark.slow), ((20, 20), 0.1), ((6, 6, 20), 0.0)]
+)
 def test_close_starts_have_a_positive_margin(x64, widths, tau):
     target = random_covariance(20, 0) + np.eye(20)
     weights = linear.close_weights(jax.random.key(0), jnp.asarray(target), widths, tau=tau)
@@ -72,7 +74,18 @@ def data(num=400, dim=12):
     return random.normal(size=(num, dim)) * np.logspace(0.5, -1, dim) + 3
 
 
-@pytest.mark.parametrize("settings", [{"depth": 1}, {"depth": 3}, {"tau": 0.05}, {"kind": "frobenius", "tol": 1e-3}])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"depth": 1}, marks=SLOW),
+        {"depth": 3},
+        pytest.param({"tau": 0.05}, marks=SLOW),
+        {"kind": "frobenius", "tol": 1e-3},
+    ],
+)
 def test_fitting_reaches_the_discarded_eigenvalues(settings, key):
     x = data()
     model = bures_linear.fit(key, x, rank=4, **settings)

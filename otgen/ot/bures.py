@@ -22,12 +22,16 @@ from jaxtyping import Float
 
 from otgen.ot.check import is_traced, require_finite
 from otgen.ot.costs import product
-from otgen.ot.covariance import Factors, as_covariance, as_covariances, factor, left_inverse, matched
+from otgen.ot.covariance import Factors, after, as_covariance, as_covariances, factor, left_inverse, matched
 from otgen.ot.polar import polar
 from otgen.types import Array
 
-CLOSE = 0.1  # below this share of tr A + tr B the sum of singular values has cancelled too much
+CLOSE = 20.0  # times eps^(1/3), .1 in float32: share of tr A + tr B below which the sum of s has cancelled too much
 CHUNK = 64  # close pairs computed at a time
+PIECE, PIECES = (
+    2**20,
+    8,
+)  # large batches are computed in pieces of so many numbers that stay in a cache, so many at most
 
 
 def bures_sq(cov_a: ArrayLike, cov_b: ArrayLike) -> Float[Array, "*batch"]:
@@ -217,7 +221,7 @@ def _value(fa: Array, fb: Array, sigma_sq: Array) -> Array:
     s = jnp.linalg.svd(product(fa.mT, fb), compute_uv=False)
     total = jnp.sum(fa**2, (-2, -1)) + jnp.sum(fb**2, (-2, -1))
     plain = total - 2 * jnp.sum(s, -1)
-    close = plain < CLOSE * total
+    close = plain < CLOSE * jnp.finfo(s.dtype).eps ** (1 / 3) * total
     num = fa.shape[0]
     size = min(num, CHUNK)
     order = jnp.argsort(~close, stable=True)
@@ -229,7 +233,7 @@ def _value(fa: Array, fb: Array, sigma_sq: Array) -> Array:
     def one_chunk(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         at, values = carry
         index = jax.lax.dynamic_slice(order, (jnp.minimum(at, num - size),), (size,))
-        exact = _residual(fa[index], fb[index])
+        exact = _residual(after(fa[index], values), fb[index])  # or XLA computes it before the loop, needed or not
         return at + size, values.at[index].set(jnp.where(close[index], exact, values[index]))
 
     _, values = jax.lax.while_loop(more, one_chunk, (jnp.int32(0), plain))
@@ -268,7 +272,7 @@ def _of_factors_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     da, db, dsigma_sq = tangents
     slope, growth = overlap_slope(product(fa.mT, fb), sigma_sq)
     along = _inner(2 * fa - product(fb, slope.mT), da) + _inner(2 * fb - product(fa, slope), db)
-    return _of_factors(fa, fb, sigma_sq), along + growth * dsigma_sq
+    return _of_factors(after(fa, slope), fb, sigma_sq), along + growth * dsigma_sq
 
 
 @jax.custom_jvp
@@ -304,7 +308,7 @@ def _overlap_slope_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     columns = (product(dx, v) - product(u, inside)) * weight[..., None, :]
     dslope = product(product(u, middle), v.mT) + product(u, rows) + product(columns, v.mT)
     dsquare = 2 * s * _diagonal(inside)
-    return overlap_slope(x, sigma_sq), (dslope, _log_ratio_change(of, square, dsquare, dsigma_sq))
+    return overlap_slope(after(x, s), sigma_sq), (dslope, _log_ratio_change(of, square, dsquare, dsigma_sq))
 
 
 def _log_ratio_change(of: Spectrum, square: Array, dsquare: Array, dsigma_sq: Array) -> Array:
@@ -321,16 +325,21 @@ def _pair(values: Array) -> tuple[Array, Array]:
     return values[..., :, None], values[..., None, :]
 
 
-def pair_of_factors(a: Array, b: Array) -> tuple[Factors, Factors]:
-    """Return the factors of two batches of covariances, found in one call."""
-    both = factor(jnp.stack([a, b]))
-    return Factors(both.values[0], both.order[0]), Factors(both.values[1], both.order[1])
+def _factors(a: Array, b: Array) -> tuple[Factors, Factors]:
+    first = factor(a)
+    return first, factor(after(b, first.values[..., 0, 0]))
 
 
 @jax.custom_jvp
 def _of_covariances(a: Array, b: Array, sigma_sq: Array) -> Array:
-    fa, fb = pair_of_factors(a, b)
-    return _value(fa.values, fb.values, sigma_sq)
+    d, batch = a.shape[-1], a.shape[:-2]
+    a, b = a.reshape(-1, d, d), b.reshape(-1, d, d)
+    pieces = min(PIECES, max(1, a.size // PIECE))
+    found = [jnp.zeros(0, a.dtype)]
+    for one, other in zip(jnp.array_split(a, pieces), jnp.array_split(b, pieces), strict=True):
+        fa, fb = _factors(after(one, found[-1]), other)
+        found.append(_value(fa.values, fb.values, sigma_sq))
+    return jnp.concatenate(found).reshape(batch)
 
 
 @_of_covariances.defjvp
@@ -340,7 +349,7 @@ def _of_covariances_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     there, back, growth = gains(a, b, sigma_sq)
     along = jnp.trace(da, axis1=-2, axis2=-1) - _inner(there, da)
     along += jnp.trace(db, axis1=-2, axis2=-1) - _inner(back, db)
-    return _of_covariances(a, b, sigma_sq), along + growth * dsigma_sq
+    return _of_covariances(after(a, there), b, sigma_sq), along + growth * dsigma_sq
 
 
 @jax.custom_jvp
@@ -349,7 +358,7 @@ def gains(a: Array, b: Array, sigma_sq: Array) -> tuple[Array, Array, Array]:
 
     x -> K x is the mean of the optimal plan given x: the optimal map for sigma = 0.
     """
-    fa, fb = (of.values for of in pair_of_factors(a, b))
+    fa, fb = (of.values for of in _factors(a, b))
     of = spectrum(product(fa.mT, fb), sigma_sq)
     return _gain(product(fb, of.v), of), _gain(product(fa, of.u), of), _log_ratio(of, sigma_sq)
 
@@ -364,9 +373,11 @@ def _gains_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     # (C^+ dK C^+')_ij (r_i + r_j) / 2 = (C^+ dB C^+' - g C' dA C g - d(sigma^2) g)_ij.
     a, b, sigma_sq = primals
     da, db, dsigma_sq = tangents
-    (fa, _), (fb, _) = factors = pair_of_factors(a, b)
-    ga, gb = (left_inverse(each) for each in factors)
+    first, second = _factors(a, b)
+    fa, fb = first.values, second.values
     of = spectrum(product(fa.mT, fb), sigma_sq)
+    ga = left_inverse(Factors(after(fa, of.s), first.order))
+    gb = left_inverse(Factors(after(fb, ga), second.order))
     dsigma_sq = jnp.asarray(dsigma_sq)
 
     def change(columns: Array, inverse: Array, own: Array, other: Array) -> Array:
@@ -384,13 +395,13 @@ def _gains_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     dback = change(d, product(of.u.mT, ga), da, db)
     dsquare = _diagonal(product(product(c.mT, da), c)) + _diagonal(product(product(d.mT, db), d))
     dgrowth = _log_ratio_change(of, jax.lax.stop_gradient(sigma_sq), dsquare, dsigma_sq)
-    return gains(a, b, sigma_sq), (dthere, dback, dgrowth)
+    return gains(after(a, gb), b, sigma_sq), (dthere, dback, dgrowth)
 
 
 @jax.custom_jvp
 def cross_covariance(a: Array, b: Array) -> Array:
     """Return E x y' = A T of the optimal plan between N(0, A) and N(0, B), without an inverse."""
-    fa, fb = (of.values for of in pair_of_factors(a, b))
+    fa, fb = (of.values for of in _factors(a, b))
     of = spectrum(product(fa.mT, fb), jnp.zeros((), fa.dtype))
     return product(product(fa, of.u), product(fb, of.v).mT)
 
@@ -400,7 +411,7 @@ def _cross_covariance_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array
     a, b = primals
     zero = jnp.zeros((), a.dtype)
     (there, _, _), (change, _, _) = jax.jvp(lambda a, b: gains(a, b, zero), primals, tangents)
-    return cross_covariance(a, b), product(tangents[0], there) + product(a, change)
+    return cross_covariance(after(a, there), b), product(tangents[0], there) + product(a, change)
 
 
 of_factors, of_covariances = jax.jit(_of_factors), jax.jit(_of_covariances)

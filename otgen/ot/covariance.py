@@ -90,6 +90,15 @@ def matched(name_a: str, a: Array, name_b: str, b: Array, rank: int) -> tuple[Ar
     return a, jnp.broadcast_to(b, batch + b.shape[-rank:]).astype(dtype)
 
 
+def after(values: Array, first: Array) -> Array:
+    """Return values, made to wait for others (floating-point ones: zero times an integer is optimised away).
+
+    Two calls of LAPACK on batches that stand side by side in one program, or in two loops of it, can wait for each
+    other for ever in XLA on a CPU (seen with jax 0.10 on two cores): what calls it twice orders the calls.
+    """
+    return values + 0 * jnp.sum(jax.lax.stop_gradient(first))
+
+
 class Factors(NamedTuple):
     """F with F F' = cov, and the order in which its rows make it lower triangular.
 
@@ -112,17 +121,15 @@ def factor(cov: Array) -> Factors:
     batch, d = cov.shape[:-2], cov.shape[-1]
     cov = cov.reshape(-1, d, d)
     lower = jnp.linalg.cholesky(cov, symmetrize_input=False)
-    sound = jnp.isfinite(lower).all((-2, -1), keepdims=True)
-    plain = jnp.broadcast_to(jnp.arange(d, dtype=jnp.int32), cov.shape[:-1])
-    values, order = _pivoted(cov, jnp.all(sound))
-    values, order = jnp.where(sound, lower, values), jnp.where(sound[..., 0], plain, order)
+    sound = jnp.isfinite(jnp.diagonal(lower, axis1=-2, axis2=-1)).all(-1)  # a failure is NaN everywhere
+    values, order = _pivoted(cov, lower, sound)
     return Factors(values.reshape(*batch, d, d), order.reshape(*batch, d))
 
 
-def _pivoted(cov: Array, idle: Array) -> tuple[Array, Array]:
-    """Cholesky with diagonal pivoting of [b, d, d], stopped at rounding level; nothing is done if `idle`.
+def _pivoted(cov: Array, values: Array, done: Array) -> tuple[Array, Array]:
+    """Cholesky with diagonal pivoting of [b, d, d], stopped at rounding level, in place of `values` not yet `done`.
 
-    A loop and not a condition, because a condition under vmap computes both sides; without LAPACK, see `polar`.
+    A loop and not a condition, because a condition under vmap computes both sides; without LAPACK, see `after`.
     """
     b, d = cov.shape[:2]
     one = jnp.arange(b)
@@ -131,6 +138,7 @@ def _pivoted(cov: Array, idle: Array) -> tuple[Array, Array]:
 
     def column(carry: tuple) -> tuple:
         k, values, order, left = carry
+        values = jnp.where((k > 0) | done[:, None, None], values, 0.0)
         i = jnp.argmax(left, -1).astype(jnp.int32)
         pivot = left[one, i]
         alive = pivot > least
@@ -139,9 +147,11 @@ def _pivoted(cov: Array, idle: Array) -> tuple[Array, Array]:
         root = jnp.sqrt(jnp.where(alive, pivot, 1.0))[:, None]
         rest = jnp.where(alive[:, None] & free, rest / root, 0.0).at[one, i].set(jnp.where(alive, root[:, 0], 0.0))
         left = (left - rest**2).at[one, i].set(-jnp.inf)
-        return k + 1, values.at[:, :, k].set(rest), order.at[:, k].set(i), left
+        values = values.at[:, :, k].set(jnp.where(done[:, None], values[:, :, k], rest))
+        return k + 1, values, order.at[:, k].set(jnp.where(done, order[:, k], i)), left
 
-    start = (jnp.where(idle, d, 0), jnp.zeros_like(cov), jnp.zeros((b, d), jnp.int32), diagonal)
+    order = jnp.broadcast_to(jnp.arange(d, dtype=jnp.int32), (b, d))
+    start = (jnp.where(jnp.all(done), d, 0), values, order, diagonal)
     _, values, order, _ = jax.lax.while_loop(lambda carry: carry[0] < d, column, start)
     return values, order
 

@@ -1,9 +1,10 @@
-"""Exact transport where it is cheap: on the line by sorting, between as many points as points by assignment.
+"""Exact transport: on the line by sorting, between as many points as points by assignment, else by a linear program.
 
 On the line every convex cost h(x - y) has the same optimal plan, which matches quantiles: the north-west corner rule on
 sorted points. Between n and n points of equal weight some permutation is optimal (Birkhoff), found on the host by
 SciPy's Jonker-Volgenant algorithm; its dual potentials, the solution of the linear program's dual, follow from shortest
-paths.
+paths. Weights on both sides make it the linear program itself, which SciPy's HiGHS solves on the host, plan and
+potentials at once; that is for some hundreds of points a side.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import linear_sum_assignment, linprog
+from scipy.sparse import csc_array
 
 from otgen.ot.check import is_traced, require_finite
 from otgen.ot.costs import Cost
 from otgen.ot.smoothed import as_cost, probability
 from otgen.types import Array
+
+MAX_ENTRIES = 4_000_000  # of the cost of a linear program: minutes and some GiB
+TOLERANCE = 1e-10  # of HiGHS, relative to the largest cost and to the mean weight
 
 
 class Coupling(NamedTuple):
@@ -47,6 +52,23 @@ class Assignment(NamedTuple):
     """
 
     index: Array
+    value: Array
+
+
+class Plan(NamedTuple):
+    """The optimum of the transport linear program and of its dual.
+
+    Attributes:
+      plan: [n, m], at most n + m - 1 positive entries; its marginals are the weights.
+      f: potentials of the rows [n], centred: sum a_i f_i = 0. f_i + g_j <= c_ij, with equality where the plan is
+        positive.
+      g: potentials of the columns [m].
+      value: sum_ij plan_ij c_ij.
+    """
+
+    plan: Array
+    f: Array
+    g: Array
     value: Array
 
 
@@ -228,3 +250,105 @@ def _shortest(matrix: Array) -> Array:
     start = jnp.zeros_like(matrix[0])
     f, _, _ = jax.lax.while_loop(lambda c: c[1] & (c[2] < matrix.shape[0]), relax, (start, jnp.array(True), 0))
     return f
+
+
+def plan(cost: Cost | ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None = None) -> Plan:
+    """Return the exact optimal plan between weights a and b, a vertex of the polytope of plans, and its potentials.
+
+    HiGHS's dual simplex solves it on the host, in about .01 s for 64 x 64 points and 1 s for 500 x 500; inside jit by a
+    callback, one problem after another under vmap. For n equal points on both sides `assignment` is quicker.
+
+    The value is differentiable once, in the cost (the plan is its gradient) and in the weights (f and g are); where
+    potentials are not unique, as for equal weights, a subgradient in the weights comes back. The plan and the
+    potentials themselves are held fixed.
+
+    Args:
+      cost: ground cost of n rows and m columns, or a matrix [n, m].
+      a, b: weights [n], [m] that sum to 1, zeros allowed; uniform for None.
+
+    Returns:
+      Plan; all NaN if, inside jit, the cost or the weights are not legal, or if HiGHS gives up.
+
+    Raises:
+      ValueError: for more than 4 million entries, weights that are no probabilities, or (outside jit) a cost that is
+        not finite.
+
+    Reference: Peyre and Cuturi (2019), arXiv 1803.00567, section 3; Huangfu and Hall (2018), Parallelizing the dual
+    revised simplex method.
+    """
+    cost = as_cost(cost)
+    n, m = cost.shape
+    if n * m > MAX_ENTRIES:
+        raise ValueError(
+            f"cost is {n} x {m}, a linear program of {n * m} unknowns: at most {MAX_ENTRIES} are taken. "
+            "Use sinkhorn.run or dual.run, or assignment for equal weights."
+        )
+    matrix = cost.matrix()
+    return _plan(matrix, probability("a", a, n, matrix.dtype), probability("b", b, m, matrix.dtype))
+
+
+@jax.custom_jvp
+def _plan(matrix: Array, a: Array, b: Array) -> Plan:
+    if not is_traced(matrix, a, b):
+        return Plan(*map(jnp.asarray, _program(matrix, a, b)))
+    return _called_back(matrix, a, b)
+
+
+def _called_back(matrix: Array, a: Array, b: Array) -> Plan:
+    """Send and return the numbers as 32-bit words: under the context jax.enable_x64 a callback would round float64."""
+    shapes, dtype = (matrix.shape, a.shape, b.shape, ()), matrix.dtype
+    words = (2,) if dtype == jnp.float64 else ()
+
+    def host(*given: Any) -> tuple[np.ndarray, ...]:
+        given = (np.ascontiguousarray(of).view(dtype).reshape(shape) for of, shape in zip(given, shapes, strict=False))
+        return tuple(of.reshape(-1).view(np.uint32).reshape(of.shape + words) for of in _program(*given))
+
+    results = tuple(jax.ShapeDtypeStruct(shape + words, jnp.uint32) for shape in shapes)
+    given = (jax.lax.bitcast_convert_type(of, jnp.uint32) for of in (matrix, a, b))
+    found = jax.pure_callback(host, results, *given, vmap_method="sequential")
+    return Plan(*(jax.lax.bitcast_convert_type(of, dtype) for of in found))
+
+
+@_plan.defjvp
+def _plan_jvp(primals: tuple, tangents: tuple) -> tuple[Plan, Plan]:
+    dmatrix, da, db = tangents
+    found = _plan(*primals)
+    dvalue = jnp.sum(found.plan * dmatrix) + jnp.sum(found.f * da) + jnp.sum(found.g * db)
+    return found, Plan(*map(jnp.zeros_like, found[:3]), dvalue)
+
+
+def _program(matrix: Any, a: Any, b: Any) -> Plan:
+    """Solve the linear program in float64, among the points that carry mass."""
+    dtype = matrix.dtype
+    matrix, a, b = (np.asarray(of, np.float64) for of in (matrix, a, b))
+    found = Plan(np.full(matrix.shape, np.nan), np.full(a.shape, np.nan), np.full(b.shape, np.nan), np.array(np.nan))
+    if all(np.isfinite(of).all() for of in (matrix, a, b)) and min(a.min(), b.min()) >= 0 < min(a.sum(), b.sum()):
+        a, b = a / a.sum(), b / b.sum()  # rounded to float32 they do not balance to the tolerance
+        alive = np.ix_(a > 0, b > 0)
+        solution = _vertex(matrix[alive], a[a > 0], b[b > 0])
+        if solution is not None:
+            mass = np.zeros_like(matrix)
+            mass[alive], f = solution
+            g = np.min(matrix[a > 0] - f[:, None], 0)  # the largest at columns of weight zero
+            f = np.min(matrix - g, 1)
+            found = Plan(mass, f - a @ f, g + a @ f, np.sum(mass * matrix))
+    return Plan(*(np.asarray(of, dtype) for of in found))
+
+
+def _vertex(matrix: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """The plan and the rows' potentials; None if HiGHS gives up. All weights are positive."""
+    n, m = matrix.shape
+    rows = matrix.min(1)  # what is common to a row changes no plan, and may be much larger than what matters
+    reduced = matrix - rows[:, None]
+    reduced -= reduced.min(0)
+    scale = reduced.max() or 1.0
+    entry = np.arange(n * m)
+    sums = csc_array((np.ones(2 * n * m), np.stack([entry // m, n + entry % m], 1).ravel(), 2 * np.arange(n * m + 1)))
+    options = {"presolve": False, "primal_feasibility_tolerance": TOLERANCE, "dual_feasibility_tolerance": TOLERANCE}
+    # one equation follows from the others; without it the program is feasible whatever the rounding
+    known = np.concatenate([a, b])[:-1] * max(n, m)
+    result = linprog(reduced.ravel() / scale, A_eq=sums[:-1], b_eq=known, method="highs-ds", options=options)
+    if result.status != 0:
+        return None
+    mass = np.maximum(result.x, 0).reshape(n, m) / max(n, m)
+    return mass, rows + scale * result.eqlin.marginals[:n]

@@ -1,7 +1,7 @@
 """Transport between Gaussians in closed form: distances, maps, geodesics, barycentres.
 
-The distances between covariances live in `bures`, those between samples in `frechet`, mixtures in `mixture`; all of
-them can be named here.
+The distances between covariances live in `bures` and those between samples in `frechet`; they can be named here.
+Mixtures of Gaussians have their own module, `mixture`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The polar factor by matrix products alone: it batches well anywhere, and may stand in a loop on a CPU.
-
-Two loops that call LAPACK on batches can wait for each other for ever in XLA on a CPU (seen with jax 0.10).
-"""
+"""The polar factor by matrix products alone: it batches well anywhere, and may stand in a loop (`covariance.after`)."""
 
 from __future__ import annotations
 

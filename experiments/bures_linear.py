@@ -1,0 +1,281 @@
+"""Deep linear generators under the Bures-Wasserstein loss: the theory seen, and a linear generator of images.
+
+Implements the method of paper C (arXiv 2303.03027).
+
+    python -m experiments.bures_linear                                     # digits, two minutes on two cores
+    python -m experiments.bures_linear --dataset mnist --data-dir DATA     # rank 50, three minutes on two cores
+
+Writes runs/bures_linear/DATASET-seed-SEED/: results.json, and
+
+* loss.png: loss against time of the gradient flow, with the bounds the theory gives;
+* rates.png: the rate near the optimum against depth and against the smallest eigenvalue of the target;
+* spectra.png: extremal Hessian eigenvalues at the critical points, Bures against Frobenius;
+* deficient.png: perturbed and unperturbed loss from starts of low rank;
+* samples.png: images of the generator, beside data and their projections by PCA.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from otgen import data, plot
+from otgen.data.toy import zipf_covariance
+from otgen.models import bures_linear
+from otgen.nn import linear
+from otgen.ot import critical, linear_bounds, linear_flow
+from otgen.ot.gaussian import frechet_distance
+
+LATE = (-5.0, -4.0)  # log10 of the loss where rates are measured: the slowest mode alone is left
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of the experiment."""
+
+    dataset: str = "digits"
+    data_dir: str | None = None
+    cache_dir: str | None = None
+    seed: int = 0
+    out: str | None = None
+    """Output folder; runs/bures_linear/DATASET-seed-SEED if not given."""
+    rank: int | None = None
+    """Of the image generator; 50, and 20 for digits if not given."""
+    image_depths: tuple[int, ...] = (1, 2, 5)
+    dim: int = 20
+    """Of the covariances of the theory's figures."""
+    depths: tuple[int, ...] = (1, 2, 5, 10, 20)
+    least: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
+    """Smallest eigenvalues of the targets, less 1 / dim."""
+    targets: int = 5
+    """Random targets a rate is averaged over."""
+
+    @classmethod
+    def smoke(cls, **changes: Any) -> Config:
+        """A run of seconds, for tests."""
+        small = {"dim": 5, "depths": (1, 2), "least": (1.0,), "targets": 1, "image_depths": (2,), "rank": 5}
+        return cls(**{**small, **changes})
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Run every part, draw, and return what results.json holds."""
+    folder = Path(config.out or Path("runs") / "bures_linear" / f"{config.dataset}-seed-{config.seed}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with jax.enable_x64(True):
+        results = {
+            "dataset": config.dataset,
+            "seed": config.seed,
+            "flows": flows(config, folder / "loss.png"),
+            "rates": rates(config, folder / "rates.png"),
+            "spectra": spectra(folder / "spectra.png"),
+            "low rank starts": deficient(config, folder / "deficient.png"),
+        }
+    results["images"] = images(config, folder / "samples.png")
+    (folder / "results.json").write_text(json.dumps(results, indent=1))
+    return results
+
+
+def figure(columns: int, width: float = 4.6):
+    """A figure of one row, and its axes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(1, columns, figsize=(width * columns, 3.6), constrained_layout=True, squeeze=False)
+
+
+def save(drawing: Any, path: Path) -> None:
+    """Write a figure and close it."""
+    import matplotlib.pyplot as plt
+
+    drawing.savefig(path, dpi=150)
+    plt.close(drawing)
+
+
+def start_of(config: Config, least: float, depth: int, seed: int, tau: float = 0.0) -> tuple[Any, Any]:
+    """A random target, and balanced weights near it with a positive margin deficiency."""
+    target_key, weights_key = jax.random.split(jax.random.key(seed))
+    target = zipf_covariance(target_key, config.dim, least)
+    return target, linear.close_weights(weights_key, target, (config.dim,) * (depth + 1), tau=tau)
+
+
+def flow_of(config: Config, least: float, depth: int, seed: int, tau: float = 0.0) -> linear_bounds.Assessment:
+    """The gradient flow from such a start, judged."""
+    target, weights = start_of(config, least, depth, seed, tau)
+    rate = linear_bounds.local_rate(float(jnp.linalg.eigvalsh(target)[0]), tau, depth)
+    path = linear_flow.flow(weights, target, times=np.linspace(0, 14 / rate, 300), tau=tau)
+    return path, linear_bounds.assess(path, target, tau, window=LATE)
+
+
+def flows(config: Config, path: Path) -> dict[str, Any]:
+    """Loss against time, with the envelope of the theory and the one of the eigenvalues met on the way."""
+    results = {}
+    taus = (0.0, 0.1)
+    drawing, axes = figure(len(taus))
+    shades = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
+    for ax, tau in zip(axes[0], taus, strict=True):
+        for depth, colour in zip(config.depths[:4], shades, strict=False):
+            run, found = flow_of(config, 1.0, depth, config.seed, tau)
+            times, losses = np.asarray(run.times), np.asarray(run.losses) - found.bounds.optimum
+            ax.semilogy(times, np.maximum(losses, 1e-12), color=colour, label=f"N = {depth}")
+            ax.semilogy(times, losses[0] * np.exp(-found.path_rate * times), "--", color=colour, linewidth=0.8)
+            proved = linear_bounds.envelope(times, found.bounds) - found.bounds.optimum
+            ax.semilogy(times, proved, ":", color=colour, linewidth=1.0)
+            results[f"N = {depth}, tau = {tau}"] = {
+                "below the envelope": bool(found.below_envelope),
+                "measured rate": float(found.measured_rate),
+                "local rate": float(found.local_rate),
+                "rate of the eigenvalues on the way": float(found.path_rate),
+                "rate proved at the start": float(found.bound_rate),
+                "looseness": float(found.looseness),
+                "words": linear_bounds.describe(found),
+            }
+        ax.set(xlabel="time", ylabel="loss above its minimum", title=f"tau = {tau}", ylim=(1e-7, 3e4), xlim=(0, 2.2))
+    axes[0][0].legend(frameon=False, loc="upper right", ncols=2)
+    kinds = {"-": "loss", "--": "bound, eigenvalues on the way", ":": "bound, known at the start"}
+    lines = [axes[0][1].plot([], [], style, color="0.4", label=name)[0] for style, name in kinds.items()]
+    axes[0][1].legend(handles=lines, frameon=False, loc="upper right")
+    save(drawing, path)
+    return results
+
+
+def rates(config: Config, path: Path) -> dict[str, Any]:
+    """Measured over predicted rate near the optimum, for every depth and smallest eigenvalue."""
+    table: dict[str, Any] = {}
+    drawing, (axes,) = figure(2)
+    means = np.zeros((len(config.least), len(config.depths)))
+    predicted = np.zeros_like(means)
+    for i, least in enumerate(config.least):
+        for j, depth in enumerate(config.depths):
+            found = [flow_of(config, least, depth, seed)[1] for seed in range(config.targets)]
+            measured = np.array([one.measured_rate for one in found])
+            predicted[i, j] = linear_bounds.local_rate(least + 1 / config.dim, 0.0, depth)
+            means[i, j] = measured.mean()
+            table[f"least = {least}, N = {depth}"] = {
+                "measured": float(measured.mean()),
+                "sd over targets": float(measured.std(ddof=1)) if len(measured) > 1 else 0.0,
+                "local rate": float(predicted[i, j]),
+                "below the envelope": all(bool(one.below_envelope) for one in found),
+            }
+    for i, least in enumerate(config.least):
+        (line,) = axes[0].plot(config.depths, means[i], "o", label=f"{least + 1 / config.dim:.2f}")
+        axes[0].plot(config.depths, predicted[i], color=line.get_color(), linewidth=0.8)
+    axes[0].set(xlabel="depth N", ylabel="rate of the loss", title="measured (dots), local rate (lines)")
+    axes[0].set_xticks(config.depths)
+    axes[0].legend(frameon=False, title="least eigenvalue")
+    ticks = np.array(config.least) + 1 / config.dim
+    for j, depth in enumerate(config.depths):
+        (line,) = axes[1].loglog(ticks, means[:, j], "o", label=f"N = {depth}")
+        axes[1].loglog(ticks, predicted[:, j], color=line.get_color(), linewidth=0.8)
+    axes[1].set(xlabel="least eigenvalue of the target", ylabel="rate of the loss")
+    axes[1].set_xticks(ticks, [f"{tick:.2f}" for tick in ticks])
+    axes[1].minorticks_off()
+    axes[1].set_ylim(top=3 * means.max())
+    axes[1].legend(frameon=False, ncols=2)
+    save(drawing, path)
+    return table
+
+
+def spectra(path: Path) -> dict[str, Any]:
+    """Extremal eigenvalues of the Hessian at every critical point of a 4 x 4 problem of two layers."""
+    values, tau = (4.0, 2.0, 1.0, 0.5), 0.01
+    subsets = [(0, 1, 2, 3), (0, 1, 2), (0, 1, 3), (0, 2, 3), (1, 2, 3), (0, 1), (2, 3), (0,), (3,), ()]
+    table: dict[str, Any] = {}
+    for subset in subsets:
+        row = {}
+        for loss in ("bures", "frobenius"):
+            spectrum = critical.hessian_spectrum(values, subset, (4, 4, 4), tau=tau, loss=loss)
+            row[loss] = [float(spectrum[0]), float(spectrum[-1])]
+        table["".join(str(i + 1) for i in subset) or "none"] = row
+    drawing, (axes,) = figure(2)
+    for ax, loss in zip(axes, ("bures", "frobenius"), strict=True):
+        names = list(table)
+        low, high = np.array([table[name][loss] for name in names]).T
+        ax.vlines(range(len(names)), low, high, color=plot.GREY)
+        ax.plot(high, "o", color=plot.BLUE, label="largest")
+        ax.plot(low, "o", color=plot.ORANGE, label="smallest")
+        ax.axhline(0, color="0.7", linewidth=0.6, zorder=0)
+        ax.set_xticks(range(len(names)), names, rotation=45)
+        ax.set(xlabel="eigenvalues kept, of (4, 2, 1, .5)", ylabel="eigenvalue of the Hessian")
+        ax.set_title("Bures, tau = .01" if loss == "bures" else "Frobenius")
+    axes[0].legend(frameon=False)
+    save(drawing, path)
+    return table
+
+
+def deficient(config: Config, path: Path) -> dict[str, Any]:
+    """Gradient descent from weights of rank 1 and from small ones, with and without the perturbation."""
+    depth, steps, size = 2, 3000, 1e-3
+    target = zipf_covariance(jax.random.key(config.seed), config.dim, 1.0)
+    widths = (config.dim,) * (depth + 1)
+    starts = {
+        "rank 1, balanced": linear.draw_weights(jax.random.key(1), widths, "low_rank", rank=1),
+        "small random": linear.draw_weights(jax.random.key(2), widths, "normal", scale=0.1),
+    }
+    table: dict[str, Any] = {}
+    drawing, (axes,) = figure(2)
+    for ax, (name, weights) in zip(axes, starts.items(), strict=True):
+        weights = tuple(matrix.astype(target.dtype) for matrix in weights)
+        for tau in (0.0, 0.01, 0.1, 0.5):
+            run = linear_flow.descend(
+                weights, target, step_size=size, num_steps=steps, record_every=20, tau=jnp.asarray(tau)
+            )
+            ranks = np.linalg.matrix_rank(np.asarray(linear_flow.end_to_end([part[-1] for part in run.weights])), 1e-6)
+            excess = np.asarray(run.losses) - float(critical.minimum(target, config.dim, tau))
+            table[f"{name}, tau = {tau}"] = {
+                "excess at the end": float(excess[-1]),
+                "rank at the end": int(ranks),
+                "finite": bool(np.isfinite(excess).all()),
+            }
+            ax.semilogy(run.times, np.maximum(excess, 1e-9), label=f"tau = {tau}")
+        ax.set(xlabel="time", ylabel="loss above its minimum", title=name)
+    axes[0].legend(frameon=False)
+    save(drawing, path)
+    return table
+
+
+def images(config: Config, path: Path) -> dict[str, Any]:
+    """A linear generator of images by the Bures loss, against PCA of the same rank."""
+    train = data.load(config.dataset, "train", config.data_dir, cache_dir=config.cache_dir)
+    rank = config.rank or (20 if config.dataset == "digits" else 50)
+    rows = train.images.reshape(len(train.images), -1).astype(np.float64) / 255
+    values, vectors = np.linalg.eigh(np.cov(rows.T))
+    discarded = float(values[:-rank].sum())
+    basis = vectors[:, -rank:]
+    projector = basis @ basis.T
+    table: dict[str, Any] = {"rank": rank, "discarded eigenvalues": discarded, "trace": float(values.sum())}
+    for depth in config.image_depths:
+        model = bures_linear.fit(jax.random.key(config.seed), train.images, rank=rank, depth=depth)
+        matrix = np.asarray(model.module.apply(model.variables, method="matrix"), np.float64)
+        own = np.linalg.svd(matrix, full_matrices=False)
+        table[f"N = {depth}"] = {
+            "loss": float(model.info.loss),
+            "relative excess over the discarded eigenvalues": float(model.info.loss) / discarded - 1,
+            "steps": int(model.info.num_steps),
+            "share of the span of PCA": float(np.sum((basis.T @ own[0]) ** 2) / rank),
+            "largest relative error of an eigenvalue": float(np.max(np.abs(own[1] ** 2 / values[::-1][:rank] - 1))),
+        }
+    drawn = bures_linear.sample(jax.random.key(config.seed + 1), model, 10_000)
+    table["Frechet distance of 10,000 samples, in pixels"] = float(
+        frechet_distance(np.asarray(drawn).reshape(10_000, -1), rows.astype(np.float32))
+    )
+    projected = (rows[:32] - rows.mean(0)) @ projector + rows.mean(0)
+    drawing, (axes,) = figure(3, 3.8)
+    plot.image_grid(train.images[:32], columns=8, ax=axes[0], title="data")
+    plot.image_grid(projected.reshape(-1, *train.images.shape[1:]), columns=8, ax=axes[1], title=f"PCA, {rank}")
+    plot.image_grid(drawn[:32], columns=8, ax=axes[2], title=f"generator, N = {config.image_depths[-1]}")
+    save(drawing, path)
+    return table
+
+
+if __name__ == "__main__":
+    import tyro
+
+    print(json.dumps(main(tyro.cli(Config, description=__doc__)), indent=1))

@@ -1,0 +1,349 @@
+"""Optimal transport between Gaussian mixtures, through plans between their components (Delon and Desolneux 2020).
+
+Among the plans between two mixtures that are mixtures themselves, an optimal one joins component k of p and component l
+of q by the Gaussian optimal plan, with a share pi_kl that solves the transport problem between the weights for the
+squared 2-Wasserstein distances of the components: a linear program of k x l unknowns, whatever the dimension. Its value
+MW_2^2 bounds W_2^2 from above. pi is a vertex: of its entries at most k + l - 1 are positive, so that maps and
+derivatives are computed for as many pairs only, not for all.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from otgen.ot import exact, gaussian
+from otgen.ot.bures import bures_sq
+from otgen.ot.check import as_points, is_traced, poison
+from otgen.ot.costs import product
+from otgen.ot.covariance import after, as_covariance, factor
+from otgen.ot.smoothed import probability
+from otgen.types import Array, Key
+
+TILE = 2**22  # entries of the matrices gathered for a stretch of points
+
+
+class Mixture(NamedTuple):
+    """A mixture of Gaussians.
+
+    Attributes:
+      weights: of the components, not negative, sum to 1 [k].
+      means: [k, d].
+      covs: covariances, symmetric and positive semi-definite [k, d, d].
+    """
+
+    weights: Array
+    means: Array
+    covs: Array
+
+
+def as_mixture(name: str, mixture: Mixture | tuple) -> Mixture:
+    """Return a mixture as arrays of one type, float32 at least, its weights divided by their sum.
+
+    Args:
+      name: what to call it in an error.
+      mixture: Mixture, or its three parts; weights of zero are allowed.
+
+    Returns:
+      Mixture.
+
+    Raises:
+      ValueError: for other shapes, or (outside jit) non-finite numbers, weights that are negative or do not sum to 1,
+        or covariances that are not symmetric or indefinite.
+    """
+    weights, means, covs = (of if isinstance(of, jax.Array) else np.asarray(of) for of in mixture)
+    means, covs = as_points(f"{name}.means", means, least=1), as_covariance(f"{name}.covs", covs)
+    num, dim = means.shape
+    if covs.shape != (num, dim, dim):
+        raise ValueError(f"{name}.covs has shape {covs.shape}: means of shape {means.shape} ask for {(num, dim, dim)}.")
+    dtype = jnp.promote_types(means.dtype, covs.dtype)
+    return Mixture(probability(f"{name}.weights", weights, num, dtype), means.astype(dtype), covs.astype(dtype))
+
+
+def _both(p: Mixture | tuple, q: Mixture | tuple) -> tuple[Mixture, Mixture]:
+    p, q = as_mixture("p", p), as_mixture("q", q)
+    if p.means.shape[1] != q.means.shape[1]:
+        raise ValueError(f"p has dimension {p.means.shape[1]} and q {q.means.shape[1]}: give one dimension.")
+    dtype = jnp.promote_types(p.means.dtype, q.means.dtype)
+    return Mixture(*(of.astype(dtype) for of in p)), Mixture(*(of.astype(dtype) for of in q))
+
+
+def component_costs(p: Mixture | tuple, q: Mixture | tuple) -> Float[Array, "k l"]:
+    """Return the squared 2-Wasserstein distances |m_k - m_l|^2 + bures_sq(C_k, C_l) between all components.
+
+    Twice differentiable in means and covariances. They go to `bures_sq` as covariances, not as factors, whose
+    derivatives would not lead back to the covariances; factoring each k x l times costs a few per cent of the singular
+    values of all the pairs.
+
+    Args:
+      p: Mixture of k components.
+      q: Mixture of l components.
+
+    Returns:
+      The distances [k, l], in squared units of the points.
+
+    Raises:
+      ValueError: as in `as_mixture`, or for different dimensions.
+
+    Reference: Delon and Desolneux (2020), arXiv 1907.05254, equation 4.
+    """
+    p, q = _both(p, q)
+    return _costs(p.means[:, None], p.covs[:, None], q.means, q.covs)
+
+
+def _costs(means_a: Array, covs_a: Array, means_b: Array, covs_b: Array) -> Array:
+    return jnp.sum((means_a - means_b) ** 2, -1) + bures_sq(covs_a, covs_b)
+
+
+def w2_sq(p: Mixture | tuple, q: Mixture | tuple) -> Float[Array, ""]:
+    """Return MW_2^2(p, q) = min over plans pi between the weights of sum_kl pi_kl W_2^2(p_k, q_l).
+
+    The linear program is exact: see `exact.plan` for what it takes. Differentiable in weights, means and covariances by
+    the envelope theorem; in means and covariances twice, as long as the plan stands still. The derivative in the
+    weights is that on the simplex: they are divided by their sum.
+
+    Args:
+      p: Mixture of k components.
+      q: Mixture of l components.
+
+    Returns:
+      A scalar in squared units of the points, zero for mixtures of the same components and weights.
+
+    Raises:
+      ValueError: as in `component_costs` and `exact.plan`.
+
+    Reference: Delon and Desolneux (2020), arXiv 1907.05254, proposition 4.
+    """
+    return _solve(*_both(p, q)).value
+
+
+@jax.custom_jvp
+def _solve(p: Mixture, q: Mixture) -> exact.Plan:
+    return exact.plan(_costs(p.means[:, None], p.covs[:, None], q.means, q.covs), p.weights, q.weights)
+
+
+@_solve.defjvp
+def _solve_jvp(primals: tuple, tangents: tuple) -> tuple[exact.Plan, exact.Plan]:
+    (p, q), (dp, dq) = primals, tangents
+    found = _solve(p, q)
+    rows, columns, mass = _support(found.plan)
+
+    def pairs(means_a: Array, covs_a: Array, means_b: Array, covs_b: Array) -> Array:
+        return _costs(means_a[rows], covs_a[rows], means_b[columns], covs_b[columns])
+
+    _, dcost = jax.jvp(pairs, (p.means, p.covs, q.means, q.covs), (dp.means, dp.covs, dq.means, dq.covs))
+    along = jnp.sum(jnp.where(mass > 0, mass * dcost, 0.0)) + jnp.sum(found.f * dp.weights)
+    return found, exact.Plan(*map(jnp.zeros_like, found[:3]), along + jnp.sum(found.g * dq.weights))
+
+
+def _support(mass: Array) -> tuple[Array, Array, Array]:
+    """The pairs (k, l) of positive mass and their masses, filled up to the k + l - 1 that a vertex has at most."""
+    height, width = mass.shape
+    mass, index = jax.lax.top_k(mass.ravel(), min(height * width, height + width - 1))
+    return index // width, index % width, mass
+
+
+def plan(p: Mixture | tuple, q: Mixture | tuple) -> Float[Array, "k l"]:
+    """Return an optimal plan pi between the components, a vertex of the polytope of plans; without a derivative.
+
+    Args:
+      p: Mixture of k components.
+      q: Mixture of l components.
+
+    Returns:
+      pi [k, l], its marginals the weights of p and q.
+
+    Raises:
+      ValueError: as in `w2_sq`.
+    """
+    return _solve(*_both(p, q)).plan
+
+
+def log_density(p: Mixture | tuple, x: ArrayLike) -> Float[Array, " n"]:
+    """Return the log density of a mixture at points.
+
+    Differentiable. Components of weight zero may be singular.
+
+    Args:
+      p: Mixture.
+      x: points [n, d].
+
+    Returns:
+      log density [n]; NaN inside jit if a covariance is singular.
+
+    Raises:
+      ValueError: as in `as_mixture`, for points of another dimension, or (outside jit) for singular covariances.
+    """
+    p = as_mixture("p", p)
+    return jax.nn.logsumexp(_log_joint(p, _as_arguments(p, x)), 0)
+
+
+def _as_arguments(p: Mixture, x: ArrayLike) -> Array:
+    x = as_points("x", x, least=1)
+    if x.shape[1] != p.means.shape[1]:
+        raise ValueError(f"x has {x.shape[1]} columns, but the mixture has dimension {p.means.shape[1]}.")
+    if not is_traced(p.weights, p.covs):
+        values = np.linalg.eigvalsh(np.asarray(p.covs, np.float64))
+        singular = values[:, 0] <= jnp.finfo(p.covs.dtype).eps * values[:, -1]
+        bad = np.flatnonzero(singular & (np.asarray(p.weights) > 0))
+        if bad.size:
+            raise ValueError(
+                f"{bad.size} component(s) have a singular covariance, first component {bad[0]}: there is no density. "
+                "Add a small multiple of the identity to p.covs."
+            )
+    return x.astype(jnp.promote_types(x.dtype, p.means.dtype))
+
+
+@jax.jit
+def _log_joint(p: Mixture, x: Array) -> Array:
+    """log(a_k g_k(x)) [k, n], -inf for components of weight zero."""
+    alive = p.weights > 0
+    eye = jnp.eye(x.shape[1], dtype=p.covs.dtype)
+    lower = jnp.linalg.cholesky(jnp.where(alive[:, None, None], p.covs, eye))
+    whiten = jax.scipy.linalg.solve_triangular(lower, jnp.broadcast_to(eye, lower.shape), lower=True)
+    log_root = jnp.sum(jnp.log(jnp.diagonal(lower, axis1=1, axis2=2)), 1)
+    constant = jnp.log(jnp.where(alive, p.weights, 1.0)) - log_root - 0.5 * x.shape[1] * jnp.log(2 * jnp.pi)
+
+    def one(of: tuple) -> Array:
+        constant, mean, whiten = of
+        return constant - 0.5 * jnp.sum(product(x - mean, whiten.T) ** 2, 1)
+
+    return jnp.where(alive[:, None], jax.lax.map(one, (constant, p.means, whiten)), -jnp.inf)
+
+
+def barycentric_map(p: Mixture | tuple, q: Mixture | tuple, x: ArrayLike) -> Float[Array, "n d"]:
+    """Return E[Y | X = x] under the optimal plan: sum_kl pi_kl g_k(x) T_kl(x) / sum_k a_k g_k(x).
+
+    g_k is the density of component k of p and T_kl its optimal map to component l of q. The image of p is close to q
+    only if the components of p overlap little or q is a single Gaussian; see `sample_map`. Differentiable in x.
+
+    Args:
+      p: Mixture of k components with regular covariances.
+      q: Mixture of l components; singular covariances are fine.
+      x: points [n, d].
+
+    Returns:
+      Their images [n, d].
+
+    Raises:
+      ValueError: as in `w2_sq` and `log_density`.
+
+    Reference: Delon and Desolneux (2020), arXiv 1907.05254, section 6.3.
+    """
+    p, q = _both(p, q)
+    x = _as_arguments(p, x)
+    return _barycentric(_solve(p, q).plan, p, q, x)
+
+
+@jax.jit
+def _barycentric(mass: Array, p: Mixture, q: Mixture, x: Array) -> Array:
+    rows, columns, mass = _support(mass)
+    share = mass / jnp.where(mass > 0, p.weights[rows], 1.0)
+    maps = share[:, None, None] * gaussian.map_matrix(p.covs[rows], q.covs[columns])
+    maps = jnp.zeros_like(p.covs).at[rows].add(maps)  # sum_l pi_kl / a_k T_kl for each component of p
+    images = jnp.zeros_like(p.means).at[rows].add(share[:, None] * q.means[columns])
+    chance = jax.nn.softmax(_log_joint(p._replace(covs=after(p.covs, maps)), x), 0)
+
+    def add(total: Array, of: tuple) -> tuple[Array, None]:
+        chance, mean, image, turn = of
+        return total + chance[:, None] * (image + product(x - mean, turn.T)), None
+
+    return jax.lax.scan(add, jnp.zeros_like(x), (chance, p.means, images, maps))[0]
+
+
+def sample_map(key: Key, p: Mixture | tuple, q: Mixture | tuple, x: ArrayLike) -> Float[Array, "n d"]:
+    """Return images under the optimal plan itself: T_kl(x) for a random pair (k, l).
+
+    The chance of a pair is pi_kl g_k(x) / sum_k a_k g_k(x). If x has the law p, the images have the law q.
+
+    Args:
+      key: random key.
+      p: Mixture of k components with regular covariances.
+      q: Mixture of l components; singular covariances are fine.
+      x: points [n, d].
+
+    Returns:
+      Their images [n, d].
+
+    Raises:
+      ValueError: as in `barycentric_map`.
+
+    Reference: Delon and Desolneux (2020), arXiv 1907.05254, section 6.3.
+    """
+    p, q = _both(p, q)
+    x = _as_arguments(p, x)
+    return _sampled(key, _solve(p, q).plan, p, q, x)
+
+
+@jax.jit
+def _sampled(key: Key, mass: Array, p: Mixture, q: Mixture, x: Array) -> Array:
+    rows, columns, mass = _support(mass)
+    share = jnp.log(mass) - jnp.log(jnp.where(mass > 0, p.weights[rows], 1.0))
+    maps = gaussian.map_matrix(p.covs[rows], q.covs[columns])
+    joint = _log_joint(p._replace(covs=after(p.covs, maps)), x)
+    drawn = jax.random.categorical(key, share[:, None] + joint[rows], axis=0)
+    return q.means[columns[drawn]] + _turned(maps, drawn, x - p.means[rows[drawn]])
+
+
+def _turned(matrices: Array, index: Array, vectors: Array) -> Array:
+    """matrices[index[i]] @ vectors[i], gathering the matrices of a stretch of points at a time."""
+
+    def one(of: tuple[Array, Array]) -> Array:
+        return product(matrices[of[0]], of[1])
+
+    stretch = max(1, TILE // vectors.shape[1] ** 2)
+    if vectors.shape[0] <= stretch:
+        return jax.vmap(one)((index, vectors))
+    return jax.lax.map(one, (index, vectors), batch_size=stretch)
+
+
+def geodesic(t: ArrayLike, p: Mixture | tuple, q: Mixture | tuple) -> Mixture:
+    """Return the mixture at time t of the MW_2 geodesic from p to q: MW_2(p, p_t) = t MW_2(p, q).
+
+    Args:
+      t: time in [0, 1].
+      p: Mixture of k components; singular covariances are fine.
+      q: Mixture of l components.
+
+    Returns:
+      Mixture of the min(k l, k + l - 1) pairs that carry mass, of weights pi_kl, largest first; the last may be zero.
+
+    Raises:
+      ValueError: as in `w2_sq`, or (outside jit) for a time outside of [0, 1].
+
+    Reference: Delon and Desolneux (2020), arXiv 1907.05254, section 4.3.
+    """
+    p, q = _both(p, q)
+    legal = jnp.asarray((jnp.asarray(t) >= 0) & (jnp.asarray(t) <= 1))
+    if not is_traced(t) and not (legal.ndim == 0 and legal):
+        raise ValueError(f"t = {t}: give one time in [0, 1].")
+    t = jnp.asarray(poison(jnp.asarray(t, p.means.dtype), legal))
+    rows, columns, mass = _support(_solve(p, q).plan)
+    means = (1 - t) * p.means[rows] + t * q.means[columns]
+    return Mixture(mass, means, gaussian.geodesic_cov(t, p.covs[rows], q.covs[columns]))
+
+
+def sample(key: Key, p: Mixture | tuple, num: int) -> Float[Array, "n d"]:
+    """Draw independent points from a mixture; its covariances may be singular.
+
+    Args:
+      key: random key.
+      p: Mixture.
+      num: how many points. Static.
+
+    Returns:
+      Points [num, d].
+
+    Raises:
+      ValueError: as in `as_mixture`.
+    """
+    p = as_mixture("p", p)
+    component, normal = jax.random.split(key)
+    index = jax.random.categorical(component, jnp.log(p.weights), shape=(num,))
+    vectors = jax.random.normal(normal, (num, p.means.shape[1]), p.means.dtype)
+    return p.means[index] + _turned(factor(p.covs).values, index, vectors)
