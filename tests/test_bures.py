@@ -274,3 +274,14 @@ def test_bad_input_is_refused():
         gaussian.bures_sq_factors(np.ones(3), eye)
     tiny = eye - 1e-9 * np.diag([0.0, 0.0, 1.0 + 1e9])  # indefinite by rounding alone: taken
     assert np.isfinite(gaussian.bures_sq(tiny, eye))
+
+
+def test_inside_jit_bad_numbers_give_nan():
+    eye, distance = jnp.eye(3), jax.jit(gaussian.bures_sq)
+    assert np.isnan(distance(eye.at[0, 1].set(jnp.nan).at[1, 0].set(jnp.nan), eye))
+    assert np.isnan(distance(jnp.array([[1.0, 2.0], [2.0, 1.0]]), jnp.eye(2)))  # indefinite
+    assert np.isnan(jax.jit(lambda tau: gaussian.perturbed_bures_sq(eye, eye, tau=tau))(-1.0))
+    both = jax.vmap(gaussian.bures_sq)(
+        jnp.stack([eye, jnp.nan * eye, jnp.diag(jnp.array([4.0, 0.0, 0.0]))]), eye[None].repeat(3, 0)
+    )
+    np.testing.assert_allclose(both, [0.0, np.nan, 3.0], atol=1e-6)

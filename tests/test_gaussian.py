@@ -135,6 +135,8 @@ def test_bad_input_is_refused():
         gaussian.w2_sq(np.zeros(2), eye, np.zeros(3), eye)
     with pytest.raises(ValueError, match="shape \\[k, d, d\\]"):
         gaussian.barycenter(eye)
+    with pytest.raises(ValueError, match="shape \\[k, d, d\\]"):
+        gaussian.barycenter(np.zeros((0, 3, 3)))
     with pytest.raises(ValueError, match="weights"):
         gaussian.barycenter(np.stack([eye, eye]), np.array([1.0, -1.0]))
     with pytest.raises(ValueError, match="tol"):

@@ -151,3 +151,9 @@ def test_bad_input_is_refused(key):
         bures_linear.fit(key, data(), layers=2)
     with pytest.raises(ValueError, match="num = 0"):
         bures_linear.sample(key, bures_linear.fit(key, data(), rank=2, depth=1), 0)
+
+
+def test_data_that_do_not_vary(key):
+    model = bures_linear.fit(key, np.ones((10, 4)), rank=2)
+    assert model.info.status == Status.CONVERGED
+    np.testing.assert_allclose(bures_linear.sample(key, model, 3), 1.0, atol=1e-3)

@@ -272,7 +272,9 @@ def fit(
 
 
 def _error(value: Array, least: Array, factor: Array) -> Array:
-    return (value - least) / jnp.where(least > 1e-6 * jnp.sum(factor**2), least, jnp.sum(factor**2))
+    trace = jnp.sum(factor**2)
+    scale = jnp.where(least > 1e-6 * trace, least, trace)
+    return (value - least) / jnp.where(scale > 0, scale, 1.0)
 
 
 def _by_batches(key, params, module, factor, rows, callback, checkpoints) -> tuple[Any, int]:

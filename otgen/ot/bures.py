@@ -69,7 +69,7 @@ def entropic_bures_sq(cov_a: ArrayLike, cov_b: ArrayLike, *, epsilon: ArrayLike)
       epsilon: temperature, absolute; zero allowed.
 
     Returns:
-      The value [...], in squared units of the points.
+      The value [...], in squared units of the points; differentiable twice, in epsilon where it is positive.
 
     Raises:
       ValueError: as in `bures_sq`, or for a negative epsilon.
@@ -140,7 +140,7 @@ def perturbed_bures_sq_factors(
       tau: perturbation; zero allowed.
 
     Returns:
-      The loss [...].
+      The loss [...]; differentiable twice, in tau where it is positive.
 
     Raises:
       ValueError: as in `bures_sq_factors`, or for a negative tau.
@@ -240,8 +240,8 @@ def _value(fa: Array, fb: Array, sigma_sq: Array) -> Array:
     # 2 s - phi(s), two terms that are not negative
     r = jnp.sqrt(4 * s**2 + sigma_sq**2)
     missing = _ratio(4 * s * sigma_sq, 2 * s + sigma_sq + r, r + s > 0)
-    missing += sigma_sq * jnp.log1p(_ratio(2 * s**2, (r + sigma_sq) * sigma_sq, sigma_sq > 0))
-    return (values + jnp.sum(missing, -1)).reshape(batch)
+    missing = jnp.sum(missing, -1) + sigma_sq * _log_ratio(s, r, sigma_sq)
+    return (values + missing).reshape(batch)
 
 
 def _residual(fa: Array, fb: Array) -> Array:
@@ -256,9 +256,9 @@ def _inner(left: Array, right: Array) -> Array:
     return jnp.sum(left * right, (-2, -1))
 
 
-def _log_ratio(of: Spectrum, sigma_sq: Array) -> Array:
+def _log_ratio(s: Array, r: Array, sigma_sq: Array) -> Array:
     """sum_i log((r + sigma^2) / (2 sigma^2)), the derivative of the value in sigma^2."""
-    return jnp.sum(jnp.log1p(_ratio(of.r - sigma_sq, 2 * sigma_sq, sigma_sq > 0)), -1)
+    return jnp.sum(jnp.log1p(_ratio(2 * s**2, (r + sigma_sq) * sigma_sq, sigma_sq > 0)), -1)
 
 
 @jax.custom_jvp
@@ -282,7 +282,7 @@ def overlap_slope(x: Array, sigma_sq: Array) -> tuple[Array, Array]:
     At sigma = 0 the gradient is twice the polar factor.
     """
     of = spectrum(x, sigma_sq)
-    return product(of.u * (of.weight * of.s)[..., None, :], of.v.mT), _log_ratio(of, sigma_sq)
+    return product(of.u * (of.weight * of.s)[..., None, :], of.v.mT), _log_ratio(of.s, of.r, sigma_sq)
 
 
 @overlap_slope.defjvp
@@ -314,7 +314,8 @@ def _overlap_slope_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
 def _log_ratio_change(of: Spectrum, square: Array, dsquare: Array, dsigma_sq: Array) -> Array:
     """How `_log_ratio` changes with s_i^2 and with sigma^2."""
     change = jnp.sum(_ratio(0.5 * of.weight * dsquare, of.r, of.r > 0), -1)
-    return change - jnp.sum(_ratio(of.r - square, of.r * square, square > 0), -1) * dsigma_sq
+    own = _ratio(of.s**2 * of.weight, of.r * square, square > 0)  # 1 / sigma^2 - 1 / r
+    return change - jnp.sum(own, -1) * dsigma_sq
 
 
 def _diagonal(matrices: Array) -> Array:
@@ -360,7 +361,7 @@ def gains(a: Array, b: Array, sigma_sq: Array) -> tuple[Array, Array, Array]:
     """
     fa, fb = (of.values for of in _factors(a, b))
     of = spectrum(product(fa.mT, fb), sigma_sq)
-    return _gain(product(fb, of.v), of), _gain(product(fa, of.u), of), _log_ratio(of, sigma_sq)
+    return _gain(product(fb, of.v), of), _gain(product(fa, of.u), of), _log_ratio(of.s, of.r, sigma_sq)
 
 
 def _gain(columns: Array, of: Spectrum) -> Array:

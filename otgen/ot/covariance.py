@@ -115,7 +115,8 @@ def factor(cov: Array) -> Factors:
     """Return F [..., d, d] with F F' = cov.
 
     Cholesky's where there is one; with pivots elsewhere, which ends at the rank: kept, eigenvalues at rounding level
-    would show in a distance by their square roots. No derivative: who needs one writes it down.
+    would show in a distance by their square roots. NaN for what is not finite or indefinite beyond rounding. No
+    derivative: who needs one writes it down.
     """
     cov = jax.lax.stop_gradient(cov)
     batch, d = cov.shape[:-2], cov.shape[-1]
@@ -137,22 +138,26 @@ def _pivoted(cov: Array, values: Array, done: Array) -> tuple[Array, Array]:
     least = NOISE * jnp.finfo(cov.dtype).eps * jnp.max(diagonal, -1)
 
     def column(carry: tuple) -> tuple:
-        k, values, order, left = carry
+        k, values, order, left, worst = carry
         values = jnp.where((k > 0) | done[:, None, None], values, 0.0)
         i = jnp.argmax(left, -1).astype(jnp.int32)
         pivot = left[one, i]
         alive = pivot > least
         free = left > -jnp.inf
+        worst = jnp.minimum(worst, jnp.min(jnp.where(free, left, 0.0), -1))
         rest = cov[one, i] - jnp.einsum("bij,bj->bi", values, values[one, i], precision=jax.lax.Precision.HIGHEST)
         root = jnp.sqrt(jnp.where(alive, pivot, 1.0))[:, None]
         rest = jnp.where(alive[:, None] & free, rest / root, 0.0).at[one, i].set(jnp.where(alive, root[:, 0], 0.0))
         left = (left - rest**2).at[one, i].set(-jnp.inf)
         values = values.at[:, :, k].set(jnp.where(done[:, None], values[:, :, k], rest))
-        return k + 1, values, order.at[:, k].set(jnp.where(done, order[:, k], i)), left
+        # in the last column, what is indefinite beyond rounding or not finite is made NaN: nothing can be raised here
+        legal = done | ((worst >= -1e3 * least) & jnp.isfinite(jnp.sum(cov, (-2, -1))))
+        values = jnp.where((k < d - 1) | legal[:, None, None], values, jnp.nan)
+        return k + 1, values, order.at[:, k].set(jnp.where(done, order[:, k], i)), left, worst
 
     order = jnp.broadcast_to(jnp.arange(d, dtype=jnp.int32), (b, d))
-    start = (jnp.where(jnp.all(done), d, 0), values, order, diagonal)
-    _, values, order, _ = jax.lax.while_loop(lambda carry: carry[0] < d, column, start)
+    start = (jnp.where(jnp.all(done), d, 0), values, order, diagonal, jnp.zeros_like(least))
+    _, values, order, _, _ = jax.lax.while_loop(lambda carry: carry[0] < d, column, start)
     return values, order
 
 

@@ -205,7 +205,7 @@ def barycenter(
     Reference: Alvarez-Esteban et al. (2016), arXiv 1511.05355, theorem 4.2; Agueh and Carlier (2011).
     """
     covs = as_covariance("covs", covs)
-    if covs.ndim != 3:
+    if covs.ndim != 3 or covs.shape[0] == 0:
         raise ValueError(f"covs has shape {covs.shape}: give the covariances of one barycentre, shape [k, d, d].")
     weights = jnp.asarray(as_mass("weights", weights, covs.shape[0], covs.dtype))
     tol = (1e-12 if covs.dtype == jnp.float64 else 1e-5) if tol is None else tol
