@@ -201,6 +201,7 @@ def test_hessians_of_a_bottleneck(x64):
     np.testing.assert_allclose(jax.grad(slope)(0.0), finite_differences(slope, 1), rtol=1e-6)
 
 
+@pytest.mark.slow
 @given(d=st.sampled_from([2, 5]), seed=st.integers(0, 1000), rank=st.integers(1, 5))
 @settings(max_examples=10, deadline=None)
 def test_the_distance_is_a_metric(d, seed, rank):

@@ -79,7 +79,7 @@ def test_twenty_seeds_reach_the_minimum():
     np.testing.assert_allclose(cov @ cov.T, critical.minimiser(target, 2), atol=1e-3)
 
 
-@pytest.mark.parametrize("tau", [0.05, 0.3])
+@pytest.mark.parametrize("tau", [0.3, pytest.param(0.05, marks=pytest.mark.slow)])
 def test_minimum_of_the_perturbed_loss(tau):
     lam, target = np.asarray(LAM), covariance(LAM)
     expected = np.sum((lam[2:] ** 0.5 - tau**0.5) ** 2)

@@ -81,7 +81,7 @@ def test_fewer_samples_than_dimensions_against_singular_values(x64):
     np.testing.assert_allclose(frechet_distance(a, b), expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("d", [8, 60])
+@pytest.mark.parametrize("d", [60, pytest.param(8, marks=pytest.mark.slow)])
 def test_moments_gathered_in_batches_are_those_of_the_whole(x64, d):
     random = np.random.default_rng(2)
     a, b = random.normal(size=(50, d)) + 5, 2 * random.normal(size=(45, d))

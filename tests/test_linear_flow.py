@@ -185,7 +185,7 @@ def check_rates(smallest, tau, depth, *, descent, seed=7):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("smallest", "tau", "depth"), [(1, 0.0, 2), (0.5, 0.0, 10), (1, 0.1, 5)])
+@pytest.mark.parametrize(("smallest", "tau", "depth"), [pytest.param(1, 0.0, 2, marks=pytest.mark.slow), (1, 0.1, 5)])
 def test_measured_rates_of_the_flow(smallest, tau, depth):
     check_rates(smallest, tau, depth, descent=False)
 

@@ -87,6 +87,7 @@ def test_value_is_a_squared_distance(rank):
 
 
 @x64
+@pytest.mark.slow
 def test_components_split_in_two_or_of_weight_zero_change_nothing():
     gmm = pytest.importorskip("ot.gmm")
     p, q, x = draw(1, 2), draw(2, 4), points()
