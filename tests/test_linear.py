@@ -11,6 +11,7 @@ import otgen as og
 from otgen.models import bures_linear
 from otgen.nn import linear
 from otgen.ot.linear_flow import end_to_end
+from otgen.train.state import TrainState
 from otgen.types import Status
 from tests.covariances import random_covariance
 
@@ -157,3 +158,18 @@ def test_data_that_do_not_vary(key):
     model = bures_linear.fit(key, np.ones((10, 4)), rank=2)
     assert model.info.status == Status.CONVERGED
     np.testing.assert_allclose(bures_linear.sample(key, model, 3), 1.0, atol=1e-3)
+
+
+def test_a_step_on_two_devices_is_that_on_one(key):
+    rows = jnp.asarray(data(40, 6) - 3, jnp.float32)
+    config = bures_linear.Config(rank=2, batch_size=40)
+    module, params = bures_linear.init(key, config, (6,), rows.T / 40**0.5)
+    state = TrainState(params, bures_linear.optimiser(config, 10, 1.0).init(params), jnp.int32(0))
+    step = bures_linear.make_step(module, 10, 1.0)
+    one, metrics = step(state, rows, key)
+    both = jax.vmap(lambda half: step(state, half, key, axis_name="devices"), axis_name="devices")
+    two, gathered = both(rows.reshape(2, 20, 6))
+    np.testing.assert_allclose(gathered["loss"], metrics["loss"], rtol=1e-5)
+    for expected, found in zip(jax.tree.leaves(one.params), jax.tree.leaves(two.params), strict=True):
+        np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found[0], found[1])

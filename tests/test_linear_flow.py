@@ -174,7 +174,8 @@ def check_rates(smallest, tau, depth, *, descent, seed=7):
     assert result.bound == ("none" if descent else "flow")  # the theory's step is 1e-14 and less
     assert result.below_envelope
     assert result.local_rate == pytest.approx(expected)
-    assert expected * 0.99 < result.measured_rate < expected * 1.15  # at most 1.12 but for one of the grid, 1.132
+    above = 1.15 if (smallest, tau, depth, seed) == (2, 0.0, 2, 7) else 1.12  # one of the grid misses it, by 1.132
+    assert expected * 0.99 < result.measured_rate < expected * above
     early = bounds.measured_rate(path.times, path.losses, result.bounds.optimum)
     assert expected * 0.99 < early < expected * 1.32
     # with the eigenvalues met on the way the bound is far sharper, and still one
