@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "celeb_a")
+NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "celeb_a", "stacked_mnist", "dsprites")
 _SIDE = {"cifar10": 32, "celeb_a": 64}
 _DIGITS_TEST = 360  # held-out images of the built-in digits: one in five, in a fixed shuffled order
 
@@ -46,8 +46,13 @@ def load(
     * cifar10: class folders below train/ and test/, or a .tar, .tar.gz or .tar.xz of them;
     * celeb_a: the aligned images in a folder or archive (official split by file number), cropped to 64 x 64.
 
+    `stacked_mnist` is composed of mnist, always in the same way: see `otgen.data.stacked`.
+
+    `dsprites` is built in: rendered from its factors, labelled by shape, nine images in ten for train. All of train is
+    2.5 GiB of memory; `otgen.data.sprites.sample(seed, num, split)` draws a part of it, with all factors.
+
     Args:
-      name: one of digits, mnist, fashion_mnist, cifar10, celeb_a.
+      name: one of digits, mnist, fashion_mnist, cifar10, celeb_a, stacked_mnist, dsprites.
       split: "train" or "test" (celeb_a also "validation").
       data_dir: where the data lie; None reads the environment variable OTGEN_DATA.
       cache_dir: where prepared sets are kept; None for the user's cache folder. `data_dir` is never written to.
@@ -64,6 +69,12 @@ def load(
         raise ValueError(f"data set {name!r} is unknown: choose one of {', '.join(NAMES)}.")
     if name == "digits":
         return _digits(split)
+    if name == "dsprites":
+        return _dsprites(split)
+    if name == "stacked_mnist":
+        from otgen.data import stacked
+
+        return stacked.load_split(split, lambda s: load("mnist", s, data_dir, cache_dir=cache_dir, verify=verify))
     data_dir = data_dir or os.environ.get("OTGEN_DATA")
     if not data_dir:
         raise FileNotFoundError(
@@ -92,6 +103,13 @@ def _digits(split: str) -> Dataset:
     if split not in rows:
         raise ValueError(f"digits has no split {split!r}: choose one of train, test.")
     return Dataset(images[rows[split]], digits.target[rows[split]].astype(np.int64))
+
+
+def _dsprites(split: str) -> Dataset:
+    from otgen.data import sprites
+
+    factors = sprites.factors_of(sprites.indices(split))
+    return Dataset(sprites.render(factors), factors[:, 0].copy())
 
 
 def _wanted(name: str) -> str:

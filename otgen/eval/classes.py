@@ -1,12 +1,17 @@
-"""Classes of generated images, by nearest neighbours in feature space."""
+"""Classes of generated images: their frequencies, and how many images lie between two classes."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
+from scipy import special
 
 from otgen.eval.neighbours import nearest
+from otgen.ot.check import as_mass, as_points
 from otgen.types import Array
 
 
@@ -26,11 +31,204 @@ def nearest_label(features: Array, known: Array, labels: ArrayLike, num_classes:
     return jnp.argmax(votes, axis=1).astype(jnp.int32)
 
 
+def predicted_labels(outputs: ArrayLike) -> Array:
+    """Return labels [n], int32, from the logits [n, classes] of a classifier, or from its labels [n]."""
+    outputs = jnp.asarray(outputs)
+    return (outputs.argmax(-1) if outputs.ndim == 2 else outputs).astype(jnp.int32)
+
+
 def class_histogram(labels: ArrayLike, num_classes: int) -> Array:
     """Return the share of each class [num_classes]."""
     return jnp.bincount(jnp.asarray(labels), length=num_classes) / len(labels)
 
 
+def class_counts(labels: ArrayLike, num_classes: int) -> np.ndarray:
+    """Return how often each class occurs [num_classes], int64.
+
+    Raises:
+      ValueError: for no labels, or labels [n] that are not integers from 0 to num_classes - 1.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or not labels.size or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels has shape {labels.shape} and type {labels.dtype}: give integers [n], n >= 1.")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(f"labels run from {labels.min()} to {labels.max()}: they must be 0 to {num_classes - 1}.")
+    return np.bincount(labels, minlength=num_classes)
+
+
 def total_variation(p: Array, q: Array) -> Array:
     """Return half the L1 distance of two histograms, in [0, 1]."""
     return 0.5 * jnp.sum(jnp.abs(p - q))
+
+
+class ClassTest(NamedTuple):
+    """Pearson's test of class frequencies.
+
+    Attributes:
+      chi2: sum of (observed - expected)^2 / expected; infinite if a class that cannot occur does.
+      p_value: probability of a larger chi2 if the frequencies agree; nearly exact where `least_expected` is 5 or more.
+      df: degrees of freedom, the classes that can occur less 1.
+      total_variation: half the L1 distance of the two histograms; sampling alone brings some.
+      least_expected: smallest expected count of a class that can occur.
+    """
+
+    chi2: float
+    p_value: float
+    df: int
+    total_variation: float
+    least_expected: float
+
+
+def class_test(
+    labels: ArrayLike, num_classes: int, weights: ArrayLike | None = None, *, counts: ArrayLike | None = None
+) -> ClassTest:
+    """Test whether classes occur as often as they should.
+
+    One sample against known frequencies (`weights`), or two samples against each other (`counts`), without Yates'
+    correction. Classes of weight zero, or empty in both samples, are left out.
+
+    Args:
+      labels: integers [n] below num_classes.
+      num_classes: how many classes there are.
+      weights: true frequencies [num_classes], of any total; uniform for None.
+      counts: instead of weights, how often each class occurs in another sample [num_classes], whose own noise counts.
+
+    Returns:
+      ClassTest.
+
+    Raises:
+      ValueError: for labels out of range, bad weights or counts, or both given.
+
+    Reference: Pearson (1900), Phil. Mag. 50.
+    """
+    observed = class_counts(labels, num_classes)
+    if weights is not None and counts is not None:
+        raise ValueError("weights and counts were given: give known frequencies or another sample's counts, not both.")
+    given, name = (weights, "weights") if counts is None else (counts, "counts")
+    other = as_mass(name, None if given is None else np.asarray(given), num_classes, np.dtype(np.float64))
+    share = other / other.sum()
+    if counts is None:
+        table, expected = observed[None], observed.sum() * share[None]
+    else:
+        table = np.stack([observed, other])
+        expected = np.outer(table.sum(1), table.sum(0)) / table.sum()
+    can = expected[0] > 0
+    chi2 = np.sum((table - expected)[:, can] ** 2 / expected[:, can]) if not table[:, ~can].any() else np.inf
+    df = int(can.sum()) - 1
+    p_value = special.chdtrc(df, chi2) if df and np.isfinite(chi2) else float(np.isfinite(chi2))
+    distance = 0.5 * np.abs(observed / observed.sum() - share).sum()
+    return ClassTest(float(chi2), float(p_value), df, float(distance), float(expected[:, can].min()))
+
+
+def ambiguous_rate(logits: ArrayLike, confidence: float = 0.9) -> Array:
+    """Return the share of samples that a classifier gives no class a probability of `confidence`.
+
+    Args:
+      logits: [n, classes]. confidence: the level, in (0, 1]. Compare with real held-out samples.
+    """
+    return _share_below(logits, confidence)
+
+
+@jax.jit
+def _share_below(logits: Array, confidence: Array) -> Array:
+    return jnp.mean(jax.nn.softmax(logits, axis=-1).max(-1) < confidence)
+
+
+class MixtureRate(NamedTuple):
+    """How many samples lie between two classes.
+
+    Attributes:
+      rate: share of samples whose score exceeds the threshold.
+      held_out: the same share of held-out real samples, which is the level or just below it.
+      excess: (rate - held_out) / (1 - held_out), the estimated share of mixtures: 0 for real samples, slightly
+        negative for samples that keep closer to their classes than real ones do.
+      error: standard error of the excess.
+      threshold: the score that the level leaves to held-out samples.
+    """
+
+    rate: float
+    held_out: float
+    excess: float
+    error: float
+    threshold: float
+
+
+def mixture_rate(
+    features: ArrayLike, known: ArrayLike, labels: ArrayLike, held_out: ArrayLike, level: float = 0.05
+) -> MixtureRate:
+    """Estimate the share of samples that mix two classes, by `mixture_score`.
+
+    A sample counts as a mixture if its score exceeds that of all but `level` of the held-out real samples. Mixtures
+    near one of their two ends look real and are missed; damage that moves features towards another class is counted.
+    (Whether the k nearest known features carry several labels is no substitute: midpoints of well separated clusters
+    often have neighbours of one class only, and outliers of several.)
+
+    Args:
+      features: of the samples [n, d].
+      known: features of real samples [N, d].
+      labels: their classes, integers [N] from 0, at least two of them.
+      held_out: features of real samples [m, d] that are not among the known ones.
+      level: share of real samples that may be flagged.
+
+    Returns:
+      MixtureRate.
+
+    Raises:
+      ValueError: for a level outside (0, 1), or what `mixture_score` refuses.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level = {level}: give a share of real samples in (0, 1), such as 0.05.")
+    reference = np.asarray(mixture_score(held_out, known, labels))
+    threshold = float(np.quantile(reference, 1 - level, method="inverted_cdf"))
+    score = np.asarray(mixture_score(features, known, labels))
+    rate, base = float(np.mean(score > threshold)), float(np.mean(reference > threshold))
+    excess = 1 - (1 - rate) / (1 - base)
+    variance = rate * (1 - rate) / len(score) + (1 - excess) ** 2 * base * (1 - base) / len(reference)
+    return MixtureRate(rate, base, excess, float(np.sqrt(variance)) / (1 - base), threshold)
+
+
+def mixture_score(features: ArrayLike, known: ArrayLike, labels: ArrayLike) -> Array:
+    """Return how far each sample is on the way from one class to another, in [0, 1].
+
+    The distance to the nearest class over that to the second nearest (the inverse of the trust score), each measured
+    to the nearest known feature: 0 on a known feature, 1 halfway. The score is 0 where the sample lies beside the two
+    classes rather than between them, farther from one of the two features than they are from each other.
+
+    Args:
+      features: [n, d].
+      known: [N, d].
+      labels: integers [N] from 0, at least two different ones.
+
+    Returns:
+      Scores [n].
+
+    Raises:
+      ValueError: for other shapes, different dimensions, or fewer than two classes.
+
+    Reference: Jiang et al. (2018), arXiv 1805.11783 (trust score); Toussaint (1980) (relative neighbours).
+    """
+    features, known, labels = as_points("features", features, 1), as_points("known", known), np.asarray(labels)
+    if features.shape[1] != known.shape[1]:
+        raise ValueError(f"features have {features.shape[1]} columns, known ones {known.shape[1]}: use one extractor.")
+    if labels.shape != known.shape[:1]:
+        raise ValueError(f"labels has shape {labels.shape}: give one for each of the {len(known)} known features.")
+    counts = class_counts(labels, int(labels.max()) + 1)
+    if np.count_nonzero(counts) < 2:
+        raise ValueError("labels hold one class only: a mixture needs two.")
+    rows = [np.resize(np.flatnonzero(labels == c), counts.max()) for c in np.flatnonzero(counts)]  # one shape for all
+    return _mixture_score(features, known, np.stack(rows))
+
+
+@jax.jit
+def _mixture_score(features: Array, known: Array, rows: Array) -> Array:
+    """The scores [n], from the rows [classes, most] of the known features that make up every class."""
+
+    def closest(row):
+        distance, index = nearest(features, known[row], 1)
+        return distance[:, 0], row[index[:, 0]]
+
+    distance, index = (found.T for found in jax.lax.map(closest, rows))
+    order = jnp.argsort(distance, axis=1)[:, :2]
+    (first, second), (p, q) = jnp.take_along_axis(distance, order, 1).T, jnp.take_along_axis(index, order, 1).T
+    apart = jnp.linalg.norm(known[p] - known[q], axis=1)
+    return jnp.where(second < apart, first / jnp.where(second > 0, second, 1), 0.0)

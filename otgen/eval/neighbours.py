@@ -1,24 +1,41 @@
-"""Nearest neighbours: precision and recall of samples, and how new they are."""
+"""Nearest neighbours: precision, recall, density and coverage of samples, and how new they are."""
 
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from otgen.ot.check import as_points
+from otgen.eval.intervals import Estimate
+from otgen.eval.samples import as_samples
+from otgen.ot.costs import product
 from otgen.ot.scores import top_scores
 from otgen.types import Array
 
-_BLOCK = 1000
+_BLOCK = 2**22  # distances in memory at a time
 
 
-@functools.partial(jax.jit, static_argnames="k")
-def nearest(
-    x: Float[Array, "n d"], y: Float[Array, "m d"], k: int = 1
-) -> tuple[Float[Array, "n {k}"], Int[Array, "n {k}"]]:
+class NeighbourScores(NamedTuple):
+    """How well generated samples look real, and how much of the real law they reach, by balls around samples.
+
+    Attributes:
+      precision: share of generated samples inside a ball around a real one, in [0, 1].
+      recall: share of real samples inside a ball around a generated one, in [0, 1].
+      density: real balls around a generated sample over their expected number, k; about 1 for equal laws, may exceed 1.
+      coverage: share of real balls that hold a generated sample, in [0, 1]; see `density_coverage` for equal laws.
+    """
+
+    precision: Array
+    recall: Array
+    density: Array
+    coverage: Array
+
+
+def nearest(x: ArrayLike, y: ArrayLike, k: int = 1) -> tuple[Float[Array, "n {k}"], Int[Array, "n {k}"]]:
     """Return the k nearest rows of y to every row of x, streamed.
 
     Args:
@@ -26,7 +43,18 @@ def nearest(
 
     Returns:
       Distances [n, k] in ascending order and indices [n, k].
+
+    Raises:
+      ValueError: for other shapes, different dimensions, (outside jit) non-finite points, or fewer than k candidates.
     """
+    x, y = as_samples(1, x=x, y=y)
+    if not 1 <= k <= y.shape[0]:
+        raise ValueError(f"k = {k} of {y.shape[0]} candidates: choose 1 <= k <= {y.shape[0]}.")
+    return _nearest(x, y, k)
+
+
+@functools.partial(jax.jit, static_argnames="k")
+def _nearest(x: Array, y: Array, k: int) -> tuple[Array, Array]:
     middle = y.mean(0)
     x, y = x - middle, y - middle
     _, index = top_scores(x, y, -0.5 * jnp.sum(y**2, 1), k=k)
@@ -34,22 +62,58 @@ def nearest(
     return distance, index
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def _radii(points: Array, neighbours: tuple[int, ...]) -> Array:
+    """Distance of every point [m] to its k-th nearest other one, for each k: [r, m]."""
+    distance, _ = _nearest(points, points, max(neighbours) + 1)
+    return distance[:, jnp.array(neighbours)].T
+
+
 @jax.jit
-def _inside_any(x: Array, centres: Array, radius: Array) -> Array:
-    """Whether each row of x lies in one of the balls around the centres."""
+def _memberships(x: Array, centres: Array, radii: Array) -> tuple[Array, Array]:
+    """For balls of radii [r, m]: how many hold each row of x [r, n], and which hold any [r, m]."""
     middle = centres.mean(0)
     x, centres = x - middle, centres - middle
-    norms = jnp.sum(centres**2, 1) - radius**2
+    n, m = x.shape[0], centres.shape[0]
+    limits = 0.5 * (radii**2 - jnp.sum(centres**2, 1))
+    size = max(1, min(n, _BLOCK // m))
+    index = jnp.arange(-(-n // size) * size).reshape(-1, size)
 
-    def visit(block):
-        product = jnp.matmul(block, centres.T, precision=jax.lax.Precision.HIGHEST)
-        return jnp.sum(block**2, 1) <= jnp.max(2 * product - norms, axis=1)
+    def visit(used: Array, index: Array) -> tuple[Array, Array]:
+        block = x[jnp.minimum(index, n - 1)]  # the last row again where there is none
+        score = 0.5 * jnp.sum(block**2, 1)[:, None] - product(block, centres.T)
+        inside = [score <= limit for limit in limits]
+        return used | jnp.stack([held.any(0) for held in inside]), jnp.stack([held.sum(1) for held in inside])
 
-    padded = jnp.pad(x, ((0, -x.shape[0] % _BLOCK), (0, 0))).reshape(-1, _BLOCK, x.shape[1])
-    return jax.lax.map(visit, padded).reshape(-1)[: x.shape[0]]
+    used, counts = jax.lax.scan(visit, jnp.zeros(radii.shape, bool), index)
+    return counts.transpose(1, 0, 2).reshape(radii.shape[0], -1)[:, :n], used
 
 
-def precision_recall(real: Float[Array, "n d"], generated: Float[Array, "m d"], k: int = 3) -> tuple[Array, Array]:
+def neighbour_scores(real: ArrayLike, generated: ArrayLike, k: int = 3, k_density: int = 5) -> NeighbourScores:
+    """Return precision, recall, density and coverage, with distances within a sample taken once.
+
+    Args:
+      real: features [n, d]. generated: features [m, d].
+      k: neighbours within the balls of precision and recall.
+      k_density: neighbours within the balls of density and coverage.
+
+    Returns:
+      NeighbourScores.
+
+    Raises:
+      ValueError: for other shapes, different dimensions, (outside jit) non-finite features, or too few rows.
+
+    Reference: Kynkaanniemi et al. (2019), arXiv 1904.06991; Naeem et al. (2020), arXiv 2002.09797.
+    """
+    real, generated = _pair(real, generated, max(k, k_density), k)
+    counts, used = _memberships(generated, real, _radii(real, (k, k_density)))
+    recalled, _ = _memberships(real, generated, _radii(generated, (k,)))
+    return NeighbourScores(
+        jnp.mean(counts[0] > 0), jnp.mean(recalled[0] > 0), jnp.mean(counts[1]) / k_density, jnp.mean(used[1])
+    )
+
+
+def precision_recall(real: ArrayLike, generated: ArrayLike, k: int = 3) -> tuple[Array, Array]:
     """Estimate precision and recall by k-nearest-neighbour balls.
 
     Precision is the share of generated features inside a ball around a real one that reaches its k-th nearest real
@@ -67,23 +131,84 @@ def precision_recall(real: Float[Array, "n d"], generated: Float[Array, "m d"], 
 
     Reference: Kynkaanniemi et al. (2019), arXiv 1904.06991.
     """
-    real, generated = as_points("real", real, k + 1), as_points("generated", generated, k + 1)
-    real_radius = nearest(real, real, k + 1)[0][:, -1]
-    generated_radius = nearest(generated, generated, k + 1)[0][:, -1]
-    precision = jnp.mean(_inside_any(generated, real, real_radius))
-    return precision, jnp.mean(_inside_any(real, generated, generated_radius))
+    return neighbour_scores(real, generated, k, k)[:2]
 
 
-def novelty(generated: Float[Array, "n d"], train: Float[Array, "N d"], test: Float[Array, "m d"]) -> Float[Array, ""]:
-    """Return how far generated codes are from the training codes, in units of how far test codes are.
+def density_coverage(real: ArrayLike, generated: ArrayLike, k: int = 5) -> tuple[Array, Array]:
+    """Estimate density and coverage by k-nearest-neighbour balls around real features only.
+
+    Density is the mean number of real balls that hold a generated feature, over k; coverage the share of real balls
+    that hold any. Equal laws have density 1 and coverage 1 - (n-1)...(n-k) / ((n+m-1)...(n+m-k)) in expectation. Real
+    outliers, whose balls are large, weigh less than in precision.
+
+    Args:
+      real: features [n, d]. generated: features [m, d].
+      k: neighbours.
+
+    Returns:
+      Density, which may exceed 1, and coverage, in [0, 1].
+
+    Raises:
+      ValueError: for other shapes or fewer than k + 1 real rows.
+
+    Reference: Naeem et al. (2020), arXiv 2002.09797, equations 3 to 5.
+    """
+    real, generated = _pair(real, generated, k, 0)
+    counts, used = _memberships(generated, real, _radii(real, (k,)))
+    return jnp.mean(counts[0]) / k, jnp.mean(used[0])
+
+
+def _pair(real: ArrayLike, generated: ArrayLike, k_real: int, k_generated: int) -> tuple[Array, Array]:
+    """Both clouds, with neighbours enough."""
+    real, generated = as_samples(1, real=real, generated=generated)
+    for name, cloud, k in (("real", real, k_real), ("generated", generated, k_generated)):
+        if cloud.shape[0] < k + 1:
+            raise ValueError(f"{name} holds {cloud.shape[0]} point(s): at least {k + 1} are needed for {k} neighbours.")
+    return real, generated
+
+
+def memorisation(
+    generated: ArrayLike,
+    train: ArrayLike,
+    test: ArrayLike | None = None,
+    *,
+    test_distance: ArrayLike | None = None,
+) -> Estimate:
+    """Return how far generated codes are from the training codes, in units of how far test codes are, with its error.
 
     The mean distance of generated codes to their nearest training code, divided by that of test codes: 0 for copies of
-    the training set, 1 for samples as new as the test set.
+    the training set, 1 for samples as new as the test set; lmem in tables. The error is that of the ratio of two
+    independent means to first order, over draws of generated and test codes; the training set is held fixed.
 
     Args:
       generated: codes [n, d]. train: codes [N, d]. test: codes [m, d], of one encoder.
+      test_distance: instead of `test`, `nearest(test, train)[0]` [m] or [m, 1], found once for many generated sets.
 
     Returns:
-      The ratio, called lmem in the tables.
+      Estimate.
+
+    Raises:
+      ValueError: for other shapes, different dimensions, (outside jit) non-finite codes, or not exactly one of test and
+        test_distance.
     """
-    return nearest(generated, train)[0].mean() / nearest(test, train)[0].mean()
+    if (test is None) == (test_distance is None):
+        raise ValueError("memorisation needs the test codes or their distances to the training codes, one of the two.")
+    known = jnp.ravel(nearest(test, train)[0] if test_distance is None else jnp.asarray(test_distance))
+    ours = nearest(generated, train)[0][:, 0]
+    if min(known.size, ours.size) < 2:
+        raise ValueError(f"{ours.size} generated and {known.size} test codes: at least 2 of each are needed.")
+    return _ratio(ours, known)
+
+
+@jax.jit
+def _ratio(ours: Array, known: Array) -> Estimate:
+    """The ratio of two independent means, its error to first order."""
+    unit = known.mean()
+    ratio = ours.mean() / unit
+    variance = ours.var(ddof=1) / ours.size + ratio**2 * known.var(ddof=1) / known.size
+    return Estimate(ratio, jnp.sqrt(variance) / unit)
+
+
+def novelty(generated: ArrayLike, train: ArrayLike, test: ArrayLike) -> Float[Array, ""]:
+    """Return the ratio of `memorisation`, lmem in the tables, without its error."""
+    return memorisation(generated, train, test).value

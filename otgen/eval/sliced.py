@@ -1,0 +1,90 @@
+"""The sliced Wasserstein distance: transport of the shadows of two samples on random lines, which sorting solves."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from otgen.eval.intervals import Estimate, mean_of
+from otgen.eval.samples import as_samples
+from otgen.ot.costs import product
+from otgen.types import Array, Key
+
+_BLOCK = 2**22  # projected points in memory at a time
+
+
+def sliced_w2_sq(key: Key, x: ArrayLike, y: ArrayLike, num: int = 256, *, orthogonal: bool = True) -> Estimate:
+    """Return the squared sliced 2-Wasserstein distance, the mean over directions of squared distances on the line.
+
+    SW^2 = E_u W2^2(<u, x>, <u, y>), u uniform on the sphere; for laws that differ by a shift s it is |s|^2 / d. Points
+    weigh the same within a sample; samples of different size are coupled by their quantiles, exactly. The error is
+    that of taking `num` directions for all of them, for these samples: both samples are held fixed, and the value is
+    biased upwards by their size, as all transport distances between samples are.
+
+    Args:
+      key: PRNG key of the directions.
+      x: features [n, d].
+      y: features [m, d].
+      num: directions, at least 16. Static.
+      orthogonal: whether directions are drawn in orthonormal sets, no more than num / 8 at a time, num rounded up to
+        whole sets; as unbiased as independent ones. For 256 directions between clouds that differ in three means and
+        all variances, the variance was 26 times less at d = 8, 58 at d = 32, 1.7 at d = 84, 1.2 at d = 512. Static.
+
+    Returns:
+      Estimate in squared units of the features; its error is taken between independent (sets of) directions.
+
+    Raises:
+      ValueError: for other shapes, different dimensions, fewer than 16 directions, or (outside jit) non-finite
+        features.
+
+    Reference: Bonneel et al. (2015), Sliced and Radon Wasserstein barycenters of measures; Rowland et al. (2019),
+    Orthogonal estimation of Wasserstein distances, arXiv 1903.03784.
+    """
+    x, y = as_samples(1, x=x, y=y)
+    if num < 16:
+        raise ValueError(f"num = {num}: at least 16 directions are needed for a standard error, and 256 are usual.")
+    size = min(x.shape[1], num // 8) if orthogonal else 1
+    directions = _directions(key, -(-num // size), size, x.shape[1]).astype(x.dtype)
+    return mean_of(projected_w2_sq(x, y, directions).reshape(-1, size).mean(1))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _directions(key: Key, sets: int, size: int, d: int) -> Array:
+    """Unit vectors [sets * size, d], orthonormal within a set; each is uniform on the sphere."""
+    normal = jax.random.normal(key, (sets, d, size))
+    if size == 1:
+        return (normal / jnp.linalg.norm(normal, axis=1, keepdims=True))[..., 0]
+    q, r = jnp.linalg.qr(normal)
+    q = q * jnp.sign(jnp.diagonal(r, axis1=1, axis2=2))[:, None]  # signs of QR are LAPACK's choice
+    return q.transpose(0, 2, 1).reshape(-1, d)
+
+
+def projected_w2_sq(x: ArrayLike, y: ArrayLike, directions: ArrayLike) -> Array:
+    """Return the squared 2-Wasserstein distances [k] of samples [n, d], [m, d] projected on directions [k, d]."""
+    return _projected(*as_samples(1, x=x, y=y, directions=directions))
+
+
+@jax.jit
+def _projected(x: Array, y: Array, directions: Array) -> Array:
+    middle = 0.5 * (x.mean(0) + y.mean(0))
+    x, y = x - middle, y - middle
+    i, j, mass = _quantiles(x.shape[0], y.shape[0])
+    mass = mass.astype(x.dtype)
+
+    def on_line(u: Array) -> Array:
+        gap = jnp.sort(product(x, u))[i] - jnp.sort(product(y, u))[j]
+        return jnp.sum(mass * gap**2)
+
+    block = max(1, _BLOCK // (x.shape[0] + y.shape[0]))
+    return jax.lax.map(on_line, directions, batch_size=min(block, directions.shape[0]))
+
+
+def _quantiles(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ranks that the optimal plan on the line joins, and their masses, for n and m equal weights; in whole numbers."""
+    levels = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)  # in units of 1 / (n m)
+    start = np.concatenate([[0], levels[:-1]])
+    return start // m, start // n, (levels - start) / (n * m)
