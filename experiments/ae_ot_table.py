@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.judge import Judge
 from otgen import eval as evaluate
 from otgen import plot
 from otgen.data import Dataset
 from otgen.models import ae_ot
 from otgen.nn import to_unit
 from otgen.ot import semidiscrete
-from otgen.ot.gaussian import frechet_distance
 from otgen.types import Array, Key
 
 HEADERS = {
@@ -98,57 +98,20 @@ def _interpolate(codes: Array) -> Callable[[Key, int], Array]:
     return draw
 
 
-class Judge:
-    """Scores images against the held-out set, in one feature space and one latent space."""
+def judge_of(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> Judge:
+    """A judge that measures memorisation in the codes of the model itself."""
+    transport = model.variables["transport"]
 
-    def __init__(self, config: Any, model: ae_ot.Model, train: Dataset, test: Dataset):
-        self.name, self._extract = _features(config)
-        self._model, self._labels = model, train.labels
-        self._classes = int(train.labels.max()) + 1
-        self.num = min(config.num_eval, len(test.images))
-        self._train, self._test = self._features_of(train.images), self._features_of(test.images[: self.num])
-        self._test_codes = self._codes_of(to_unit(test.images))
-        self._shares = evaluate.class_histogram(train.labels, self._classes)
-        guess = evaluate.nearest_label(self._test, self._train, train.labels, self._classes)
-        self.accuracy = float(jnp.mean(guess == test.labels[: self.num]))
+    def encode(images: Array) -> Array:
+        return (ae_ot.encode(model.module, model.variables, images) - transport["mean"]) / transport["scale"]
 
-    def _features_of(self, images: Any) -> Array:
-        return self._extract(to_unit(images))
-
-    def _codes_of(self, images: Array) -> Array:
-        transport = self._model.variables["transport"]
-        codes = ae_ot.encode(self._model.module, self._model.variables, images)
-        return (codes - transport["mean"]) / transport["scale"]
-
-    def __call__(self, images: Array) -> tuple[dict[str, float], Array]:
-        """Scores of images in [0, 1], and their class shares."""
-        features = self._features_of(images)
-        precision, recall = evaluate.precision_recall(self._test, features)
-        labels = evaluate.nearest_label(features, self._train, self._labels, self._classes)
-        shares = evaluate.class_histogram(labels, self._classes)
-        scores = {
-            "frechet": frechet_distance(features, self._test),
-            "class_tv": evaluate.total_variation(shares, self._shares),
-            "lmem": evaluate.novelty(
-                self._codes_of(images), self._model.variables["transport"]["codes"], self._test_codes
-            ),
-            "precision": precision,
-            "recall": recall,
-        }
-        return {name: float(value) for name, value in scores.items()}, shares
-
-
-def _features(config: Any) -> tuple[str, Callable[[Array], Array]]:
-    if config.dataset in ("mnist", "fashion_mnist"):
-        import os
-
-        return "LeNet (MNIST), 84-d", evaluate.lenet(config.data_dir or os.environ["OTGEN_DATA"])
-    return "pixels", evaluate.pixels
+    rest = {"num": config.num_eval, "data_dir": config.data_dir, "neighbours": True}
+    return Judge(config.dataset, train, test, encode, **rest)
 
 
 def table(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> dict[str, Any]:
     """Score every row by its mean and standard deviation over the draws."""
-    judge = Judge(config, model, train, test)
+    judge = judge_of(config, model, train, test)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     scored, rates, classes = {}, {}, {}
     for name, draw in rows(config, model, train, test):
@@ -171,7 +134,7 @@ def table(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> dic
         "seed": config.seed,
         "features": judge.name,
         "images_per_draw": judge.num,
-        "classifier": {"kind": "5 nearest neighbours in the features", "test_accuracy": judge.accuracy},
+        "classifier": {"kind": judge.classifier, "test_accuracy": judge.accuracy},
         "transport": {
             **{name: float(value) for name, value in info._asdict().items()},
             "angle": float(model.variables["transport"]["angle"]),

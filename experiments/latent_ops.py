@@ -169,7 +169,7 @@ def images(config: Config, generate: Callable[[Key, Array], Array], train: data.
             "excess_in_sigma": float(excess.mean() / max(excess.std(ddof=1) / math.sqrt(len(values)), 1e-12)),
         }
     rows["prior samples"]["excess_in_sigma"] = 0.0
-    return {"features": "pixels" if features is evaluate.pixels else "LeNet (MNIST), 84-d", "rows": rows}
+    return {"features": features.name, "rows": rows}
 
 
 def figure_of_laws(path: Path) -> None:

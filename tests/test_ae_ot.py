@@ -105,6 +105,7 @@ def test_convolutional_shapes_match(shape, key):
     assert module.apply(variables, images, method="encode").shape == (2, 5)
 
 
+@pytest.mark.slow
 def test_gradient_of_the_loss_is_that_of_finite_differences(digits):
     with jax.enable_x64(True):
         config = ae_ot.Config(latent_dim=3, hidden=(7,))
@@ -150,6 +151,7 @@ def test_bad_requests_raise(model, digits, key):
         model.module.apply({"params": model.variables["params"]}, key, 2, method="sample")
 
 
+@pytest.mark.slow
 def test_a_label_that_wins_nothing_raises(digits):
     images = np.concatenate([digits.images[:1], digits.images[:100], digits.images[:1]])
     labels = np.concatenate([[98], np.arange(100) % 10, [99]])

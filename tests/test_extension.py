@@ -48,16 +48,16 @@ def test_cells_without_samples_are_left_out(key):
 
 
 @pytest.mark.parametrize("method", extension.METHODS)
-def test_combinations_are_convex_and_start_at_the_map(solved, method):
+def test_combinations_start_at_the_map_and_keep_to_the_angle(solved, method):
     ext, state, y = solved
     x = extension.source_samples(jax.random.key(4), 1000, 2)
     made = extension.transport(jax.random.key(5), ext, state, y, x, method=method)
     np.testing.assert_array_equal(made.index[:, 0], semidiscrete.assign(state, y, x))
     np.testing.assert_allclose(made.weight.sum(1), 1, atol=1e-6)
-    assert float(made.weight.min()) >= 0
+    assert float(made.weight.min()) >= 0 or method == "local"
     np.testing.assert_allclose(made.points, jnp.einsum("nk,nkd->nd", made.weight, y[made.index]), atol=1e-5)
     fold = extension.dihedral_angle((y - y.mean(0))[made.index[:, :1]], (y - y.mean(0))[made.index])
-    assert float(jnp.where(made.weight > 0, fold, 0).max()) <= float(ext.angle) + 1e-6
+    assert float(jnp.where(made.weight != 0, fold, 0).max()) <= float(ext.angle) + 1e-6
 
 
 @pytest.mark.parametrize("method", extension.METHODS)
@@ -74,7 +74,7 @@ def test_labels_are_not_mixed(solved):
     x = extension.source_samples(jax.random.key(4), 1000, 2)
     for method in extension.METHODS:
         made = extension.transport(jax.random.key(5), ext, state, y, x, method=method, angle=math.pi, labels=labels)
-        used = jnp.where(made.weight > 0, labels[made.index], labels[made.index[:, :1]])
+        used = jnp.where(made.weight != 0, labels[made.index], labels[made.index[:, :1]])
         assert bool((used == used[:, :1]).all())
 
 
@@ -96,7 +96,7 @@ def test_the_angle_filter_keeps_samples_on_the_modes(name):
         assert float(on.share_4sd) >= 0.995
         assert 0.8 <= float(on.within_sd / own) <= 1.1
         assert float(on.share_4sd - off.share_4sd) > 0.003
-    assert float(off.share_4sd) < 0.9  # a simplex without the filter is plainly mixed
+        assert method != "simplex" or float(off.share_4sd) < 0.9  # plainly mixed without the filter
 
 
 def test_shifted_points_give_shifted_samples(solved):

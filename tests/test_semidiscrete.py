@@ -314,6 +314,7 @@ def test_integer_and_half_precision_samples_are_scored_in_float32(key):
     np.testing.assert_array_equal(scores.top_scores(x, y, state.h)[1], scores.top_scores(1.0 * x, y, state.h)[1])
 
 
+@pytest.mark.slow
 def test_an_exact_start_is_kept(key):
     y = jax.random.normal(key, (300, 1))
     for sampler in (source.uniform_cube, source.gaussian, source.uniform_ball):

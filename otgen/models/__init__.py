@@ -1,4 +1,10 @@
-"""Generative systems, one module each."""
+"""Generative systems, one module each; `baselines` trains several on one budget."""
 
 from otgen.models import ae_ot as ae_ot
+from otgen.models import baselines as baselines
 from otgen.models import bures_linear as bures_linear
+from otgen.models import latent_flow as latent_flow
+from otgen.models import latent_law as latent_law
+from otgen.models import vae as vae
+from otgen.models import wae_mmd as wae_mmd
+from otgen.models import wgan_gp as wgan_gp

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -24,51 +22,33 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from otgen.data.batches import batches
-from otgen.nn.autoencoder import NETWORKS, Autoencoder, to_unit
+from otgen.models import latent_law
+from otgen.models.apply import check_images, rows
+from otgen.models.fitting import descend
+from otgen.models.settings import Settings, adam
+from otgen.models.settings import num_steps_of as num_steps_of
+from otgen.nn.autoencoder import Autoencoder, to_unit
 from otgen.ot import extension, semidiscrete
-from otgen.train.loop import train
+from otgen.train.loop import train_on
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """What makes an AE-OT model.
+class Config(Settings):
+    """What makes an AE-OT model, beside `Settings`.
 
     Attributes:
-      latent_dim: dimension of the codes and of the noise.
-      network: "mlp" or "conv".
-      hidden: widths of the dense layers (mlp).
-      width: channels after the first convolution (conv).
-      epochs: passes over the images.
-      batch_size: images per step, over all devices.
-      learning_rate: peak of the warm-up and cosine schedule of Adam.
       tol: chi2 divergence of the cell masses that the transport is solved to.
       max_samples: limit of the noise samples the transport is trained on; None for the solver's.
     """
 
-    latent_dim: int = 16
-    network: str = "mlp"
-    hidden: Sequence[int] = (512, 256)
-    width: int = 32
-    epochs: int = 24
-    batch_size: int = 250
-    learning_rate: float = 2e-3
     tol: float = 0.05
     max_samples: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        for name in ("latent_dim", "epochs", "batch_size", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: give 1 or more.")
-        if self.network not in NETWORKS:
-            raise ValueError(f"network = {self.network!r} is unknown: choose one of {', '.join(NETWORKS)}.")
-        for name in ("learning_rate", "tol"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} = {value}: give a positive number.")
+        super().__post_init__()
+        self.positive("tol")
 
 
 class AEOT(nn.Module):
@@ -152,16 +132,7 @@ class Model(NamedTuple):
 
 def optimiser(config: Config, num_steps: int) -> optax.GradientTransformation:
     """Adam with 5 % linear warm-up and cosine decay to 1 % of the peak."""
-    warmup = max(1, num_steps // 20)
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, warmup, max(num_steps, warmup + 1), 0.01 * config.learning_rate
-    )
-    return optax.adam(schedule)
-
-
-def num_steps_of(config: Config, num_images: int) -> int:
-    """Training steps of the autoencoder: whole batches per epoch, times the epochs."""
-    return max(1, config.epochs * (num_images // config.batch_size))
+    return adam(config.learning_rate, num_steps)
 
 
 def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[AEOT, TrainState]:
@@ -201,41 +172,19 @@ def make_step(module: AEOT, num_steps: int):
 
     def step(state: TrainState, images: Array, key: Key, *, axis_name: str | None = None):
         del key  # nothing in this step is random
-        gradient, metrics = jax.grad(loss, has_aux=True)(state.params, module, images)
-        if axis_name is not None:
-            gradient, metrics = jax.lax.pmean((gradient, metrics), axis_name)
-        updates, opt_state = transform.update(gradient, state.opt_state, state.params)
-        return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), metrics
+        return descend(transform, state, loss, module, images, axis_name=axis_name)
 
     return step
 
 
-@functools.partial(jax.jit, static_argnames=("module", "method"))
-def _apply(module: AEOT, variables: Any, x: Array, method: str) -> Array:
-    return module.apply(variables, x, method=method)
-
-
-def _in_pieces(module: AEOT, variables: Any, x: Any, method: str, size: int = 2000) -> Array:
-    """Apply a method of the module row by row, in pieces of one shape, so that it compiles once."""
-    num = len(x)
-    size = min(size, num)
-    pieces = []
-    for start in range(0, num, size):
-        piece = to_unit(x[start : start + size]) if method == "encode" else x[start : start + size]
-        short = size - piece.shape[0]
-        piece = jnp.pad(piece, ((0, short), *((0, 0),) * (piece.ndim - 1)))
-        pieces.append(_apply(module, variables, piece, method)[: size - short])
-    return jnp.concatenate(pieces)
-
-
 def encode(module: AEOT, variables: Any, images: Any) -> Array:
     """Codes [n, d] of images [n, h, w, c], uint8 or in [0, 1], in the autoencoder's own scale."""
-    return _in_pieces(module, variables, images, "encode")
+    return rows(module, variables, images, "encode")
 
 
 def decode(module: AEOT, variables: Any, codes: Array) -> Array:
     """Images [n, h, w, c] in [0, 1] of codes [n, d] in the autoencoder's own scale."""
-    return _in_pieces(module, variables, codes, "decode")
+    return rows(module, variables, codes, "decode")
 
 
 def train_autoencoder(
@@ -263,14 +212,13 @@ def train_autoencoder(
     num_steps = num_steps_of(config, len(images))
     init_key, order_key, step_key = jax.random.split(key, 3)
     module, state = init(init_key, config, images[:1], num_steps)
-    if checkpoints is not None:
-        state = checkpoints.restore(state) or state
-    feed = batches(order_key, (images,), config.batch_size, start=int(state.step), stop=num_steps)
-    state = train(
+    state = train_on(
+        (images,),
         make_step(module, num_steps),
         state,
-        (batch for (batch,) in feed),
-        step_key,
+        (order_key, step_key),
+        num_steps=num_steps,
+        batch_size=config.batch_size,
         callback=callback,
         checkpoints=checkpoints,
         log_every=log_every,
@@ -307,25 +255,14 @@ def solve(
     codes = encode(module, {"params": params}, images)
     mean, scale = codes.mean(0), jnp.maximum(codes.std(0), 1e-6)
     codes = (codes - mean) / scale
-    solve_key, extend_key = jax.random.split(key)
-    state = None
-    if checkpoints is not None:
-        state = checkpoints.restore(semidiscrete.from_heights(codes[:, 0]))
-    state, info = semidiscrete.run(
-        solve_key,
-        codes,
-        tol=config.tol,
-        max_samples=config.max_samples,
-        state=state,
-        callback=callback,
-        save=checkpoints.save if checkpoints is not None else None,
+    law, info = latent_law.transport(
+        key, codes, tol=config.tol, max_samples=config.max_samples, callback=callback, checkpoints=checkpoints
     )
-    ext = extension.init(extend_key, state, codes)
     transport = {
         "codes": codes,
-        "h": state.h,
-        "centres": ext.centres,
-        "angle": ext.angle,
+        "h": law.h,
+        "centres": law.extension.centres,
+        "angle": law.extension.angle,
         "mean": mean,
         "scale": scale,
     }
@@ -362,16 +299,6 @@ def fit(
     module, params = train_autoencoder(train_key, images, Config(**config), callback=callback)
     variables, info = solve(solve_key, module, params, images, callback=callback)
     return Model(module, variables, labels, info)
-
-
-def check_images(images: Any) -> np.ndarray:
-    """Return images as an array [N, h, w, c] that is uint8 or in [0, 1]; raise ValueError otherwise."""
-    images = np.asarray(images)
-    if images.ndim != 4 or len(images) < 2:
-        raise ValueError(f"images have shape {images.shape}: give at least 2 images as [N, height, width, channels].")
-    if images.dtype != np.uint8 and not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
-        raise ValueError("images are floats outside [0, 1] or not finite: give uint8, or scale them to [0, 1].")
-    return images
 
 
 def check_labels(labels: Any, num: int) -> Array | None:

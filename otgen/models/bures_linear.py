@@ -22,12 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from otgen.data.batches import batches
 from otgen.nn.linear import STARTS, DeepLinear
 from otgen.ot import critical
 from otgen.ot.frechet import moments
 from otgen.ot.linear_flow import loss_from_factor
-from otgen.train.loop import train
+from otgen.train.loop import train_on
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key, status_of
 
@@ -283,12 +282,16 @@ def _by_batches(key, params, module, factor, rows, callback, checkpoints) -> tup
     num_steps = config.epochs * (len(rows) // size)
     top = float(jnp.linalg.norm(factor, 2) ** 2)
     state = TrainState(params, optimiser(config, num_steps, top).init(params), jnp.int32(0))
-    if checkpoints is not None:
-        state = checkpoints.restore(state) or state
-    order_key, step_key = jax.random.split(key)
-    feed = batches(order_key, (np.asarray(rows),), size, start=int(state.step), stop=num_steps)
-    step = make_step(module, num_steps, top)
-    state = train(step, state, (one for (one,) in feed), step_key, callback=callback, checkpoints=checkpoints)
+    state = train_on(
+        (np.asarray(rows),),
+        make_step(module, num_steps, top),
+        state,
+        tuple(jax.random.split(key)),
+        num_steps=num_steps,
+        batch_size=size,
+        callback=callback,
+        checkpoints=checkpoints,
+    )
     return state.params, num_steps
 
 

@@ -88,6 +88,42 @@ def num_levels(image_shape: tuple[int, int, int]) -> int:
     return levels
 
 
+def encoder(
+    image_shape: tuple[int, int, int], num_outputs: int, network: str, hidden: Sequence[int], width: int
+) -> nn.Module:
+    """Return a network from images [n, h, w, c] to vectors [n, num_outputs]: an encoder, or a critic.
+
+    Raises:
+      ValueError: for an unknown network, or images too small to convolve.
+    """
+    if _levels(image_shape, network) is None:
+        return MLPEncoder(num_outputs, tuple(hidden))
+    return ConvEncoder(num_outputs, width, _levels(image_shape, network))
+
+
+def decoder(image_shape: tuple[int, int, int], network: str, hidden: Sequence[int], width: int) -> nn.Module:
+    """Return a network from codes [n, d] to pixel logits [n, h, w, c]: a decoder, or a generator.
+
+    Raises:
+      ValueError: for an unknown network, or images too small to convolve.
+    """
+    if _levels(image_shape, network) is None:
+        return MLPDecoder(tuple(image_shape), tuple(hidden))
+    return ConvDecoder(tuple(image_shape), width, _levels(image_shape, network))
+
+
+def _levels(image_shape: tuple[int, int, int], network: str) -> int | None:
+    """Halvings of the convolutional network; None for the dense one."""
+    if network not in NETWORKS:
+        raise ValueError(f"network = {network!r} is unknown: choose one of {', '.join(NETWORKS)}.")
+    if network == "mlp":
+        return None
+    levels = num_levels(image_shape)
+    if levels == 0:
+        raise ValueError(f"images of shape {image_shape} are too small to convolve: use network='mlp'.")
+    return levels
+
+
 class Autoencoder(nn.Module):
     """Encoder and decoder without a prior; pixels are Bernoulli means, given as logits.
 
@@ -106,17 +142,8 @@ class Autoencoder(nn.Module):
     width: int = 32
 
     def setup(self) -> None:
-        if self.network not in NETWORKS:
-            raise ValueError(f"network = {self.network!r} is unknown: choose one of {', '.join(NETWORKS)}.")
-        if self.network == "mlp":
-            self.encoder = MLPEncoder(self.latent_dim, self.hidden)
-            self.decoder = MLPDecoder(self.image_shape, self.hidden)
-            return
-        levels = num_levels(self.image_shape)
-        if levels == 0:
-            raise ValueError(f"images of shape {self.image_shape} are too small to convolve: use network='mlp'.")
-        self.encoder = ConvEncoder(self.latent_dim, self.width, levels)
-        self.decoder = ConvDecoder(self.image_shape, self.width, levels)
+        self.encoder = encoder(self.image_shape, self.latent_dim, self.network, self.hidden, self.width)
+        self.decoder = decoder(self.image_shape, self.network, self.hidden, self.width)
 
     def __call__(self, images: Array) -> Array:
         """Pixel logits of the reconstructions of images [n, h, w, c] in [0, 1]."""

@@ -3,13 +3,15 @@
 The semi-discrete map only returns its targets. Its piecewise-linear extension interpolates them over the
 dual of the cells (cells that touch, targets that are joined) and leaves out the faces across which the map
 jumps: those whose dihedral angle in the graph of the potential is large (An et al., 2020, arXiv 2001.03698).
-Two forms are built, neither of which triangulates:
+Three forms are built, none of which triangulates:
 
 * pairs: the winner of a sample and the next cell in the order of scores that the angle admits, joined by a
   segment on which a point is drawn uniformly;
-* simplex: the winner and the cells whose mass centres are nearest, weighted by inverse distance.
+* simplex: the winner and the cells whose mass centres are nearest, weighted by inverse distance;
+* local: a draw from the Gaussian with the mean and covariance of the winner and the admitted ones of the next cells in
+  the order of scores. Averaging takes off as much spread as the noise puts on, so that the law is not blown up.
 
-Both keep the winner, so that the source's mass is kept: only where the mass lands is smoothed.
+All keep the winner, so that the source's mass is kept: only where the mass lands is smoothed.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from otgen.ot.semidiscrete import State, matching
 from otgen.ot.source import draw, uniform_cube
 from otgen.types import Array, Key, Sampler
 
-NEIGHBOURS = 20  # partners that a pair may choose from, in the order of scores
-METHODS = ("pairs", "simplex")
+NEIGHBOURS = 20  # next cells in the order of scores that a pair may choose from and a local Gaussian is made of
+METHODS = ("pairs", "simplex", "local")
 
 
 class Extension(NamedTuple):
@@ -50,7 +52,8 @@ class Combination(NamedTuple):
     Attributes:
       points: the images of the samples [n, d].
       index: targets combined [n, k] (int32); index[:, 0] is the winner, T(x) = y[index[:, 0]].
-      weight: their weights [n, k], non-negative, summing to 1; 0 where the angle ruled a neighbour out.
+      weight: their weights [n, k], summing to 1; 0 where the angle ruled a neighbour out. Non-negative for pairs and
+        simplices; of either sign for the local form.
     """
 
     points: Array
@@ -168,11 +171,22 @@ def _simplex(key, extension, state, y, x, angle, labels):
     return index, weight / weight.sum(1, keepdims=True)
 
 
+def _local(key, extension, state, y, x, angle, labels):
+    """Weights 1/m + e_k / sqrt(m - 1), less the mean of the latter: mean and covariance are those of the m targets."""
+    _, index = top_scores(x, y, state.h, k=min(NEIGHBOURS + 1, y.shape[0]))
+    used = jnp.pad(_admitted(y, index, angle, labels), ((0, 0), (1, 0)), constant_values=True)
+    num = used.sum(1, keepdims=True)
+    noise = jax.random.normal(key, used.shape) * used / jnp.sqrt(jnp.maximum(num - 1, 1))
+    return index, used * (1 + num * noise - noise.sum(1, keepdims=True)) / num
+
+
+_FORMS = {"pairs": _pairs, "simplex": _simplex, "local": _local}
+
+
 @functools.partial(jax.jit, static_argnames="method")
 def _transport(key, extension, state, y, x, angle, labels, method) -> Combination:
     centred = y - y.mean(0)
-    form = _pairs if method == "pairs" else _simplex
-    index, weight = form(key, extension, state, centred, x, angle, labels)
+    index, weight = _FORMS[method](key, extension, state, centred, x, angle, labels)
     points = y[index[:, 0]] + jnp.sum(weight[:, 1:, None] * (y[index[:, 1:]] - y[index[:, :1]]), axis=1)
     return Combination(points, index, weight)
 
@@ -196,7 +210,7 @@ def transport(
       state: heights of the map.
       y: points [N, d].
       x: source samples [n, d].
-      method: "pairs" or "simplex". Static.
+      method: "pairs", "simplex" or "local". Static.
       angle: threshold in radians, in [0, pi]; None for the extension's. pi switches the filter off, and 0 gives T(x).
       labels: [N] integers, if given: only points of one label are combined.
 

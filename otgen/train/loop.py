@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from otgen.data.batches import batches
 from otgen.train.checkpoint import Checkpoints
 from otgen.train.parallel import mapped
 from otgen.types import Callback, Key
@@ -68,6 +69,43 @@ def train(
         report(now, metrics, callback, checkpoints)
     save(now, state, checkpoints)
     return state
+
+
+def train_on(
+    arrays: tuple[Any, ...],
+    step,
+    state: Any,
+    keys: tuple[Key, Key],
+    *,
+    num_steps: int,
+    batch_size: int,
+    checkpoints: Checkpoints | None = None,
+    **options: Any,
+) -> Any:
+    """Run a training step over shuffled batches of arrays in memory, going on from the newest checkpoint if any.
+
+    Args:
+      arrays: arrays that share their first axis; a step sees one array as it is, several as a tuple.
+      step: as in `train`.
+      state: what training starts from.
+      keys: key of the order of the rows, and key of the steps.
+      num_steps: steps in all, those before the checkpoint included.
+      batch_size: rows a step, over all devices.
+      checkpoints, **options: as in `train`.
+
+    Returns:
+      The state after the last step.
+
+    Raises:
+      ValueError: for a batch larger than the data, or one that does not divide among the devices.
+      NonFinite, KeyboardInterrupt: as `train`.
+    """
+    if checkpoints is not None:
+        restored = checkpoints.restore(state)
+        state = state if restored is None else restored
+    feed = batches(keys[0], arrays, batch_size, start=int(state.step), stop=num_steps)
+    rows = (batch[0] if len(arrays) == 1 else batch for batch in feed)
+    return train(step, state, rows, keys[1], checkpoints=checkpoints, **options)
 
 
 def save(step: int, state: Any, checkpoints: Checkpoints | None) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from otgen.types import Key
+from otgen.types import Array, Key
 
 AXIS = "devices"
 
@@ -30,6 +31,26 @@ def mapped(step: Callable[..., tuple[Any, dict]]) -> Callable[[Any, Any, Key], t
         return every(state, split(batch), key)
 
     return call
+
+
+def sample_keys(key: Key, step: ArrayLike, num: int, axis_name: str | None = None) -> Key:
+    """Return keys [num] for the samples of this device, from the step and their place in the whole batch.
+
+    What is drawn from them does not depend on how many devices share the batch.
+
+    Args:
+      key: key of the run.
+      step: the training step.
+      num: samples on this device. Static.
+      axis_name: the mapped axis, if there is one.
+    """
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * num
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, step), first + jnp.arange(num))
+
+
+def normals(key: Key, step: ArrayLike, num: int, dim: int, axis_name: str | None = None) -> Array:
+    """Draw standard normal vectors [num, dim] for the samples of this device, by `sample_keys`."""
+    return jax.vmap(lambda one: jax.random.normal(one, (dim,)))(sample_keys(key, step, num, axis_name))
 
 
 def split(batch: Any) -> Any:

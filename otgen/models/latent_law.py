@@ -1,0 +1,128 @@
+"""Laws fitted to the codes of an autoencoder: a Gaussian, a mixture of Gaussians, the extended transport map.
+
+Decoding their draws makes a generative model. A flow as such a law is `latent_flow`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from otgen.ot import extension, semidiscrete
+from otgen.ot.check import as_points
+from otgen.ot.mixture import Mixture
+from otgen.types import Array, Callback, Key
+
+
+class Transport(NamedTuple):
+    """The extended semi-discrete map from the uniform law on a cube to codes.
+
+    Attributes:
+      codes: targets [N, d].
+      h: heights [N].
+      extension: centres of the cells, and the threshold of the angle.
+    """
+
+    codes: Array
+    h: Array
+    extension: extension.Extension
+
+
+def gaussian(codes: Any) -> Mixture:
+    """Return the Gaussian with the mean and covariance of codes [N, d], a mixture of one component."""
+    codes = as_points("codes", codes)
+    cov = jnp.atleast_2d(jnp.cov(codes.T))
+    return Mixture(jnp.ones(1, codes.dtype), codes.mean(0)[None], cov[None])
+
+
+def mixture(
+    seed: int, codes: Any, components: int | Sequence[int] = (50, 200), *, most: int = 60_000
+) -> tuple[Mixture, dict[int, float]]:
+    """Return a mixture of Gaussians of full covariance fitted to codes by expectation maximisation.
+
+    Args:
+      seed: of the start of the fit and the choice of rows.
+      codes: [N, d].
+      components: how many; of several numbers the one whose mixture, fitted to 80 % of the codes, gives the others
+        the highest likelihood.
+      most: rows used.
+
+    Returns:
+      The mixture, and the held-out log-likelihood per code of every number tried (empty for one number).
+
+    Raises:
+      ValueError: if there are fewer codes than components.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    tried = [components] if isinstance(components, int) else list(components)
+    rows = np.random.default_rng(seed).permutation(len(codes))[:most]
+    codes = np.asarray(codes, np.float64)[rows]
+    tried = [k for k in tried if k <= 0.8 * len(codes)]
+    if not tried:
+        raise ValueError(f"components = {components} for {len(codes)} codes: give fewer.")
+
+    def fitted(k: int, part: np.ndarray) -> Any:
+        known = {"max_iter": 40, "tol": 1e-3, "reg_covar": 1e-4, "random_state": seed, "init_params": "k-means++"}
+        return GaussianMixture(k, **known).fit(part)
+
+    scores = {}
+    if len(tried) > 1:
+        border = len(codes) * 4 // 5
+        scores = {k: float(fitted(k, codes[:border]).score(codes[border:])) for k in tried}
+        tried = [max(scores, key=scores.get)]
+    best = fitted(tried[0], codes)
+    return Mixture(
+        *(jnp.asarray(part, jnp.float32) for part in (best.weights_, best.means_, best.covariances_))
+    ), scores
+
+
+def transport(
+    key: Key,
+    codes: Array,
+    *,
+    tol: float = 0.05,
+    max_samples: int | None = None,
+    callback: Callback | None = None,
+    checkpoints: Any = None,
+) -> tuple[Transport, semidiscrete.Info]:
+    """Solve the transport from uniform noise to codes, going on from the newest checkpoint if any, and extend it.
+
+    Args:
+      key: random key.
+      codes: [N, d], best standardised.
+      tol: chi2 divergence of the cell masses to reach.
+      max_samples: limit of the training samples; None for the solver's.
+      callback: called with the solver's steps and metrics.
+      checkpoints: where the solver's state is saved every few seconds.
+
+    Returns:
+      Transport, and the solver's Info.
+
+    Raises:
+      ValueError: if the codes are not finite or all coincide.
+    """
+    solve_key, extend_key = jax.random.split(key)
+    state = None
+    if checkpoints is not None:
+        state = checkpoints.restore(semidiscrete.from_heights(codes[:, 0]))
+    state, info = semidiscrete.run(
+        solve_key,
+        codes,
+        tol=tol,
+        max_samples=max_samples,
+        state=state,
+        callback=callback,
+        save=checkpoints.save if checkpoints is not None else None,
+    )
+    return Transport(codes, state.h, extension.init(extend_key, state, codes)), info
+
+
+def sample_transport(key: Key, law: Transport, num: int, **form: Any) -> Array:
+    """Draw codes [num, d] by the extended map; `form`: method, angle, labels, as in `extension.sample`."""
+    state = semidiscrete.from_heights(law.h)
+    return extension.sample(key, law.extension, state, law.codes, num, **form)

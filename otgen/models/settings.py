@@ -1,0 +1,81 @@
+"""What every model on images has to be told: its networks, and how long they are trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import optax
+
+from otgen.nn.autoencoder import NETWORKS
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Networks and training, alike for all models, so that they can be compared.
+
+    Attributes:
+      latent_dim: dimension of the codes and of the noise.
+      network: "mlp" or "conv".
+      hidden: widths of the dense layers of encoders and critics, reversed in decoders and generators (mlp).
+      width: channels after the first convolution (conv).
+      epochs: passes over the images; a fraction is legal.
+      batch_size: images per step, over all devices.
+      learning_rate: peak of the warm-up and cosine schedule of Adam.
+    """
+
+    latent_dim: int = 16
+    network: str = "mlp"
+    hidden: Sequence[int] = (512, 256)
+    width: int = 32
+    epochs: float = 24
+    batch_size: int = 250
+    learning_rate: float = 2e-3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        for name in ("latent_dim", "batch_size", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: give 1 or more.")
+        if self.network not in NETWORKS:
+            raise ValueError(f"network = {self.network!r} is unknown: choose one of {', '.join(NETWORKS)}.")
+        self.positive("epochs", "learning_rate")
+
+    def positive(self, *names: str) -> None:
+        """Raise ValueError for fields that are not positive and finite."""
+        for name in names:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} = {value}: give a positive number.")
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorSettings(Settings):
+    """Settings of a model that also fits data outside [0, 1].
+
+    Attributes:
+      output: "unit" for pixels in [0, 1] (a sigmoid; Bernoulli likelihood), "real" for any numbers (none; Gaussian
+        likelihood of a learned scale), such as points of the plane given as images [N, 1, 1, 2].
+    """
+
+    output: str = "unit"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.output not in ("unit", "real"):
+            raise ValueError(f"output = {self.output!r} is unknown: choose unit or real.")
+
+
+def num_steps_of(config: Settings, num_images: int) -> int:
+    """Training steps: whole batches per epoch, times the epochs; at least one."""
+    return max(1, round(config.epochs * (num_images // min(config.batch_size, num_images))))
+
+
+def adam(learning_rate: float, num_steps: int, **options: float) -> optax.GradientTransformation:
+    """Adam with 5 % linear warm-up and cosine decay to 1 % of the peak."""
+    warmup = max(1, num_steps // 20)
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, learning_rate, warmup, max(num_steps, warmup + 1), 0.01 * learning_rate
+    )
+    return optax.adam(schedule, **options)

@@ -1,0 +1,142 @@
+"""The variational autoencoder, with the networks of the other models: a baseline.
+
+Minimises the negative evidence bound E_q(z|x)[-log p(x|z)] + beta KL(q(z|x) | N(0, I)), with a Gaussian q of diagonal
+covariance.
+
+Reference: Kingma and Welling (2014), arXiv 1312.6114; the learned scale of the Gaussian likelihood: Rybkin, Daniilidis
+and Levine (2021), arXiv 2006.13202.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from otgen.models.apply import Model
+from otgen.models.apply import sample as sample
+from otgen.models.fitting import descend, fit_generator
+from otgen.models.settings import GeneratorSettings, adam
+from otgen.nn.autoencoder import decoder, encoder, to_unit
+from otgen.nn.pixels import pixels_of, reconstruction_loss
+from otgen.train.parallel import normals
+from otgen.train.state import TrainState
+from otgen.types import Array, Callback, Key
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(GeneratorSettings):
+    """What makes a variational autoencoder, beside `GeneratorSettings`.
+
+    Attributes:
+      beta: weight of the divergence from the prior.
+    """
+
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.positive("beta")
+
+
+class VAE(nn.Module):
+    """Encoder to the mean and log-variance of a code, decoder, and the prior N(0, I).
+
+    Attributes:
+      image_shape: (height, width, channels).
+      config: see Config.
+    """
+
+    image_shape: tuple[int, int, int]
+    config: Config
+
+    def setup(self) -> None:
+        c = self.config
+        self.encoder = encoder(self.image_shape, 2 * c.latent_dim, c.network, c.hidden, c.width)
+        self.decoder = decoder(self.image_shape, c.network, c.hidden, c.width)
+        self.log_scale = self.param("log_scale", nn.initializers.zeros, ())
+
+    def __call__(self, images: Array, noise: Array) -> tuple[Array, Array, Array]:
+        """Last layer of the decoder [n, h, w, c], and mean and log-variance [n, d], of images with noise [n, d]."""
+        mean, log_variance = self.posterior(images)
+        return self.decoder(mean + jnp.exp(0.5 * log_variance) * noise), mean, log_variance
+
+    def posterior(self, images: Array) -> tuple[Array, Array]:
+        """Mean and log-variance [n, d] of the codes of images [n, h, w, c]."""
+        mean, log_variance = jnp.split(self.encoder(images), 2, axis=1)
+        return mean, log_variance
+
+    def encode(self, images: Array) -> Array:
+        """Mean codes [n, d] of images [n, h, w, c]."""
+        return self.posterior(images)[0]
+
+    def decode(self, codes: Array) -> Array:
+        """Images [n, h, w, c] of codes [n, d]."""
+        return pixels_of(self.decoder(codes), self.config.output)
+
+    def sample(self, key: Key, num: int) -> Array:
+        """Draw images [num, h, w, c]: means of the likelihood at codes of the prior."""
+        return self.decode(jax.random.normal(key, (num, self.config.latent_dim)))
+
+
+def loss(params: Any, module: VAE, images: Array, noise: Array) -> tuple[Array, dict[str, Array]]:
+    """Return the mean over images of the negative evidence bound in nats, and metrics.
+
+    Args:
+      params: parameters of the module.
+      module: the model.
+      images: uint8, or floats, [n, h, w, c].
+      noise: standard normal [n, d].
+
+    Returns:
+      Loss; metrics `loss` and its parts `reconstruction` and `divergence`.
+    """
+    images, config = to_unit(images), module.config
+    outputs, mean, log_variance = module.apply({"params": params}, images, noise)
+    fit = reconstruction_loss(outputs, images, config.output, params["log_scale"]).mean()
+    divergence = 0.5 * jnp.sum(mean**2 + jnp.exp(log_variance) - 1 - log_variance, axis=1).mean()
+    value = fit + config.beta * divergence
+    return value, {"loss": value, "reconstruction": fit, "divergence": divergence}
+
+
+def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[VAE, TrainState]:
+    """Return the module and the state that training starts from; `example` is one image or more [n, h, w, c]."""
+    module = VAE(tuple(example.shape[1:]), config)
+    params = module.init(key, to_unit(example[:1]), jnp.zeros((1, config.latent_dim)))["params"]
+    return module, TrainState(params, adam(config.learning_rate, num_steps).init(params), jnp.int32(0))
+
+
+def make_step(module: VAE, num_steps: int):
+    """Return the pure training step `(state, images, key, *, axis_name) -> (state, metrics)`."""
+    transform = adam(module.config.learning_rate, num_steps)
+
+    def step(state: TrainState, images: Array, key: Key, *, axis_name: str | None = None):
+        noise = normals(key, state.step, images.shape[0], module.config.latent_dim, axis_name)
+        return descend(transform, state, loss, module, images, noise, axis_name=axis_name)
+
+    return step
+
+
+def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints: Any = None, **config: Any) -> Model:
+    """Fit a variational autoencoder to images in memory.
+
+    Args:
+      key: random key.
+      images: uint8, or floats, [N, h, w, c].
+      callback, checkpoints: as in `train.train`.
+      **config: fields of Config.
+
+    Returns:
+      Model; draw from it with `sample(key, model, num)`.
+
+    Raises:
+      ValueError: for images of another shape or range, or fields out of range.
+      TypeError: for a field that Config does not have.
+    """
+    module, state = fit_generator(
+        key, images, Config(**config), init, make_step, callback=callback, checkpoints=checkpoints
+    )
+    return Model(module, {"params": state.params})

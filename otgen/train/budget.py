@@ -1,0 +1,24 @@
+"""What a training step costs, counted by XLA, so that models can be trained on equal budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from otgen.types import Key
+
+
+def flops(step: Callable[..., Any], state: Any, batch: Any, key: Key) -> float:
+    """Return the floating-point operations of one step on one device, as XLA counts them.
+
+    The body of a loop whose length is not known is counted once.
+
+    Args:
+      step: `(state, batch, key) -> (state, metrics)`.
+      state, batch: what it takes, or their `jax.ShapeDtypeStruct`s.
+      key: a random key.
+    """
+    analysis = jax.jit(step).lower(state, batch, key).compile().cost_analysis()
+    return float(analysis["flops"])
