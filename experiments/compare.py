@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import compare_table
-from experiments.judge import Judge, PointJudge
+from experiments.judge import Judge, PointJudge, features_of
 from otgen import data
 from otgen.data import toy
 from otgen.models import ae_ot, baselines
@@ -97,7 +97,7 @@ class Config:
 
     def names(self) -> list[str]:
         """The models asked for."""
-        return [name.strip() for name in self.models.split(",") if name.strip()]
+        return list(dict.fromkeys(name.strip() for name in self.models.split(",") if name.strip()))
 
     def seed_list(self) -> list[int]:
         """The seeds asked for."""
@@ -107,9 +107,11 @@ class Config:
             if not match:
                 raise ValueError(f"seeds = {self.seeds!r}: give numbers such as 0-2 or 0,3,7.")
             first, last = int(match[1]), int(match[2] or match[1])
+            if last < first:
+                raise ValueError(f"seeds = {self.seeds!r}: the first of a range comes first.")
             seeds += range(first, last + 1)
-        if not seeds:
-            raise ValueError(f"seeds = {self.seeds!r} holds none: the first of a range comes first.")
+        if _JUDGE_SEED in seeds:
+            raise ValueError(f"seed {_JUDGE_SEED} is that of the judge's autoencoder: choose others.")
         return list(dict.fromkeys(seeds))
 
     def setting(self) -> tuple[GeneratorSettings, float]:
@@ -144,12 +146,11 @@ def main(config: Config) -> dict[str, Any]:
     check(config)
     folder = config.folder()
     refuse_other_config(folder / "config.json", config.identity())
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "config.json", config.identity())
     wanted = [(name, seed) for seed in config.seed_list() for name in (REFERENCE, *config.names())]
     missing = [(name, seed) for name, seed in wanted if not (_place(config, name, seed) / "scores.json").exists()]
     if missing:
         bench = prepare(config)
+        _write(folder / "config.json", config.identity())
         for name, seed in missing:
             run(bench, name, seed)
     results = compare_table.gather(config, [_place(config, name, seed) for name, seed in wanted])
@@ -172,14 +173,21 @@ def check(config: Config) -> None:
         if value is not None and value < least:
             raise ValueError(f"{name} = {value} is too small: give {least} or more.")
     config.seed_list()
-    config.setting()
+    settings, _ = config.setting()
+    if config.is_toy() and (settings.network != "mlp" or config.features != "auto"):
+        raise ValueError("toys are points: they have neither network='conv' nor features to choose.")
+    if config.folder().exists() and not config.folder().is_dir():
+        raise ValueError(f"out = {config.folder()} is a file: give a folder.")
 
 
 def prepare(config: Config) -> Bench:
-    """Load the data, count the budget, and set up the judge."""
+    """Load the data, see that networks and features are for them, count the budget, and set up the judge."""
     settings, epochs = config.setting()
     train, test = load(config)
+    if not config.is_toy():
+        features_of(config.dataset, config.data_dir, config.features)(to_unit(train.images[:2]))
     budget = baselines.budget_of(settings, jnp.asarray(train.images[:1]), len(train.images), epochs)
+    config.folder().mkdir(parents=True, exist_ok=True)
     if config.is_toy():
         return Bench(config, train, test, PointJudge(config.dataset, train, test, num=config.num_eval), budget)
     encode, _ = autoencoder(config, _JUDGE_SEED, train)
@@ -270,7 +278,8 @@ def fit(bench: Bench, name: str, seed: int, place: Path) -> tuple[dict[str, base
             draw = baselines.fit_images(name, jax.random.key(seed), images, chosen, **options)
             return {name: draw}, {"epochs": round(chosen.epochs, 2)}
         encode, decode = autoencoder(config, seed, bench.train)
-        laws, notes = baselines.fit_codes(name, seed, encode(to_unit(images)), bench.budget / 3, **options)
+        budget = bench.budget if config.is_toy() else bench.budget / 3  # the autoencoder took the rest
+        laws, notes = baselines.fit_codes(name, seed, encode(to_unit(images)), budget, **options)
     return {row: _decoded(draw, decode) for row, draw in laws.items()}, notes
 
 
@@ -311,7 +320,7 @@ def cli() -> None:
     config = tyro.cli(Config, description=__doc__)
     try:
         results = main(config)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, NonFinite) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit(f"\ninterrupted; the same command goes on (output in {config.folder()})") from None

@@ -109,7 +109,8 @@ def figures(folder: Path, results: dict[str, Any], places: list[Path]) -> None:
         figure.tight_layout()
         figure.savefig(folder / "samples.png", dpi=150)
         plt.close(figure)
-    bars(folder / "scores.png", results)
+    if results["rows"]:
+        bars(folder / "scores.png", results)
 
 
 def bars(path: Path, results: dict[str, Any]) -> None:

@@ -79,7 +79,7 @@ class Judge:
         self.name, self.num = self._extract.name, min(num, len(test.images))
         self._encode, self._dataset = encode, dataset
         self._labels = np.asarray(train.labels)
-        self._classes = int(train.labels.max()) + 1
+        self._classes = 1000 if dataset == "stacked_mnist" else int(max(train.labels.max(), test.labels.max())) + 1
         self._train = self._features(train.images)
         self._test = self._features(test.images[: self.num])
         self._codes = encode(to_unit(train.images))
@@ -138,7 +138,7 @@ class Judge:
 class PointJudge:
     """Scores points given as images [n, 1, 1, 2] against held-out ones, and on the modes where they are known."""
 
-    name, classifier, accuracy = "coordinates", "none", float("nan")
+    name, classifier, accuracy = "coordinates", "none", None
 
     def __init__(self, dataset: str, train: Dataset, test: Dataset, *, num: int):
         self.num, self._centres = min(num, len(test.images)), centres_of(dataset)

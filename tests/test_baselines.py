@@ -92,7 +92,7 @@ def test_models_of_images_spend_the_budget(points):
     example = jnp.asarray(points[:1])
     budget = baselines.budget_of(settings, example, 500, epochs=10)
     assert baselines.budget_of(settings, example, 500, epochs=20) == pytest.approx(2 * budget)
-    epochs = {name: baselines.image_config(name, settings, example, 500, budget).epochs for name in baselines.IMAGES}
+    epochs = {name: baselines.image_config(name, settings, example, 500, budget).epochs for name in ("vae", "wgan_gp")}
     assert epochs["vae"] < 10  # its encoder has twice the outputs
     assert epochs["wgan_gp"] < epochs["vae"]  # critics take second derivatives
     with pytest.raises(ValueError, match="no model of images"):
@@ -110,6 +110,10 @@ def test_models_of_images_spend_the_budget(points):
         (wgan_gp, {"critic_steps": 0}, "critic_steps"),
         (latent_flow, {"pairing": "greedy"}, "independent, transport"),
         (latent_flow, {"num_steps": 0}, "num_steps"),
+        (latent_flow, {"width": 0.5}, "width"),
+        (wae_mmd, {"batch_size": 1}, "batch_size"),
+        (vae, {"hidden": (0,)}, "hidden"),
+        (vae, {"network": "conv", "width": 4}, "multiple of 8"),
     ],
 )
 def test_fields_out_of_range_raise(model, fields, message):
@@ -203,6 +207,23 @@ def test_draws_of_many_images_come_in_pieces(points):
     assert sample(jax.random.key(0), model, 2001).shape == (2001, 1, 1, 2)
     with pytest.raises(ValueError, match="at least one"):
         sample(jax.random.key(0), model, 0)
+
+
+def test_laws_of_codes_say_what_they_need():
+    codes = np.zeros((20, 2), np.float32)
+    for bad, budget, message in ((codes, 0.0, "budget"), (codes[:, 0], 1e6, "codes"), (codes * np.nan, 1e6, "codes")):
+        with pytest.raises(ValueError, match=message):
+            baselines.fit_codes("ae_gmm", 0, bad, budget)
+    with pytest.raises(ValueError, match="no law of codes"):
+        baselines.fit_codes("vae", 0, codes, 1e6)
+
+
+def test_rows_that_the_steps_of_a_critic_do_not_divide_raise(points):
+    module, state = wgan_gp.init(jax.random.key(0), wgan_gp.Config(**SMALL, output="real"), points, 10)
+    with pytest.raises(ValueError, match="give a multiple"):
+        wgan_gp.make_step(module, 10)(state, jnp.asarray(points[:5]), jax.random.key(0))
+    with pytest.raises(ValueError, match="give more images"):
+        wgan_gp.fit(jax.random.key(0), points[:2], critic_steps=5, output="real", **SMALL)
 
 
 @pytest.mark.slow

@@ -16,12 +16,20 @@ def test_bad_options_raise_before_anything_is_written(tmp_path):
         ({"budget": -1.0}, "budget"),
         ({"num_eval": 1}, "num_eval"),
         ({"network": "transformer"}, "mlp, conv"),
+        ({"seeds": "0,3-1"}, "first of a range"),
+        ({"seeds": "1000"}, "judge"),
+        ({"features": "vgg"}, "auto, pixels, lenet, inception"),
+        ({"dataset": "rings", "network": "conv"}, "toys are points"),
     ]
     for change, message in cases:
         with pytest.raises(ValueError, match=message):
             compare.main(compare.Config.smoke(out=str(tmp_path / "run"), **change))
     assert not (tmp_path / "run").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is a file"):
+        compare.main(compare.Config.smoke(out=str(tmp_path / "file")))
     assert compare.Config(seeds="0-2, 5").seed_list() == [0, 1, 2, 5]
+    assert compare.Config(models="vae, ae_ot,vae").names() == ["vae", "ae_ot"]
 
 
 @pytest.mark.slow

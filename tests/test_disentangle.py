@@ -269,6 +269,13 @@ def test_wrong_samples_are_refused(codes, factors, message):
         disentangle.mig(codes, factors)
 
 
+@pytest.mark.parametrize("change", [{"batch": 1}, {"num_variance": 1}, {"num_eval": 0}, {"sizes": (1, 4)}])
+def test_numbers_too_small_to_score_are_refused(key, change):
+    arguments = {"sizes": (3, 4), "num_train": 10, "num_eval": 10, "num_variance": 10, **change}
+    with pytest.raises(ValueError, match="give"):
+        interventions.factor_vae(key, lambda factors: np.asarray(factors, float), **arguments)
+
+
 def test_wrong_encoders_are_refused():
     with pytest.raises(ValueError, match=r"return codes \[n, d\]"):
         interventions.sample(jax.random.key(0), lambda f: f[:, 0], SIZES, 10)

@@ -47,7 +47,8 @@ def test_a_finished_run_resumed_gives_the_same_numbers(tmp_path):
     assert without_seconds(again) == without_seconds(results)
 
 
-@pytest.mark.parametrize("name", ["twenty_five_gaussians", pytest.param("two_moons", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["twenty_five_gaussians", "two_moons"])
 def test_ae_ot_on_toys(tmp_path, name):
     results = ae_ot.main(ae_ot.Config(dataset=name, out=str(tmp_path / "run"), progress=False, tol=0.01))
     assert all_finite(results)

@@ -94,6 +94,12 @@ def test_memorisation_is_zero_on_copies_and_one_within_its_error_on_unseen_draws
     assert float(memorisation(new + 3, train, test).value) > 2
 
 
+def test_memorisation_needs_test_codes_that_are_not_training_codes(key):
+    train = jax.random.normal(key, (50, 3))
+    with pytest.raises(ValueError, match="hold other images out"):
+        memorisation(train[:10], train, train[:20])
+
+
 def test_what_is_refused(key):
     x = np.zeros((10, 2))
     with pytest.raises(ValueError, match="one of the two"):

@@ -75,8 +75,12 @@ def factor_vae(
     Returns:
       Accuracy; chance is about 1 / k.
 
+    Raises:
+      ValueError: for fewer than two factors or values of a factor, numbers that are too small, or wrong codes.
+
     Reference: Kim, Mnih (2018), arXiv 1802.05983, section 4.
     """
+    _require(sizes, num_train=(num_train, 1), num_eval=(num_eval, 1), num_variance=(num_variance, 2), batch=(batch, 2))
     global_key, *keys = jax.random.split(key, 3)
     variance = sample(global_key, codes_of, sizes, num_variance)[0].var(0, ddof=1)
     alive = np.flatnonzero(np.sqrt(variance) >= least_sd)
@@ -115,10 +119,14 @@ def beta_vae(
     Returns:
       Accuracy; chance is 1 / k.
 
+    Raises:
+      ValueError: as `factor_vae`.
+
     Reference: Higgins et al. (2017), beta-VAE, section 3.
     """
     from sklearn.linear_model import LogisticRegression
 
+    _require(sizes, num_train=(num_train, 2), num_eval=(num_eval, 1), batch=(batch, 1))
     parts = []
     for part_key, num in zip(jax.random.split(key), (num_train, num_eval), strict=True):
         features, labels = [], []
@@ -146,6 +154,15 @@ def encode(codes_of: CodesOf, factors: np.ndarray) -> np.ndarray:
     codes = np.concatenate(blocks)
     require_finite("codes", codes)
     return codes.reshape(*factors.shape[:-1], -1)
+
+
+def _require(sizes: Sequence[int], **numbers: tuple[int, int]) -> None:
+    """Raise ValueError unless every factor has two values and every number is as large as it must be."""
+    if len(sizes) < 2 or min(sizes) < 2:
+        raise ValueError(f"sizes = {tuple(sizes)}: give at least two factors of two values or more.")
+    for name, (value, least) in numbers.items():
+        if value < least:
+            raise ValueError(f"{name} = {value}: give {least} or more.")
 
 
 def _rng(key: Key) -> np.random.Generator:

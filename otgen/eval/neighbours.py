@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from otgen.eval.intervals import Estimate
 from otgen.eval.samples import as_samples
+from otgen.ot.check import is_traced
 from otgen.ot.costs import product
 from otgen.ot.scores import top_scores
 from otgen.types import Array
@@ -197,6 +199,8 @@ def memorisation(
     ours = nearest(generated, train)[0][:, 0]
     if min(known.size, ours.size) < 2:
         raise ValueError(f"{ours.size} generated and {known.size} test codes: at least 2 of each are needed.")
+    if not is_traced(known) and not (np.isfinite(known).all() and float(known.mean()) > 0):
+        raise ValueError("the test codes are not finite, or all of them are training codes: hold other images out.")
     return _ratio(ours, known)
 
 

@@ -25,8 +25,7 @@ import optax
 from otgen.models import latent_law
 from otgen.models.apply import check_images, rows
 from otgen.models.fitting import descend
-from otgen.models.settings import Settings, adam
-from otgen.models.settings import num_steps_of as num_steps_of
+from otgen.models.settings import Settings, adam, rows_of
 from otgen.nn.autoencoder import Autoencoder, to_unit
 from otgen.ot import extension, semidiscrete
 from otgen.train.loop import train_on
@@ -128,6 +127,11 @@ class Model(NamedTuple):
     variables: dict[str, Any]
     labels: Array | None
     info: semidiscrete.Info
+
+
+def num_steps_of(config: Config, num_images: int) -> int:
+    """Training steps of the autoencoder: whole batches per epoch, times the epochs; at least one."""
+    return max(1, round(config.epochs * (num_images // rows_of(config, num_images))))
 
 
 def optimiser(config: Config, num_steps: int) -> optax.GradientTransformation:
@@ -334,7 +338,7 @@ def sample(
       model: from `fit`.
       num: how many.
       label: draw only from the cells whose code has this label, and combine only codes of it.
-      form: "pairs" or "simplex", the form of the extended map.
+      form: "pairs", "simplex" or "local", the form of the extended map.
       angle: threshold of the singular set in radians, in [0, pi]; None for the model's.
 
     Returns:

@@ -76,6 +76,8 @@ def check_images(images: Any, output: str = "unit") -> np.ndarray:
         raise ValueError(f"images have shape {images.shape}: give at least 2 images as [N, height, width, channels].")
     if images.dtype == np.uint8:
         return images
+    if not np.issubdtype(images.dtype, np.floating) or 0 in images.shape:
+        raise ValueError(f"images are {images.dtype} of shape {images.shape}: give uint8 or floats, and no empty axis.")
     if not np.isfinite(images).all():
         raise ValueError("images are not finite: remove NaN and infinite values.")
     if output == "unit" and not (images.min() >= 0 and images.max() <= 1):

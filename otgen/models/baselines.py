@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from otgen.models import ae_ot, latent_flow, latent_law, vae, wae_mmd, wgan_gp
-from otgen.models.settings import GeneratorSettings, Settings
+from otgen.models.settings import GeneratorSettings, Settings, rows_of
 from otgen.ot import extension, mixture
+from otgen.ot.check import as_points
 from otgen.train.budget import flops
 from otgen.types import Array, Callback, Key
 
@@ -37,7 +38,7 @@ def budget_of(settings: Settings, example: Array, num_images: int, epochs: float
       epochs: passes over them.
     """
     config = ae_ot.Config(**_fields(settings, Settings))
-    return epochs * num_images * _per_image(ae_ot, config, example, config.batch_size)
+    return epochs * num_images * _per_image(ae_ot, config, example, rows_of(config, num_images))
 
 
 def _per_image(model: Any, config: Settings, example: Array, rows: int) -> float:
@@ -68,7 +69,7 @@ def image_config(name: str, settings: GeneratorSettings, example: Array, num_ima
     if name == "wgan_gp" and settings.output == "real":
         shared["penalty"] = 0.1  # what Gulrajani et al. take for points of the plane; 10 is for images
     config = model.Config(**shared)
-    rows = config.batch_size * getattr(config, "critic_steps", 1)
+    rows = rows_of(config, num_images, getattr(config, "critic_steps", 1))
     return dataclasses.replace(config, epochs=budget / (num_images * _per_image(model, config, example, rows)))
 
 
@@ -90,21 +91,26 @@ def fit_codes(
     callback: Callback | None = None,
     checkpoints: Any = None,
 ) -> tuple[dict[str, Draw], dict[str, Any]]:
-    """Fit a law to standardised codes [N, d] with at most `budget` operations.
+    """Fit a law to standardised codes [N, d].
 
     Args:
       name: one of CODES.
       seed: of everything random.
       codes: [N, d].
-      budget: floating-point operations.
+      budget: floating-point operations of the training of the transport or the flow (at least one step is taken). The
+        plan that pairs the batches of ae_flow_ot is not counted, and the iterations of the mixture are not limited: at
+        60,000 codes in 16 dimensions they take a tenth of what a flow may spend.
       callback, checkpoints: as in `train.train`.
 
     Returns:
       What draws codes [n, d], by the name of the form (one for each form of the extended map), and facts worth noting.
 
     Raises:
-      ValueError: for an unknown name.
+      ValueError: for an unknown name, a budget that is not positive, or codes that are not [N, d] and finite.
     """
+    if not budget > 0:
+        raise ValueError(f"budget = {budget} is not positive: give floating-point operations.")
+    codes = as_points("codes", codes)
     key = jax.random.fold_in(jax.random.key(seed), CODES.index(name) if name in CODES else 0)
     if name == "ae_ot":
         return _transport(key, codes, budget, callback, checkpoints)
@@ -136,7 +142,7 @@ def _transport(
 
 def _flow_config(codes: Array, budget: float, pairing: str) -> latent_flow.Config:
     config = latent_flow.Config(pairing=pairing)
-    plain = dataclasses.replace(config, pairing="independent")  # the pairing is a small part of a step
+    plain = dataclasses.replace(config, pairing="independent")
     rows = min(config.batch_size, len(codes))
     module, state = latent_flow.init(jax.random.key(0), plain, codes.shape[1])
     cost = flops(latent_flow.make_step(module, plain), state, codes[:rows], jax.random.key(0))

@@ -10,7 +10,7 @@ import jax
 import optax
 
 from otgen.models.apply import check_images
-from otgen.models.settings import GeneratorSettings, num_steps_of
+from otgen.models.settings import GeneratorSettings, num_steps_of, rows_of
 from otgen.train.loop import train_on
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
@@ -44,11 +44,11 @@ def fit_generator(
       The module and the state after the last step.
 
     Raises:
-      ValueError: for images of another shape or range.
+      ValueError: for images of another shape or range, or fewer than `batches_per_step`.
     """
     images = check_images(images, settings.output)
-    rows = min(settings.batch_size, len(images) // batches_per_step) * batches_per_step
-    num_steps = max(1, num_steps_of(settings, len(images)) // batches_per_step)
+    rows = rows_of(settings, len(images), batches_per_step)
+    num_steps = num_steps_of(settings, len(images), rows)
     init_key, order_key, step_key = jax.random.split(key, 3)
     module, state = init(init_key, settings, images[:1], num_steps)
     state = train_on(

@@ -60,7 +60,9 @@ class Config:
     def __post_init__(self) -> None:
         if self.pairing not in PAIRINGS:
             raise ValueError(f"pairing = {self.pairing!r} is unknown: choose one of {', '.join(PAIRINGS)}.")
-        Settings.positive(self, "epsilon", "width", "depth", "num_steps", "batch_size", "learning_rate", "solver_steps")
+        for name in ("width", "depth", "num_steps", "batch_size", "solver_steps"):
+            Settings.whole(name, getattr(self, name))
+        Settings.positive(self, "epsilon", "learning_rate")
         if not 0 <= self.average < 1:
             raise ValueError(f"average = {self.average} is no decay: give 0 (none) to below 1.")
 

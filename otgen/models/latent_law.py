@@ -47,19 +47,22 @@ def mixture(
     Args:
       seed: of the start of the fit and the choice of rows.
       codes: [N, d].
-      components: how many; of several numbers the one whose mixture, fitted to 80 % of the codes, gives the others
-        the highest likelihood.
+      components: how many; of several numbers (those above 80 % of the codes left out) the one whose mixture, fitted
+        to 80 % of the codes, gives the others the highest likelihood.
       most: rows used.
 
     Returns:
       The mixture, and the held-out log-likelihood per code of every number tried (empty for one number).
 
     Raises:
-      ValueError: if there are fewer codes than components.
+      ValueError: for codes that are not [N, d] and finite, or if every number of components is above 80 % of them.
     """
     from sklearn.mixture import GaussianMixture
 
-    tried = [components] if isinstance(components, int) else list(components)
+    tried = np.atleast_1d(components).tolist()
+    if min(tried) < 1:
+        raise ValueError(f"components = {components}: give 1 or more.")
+    codes = np.asarray(as_points("codes", codes))
     rows = np.random.default_rng(seed).permutation(len(codes))[:most]
     codes = np.asarray(codes, np.float64)[rows]
     tried = [k for k in tried if k <= 0.8 * len(codes)]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import optax
 
 from otgen.nn.autoencoder import NETWORKS
@@ -36,11 +38,20 @@ class Settings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
         for name in ("latent_dim", "batch_size", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: give 1 or more.")
+            self.whole(name, getattr(self, name))
+        for units in self.hidden:
+            self.whole("hidden", units)
         if self.network not in NETWORKS:
             raise ValueError(f"network = {self.network!r} is unknown: choose one of {', '.join(NETWORKS)}.")
+        if self.network == "conv" and self.width % 8:
+            raise ValueError(f"width = {self.width}: give a multiple of 8, since channels are normalised in 8 groups.")
         self.positive("epochs", "learning_rate")
+
+    @staticmethod
+    def whole(name: str, value: Any, least: int = 1) -> None:
+        """Raise ValueError for what is no integer, or less than `least`."""
+        if not (isinstance(value, int | np.integer) and value >= least):
+            raise ValueError(f"{name} = {value!r}: give an integer, {least} or more.")
 
     def positive(self, *names: str) -> None:
         """Raise ValueError for fields that are not positive and finite."""
@@ -67,9 +78,20 @@ class GeneratorSettings(Settings):
             raise ValueError(f"output = {self.output!r} is unknown: choose unit or real.")
 
 
-def num_steps_of(config: Settings, num_images: int) -> int:
-    """Training steps: whole batches per epoch, times the epochs; at least one."""
-    return max(1, round(config.epochs * (num_images // min(config.batch_size, num_images))))
+def rows_of(config: Settings, num_images: int, batches_per_step: int = 1) -> int:
+    """Images that a step uses: whole batches, smaller where there are fewer images.
+
+    Raises:
+      ValueError: if there are fewer images than batches.
+    """
+    if num_images < batches_per_step:
+        raise ValueError(f"{num_images} images for {batches_per_step} batches a step: give more images.")
+    return min(config.batch_size, num_images // batches_per_step) * batches_per_step
+
+
+def num_steps_of(config: Settings, num_images: int, rows: int) -> int:
+    """Training steps in which the epochs' images are seen, `rows` a step; at least one."""
+    return max(1, round(config.epochs * num_images / rows))
 
 
 def adam(learning_rate: float, num_steps: int, **options: float) -> optax.GradientTransformation:

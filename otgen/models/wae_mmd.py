@@ -42,6 +42,7 @@ class Config(GeneratorSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.positive("weight")
+        self.whole("batch_size", self.batch_size, 2)  # the discrepancy is over pairs
 
 
 class WAE(nn.Module):

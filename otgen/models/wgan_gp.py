@@ -47,7 +47,8 @@ class Config(GeneratorSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.positive("critic_steps", "penalty")
+        self.whole("critic_steps", self.critic_steps)
+        self.positive("penalty")
         if not 0 <= self.average < 1:
             raise ValueError(f"average = {self.average} is no decay: give 0 (none) to below 1.")
 
@@ -143,12 +144,20 @@ def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[WGAN
 def make_step(module: WGAN, num_steps: int):
     """Return the pure training step `(state, images, key, *, axis_name) -> (state, metrics)`.
 
-    Row r of the whole batch of images goes to step r mod critic_steps of the critic, on however many devices.
+    Row r of the whole batch of images goes to step r mod critic_steps of the critic, on however many devices. The
+    generator's step uses the noise of the critic's first.
+
+    Raises (when traced):
+      ValueError: if the rows of a device are no multiple of `critic_steps`.
     """
     config = module.config
     for_generator, for_critic = _adam(config, num_steps), _adam(config, num_steps * config.critic_steps)
 
     def step(state: State, images: Array, key: Key, *, axis_name: str | None = None):
+        if images.shape[0] % config.critic_steps:
+            raise ValueError(
+                f"{images.shape[0]} images on a device for {config.critic_steps} steps of the critic: give a multiple."
+            )
         images, critic = to_unit(images), state.critic
         keys = sample_keys(key, state.step, images.shape[0], axis_name)
         noise, share = jax.vmap(lambda k: _draw(k, config.latent_dim))(keys)

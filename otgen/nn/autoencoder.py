@@ -120,7 +120,7 @@ def _levels(image_shape: tuple[int, int, int], network: str) -> int | None:
         return None
     levels = num_levels(image_shape)
     if levels == 0:
-        raise ValueError(f"images of shape {image_shape} are too small to convolve: use network='mlp'.")
+        raise ValueError(f"images of shape {image_shape} are too small, or odd, to convolve: use network='mlp'.")
     return levels
 
 

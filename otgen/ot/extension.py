@@ -9,7 +9,7 @@ Three forms are built, none of which triangulates:
   segment on which a point is drawn uniformly;
 * simplex: the winner and the cells whose mass centres are nearest, weighted by inverse distance;
 * local: a draw from the Gaussian with the mean and covariance of the winner and the admitted ones of the next cells in
-  the order of scores. Averaging takes off as much spread as the noise puts on, so that the law is not blown up.
+  the order of scores. Averaging takes off about as much spread as the noise puts on: the law is not blown up.
 
 All keep the winner, so that the source's mass is kept: only where the mass lands is smoothed.
 """
@@ -205,7 +205,7 @@ def transport(
     """Map source samples by the extended map.
 
     Args:
-      key: random key (the place on the segment of a pair; the simplex form does not use it).
+      key: random key (the place on the segment of a pair, the noise of a local Gaussian; a simplex does not use it).
       extension: centres and threshold, from `init`.
       state: heights of the map.
       y: points [N, d].

@@ -13,7 +13,7 @@ from otgen.types import Key
 def flops(step: Callable[..., Any], state: Any, batch: Any, key: Key) -> float:
     """Return the floating-point operations of one step on one device, as XLA counts them.
 
-    The body of a loop whose length is not known is counted once.
+    The body of a loop is counted once, however often it runs.
 
     Args:
       step: `(state, batch, key) -> (state, metrics)`.
