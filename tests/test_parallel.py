@@ -57,14 +57,39 @@ print(json.dumps({"devices": devices, "losses": losses, "chi2": float(chi2), "er
 """
 
 
-def run(devices: int) -> dict:
+BASELINES = """
+import json, jax, jax.numpy as jnp, numpy as np
+from otgen.models import latent_flow, vae, wae_mmd, wgan_gp
+from otgen.train import mapped
+rng = np.random.default_rng(0)
+images, codes = rng.random((32, 6, 6, 1), np.float32), rng.normal(size=(32, 3)).astype(np.float32)
+found = {}
+for model in (vae, wae_mmd, wgan_gp):
+    module, state = model.init(jax.random.key(0), model.Config(latent_dim=3, hidden=(16,), batch_size=16), images, 20)
+    found[model.__name__] = (model.make_step(module, 20), state, images)
+for pairing in latent_flow.PAIRINGS:
+    config = latent_flow.Config(pairing=pairing, width=16, depth=1, num_steps=20)
+    module, state = latent_flow.init(jax.random.key(0), config, 3)
+    found[pairing] = (latent_flow.make_step(module, config), state, codes)
+results = {"devices": jax.local_device_count()}
+for name, (step, state, batch) in found.items():
+    step = mapped(step)
+    for _ in range(3):
+        state, metrics = step(state, batch, jax.random.key(1))
+    leaves = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    results[name] = np.concatenate([np.ravel(leaf) for leaf in leaves]).tolist()
+print(json.dumps(results))
+"""
+
+
+def run(devices: int, program: str = PROGRAM) -> dict:
     environment = {
         **os.environ,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "PJRT_NPROC": "16",
         "JAX_PLATFORMS": "cpu",
     }
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -78,6 +103,14 @@ def test_training_does_not_depend_on_the_number_of_devices(results):
     one, four = results
     assert (one["devices"], four["devices"]) == (1, 4)
     assert four["losses"] == pytest.approx(one["losses"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_steps_of_the_baselines_do_not_depend_on_the_number_of_devices():
+    one, four = run(1, BASELINES), run(4, BASELINES)
+    assert (one.pop("devices"), four.pop("devices")) == (1, 4)
+    for name, state in one.items():
+        assert four[name] == pytest.approx(state, rel=1e-3, abs=2e-5), name
 
 
 def test_semidiscrete_steps_share_samples_over_devices(results):

@@ -7,7 +7,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from otgen.models.apply import check_images
 from otgen.models.settings import GeneratorSettings, num_steps_of, rows_of
@@ -62,6 +64,17 @@ def fit_generator(
         checkpoints=checkpoints,
     )
     return module, state
+
+
+def moving_average(params: Any, average: Any, step: ArrayLike, decay: float) -> Any:
+    """Return the exponential moving average after a step; the decay is smaller at first, to forget the start.
+
+    Args:
+      params: parameters after the step. average: their average before it.
+      step: steps taken before. decay: weight of the past in the long run.
+    """
+    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return optax.incremental_update(params, average, 1 - decay)
 
 
 def descend(

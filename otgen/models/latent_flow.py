@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from otgen.models.fitting import descend
+from otgen.models.fitting import descend, moving_average
 from otgen.models.settings import Settings, adam
 from otgen.nn.velocity import Velocity
 from otgen.ot import sinkhorn
@@ -125,8 +124,7 @@ def make_step(module: Velocity, config: Config):
             pair_key = jax.random.fold_in(pair_key, state.step)
             codes = _paired(pair_key, noise, codes, config.epsilon, axis_name)
         network, metrics = descend(transform, state.network, loss, module, noise, codes, t, axis_name=axis_name)
-        decay = jnp.minimum(config.average, (1.0 + state.step) / (10.0 + state.step))
-        average = optax.incremental_update(network.params, state.average, 1 - decay)
+        average = moving_average(network.params, state.average, state.step, config.average)
         return State(network, average, state.step + 1), metrics
 
     return step

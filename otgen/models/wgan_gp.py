@@ -19,7 +19,7 @@ import optax
 
 from otgen.models.apply import Model
 from otgen.models.apply import sample as sample
-from otgen.models.fitting import descend, fit_generator
+from otgen.models.fitting import descend, fit_generator, moving_average
 from otgen.models.settings import GeneratorSettings, adam
 from otgen.nn.autoencoder import decoder, encoder, to_unit
 from otgen.nn.pixels import pixels_of
@@ -167,8 +167,7 @@ def make_step(module: WGAN, num_steps: int):
             critic, metrics = descend(for_critic, critic, critic_loss, module, *batch, axis_name=axis_name)
         rest = critic.params, module, noise[:: config.critic_steps]
         generator, more = descend(for_generator, state.generator, generator_loss, *rest, axis_name=axis_name)
-        decay = jnp.minimum(config.average, (1.0 + state.step) / (10.0 + state.step))
-        average = optax.incremental_update(generator.params, state.average, 1 - decay)
+        average = moving_average(generator.params, state.average, state.step, config.average)
         return State(generator, critic, average, state.step + 1), {**metrics, **more}
 
     return step
