@@ -75,6 +75,7 @@ def test_transport_is_solved_for_the_codes(model):
     assert float(estimate) < 0.05 + 3 * float(error)
 
 
+@pytest.mark.slow
 def test_convolutional_model_runs_end_to_end():
     images = np.random.default_rng(0).integers(0, 256, (64, 28, 28, 1), np.uint8)
     model = ae_ot.fit(

@@ -362,7 +362,7 @@ def test_half_precision_in_and_out(dtype):
         latent.Normal(),
         latent.Uniform(),
         pytest.param(latent.StudentT(4.0), marks=pytest.mark.slow),
-        latent.TruncatedNormal(),
+        pytest.param(latent.TruncatedNormal(), marks=pytest.mark.slow),
     ],
 )
 def test_jit_once_for_all_t_and_gradients(prior):
