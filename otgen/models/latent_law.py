@@ -5,6 +5,7 @@ Decoding their draws makes a generative model. A flow as such a law is `latent_f
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -57,6 +58,7 @@ def mixture(
     Raises:
       ValueError: for codes that are not [N, d] and finite, or if every number of components is above 80 % of them.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
     tried = np.atleast_1d(components).tolist()
@@ -71,7 +73,9 @@ def mixture(
 
     def fitted(k: int, part: np.ndarray) -> Any:
         known = {"max_iter": 40, "tol": 1e-3, "reg_covar": 1e-4, "random_state": seed, "init_params": "k-means++"}
-        return GaussianMixture(k, **known).fit(part)
+        with warnings.catch_warnings():  # the limit of iterations is meant
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return GaussianMixture(k, **known).fit(part)
 
     scores = {}
     if len(tried) > 1:
