@@ -1,9 +1,9 @@
 """Compare generative models on one data set: same networks, same budget, several seeds, one judge.
 
     python -m experiments.compare --dataset mnist --data-dir DATA \
-        --models ae_ot,vae,wgan_gp,ae_gaussian,ae_gmm,ae_flow --seeds 0-2       # about an hour on two cores
-    python -m experiments.compare --dataset twenty_five_gaussians --models ae_ot,vae,wgan_gp     # 5 minutes
-    python -m experiments.compare --dataset stacked_mnist --data-dir DATA --models ae_ot,vae,wgan_gp --seeds 0
+        --models ae_ot,vae,wgan_gp,ae_gaussian,ae_gmm,ae_flow --seeds 0-2       # 75 minutes on two busy cores
+    python -m experiments.compare --dataset twenty_five_gaussians --models ae_ot,vae,wgan_gp --seeds 0-2 --budget 200
+    python -m experiments.compare --dataset stacked_mnist --data-dir DATA --models ae_ot,vae,wgan_gp --budget 12
 
 Every model may spend the floating-point operations of `budget` epochs of the autoencoder (`otgen.models.baselines`).
 Memorisation (lmem) is measured in the codes of one frozen autoencoder of its own seed for all models. Below
