@@ -129,7 +129,7 @@ def test_gradient_of_the_loss_is_that_of_finite_differences(digits):
     [
         (np.zeros((5, 8, 8)), None, "N, height, width, channels"),
         (np.full((5, 8, 8, 1), 2.0), None, "outside"),
-        (np.full((5, 8, 8, 1), np.nan), None, "outside"),
+        (np.full((5, 8, 8, 1), np.nan), None, "not finite"),
         (np.zeros((1, 8, 8, 1), np.uint8), None, "at least 2"),
         (np.zeros((5, 8, 8, 1), np.uint8), np.zeros(4, int), "one per image"),
     ],
