@@ -81,5 +81,5 @@ def check_images(images: Any, output: str = "unit") -> np.ndarray:
     if not np.isfinite(images).all():
         raise ValueError("images are not finite: remove NaN and infinite values.")
     if output == "unit" and not (images.min() >= 0 and images.max() <= 1):
-        raise ValueError("images are floats outside [0, 1] or not finite: give uint8, or scale them to [0, 1].")
+        raise ValueError("images are floats outside [0, 1]: give uint8, or scale them to [0, 1].")
     return images

@@ -98,8 +98,7 @@ def fit_codes(
       seed: of everything random.
       codes: [N, d].
       budget: floating-point operations of the training of the transport or the flow (at least one step is taken). The
-        plan that pairs the batches of ae_flow_ot is not counted, and the iterations of the mixture are not limited: at
-        60,000 codes in 16 dimensions they take a tenth of what a flow may spend.
+        plan that pairs batches of ae_flow_ot, the cell centres of ae_ot and the iterations of ae_gmm are not counted.
       callback, checkpoints: as in `train.train`.
 
     Returns:
