@@ -1,0 +1,263 @@
+"""Latent-space OT: an autoencoder without a prior, and a learned transport map from Gaussian noise to its codes.
+
+Two stages, each a minimisation:
+
+1. the autoencoder minimises the Bernoulli reconstruction loss (the first stage of `ae_ot`);
+2. a potential between noise N(0, I) and the standardised codes minimises the objective of its solver (`neural_map`),
+   and defines the map explicitly. There is no generator to train against it.
+
+Sampling is noise -> map -> decoder. Afterwards `distil` may put the map into one network.
+
+Reference: Latent space optimal transport for generative models (2018), arXiv 1809.05964.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from otgen.models import ae_ot, map_distil, neural_map
+from otgen.models.apply import check_images, rows
+from otgen.models.settings import Settings
+from otgen.nn.autoencoder import Autoencoder
+from otgen.ot.source import gaussian
+from otgen.types import Array, Callback, Key
+
+FORMS = (*neural_map.FORMS, "network")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Settings):
+    """What makes a latent-OT model, beside `Settings`.
+
+    Attributes:
+      solver: "c_transform", "lp" or "icnn", see `neural_map`.
+      neighbours: codes that a barycentre weighs, on average.
+      solver_options: fields of the solver's Config, as a mapping or as pairs.
+    """
+
+    solver: str = "c_transform"
+    neighbours: float = 4.0
+    solver_options: Any = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        options = self.solver_options
+        options = options.items() if isinstance(options, Mapping) else options
+        frozen = tuple(sorted((name, tuple(value) if isinstance(value, list) else value) for name, value in options))
+        object.__setattr__(self, "solver_options", frozen)  # hashable, as Flax wants it
+        neural_map.config_of(self.solver, **self.options())
+
+    def options(self) -> dict[str, Any]:
+        """The fields of the solver's Config that are set."""
+        return dict(self.solver_options)
+
+
+class LatentOT(nn.Module):
+    """The whole system: networks in `params`, what is known of the codes in the collection `transport`.
+
+    `params` holds autoencoder, potential, and shortcut once distilled; `transport` holds codes [N, d] (standardised),
+    h [N], temperature, residual, the solver's table, and mean, scale [d] of the codes.
+
+    Attributes:
+      image_shape: (height, width, channels).
+      config: see Config.
+      potential: the network of the potential.
+      shortcut: the network that the map is distilled into.
+    """
+
+    image_shape: tuple[int, int, int]
+    config: Config
+    potential: nn.Module | None = None
+    shortcut: nn.Module | None = None
+
+    def setup(self) -> None:
+        config = self.config
+        self.autoencoder = Autoencoder(self.image_shape, config.latent_dim, config.network, config.hidden, config.width)
+
+    def __call__(self, images: Array) -> Array:
+        """Pixel logits [n, h, w, c] of the reconstructions of images in [0, 1]."""
+        return self.autoencoder(images)
+
+    def encode(self, images: Array) -> Array:
+        """Codes [n, d] of images [n, h, w, c] in [0, 1], in the autoencoder's own scale."""
+        return self.autoencoder.encode(images)
+
+    def decode(self, codes: Array) -> Array:
+        """Images [n, h, w, c] in [0, 1] of codes [n, d] in the autoencoder's own scale."""
+        return self.autoencoder.decode(codes)
+
+    def map(self) -> neural_map.Map:
+        """The map from N(0, I) to the standardised codes."""
+        if not self.has_variable("transport", "h"):
+            raise ValueError("this model has no transport yet: learn it (models.latent_ot.solve) before sampling.")
+        known = {
+            name: self.get_variable("transport", name) for name in ("table", "codes", "h", "temperature", "residual")
+        }
+        params = self.variables["params"]["potential"]
+        return neural_map.Map(self.config.solver, self.potential.clone(parent=None), params, sampler=gaussian, **known)
+
+    def codes(self, key: Key, num: int, form: str | None = None, temperature: ArrayLike | None = None) -> Array:
+        """Draw codes [num, d] in the autoencoder's own scale; `form` as in `sample`."""
+        noise = gaussian(key, num, self.config.latent_dim)
+        if form == "network":
+            if "shortcut" not in self.variables["params"]:
+                raise ValueError("form = 'network' needs a distilled map: call models.latent_ot.distil first.")
+            moved = self.shortcut.apply({"params": self.variables["params"]["shortcut"]}, noise)
+        else:
+            moved = neural_map.transport(self.map(), noise, form or default_form(self.config), temperature)
+        return moved * self.get_variable("transport", "scale") + self.get_variable("transport", "mean")
+
+    def sample(self, key: Key, num: int, form: str | None = None, temperature: ArrayLike | None = None) -> Array:
+        """Draw images [num, h, w, c] in [0, 1]: noise -> map -> decoder."""
+        return self.decode(self.codes(key, num, form, temperature))
+
+
+class Model(NamedTuple):
+    """A trained latent-OT model.
+
+    Attributes:
+      module: the Flax module.
+      variables: its `params` and `transport`.
+    """
+
+    module: LatentOT
+    variables: dict[str, Any]
+
+
+def default_form(config: Config) -> str:
+    """The form that makes new codes: the gradient of a convex potential, else the barycentre."""
+    return "gradient" if config.solver == "icnn" else "barycentre"
+
+
+def train_autoencoder(key: Key, images: np.ndarray, config: Config, **options: Any) -> Any:
+    """Train the autoencoder and return its parameters; `options` as in `ae_ot.train_autoencoder`."""
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(Settings)}
+    return ae_ot.train_autoencoder(key, images, ae_ot.Config(**fields), **options)[1]
+
+
+def solve(
+    key: Key,
+    params: Any,
+    images: np.ndarray,
+    config: Config,
+    *,
+    callback: Callback | None = None,
+    checkpoints: Any = None,
+) -> Model:
+    """Learn the map from noise to the codes of images, going on from the newest checkpoint if any.
+
+    Args:
+      key: random key of this stage.
+      params: of the autoencoder, from `train_autoencoder`.
+      images: the training images [N, h, w, c].
+      config: the model.
+      callback, checkpoints: as in `neural_map.fit`.
+
+    Returns:
+      Model.
+
+    Raises:
+      ValueError: if the codes are not finite or all coincide.
+    """
+    bare = LatentOT(tuple(images.shape[1:]), config)
+    codes = rows(bare, {"params": params}, images, "encode")
+    mean, scale = codes.mean(0), jnp.maximum(codes.std(0), 1e-6)
+    found = neural_map.fit(
+        key,
+        None,
+        (codes - mean) / scale,
+        solver=config.solver,
+        neighbours=config.neighbours,
+        callback=callback,
+        checkpoints=checkpoints,
+        **config.options(),
+    )
+    transport = {name: getattr(found, name) for name in ("table", "codes", "h", "temperature", "residual")}
+    variables = {
+        "params": {"autoencoder": params["autoencoder"], "potential": found.params},
+        "transport": {**transport, "mean": mean, "scale": scale},
+    }
+    return Model(bare.clone(potential=found.module), variables)
+
+
+def fit(key: Key, images: np.ndarray, *, callback: Callback | None = None, **config: Any) -> Model:
+    """Fit a latent-OT model to images in memory.
+
+    Args:
+      key: random key.
+      images: uint8, or floats in [0, 1], [N, h, w, c].
+      callback: called with steps and metrics of both stages.
+      **config: fields of Config.
+
+    Returns:
+      Model.
+
+    Raises:
+      ValueError: for images of another shape or range, fields out of range.
+      TypeError: for a field that Config, or the solver's Config, does not have.
+    """
+    images, settings = check_images(images), Config(**config)
+    train_key, solve_key = jax.random.split(key)
+    params = train_autoencoder(train_key, images, settings, callback=callback)
+    return solve(solve_key, params, images, settings, callback=callback)
+
+
+def map_of(model: Model) -> neural_map.Map:
+    """Return the map from N(0, I) to the standardised codes of a trained model."""
+    return model.module.apply(model.variables, method="map")
+
+
+def distil(key: Key, model: Model, **options: Any) -> Model:
+    """Return the model with its map distilled into a network, form "network"; options as in `map_distil.distil`."""
+    form = options.pop("form", None) or default_form(model.module.config)
+    module, params = map_distil.distil(key, map_of(model), form=form, **options)
+    variables = {**model.variables, "params": {**model.variables["params"], "shortcut": params}}
+    return Model(model.module.clone(shortcut=module), variables)
+
+
+def encode(model: Model, images: Any) -> Array:
+    """Codes [n, d] of images [n, h, w, c], uint8 or in [0, 1], in the autoencoder's own scale."""
+    return rows(model.module, model.variables, images, "encode")
+
+
+def decode(model: Model, codes: Array) -> Array:
+    """Images [n, h, w, c] in [0, 1] of codes [n, d] in the autoencoder's own scale."""
+    return rows(model.module, model.variables, codes, "decode")
+
+
+@functools.partial(jax.jit, static_argnames=("module", "num", "form"))
+def _sample(module: LatentOT, variables: Any, key: Key, num: int, form: str | None, temperature: Any) -> Array:
+    return module.apply(variables, key, num, form, temperature, method="sample")
+
+
+def sample(key: Key, model: Model, num: int, *, form: str | None = None, temperature: float | None = None) -> Array:
+    """Draw images from a trained model.
+
+    Args:
+      key: random key.
+      model: from `fit`.
+      num: how many.
+      form: "argmax" (reconstructions of training images), "barycentre", "gradient", as in `neural_map.transport`, or
+        "network" once distilled; None for what makes new codes: the gradient for "icnn", else the barycentre.
+      temperature: of the barycentre, in units of |x - y|^2 between standardised codes; None for the model's.
+
+    Returns:
+      Images [num, h, w, c] in [0, 1].
+
+    Raises:
+      ValueError: if num < 1, for an unknown form or one that the model does not have, a temperature not positive.
+    """
+    if num < 1:
+        raise ValueError(f"num = {num}: ask for at least one image.")
+    if temperature is not None and not temperature > 0:
+        raise ValueError(f"temperature = {temperature}: give a positive number.")
+    return _sample(model.module, model.variables, key, num, form, temperature)

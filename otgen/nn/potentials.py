@@ -1,0 +1,94 @@
+"""Potentials as networks: any function of a point, or a convex one whose gradient is a transport map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from otgen.types import Array
+
+
+class Potential(nn.Module):
+    """A dense network x [n, d] -> [n], zero before training.
+
+    Attributes:
+      hidden: widths of the hidden layers.
+    """
+
+    hidden: Sequence[int] = (128, 128, 128)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n d"]) -> Float[Array, " n"]:
+        """Values [n]."""
+        for width in self.hidden:
+            x = nn.silu(nn.Dense(width)(x))
+        return nn.Dense(1, kernel_init=nn.initializers.zeros)(x)[:, 0]
+
+
+class Displacement(nn.Module):
+    """A dense network x [n, d] -> x + v(x) [n, d], the identity before training.
+
+    Attributes:
+      hidden: widths of the hidden layers.
+    """
+
+    hidden: Sequence[int] = (256, 256)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        """Moved points [n, d]."""
+        h = x
+        for width in self.hidden:
+            h = nn.silu(nn.Dense(width)(h))
+        return x + nn.Dense(x.shape[1], kernel_init=nn.initializers.zeros)(h)
+
+
+class Convex(nn.Module):
+    """An input-convex network psi(x) [n, d] -> [n]: |L x|^2 / 2 + <b, x> + layers fed with convex quadratics of x.
+
+    Every unit of layer k reads sum_r <a_r, x>^2 + <w, x> + c; the layers are joined by non-negative weights and CELU,
+    which is convex and increasing, so that psi is convex for any parameters. L starts as the identity and the weights
+    of the last layer near zero: grad psi is the identity up to `start` before training.
+
+    Attributes:
+      hidden: widths of the layers.
+      rank: squares that each unit sums.
+      start: weight of every unit of the last layer before training.
+
+    Reference: Amos, Xu and Kolter (2017), arXiv 1609.07152; Korotin et al. (2021), arXiv 1909.13082, appendix B.
+    """
+
+    hidden: Sequence[int] = (64, 64, 32)
+    rank: int = 1
+    start: float = 0.01
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n d"]) -> Float[Array, " n"]:
+        """Values [n]."""
+        scale = x.shape[1] ** -0.5
+        root = self.param("root", lambda _, size: jnp.eye(size), x.shape[1])
+        shift = self.param("shift", nn.initializers.zeros, x.shape[1:])
+        z = self._quadratic(0, self.hidden[0], scale, x)
+        for k, width in enumerate(self.hidden[1:], 1):
+            raw = self.param(f"joint_{k}", _around(-1.0, 0.1), (z.shape[1], width))
+            z = nn.celu(z @ (nn.softplus(raw) / z.shape[1]) + self._quadratic(k, width, scale, x))
+        before = math.log(math.expm1(self.start))
+        last = nn.softplus(self.param("last", _around(before, 0.0), (z.shape[1],)))
+        return z @ last + 0.5 * jnp.sum((x @ root) ** 2, axis=1) + x @ shift
+
+    def _quadratic(self, k: int, width: int, scale: float, x: Array) -> Array:
+        normal = nn.initializers.normal
+        factors = self.param(f"square_{k}", normal(0.5 * scale), (x.shape[1], self.rank * width))
+        slope = self.param(f"slope_{k}", normal(scale), (x.shape[1], width))
+        offset = self.param(f"offset_{k}", nn.initializers.zeros, (width,))
+        squares = ((x @ factors) ** 2).reshape(x.shape[0], self.rank, width).sum(1)
+        return squares + x @ slope + offset
+
+
+def _around(centre: float, deviation: float):
+    return lambda key, shape: centre + deviation * jax.random.normal(key, shape)

@@ -1,0 +1,145 @@
+"""The convex conjugate psi*(y) = max_x <x, y> - psi(x), one problem per row, by limited-memory quasi-Newton steps.
+
+The maximiser x*(y) = grad psi*(y) is where grad psi(x) = y: the inverse of the transport map grad psi.
+
+Reference: Amos (2023), arXiv 2210.12153; Liu and Nocedal (1989), On the limited memory BFGS method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from otgen.ot.check import as_points, require_positive
+from otgen.types import Array
+
+_SUFFICIENT = 1e-4  # of the decrease that the slope promises (Armijo)
+
+
+class Conjugate(NamedTuple):
+    """Conjugates of n rows.
+
+    Attributes:
+      points: maximisers x*(y) [n, d].
+      values: psi*(y) [n], from below: the gap is residual^2 over twice the least curvature.
+      residual: |grad psi(x*) - y| [n].
+      step: length [n] of a gradient step that fits the curvature met last, for the next call on the same rows.
+    """
+
+    points: Float[Array, "n d"]
+    values: Float[Array, " n"]
+    residual: Float[Array, " n"]
+    step: Float[Array, " n"]
+
+
+class _Search(NamedTuple):
+    """Where every row is: point, psi(x) - <x, y> and its gradient, the memory of steps, and how far the last went."""
+
+    x: Array
+    value: Array
+    slope: Array
+    moves: Array
+    turns: Array
+    inverse: Array
+    step: Array
+    share: Array
+
+
+def solve(
+    potential: Callable[[Array], Array],
+    y: ArrayLike,
+    start: ArrayLike | None = None,
+    *,
+    step: ArrayLike = 1.0,
+    num_steps: int = 100,
+    memory: int = 5,
+) -> Conjugate:
+    """Maximise <x, y> - psi(x) for every row y.
+
+    Every row takes its own quasi-Newton steps; one that neither decreases psi(x) - <x, y> enough nor the residual is
+    taken back and shortened. Not differentiated through: the gradient of psi*(y) in y is `points`, in the parameters of
+    psi it is minus that of psi at `points`.
+
+    Args:
+      potential: psi, convex and differentiable: [n, d] -> [n], row by row. Static.
+      y: slopes [n, d].
+      start: points [n, d] to start from; y for None.
+      step: length of the first gradient step, a number or [n]; `Conjugate.step` of an earlier call. Traced.
+      num_steps: evaluations of the gradient. Static.
+      memory: steps remembered. Static.
+
+    Returns:
+      Conjugate. Look at `residual`: nothing is raised where it is not small.
+
+    Raises:
+      ValueError: for shapes that do not agree, or (outside jit) points that are not finite.
+    """
+    y = as_points("y", y, 1)
+    x = y if start is None else as_points("start", start, 1)
+    if x.shape != y.shape:
+        raise ValueError(f"start has shape {x.shape} and y {y.shape}: give one point per slope.")
+    require_positive("num_steps", num_steps)
+    y, x = jax.lax.stop_gradient((y, x))
+    rows, dim = y.shape
+
+    def evaluate(x: Array) -> tuple[Array, Array]:
+        values, pull = jax.vjp(potential, x)
+        return values - jnp.sum(x * y, axis=1), pull(jnp.ones_like(values))[0] - y
+
+    empty = jnp.zeros((memory, rows, dim), y.dtype)
+    lengths = jnp.broadcast_to(jnp.asarray(step, y.dtype), (rows,))
+    first = _Search(x, *evaluate(x), empty, empty, jnp.zeros((memory, rows), y.dtype), lengths, jnp.ones(rows, y.dtype))
+    last = jax.lax.fori_loop(0, num_steps, lambda _, now: _advance(evaluate, now), first)
+    return Conjugate(last.x, -last.value, jnp.linalg.norm(last.slope, axis=1), last.step)
+
+
+def _advance(evaluate: Callable, now: _Search) -> _Search:
+    move = -now.share[:, None] * _direction(now)
+    x = now.x + move
+    value, slope = evaluate(x)
+    promised = jnp.sum(now.slope * move, axis=1)
+    lower = value <= now.value + _SUFFICIENT * promised
+    flatter = jnp.sum(slope**2, axis=1) < jnp.sum(now.slope**2, axis=1)
+    taken = lower | flatter
+    turn = slope - now.slope
+    curvature = jnp.sum(move * turn, axis=1)
+    bent = jnp.isfinite(curvature) & (curvature > 1e-12 * jnp.sum(move**2, axis=1))
+    inverse = jnp.where(bent, 1 / jnp.where(bent, curvature, 1.0), 0.0)
+    length = curvature / jnp.maximum(jnp.sum(turn**2, axis=1), 1e-30)
+
+    def keep(new: Array, old: Array) -> Array:
+        return jnp.where(taken if new.ndim == 1 else taken[:, None], new, old)
+
+    def push(new: Array, old: Array) -> Array:
+        new = jnp.where(bent if new.ndim == 1 else bent[:, None], new, 0.0)  # a remembered NaN would never leave
+        return jnp.concatenate([new[None], old[:-1]])
+
+    return _Search(
+        keep(x, now.x),
+        keep(value, now.value),
+        keep(slope, now.slope),
+        push(move, now.moves),
+        push(turn, now.turns),
+        push(inverse, now.inverse),
+        jnp.where(bent, length, now.step),
+        jnp.where(taken, jnp.minimum(1.0, 4 * now.share), 0.25 * now.share),
+    )
+
+
+def _direction(now: _Search) -> Array:
+    """The inverse curvature remembered, applied to the gradient: the two-loop recursion, newest step first."""
+    direction, weights = now.slope, []
+    for move, turn, inverse in zip(now.moves, now.turns, now.inverse, strict=True):
+        weight = inverse * jnp.sum(move * direction, axis=1)
+        direction = direction - weight[:, None] * turn
+        weights.append(weight)
+    direction = direction * now.step[:, None]
+    steps = list(zip(now.moves, now.turns, now.inverse, weights, strict=True))
+    for move, turn, inverse, weight in reversed(steps):
+        direction = direction + move * (weight - inverse * jnp.sum(turn * direction, axis=1))[:, None]
+    return direction
