@@ -42,7 +42,15 @@ _DEFAULTS = {  # fields of the model that a data set sets when the user does not
 }
 
 
-_OWN = ("config.json", "config.json.new", "metrics.jsonl", "results.json", "results.json.new", "checkpoints")
+_OWN = (
+    "config.json",
+    "config.json.new",
+    "metrics.jsonl",
+    "results.json",
+    "results.json.new",
+    "table.md",
+    "checkpoints",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Config(Settings):
     """
 
     solver: str = "c_transform"
-    neighbours: float = 4.0
+    neighbours: float = 3.0
     solver_options: Any = ()
 
     def __post_init__(self) -> None:

@@ -51,7 +51,7 @@ class Config(MapSettings):
     hidden: Sequence[int] = (64, 64, 32)
     num_steps: int = 10_000
     batch_size: int = 1024
-    learning_rate: float = 1e-2
+    learning_rate: float = 2e-2
     rank: int = 1
     refinements: int = 4
     cycle: float = 0.0

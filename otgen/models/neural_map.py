@@ -99,7 +99,7 @@ def fit(
     codes: ArrayLike,
     *,
     solver: str = "c_transform",
-    neighbours: float = 4.0,
+    neighbours: float = 3.0,
     callback: Callback | None = None,
     checkpoints: Any = None,
     **config: Any,

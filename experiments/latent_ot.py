@@ -1,0 +1,404 @@
+"""Latent-space OT: three solvers of the map from Gaussian noise to codes, on digits, MNIST, Fashion-MNIST, and on toys.
+
+    python -m experiments.latent_ot                                          # eight Gaussians: the exact map is known
+    python -m experiments.latent_ot --seeds 0-2                              # mean and deviation over seeds
+    python -m experiments.latent_ot --dataset digits                         # needs no data folder
+    python -m experiments.latent_ot --dataset mnist --data-dir DATA --seeds 0-2
+    python -m experiments.latent_ot --dataset mnist --solvers c_transform,icnn --no-distil
+
+Toys: every form of every map against the semi-discrete one. Images: autoencoder, map to its codes, decoder, scored
+beside a Gaussian prior in the same codes; the first solver's map is also distilled into one network. For numbers see
+README.md, "Results". Everything is written below runs/latent_ot/DATASET: config.json, metrics.jsonl, results.json,
+table.md, figures, checkpoints. `--resume` continues a run that was stopped, also with more seeds or solvers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import ae_ot, compare, latent_ot_toy
+from experiments.judge import Judge
+from experiments.latent_ot_toy import FORMS, calls_of, objective, place_of, save, stage, write
+from otgen import data, plot
+from otgen.data import toy
+from otgen.models import latent_law, latent_ot, neural_map
+from otgen.models.ae_ot import num_steps_of
+from otgen.nn import to_unit
+from otgen.ot import mixture, semidiscrete
+from otgen.ot.source import gaussian
+from otgen.train.loop import NonFinite
+from otgen.types import Array, Key
+
+_MNIST = {
+    "autoencoder": {"latent_dim": 16, "epochs": 24},
+    "c_transform": {"hidden": (256, 256), "num_steps": 800, "batch_size": 2000, "learning_rate": 3e-3},
+    "icnn": {"num_steps": 4000},
+    "lp": {"num_steps": 1000},
+    "network": {"num_steps": 5000},
+}
+_SETS: dict[str, dict[str, dict[str, Any]]] = {  # networks and training by data set
+    "digits": {
+        "autoencoder": {"latent_dim": 8, "hidden": (256, 128), "epochs": 150, "batch_size": 128},
+        "c_transform": {"num_steps": 1500},
+        "icnn": {"num_steps": 2000},
+        "lp": {"num_steps": 300},
+        "network": {"hidden": (256, 256), "num_steps": 3000},
+    },
+    "mnist": _MNIST,
+    "fashion_mnist": _MNIST,
+}
+_TOY: dict[str, dict[str, Any]] = {"c_transform": {}, "icnn": {"num_steps": 4000}, "lp": {}}
+_REFERENCE = "reference"
+_SHARES = {"least_class": min, "largest_class": max}
+_COLUMNS = {  # of the table
+    "frechet": "Frechet",
+    "kid": "KID",
+    "lmem": "lmem",
+    "precision": "precision",
+    "recall": "recall",
+    "class_tv": "class TV",
+    "least_class": "least class",
+    "largest_class": "largest class",
+    "chi2": "chi2 of the cells",
+    "seconds": "seconds",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of the experiment. None means: what suits the data set."""
+
+    dataset: str = "eight_gaussians"
+    """digits, mnist, fashion_mnist, or a toy: eight_gaussians, twenty_five_gaussians, swiss_roll, rings,
+    checkerboard, two_moons."""
+    solvers: str = "c_transform,lp,icnn"
+    """Names with commas, among c_transform, lp, icnn."""
+    seeds: str = "0"
+    """Such as 0-2 or 0,3,7."""
+    data_dir: str | None = None
+    """Folder of data and feature weights; OTGEN_DATA if not given. Not needed for digits and toys."""
+    cache_dir: str | None = None
+    out: str | None = None
+    """Output folder; runs/latent_ot/DATASET if not given."""
+    resume: bool = False
+    """Continue the run in the output folder, bit-identically."""
+    overwrite: bool = False
+    """Delete the run in the output folder and start again."""
+    progress: bool = True
+    latent_dim: int | None = None
+    epochs: float | None = None
+    """Of the autoencoder."""
+    num_steps: int | None = None
+    """Updates of every map and of the distilled network."""
+    neighbours: float = 3.0
+    """Codes that a barycentre weighs, on average."""
+    distil: bool = True
+    """Images: also distil the map of the first solver into one network."""
+    limit: int | None = None
+    """Use only so many training images."""
+    num_points: int = 4096
+    """Toys: how many target points."""
+    num_eval: int = 10_000
+    """Images (at most the number of test images) or points per draw."""
+    draws: int = 5
+    """Images: draws that every score averages over."""
+
+    @classmethod
+    def smoke(cls, **changes: Any) -> Config:
+        """A run of seconds, for tests."""
+        small = {"epochs": 3.0, "limit": 400, "num_steps": 24, "num_points": 256, "num_eval": 200, "draws": 2}
+        if changes.get("dataset", cls.dataset) not in _SETS:
+            small = {"num_steps": 24, "num_points": 256, "num_eval": 200}
+        return cls(**{**small, "progress": False, **changes})
+
+    def folder(self) -> Path:
+        """The output folder."""
+        return Path(self.out or Path("runs") / "latent_ot" / self.dataset)
+
+    def names(self) -> list[str]:
+        """The solvers asked for."""
+        return list(dict.fromkeys(name.strip() for name in self.solvers.split(",") if name.strip()))
+
+    def seed_list(self) -> list[int]:
+        """The seeds asked for."""
+        return compare.Config(seeds=self.seeds).seed_list()
+
+    def options(self, solver: str) -> dict[str, Any]:
+        """Fields of the solver's Config, or with "network" those of the distillation, that are not its own."""
+        chosen = dict(_SETS.get(self.dataset, _TOY)[solver])
+        return chosen if self.num_steps is None else {**chosen, "num_steps": self.num_steps}
+
+    def model(self, solver: str) -> latent_ot.Config:
+        """The model on images with a solver."""
+        asked = {name: value for name in ("latent_dim", "epochs") if (value := getattr(self, name)) is not None}
+        fields = {**_SETS[self.dataset]["autoencoder"], **asked, "neighbours": self.neighbours}
+        return latent_ot.Config(**fields, solver=solver, solver_options=self.options(solver))
+
+    def identity(self) -> dict[str, Any]:
+        """What makes the numbers of a seed and a solver: all but these, and where and how it runs."""
+        skip = ("seeds", "solvers", "distil", "data_dir", "cache_dir", "out", "resume", "overwrite", "progress")
+        own = {name: value for name, value in dataclasses.asdict(self).items() if name not in skip}
+        return {**own, "settings": _SETS.get(self.dataset, _TOY)}
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Run what is not yet there, and return what results.json holds."""
+    check(config)
+    folder = ae_ot.open_folder(config)
+    run, columns = (latent_ot_toy.run, latent_ot_toy.COLUMNS) if _is_toy(config) else (run_images, _COLUMNS)
+    runs, facts = run(config, folder, ae_ot.progress_of(config, folder))
+    results = {"dataset": config.dataset, **facts, "rows": gather(runs), "runs": runs}
+    write(folder / "results.json", results)
+    (folder / "table.md").write_text(markdown(results, columns) + "\n")
+    return results
+
+
+def _is_toy(config: Config) -> bool:
+    return config.dataset in toy.DISTRIBUTIONS
+
+
+def check(config: Config) -> None:
+    """Raise ValueError for options that cannot be meant, before anything is written."""
+    known = (*_SETS, *toy.DISTRIBUTIONS)
+    if config.dataset not in known:
+        raise ValueError(f"dataset = {config.dataset!r} is unknown: choose one of {', '.join(known)}.")
+    if not config.names() or not set(config.names()) <= set(FORMS):
+        raise ValueError(f"solvers = {config.solvers!r}: choose among {', '.join(FORMS)}.")
+    config.seed_list()
+    for name, least in (("limit", 100), ("num_points", 64), ("num_eval", 16), ("draws", 1), ("num_steps", 1)):
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name} = {value} is too small: give {least} or more.")
+    if not 1 <= config.neighbours <= 32:
+        raise ValueError(f"neighbours = {config.neighbours}: give 1 to 32.")
+    if _is_toy(config) and any(value is not None for value in (config.latent_dim, config.epochs, config.limit)):
+        raise ValueError("toys are points: latent_dim, epochs and limit are for images.")
+    for name in config.names():  # raises for the fields of the models
+        if not _is_toy(config):
+            config.model(name)
+    if config.folder().exists() and not config.folder().is_dir():
+        raise ValueError(f"out = {config.folder()} is a file: give a folder.")
+
+
+def run_images(config: Config, folder: Path, progress: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Train and score what is not yet scored, draw."""
+    groups = [_REFERENCE, *config.names()]
+    if config.distil:
+        groups.append(f"{config.names()[0]}, network")
+    runs, sets = [], None
+    for seed in config.seed_list():
+        places = [place_of(folder, seed, group) for group in groups]
+        missing = [g for g, place in zip(groups, places, strict=True) if not (place / "scores.json").exists()]
+        if missing:
+            sets = ae_ot.load(config) if sets is None else sets
+            Trial(config, folder, seed, progress, *sets).run(missing)
+        runs += [json.loads((place / "scores.json").read_text()) for place in places]
+    figures(config, folder, groups)
+    return runs, {"judge": runs[0]["judge"], "figures": ["samples.png", "objective.png"]}
+
+
+class Trial:
+    """Everything of one seed: the autoencoder, the maps to its codes, the judge.
+
+    Args:
+      config, folder: of the experiment.
+      seed: of networks, noise and draws.
+      progress: from `ae_ot.progress_of`.
+      train, test: images and labels.
+    """
+
+    def __init__(self, config: Config, folder: Path, seed: int, progress: Any, train: data.Dataset, test: data.Dataset):
+        self._config, self._folder, self._seed, self._progress = config, folder, seed, progress
+        self._train, self._test = train, test
+        self._keys = jax.random.split(jax.random.key(seed), 4)
+        self._maps: dict[str, tuple[latent_ot.Model, float | None]] = {}
+
+    def run(self, groups: list[str]) -> None:
+        """Train and score groups of rows of the table."""
+        for group in groups:
+            draws, seconds, notes = self._draws(group)
+            start, key = time.perf_counter(), self._keys[3]
+            rows = {row: self._scored(key, row, draw) | notes for row, draw in draws.items()}
+            spent = {"training": seconds, "scoring": round(time.perf_counter() - start, 2)}
+            judge = {"features": self._judge.name, "images_per_draw": self._judge.num, "draws": self._config.draws}
+            judge |= {"classifier": self._judge.classifier, "accuracy": self._judge.accuracy}
+            scores = {"group": group, "seed": self._seed, "seconds": spent, "judge": judge, "rows": rows}
+            save(place_of(self._folder, self._seed, group), scores, {row: draw(key, 40) for row, draw in draws.items()})
+
+    def _scored(self, key: Key, row: str, draw: Callable[[Key, int], Array]) -> dict[str, Any]:
+        times = 1 if row.startswith("reconstructed") else self._config.draws
+        config = dataclasses.replace(self._config, draws=times)
+        found = compare.judged(compare.Bench(config, self._train, self._test, self._judge, 0.0), key, draw)
+        shares = {name: chosen(found["class_shares"]) for name, chosen in _SHARES.items()}
+        return {**found["mean"], **shares, "sd_over_draws": found["sd"], "class_shares": found["class_shares"]}
+
+    def _stage(self, name: str, total: int, work: Callable[..., Any]) -> tuple[Any, float | None]:
+        place = place_of(self._folder, self._seed, name)
+        return stage(self._config, place, f"{name}, seed {self._seed}", total, self._progress, work)
+
+    @functools.cached_property
+    def _autoencoder(self) -> tuple[latent_ot.Model, Array, Array, float | None]:
+        """The model without a map, the mean and scale of its codes, and seconds."""
+        config, images = self._config.model(self._config.names()[0]), self._train.images
+        train = functools.partial(latent_ot.train_autoencoder, self._keys[0], images, config)
+        params, seconds = self._stage("autoencoder", num_steps_of(config, len(images)), train)
+        model = latent_ot.Model(latent_ot.LatentOT(images.shape[1:], config), {"params": params})
+        _, mean, scale = toy.standardise(latent_ot.encode(model, images))
+        return model, mean, jnp.maximum(scale, 1e-6), seconds
+
+    def _encode(self, images: Any) -> Array:
+        model, mean, scale, _ = self._autoencoder
+        return (latent_ot.encode(model, images) - mean) / scale
+
+    def _decode(self, codes: Array) -> Array:
+        model, mean, scale, _ = self._autoencoder
+        return latent_ot.decode(model, codes * scale + mean)
+
+    @functools.cached_property
+    def _judge(self) -> Judge:
+        rest = {"num": self._config.num_eval, "data_dir": self._config.data_dir}
+        return Judge(self._config.dataset, self._train, self._test, self._encode, **rest)
+
+    def _map(self, solver: str) -> tuple[latent_ot.Model, float | None]:
+        if solver in self._maps:
+            return self._maps[solver]
+        config, images = self._config.model(solver), self._train.images
+        key = jax.random.fold_in(self._keys[1], list(FORMS).index(solver))
+        total = calls_of(neural_map.config_of(solver, **config.options()), len(images))
+        params = self._autoencoder[0].variables["params"]
+        solve = functools.partial(latent_ot.solve, key, params, images, config)
+        self._maps[solver] = self._stage(solver, total, solve)
+        return self._maps[solver]
+
+    def _draws(self, group: str) -> tuple[dict[str, Callable[[Key, int], Array]], float | None, dict[str, Any]]:
+        """What draws images, by row of the table, the seconds of its training, and what is known of it."""
+        if group == _REFERENCE:
+            train, test = self._train.images, self._test.images
+            law = latent_law.gaussian(self._encode(to_unit(train)))
+            draws = {
+                "real training images": lambda key, num: to_unit(train[_choose(key, len(train), num)]),
+                "reconstructed test images": lambda key, num: self._decode(self._encode(to_unit(test[:num]))),
+                "Gaussian prior": lambda key, num: self._decode(mixture.sample(key, law, num)),
+            }
+            return draws, self._autoencoder[3], {}
+        solver = group.split(",")[0]
+        model, seconds = self._map(solver)
+        if group != solver:
+            fields = self._config.options("network")
+            work = functools.partial(latent_ot.distil, self._keys[2], model, **fields)
+            model, seconds = self._stage(group, fields["num_steps"], work)
+            return {group: _sampler(model, "network")}, seconds, {"seconds": seconds}
+        found = latent_ot.map_of(model)
+        info = neural_map.evaluate(self._keys[2], found, num=2**13)
+        missed = semidiscrete.chi2(self._keys[2], neural_map.heights(found), found.codes, 2**18, sampler=gaussian)
+        notes = {"primal_cost": info.primal_cost, "dual_value": info.dual_value, "dual_error": info.dual_error}
+        notes |= {"chi2": missed[0], "temperature": found.temperature, "residual": found.residual}
+        notes = {name: float(value) for name, value in notes.items()} | {"seconds": seconds}
+        return {f"{solver}, {form}": _sampler(model, form) for form in FORMS[solver]}, seconds, notes
+
+
+def _sampler(model: latent_ot.Model, form: str) -> Callable[[Key, int], Array]:
+    return lambda key, num: latent_ot.sample(key, model, num, form=form)
+
+
+def _choose(key: Key, total: int, num: int) -> np.ndarray:
+    return np.asarray(jax.random.choice(key, total, (num,), replace=num > total))
+
+
+def gather(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Mean and standard deviation over seeds of every number, by row of the table."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for run in runs:
+        for row, scores in run["rows"].items():
+            for name, value in scores.items():
+                if isinstance(value, int | float):
+                    values.setdefault(row, {}).setdefault(name, []).append(value)
+
+    def summary(numbers: list[float]) -> dict[str, Any]:
+        sd = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
+        return {"mean": float(np.mean(numbers)), "sd": sd, "seeds": len(numbers)}
+
+    return {row: {name: summary(numbers) for name, numbers in scores.items()} for row, scores in values.items()}
+
+
+def markdown(results: dict[str, Any], columns: dict[str, str]) -> str:
+    """The table: mean over seeds, with the standard deviation over them."""
+    rows = results["rows"]
+    shown = {name: title for name, title in columns.items() if any(name in row for row in rows.values())}
+    lines = ["|  | " + " | ".join(shown.values()) + " |", "|---" * (1 + len(shown)) + "|"]
+    for name, row in rows.items():
+        lines.append("| " + " | ".join([name, *(_cell(row.get(column)) for column in shown)]) + " |")
+    if "truth" in results:
+        chi2 = (f"{truth['chi2']:.2g} ± {truth['chi2_error']:.1g}" for truth in results["truth"].values())
+        lines.append(f"\n{results['dataset']}: chi2 of the cell masses of the truth and its repeat {', '.join(chi2)}.")
+    if "judge" in results:
+        judge = results["judge"]
+        lines.append(
+            f"\n{results['dataset']}, features: {judge['features']}; classes: {judge['classifier']}; "
+            f"{judge['draws']} draws of {judge['images_per_draw']}."
+        )
+    return "\n".join(lines)
+
+
+def _cell(summary: dict[str, Any] | None) -> str:
+    if summary is None:
+        return ""
+    size, exact = abs(summary["mean"]), summary["mean"].is_integer() and not summary["sd"]
+    digits = 0 if exact else 1 if size >= 20 else 2 if size >= 5 else 3 if size >= 0.02 else 5
+    spread = "" if summary["sd"] is None else f" ± {summary['sd']:.{digits}f}"
+    return f"{summary['mean']:.{digits}f}{spread}"
+
+
+def figures(config: Config, folder: Path, groups: list[str]) -> None:
+    """Draw, for the first seed, samples of every row of the table, and what every solver minimised."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    seed, solvers, shown = config.seed_list()[0], config.names(), {}
+    for group in groups:
+        with np.load(place_of(folder, seed, group) / "samples.npz") as file:
+            shown |= {row: file[row] for row in file}
+    lines = -(-len(shown) // 3)
+    figure, axes = plt.subplots(lines, 3, figsize=(12.6, 1.95 * lines), squeeze=False, layout="constrained")
+    for ax in axes.flat[len(shown) :]:
+        ax.set_axis_off()
+    for ax, (row, images) in zip(axes.flat, shown.items(), strict=False):
+        plot.image_grid(images, 10, ax, row)
+    figure.savefig(folder / "samples.png", dpi=150)
+    plt.close(figure)
+    figure, axes = plt.subplots(1, len(solvers), figsize=(4 * len(solvers), 3.2), squeeze=False, layout="constrained")
+    for ax, solver in zip(axes[0], solvers, strict=True):
+        objective(ax, config, folder, seed, solver)
+    figure.savefig(folder / "objective.png", dpi=150)
+    plt.close(figure)
+
+
+def cli() -> None:
+    """Read the options from the command line, run, and print the table and where the figures are."""
+    import tyro
+
+    config = tyro.cli(Config, description=__doc__)
+    try:
+        results = main(config)
+    except (ValueError, FileNotFoundError, FileExistsError, NonFinite) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(f"\ninterrupted; continue with --resume (output in {config.folder()})") from None
+    print((config.folder() / "table.md").read_text())
+    print("figures: " + ", ".join(str(config.folder() / name) for name in results["figures"]))
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,358 @@
+"""Learned transport maps on the Wasserstein-2 benchmark, where the optimal map is known: solvers, dimensions, seeds.
+
+    python -m experiments.w2_benchmark --data-dir DATA                              # all; minutes: see the JSON below
+    python -m experiments.w2_benchmark --data-dir DATA --dims 2,8 --solvers icnn --seeds 0
+    python -m experiments.w2_benchmark --data-dir DATA --json benchmarks/w2_benchmark.json
+
+The pairs of laws are those of Korotin et al. (2021), arXiv 2106.01954, three to ten Gaussians; the map of every solver
+is measured on fresh points in unexplained variance (L2-UVP) and cosine beside the numbers that the authors print,
+the convex potentials also backwards. For times and numbers on two cores see benchmarks/w2_benchmark.json. Below
+runs/w2_benchmark: a folder for each dimension, solver and seed, results.json, table.md, maps.png. A run that was
+stopped goes on where it was, and finished maps are not trained again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.w2_benchmark_table import REFERENCE, figure, gather, markdown
+from otgen.data import wasserstein2
+from otgen.eval import cosine, l2_uvp
+from otgen.models import neural_map
+from otgen.models.map_training import MapSettings
+from otgen.ot import gaussian
+from otgen.train import Checkpoints, JsonLines, Progress, together
+from otgen.train.checkpoint import refuse_other_config
+from otgen.train.loop import NonFinite
+from otgen.types import Array, Key, Sampler
+
+
+class Row(NamedTuple):
+    """A solver of the table.
+
+    Attributes:
+      solver: name in `neural_map.SOLVERS`.
+      form: of the map, see `neural_map.transport`.
+      fields: of the solver's Config, where they are not its own.
+    """
+
+    solver: str
+    form: str
+    fields: dict[str, Any]
+
+
+ROWS = {
+    "icnn": Row("icnn", "gradient", {"num_steps": 15_000, "learning_rate": 0.03}),
+    "icnn_cycle": Row("icnn", "gradient", {"num_steps": 15_000, "learning_rate": 0.01, "cycle": 2.0}),
+    "c_transform": Row("c_transform", "argmax", {"num_steps": 600, "learning_rate": 3e-3, "batch_size": 1024}),
+    "lp": Row("lp", "gradient", {}),
+}
+
+
+def _names(text: str) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of the benchmark. None means: what the solver has."""
+
+    dims: str = "2,4,8,16,32"
+    solvers: str = "icnn,icnn_cycle,c_transform,lp"
+    """Names with commas, among icnn, icnn_cycle, c_transform, lp."""
+    seeds: str = "0-2"
+    """Such as 0-2 or 0,3,7."""
+    once: str = "icnn_cycle,c_transform,lp"
+    """Solvers among them that get the first seed alone."""
+    data_dir: str | None = None
+    """Folder that holds wasserstein2_benchmark/; OTGEN_DATA if not given."""
+    out: str = "runs/w2_benchmark"
+    """Output folder."""
+    json: str | None = None
+    """Also write the results there, with the machine and the versions, without curves."""
+    num_codes: int = 2**16
+    """Draws of the target that the maps are trained on."""
+    num_eval: int = 2**14
+    """Fresh points that the maps are measured on."""
+    num_steps: int | None = None
+    batch_size: int | None = None
+    progress: bool = True
+
+    @classmethod
+    def smoke(cls, **changes: Any) -> Config:
+        """A run of seconds, for tests."""
+        small = {"dims": "2", "seeds": "0", "num_codes": 1024, "num_eval": 512, "num_steps": 24, "batch_size": 128}
+        return cls(**{**small, "progress": False, **changes})
+
+    def rows(self) -> list[str]:
+        """The rows asked for."""
+        return _names(self.solvers)
+
+    def first_alone(self) -> list[str]:
+        """The rows that get one seed."""
+        return _names(self.once)
+
+    def settings(self, name: str, dim: int) -> MapSettings:
+        """The solver's configuration in a row of the table."""
+        row = ROWS[name]
+        fields = dict(row.fields)
+        asked = {field: getattr(self, field) for field in ("num_steps", "batch_size")}
+        fields |= {field: value for field, value in asked.items() if value is not None}
+        return neural_map.config_of(row.solver, **fields)
+
+    def identity(self, run: Run) -> dict[str, Any]:
+        """What makes the numbers of a run."""
+        common = {**run._asdict(), "num_codes": self.num_codes, "num_eval": self.num_eval}
+        if run.row == REFERENCE:
+            return common
+        row = ROWS[run.row]
+        settings = dataclasses.asdict(self.settings(run.row, run.dim))
+        return {**common, "solver": row.solver, "form": row.form, "settings": settings}
+
+    def place(self, run: Run) -> Path:
+        """The folder of a run."""
+        return Path(self.out) / f"d{run.dim}" / f"{run.row}-seed-{run.seed}"
+
+
+class Run(NamedTuple):
+    """One map to be found, or the reference rows."""
+
+    dim: int
+    row: str
+    seed: int
+
+
+class Pair(NamedTuple):
+    """The laws and the truth in one dimension, made once: jit knows functions by identity.
+
+    Attributes:
+      sampler: draws the source.
+      draw_codes: (key, num) -> draws of the target.
+      truth: the optimal map.
+    """
+
+    sampler: Sampler
+    draw_codes: Callable[[Key, int], Array]
+    truth: Callable[[Array], Array]
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Train and measure what is not yet there, and return what results.json holds."""
+    runs = check(config)
+    missing = [run for run in runs if not (config.place(run) / "scores.json").exists()]
+    for dim in dict.fromkeys(run.dim for run in missing):
+        pair = load(dim, config.data_dir)
+        for run in [run for run in missing if run.dim == dim]:
+            solve(config, pair, run)
+    results = gather(config, runs)
+    _write(Path(config.out) / "results.json", results)
+    (Path(config.out) / "table.md").write_text(markdown(results) + "\n")
+    figure(config, runs, results)
+    if config.json:
+        brief = [{name: value for name, value in one.items() if name != "curve"} for one in results["runs"]]
+        _write(Path(config.json), {**machine(config), **results, "runs": brief})
+    return results
+
+
+def check(config: Config) -> list[Run]:
+    """Return the runs asked for; raise ValueError for options that cannot be meant, before anything is written."""
+    dims, seeds = numbers("dims", config.dims), numbers("seeds", config.seeds)
+    wrong = [dim for dim in dims if dim not in wasserstein2.DIMS]
+    if wrong:
+        raise ValueError(f"dims = {config.dims!r}: choose among {', '.join(map(str, wasserstein2.DIMS))}.")
+    if not config.rows() or any(name not in ROWS for name in config.rows()):
+        raise ValueError(f"solvers = {config.solvers!r}: choose among {', '.join(ROWS)}.")
+    for name, least in (("num_codes", 128), ("num_eval", 64)):
+        if getattr(config, name) < least:
+            raise ValueError(f"{name} = {getattr(config, name)} is too small: give {least} or more.")
+    if Path(config.out).exists() and not Path(config.out).is_dir():
+        raise ValueError(f"out = {config.out} is a file: give a folder.")
+    unknown = [name for name in config.first_alone() if name not in ROWS]
+    if unknown:
+        raise ValueError(f"once = {config.once!r}: choose among {', '.join(ROWS)}.")
+    runs = [
+        Run(dim, row, seed)
+        for dim in dims
+        for row in (REFERENCE, *config.rows())
+        for seed in (seeds[:1] if row in config.first_alone() else seeds)
+    ]
+    for run in runs:
+        refuse_other_config(config.place(run) / "config.json", config.identity(run))
+    return runs
+
+
+def numbers(name: str, text: str) -> list[int]:
+    """The whole numbers that "0-2,5" names."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            raise ValueError(f"{name} = {text!r}: give whole numbers such as 0-2 or 0,3,7, the smaller one first.")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return list(dict.fromkeys(found))
+
+
+def load(dim: int, data_dir: str | None) -> Pair:
+    """Read the benchmark in one dimension."""
+    benchmark = wasserstein2.load(dim, data_dir)
+
+    def sampler(key: Key, num: int, dim: int) -> Array:
+        del dim
+        return wasserstein2.sample(key, benchmark, num)
+
+    return Pair(
+        sampler,
+        lambda key, num: wasserstein2.sample_target(key, benchmark, num),
+        functools.partial(wasserstein2.transport, benchmark),
+    )
+
+
+def solve(config: Config, pair: Pair, run: Run) -> None:
+    """Find one map, measure it, and write scores.json; a training that diverges is noted."""
+    place = config.place(run)
+    place.mkdir(parents=True, exist_ok=True)
+    _write(place / "config.json", config.identity(run))
+    key = jax.random.key(run.seed)
+    codes = pair.draw_codes(jax.random.fold_in(key, 1), config.num_codes)
+    scores: dict[str, Any] = {**run._asdict(), "rows": {}}
+    try:
+        if run.row == REFERENCE:
+            scores["rows"] = references(config, pair, key, codes)
+        else:
+            scores["rows"][run.row], scores["curve"] = learned(config, pair, run, key, codes)
+    except NonFinite as error:
+        print(f"d = {run.dim}, {run.row}, seed {run.seed}: {error}")
+        scores["failed"] = str(error)
+    _write(place / "scores.json", scores)
+
+
+def references(config: Config, pair: Pair, key: Key, codes: Array) -> dict[str, dict[str, float | None]]:
+    """Scores of maps that need no training, and of the truth."""
+    x = pair.sampler(jax.random.fold_in(key, 2), config.num_codes, codes.shape[1])
+    own, other = gaussian.moments(x), gaussian.moments(codes)
+    forward = gaussian.transport_map(own.covariance(), other.covariance(), own.mean, other.mean)
+    backward = gaussian.transport_map(other.covariance(), own.covariance(), other.mean, own.mean)
+    fresh = pair.sampler(_fresh(key), config.num_eval, codes.shape[1])
+    moved = pair.truth(x)
+    return {
+        "linear": against(pair, fresh, forward) | inverted(config, pair, key, codes.shape[1], backward),
+        "constant": against(pair, fresh, lambda x: jnp.broadcast_to(codes.mean(0), x.shape)),
+        "identity": against(pair, fresh, lambda x: x),
+        "truth": {
+            "w2_sq": float(jnp.mean(jnp.sum((moved - x) ** 2, 1))),
+            "inner": float(jnp.mean(jnp.sum(moved * x, 1))),  # the infimum of the dual that a convex potential attains
+        },
+    }
+
+
+def _fresh(key: Key) -> Key:
+    return jax.random.fold_in(key, 3)
+
+
+def against(pair: Pair, x: Array, forward: Callable[[Array], Array]) -> dict[str, float | None]:
+    """L2-UVP and cosine of a map on points of the source."""
+    truth, moved = pair.truth(x), forward(x)
+    return {"l2_uvp": float(l2_uvp(moved, truth)), "cosine": _number(cosine(moved, truth, x))}
+
+
+def inverted(config: Config, pair: Pair, key: Key, dim: int, backward: Callable[[Array], Array]) -> dict[str, Any]:
+    """L2-UVP, relative to the variance of the source, and cosine of a map from fresh points of the target."""
+    x = pair.sampler(jax.random.fold_in(key, 4), config.num_eval, dim)
+    y = pair.truth(x)
+    back = backward(y)
+    return {"inverse_l2_uvp": float(l2_uvp(back, x)), "inverse_cosine": _number(cosine(back, x, y))}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def learned(config: Config, pair: Pair, run: Run, key: Key, codes: Array) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train a solver; return its scores and its objective by updates."""
+    place, row, settings = config.place(run), ROWS[run.row], config.settings(run.row, run.dim)
+    updates = min(settings.updates_per_call, len(codes) // min(settings.batch_size, len(codes)), settings.num_steps)
+    label = f"d = {run.dim}, {run.row}, seed {run.seed}"
+    saved = Checkpoints(place / "checkpoints", config.identity(run))
+    with saved as checkpoints, Progress(-(-settings.num_steps // updates), label, config.progress) as bar:
+        whole = checkpoints.newest() is None
+        options = {"callback": together(bar, JsonLines(place / "metrics.jsonl", run.row)), "checkpoints": checkpoints}
+        start = time.perf_counter()
+        found = neural_map.fit(
+            jax.random.fold_in(key, 5), pair.sampler, codes, solver=row.solver, **options, **_fields(settings)
+        )
+        jax.block_until_ready(found.h)
+        seconds = round(time.perf_counter() - start, 1) if whole else None  # of a stopped run nobody knows
+    info = neural_map.evaluate(_fresh(key), found, pair.truth, num=config.num_eval, form=row.form)
+    scores = {name: _number(value) for name, value in info._asdict().items()}
+    if row.solver == "icnn":
+        backward = lambda y: neural_map.inverse(found, y).points  # noqa: E731
+        scores |= inverted(config, pair, key, run.dim, backward) | {"residual": float(found.residual)}
+    if run.dim == 2:
+        x = pair.sampler(jax.random.fold_in(key, 6), 4000, 2)
+        moved = neural_map.transport(found, x, row.form)
+        np.savez_compressed(place / "points.npz", x=x, truth=pair.truth(x), moved=moved)
+    return {**scores, "seconds": seconds}, _curve(place / "metrics.jsonl", updates)
+
+
+def _fields(settings: MapSettings) -> dict[str, Any]:
+    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+
+
+def _curve(path: Path, updates: int, most: int = 200) -> dict[str, Any]:
+    """The objective (of "lp": the loss of the regression), at no more than `most` updates."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    by_step = {line["step"]: line.get("objective", line.get("loss")) for line in lines}  # a resumed run repeats some
+    steps = sorted(by_step)[:: -(-len(by_step) // most)]
+    return {"updates": [step * updates for step in steps], "objective": [round(by_step[step], 6) for step in steps]}
+
+
+def machine(config: Config) -> dict[str, Any]:
+    """Where and how the numbers were made."""
+    return {
+        "command": f"python -m experiments.w2_benchmark --dims {config.dims} --solvers {config.solvers} "
+        f"--seeds {config.seeds}",
+        "machine": f"{os.cpu_count()} {platform.machine().replace('_', '-')} cores",
+        "device": jax.devices()[0].device_kind,
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _write(path: Path, content: Any) -> None:
+    beside = path.with_suffix(path.suffix + ".new")
+    beside.write_text(json.dumps(content, indent=1) + "\n")
+    beside.replace(path)
+
+
+def cli() -> None:
+    """Read the options from the command line, run, and print the table and where the figure is."""
+    import tyro
+
+    config = tyro.cli(Config, description=__doc__)
+    try:
+        results = main(config)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(f"\ninterrupted; the same command goes on (output in {config.out})") from None
+    print(markdown(results))
+    print(f"figure: {Path(config.out) / 'maps.png'}")
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,91 @@
+"""Latent-space OT on the digits: one pytree, every form, distilled maps, what is refused."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from otgen import data
+from otgen.eval import nearest, neighbour_scores, pixels
+from otgen.models import latent_ot
+
+SMALL = {"latent_dim": 6, "hidden": (64,), "epochs": 20, "batch_size": 128}
+
+
+@functools.cache
+def digits():
+    return data.load("digits").images
+
+
+@functools.cache
+def trained():
+    return latent_ot.fit(
+        jax.random.key(0), digits(), **SMALL, solver_options={"num_steps": 300, "hidden": [32, 32], "batch_size": 256}
+    )
+
+
+def test_the_model_is_one_pytree_that_samples_in_one_call():
+    model = trained()
+    assert set(model.variables) == {"params", "transport"}
+    draw = jax.jit(lambda variables, key: model.module.apply(variables, key, 32, method="sample"))
+    images = draw(model.variables, jax.random.key(1))
+    assert images.shape == (32, 8, 8, 1)
+    np.testing.assert_allclose(images, latent_ot.sample(jax.random.key(1), model, 32), atol=1e-6)
+
+
+def test_the_winning_code_decodes_to_a_reconstruction_and_the_barycentre_to_something_new():
+    model = trained()
+    known = pixels(latent_ot.decode(model, latent_ot.encode(model, digits())))
+    copies, new = (
+        float(nearest(pixels(latent_ot.sample(jax.random.key(2), model, 200, form=form)), known)[0].mean())
+        for form in ("argmax", "barycentre")
+    )
+    assert copies < 1e-2 < new
+
+
+def test_samples_lie_where_the_data_lie_and_a_gaussian_in_the_codes_does_not():
+    model = trained()
+    codes = latent_ot.encode(model, digits())
+    root = jnp.linalg.cholesky(jnp.cov(codes.T))
+    plain = codes.mean(0) + jax.random.normal(jax.random.key(3), codes.shape) @ root.T
+    ours = model.module.apply(model.variables, jax.random.key(4), len(codes), method="codes")
+    ours, plain = (neighbour_scores(codes, other) for other in (ours, plain))
+    assert float(ours.precision) > float(plain.precision) + 0.1
+    assert float(ours.coverage) > float(plain.coverage) + 0.1
+
+
+def test_a_distilled_model_samples_in_one_pass():
+    model = latent_ot.distil(jax.random.key(5), trained(), num_steps=200, hidden=(32, 32), batch_size=128)
+    quick = latent_ot.sample(jax.random.key(6), model, 64, form="network")
+    slow = latent_ot.sample(jax.random.key(6), model, 64)
+    assert float(jnp.mean((quick - slow) ** 2)) < 0.5 * float(jnp.mean((slow[::-1] - slow) ** 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["icnn", "lp"])
+def test_the_other_solvers_sample_too(solver):
+    options = {"num_steps": 80, "batch_size": 128}
+    model = latent_ot.fit(jax.random.key(0), digits(), **SMALL, solver=solver, solver_options=options)
+    for form in latent_ot.FORMS[:-1]:
+        assert bool(jnp.isfinite(latent_ot.sample(jax.random.key(1), model, 16, form=form)).all())
+
+
+def test_what_cannot_be_meant_is_refused():
+    model = trained()
+    with pytest.raises(ValueError, match="distilled"):
+        latent_ot.sample(jax.random.key(0), model, 4, form="network")
+    with pytest.raises(ValueError, match="form"):
+        latent_ot.sample(jax.random.key(0), model, 4, form="pairs")
+    with pytest.raises(ValueError, match="num"):
+        latent_ot.sample(jax.random.key(0), model, 0)
+    with pytest.raises(ValueError, match="temperature"):
+        latent_ot.sample(jax.random.key(0), model, 4, temperature=0.0)
+    with pytest.raises(ValueError, match="solver"):
+        latent_ot.Config(solver="gan")
+    with pytest.raises(TypeError, match="critics"):
+        latent_ot.Config(solver_options={"critics": 5})
+    bare = latent_ot.LatentOT((8, 8, 1), latent_ot.Config())
+    with pytest.raises(ValueError, match="no transport"):
+        bare.apply({"params": {}}, jax.random.key(0), 4, method="sample")
