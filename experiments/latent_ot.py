@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import ae_ot, compare, latent_ot_toy
 from experiments.judge import Judge
-from experiments.latent_ot_toy import FORMS, calls_of, objective, place_of, save, stage, write
+from experiments.latent_ot_toy import FORMS, objective, place_of, save, stage, write
 from otgen import data, plot
 from otgen.data import toy
 from otgen.models import latent_law, latent_ot, neural_map
 from otgen.models.ae_ot import num_steps_of
+from otgen.models.map_training import plan
 from otgen.nn import to_unit
 from otgen.ot import mixture, semidiscrete
 from otgen.ot.source import gaussian
@@ -253,8 +253,7 @@ class Trial:
         train = functools.partial(latent_ot.train_autoencoder, self._keys[0], images, config)
         params, seconds = self._stage("autoencoder", num_steps_of(config, len(images)), train)
         model = latent_ot.Model(latent_ot.LatentOT(images.shape[1:], config), {"params": params})
-        _, mean, scale = toy.standardise(latent_ot.encode(model, images))
-        return model, mean, jnp.maximum(scale, 1e-6), seconds
+        return model, *latent_ot.standardisation(latent_ot.encode(model, images)), seconds
 
     def _encode(self, images: Any) -> Array:
         model, mean, scale, _ = self._autoencoder
@@ -274,7 +273,7 @@ class Trial:
             return self._maps[solver]
         config, images = self._config.model(solver), self._train.images
         key = jax.random.fold_in(self._keys[1], list(FORMS).index(solver))
-        total = calls_of(neural_map.config_of(solver, **config.options()), len(images))
+        total = plan(neural_map.config_of(solver, **config.options()), len(images)).calls
         params = self._autoencoder[0].variables["params"]
         solve = functools.partial(latent_ot.solve, key, params, images, config)
         self._maps[solver] = self._stage(solver, total, solve)

@@ -17,7 +17,7 @@ from otgen import plot
 from otgen.data import toy
 from otgen.eval import cosine, l2_uvp, mode_scores
 from otgen.models import neural_map
-from otgen.models.map_training import MapSettings
+from otgen.models.map_training import plan
 from otgen.ot import semidiscrete
 from otgen.ot.source import gaussian
 from otgen.train import Checkpoints
@@ -80,13 +80,6 @@ def write(path: Path, content: Any) -> None:
     beside.replace(path)
 
 
-def calls_of(settings: MapSettings, num: int) -> int:
-    """Calls of the training step, of several updates each, that a map to `num` codes takes."""
-    rows = min(settings.batch_size, num)
-    rows -= rows % jax.local_device_count()
-    return -(-settings.num_steps // min(settings.updates_per_call, num // rows, settings.num_steps))
-
-
 def run(config: Any, folder: Path, progress: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Solve the semi-discrete transport twice, learn the maps, score what is not yet scored, draw."""
     points = toy.DISTRIBUTIONS[config.dataset](jax.random.key(_DATA_SEED), config.num_points)
@@ -140,7 +133,7 @@ def learn(
 ) -> tuple[dict[str, Callable[[Array], Array]], dict[str, dict[str, Any]]]:
     """The forms of a learned map, and what is known of each, by row of the table."""
     options = config.options(solver)
-    total = calls_of(neural_map.config_of(solver, **options), len(points))
+    total = plan(neural_map.config_of(solver, **options), len(points)).calls
     key = jax.random.fold_in(jax.random.key(seed), list(FORMS).index(solver))
 
     def fit(**watch: Any) -> neural_map.Map:

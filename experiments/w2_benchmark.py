@@ -33,7 +33,7 @@ from experiments.w2_benchmark_table import REFERENCE, figure, gather, markdown
 from otgen.data import wasserstein2
 from otgen.eval import cosine, l2_uvp
 from otgen.models import neural_map
-from otgen.models.map_training import MapSettings
+from otgen.models.map_training import MapSettings, plan
 from otgen.ot import gaussian
 from otgen.train import Checkpoints, JsonLines, Progress, together
 from otgen.train.checkpoint import refuse_other_config
@@ -284,10 +284,10 @@ def _number(value: Any) -> float | None:
 def learned(config: Config, pair: Pair, run: Run, key: Key, codes: Array) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train a solver; return its scores and its objective by updates."""
     place, row, settings = config.place(run), ROWS[run.row], config.settings(run.row, run.dim)
-    updates = min(settings.updates_per_call, len(codes) // min(settings.batch_size, len(codes)), settings.num_steps)
+    cut = plan(settings, len(codes))
     label = f"d = {run.dim}, {run.row}, seed {run.seed}"
     saved = Checkpoints(place / "checkpoints", config.identity(run))
-    with saved as checkpoints, Progress(-(-settings.num_steps // updates), label, config.progress) as bar:
+    with saved as checkpoints, Progress(cut.calls, label, config.progress) as bar:
         whole = checkpoints.newest() is None
         options = {"callback": together(bar, JsonLines(place / "metrics.jsonl", run.row)), "checkpoints": checkpoints}
         start = time.perf_counter()
@@ -305,7 +305,7 @@ def learned(config: Config, pair: Pair, run: Run, key: Key, codes: Array) -> tup
         x = pair.sampler(jax.random.fold_in(key, 6), 4000, 2)
         moved = neural_map.transport(found, x, row.form)
         np.savez_compressed(place / "points.npz", x=x, truth=pair.truth(x), moved=moved)
-    return {**scores, "seconds": seconds}, _curve(place / "metrics.jsonl", updates)
+    return {**scores, "seconds": seconds}, _curve(place / "metrics.jsonl", cut.updates)
 
 
 def _fields(settings: MapSettings) -> dict[str, Any]:

@@ -62,6 +62,18 @@ def test_a_warm_start_with_its_step_follows_a_small_change():
     assert float(jnp.median(warm.residual)) < 0.1 * float(jnp.median(cold.residual))
 
 
+def test_the_envelope_theorem_gives_the_gradients(x64):
+    y = jax.random.normal(jax.random.key(0), (5, 3)) + 1
+
+    def total(y, weight):
+        return conjugate.solve(lambda x: weight * steep(x), y, num_steps=80).values.sum()
+
+    points = conjugate.solve(steep, y, num_steps=80).points
+    by_y, by_weight = jax.jit(jax.grad(total, (0, 1)))(y, 1.0)
+    np.testing.assert_allclose(by_y, points, atol=1e-6)
+    np.testing.assert_allclose(by_weight, -steep(points).sum(), rtol=1e-6)
+
+
 def test_a_row_without_a_number_leaves_the_others_alone():
     y = jax.random.normal(jax.random.key(0), (10, 3))
 

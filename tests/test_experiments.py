@@ -71,6 +71,7 @@ def test_bench_latent_smoke(tmp_path):
     assert results["traces"] == 3  # one for each prior, whatever t
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the peers' imports
 def test_bench_sinkhorn_smoke(tmp_path):
     out = tmp_path / "sinkhorn.json"

@@ -6,6 +6,7 @@ import pytest
 
 from experiments import latent_ot, latent_ot_toy
 from otgen.models import neural_map
+from otgen.models.map_training import plan
 
 
 def all_finite(tree) -> bool:
@@ -51,8 +52,8 @@ def test_settings_and_table():
     assert latent_ot.Config(seeds="1").identity() == latent_ot.Config(solvers="lp", resume=True).identity()
     assert latent_ot.Config(neighbours=2).identity() != latent_ot.Config().identity()
     settings = neural_map.config_of("c_transform", num_steps=100, batch_size=50)
-    assert latent_ot_toy.calls_of(settings, 1000) == 13  # 8 updates a call
-    assert latent_ot_toy.calls_of(settings, 160) == 34  # 3 batches in an epoch
+    assert plan(settings, 1000).calls == 13  # 8 updates a call
+    assert plan(settings, 160).calls == 34  # 3 batches in an epoch
     runs = [{"rows": {"lp": {"l2_uvp": uvp, "seconds": None if uvp > 2 else 5.0}}} for uvp in (1.0, 2.0, 6.0)]
     rows = latent_ot.gather(runs)
     assert rows["lp"]["l2_uvp"] == {"mean": 3.0, "sd": pytest.approx(np.sqrt(7)), "seeds": 3}

@@ -96,6 +96,7 @@ def test_an_affine_image_of_the_source_needs_no_training():
     assert float(jnp.sqrt(jnp.mean((moved - (x @ matrix.T + 7.0)) ** 2))) < 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["eight_gaussians", "twenty_five_gaussians"])
 def test_gaussian_modes_within_two_million_samples(name, key):
     y, _, _ = problems.eight_and_twenty_five(name)

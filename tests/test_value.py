@@ -147,6 +147,7 @@ def test_shifting_both_clouds_keeps_a_float32_value():
     assert abs(there - here) < 1e-4 * abs(here)
 
 
+@pytest.mark.slow
 def test_second_derivatives_in_weights_that_are_zero(x64):
     x, y, a, b = clouds(12, 9, 3)
     a[3] = b[5] = 0

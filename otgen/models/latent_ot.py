@@ -25,13 +25,14 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from otgen.models import ae_ot, map_distil, neural_map
-from otgen.models.apply import check_images, rows
+from otgen.models.apply import PIECE, check_images, rows
 from otgen.models.settings import Settings
 from otgen.nn.autoencoder import Autoencoder
 from otgen.ot.source import gaussian
 from otgen.types import Array, Callback, Key
 
 FORMS = (*neural_map.FORMS, "network")
+_KNOWN = ("table", "units", "codes", "h", "temperature", "residual")  # fields of the map kept as variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ class LatentOT(nn.Module):
     """The whole system: networks in `params`, what is known of the codes in the collection `transport`.
 
     `params` holds autoencoder, potential, and shortcut once distilled; `transport` holds codes [N, d] (standardised),
-    h [N], temperature, residual, the solver's table, and mean, scale [d] of the codes.
+    h, temperature, residual, units and table of their `neural_map.Map`, and mean, scale [d] of the codes.
 
     Attributes:
       image_shape: (height, width, channels).
@@ -99,11 +100,9 @@ class LatentOT(nn.Module):
         """The map from N(0, I) to the standardised codes."""
         if not self.has_variable("transport", "h"):
             raise ValueError("this model has no transport yet: learn it (models.latent_ot.solve) before sampling.")
-        known = {
-            name: self.get_variable("transport", name) for name in ("table", "codes", "h", "temperature", "residual")
-        }
+        known = {name: self.get_variable("transport", name) for name in _KNOWN}
         params = self.variables["params"]["potential"]
-        return neural_map.Map(self.config.solver, self.potential.clone(parent=None), params, sampler=gaussian, **known)
+        return neural_map.Map(self.config.solver, self.potential.clone(parent=None), gaussian, params, **known)
 
     def codes(self, key: Key, num: int, form: str | None = None, temperature: ArrayLike | None = None) -> Array:
         """Draw codes [num, d] in the autoencoder's own scale; `form` as in `sample`."""
@@ -144,6 +143,12 @@ def train_autoencoder(key: Key, images: np.ndarray, config: Config, **options: A
     return ae_ot.train_autoencoder(key, images, ae_ot.Config(**fields), **options)[1]
 
 
+def standardisation(codes: Array) -> tuple[Array, Array]:
+    """Mean and scale [d] of codes [N, d]: deviations, of coordinates that hardly vary a thousandth of the largest."""
+    deviation = codes.std(0)
+    return codes.mean(0), jnp.maximum(deviation, jnp.maximum(1e-3 * deviation.max(), 1e-30))
+
+
 def solve(
     key: Key,
     params: Any,
@@ -170,7 +175,7 @@ def solve(
     """
     bare = LatentOT(tuple(images.shape[1:]), config)
     codes = rows(bare, {"params": params}, images, "encode")
-    mean, scale = codes.mean(0), jnp.maximum(codes.std(0), 1e-6)
+    mean, scale = standardisation(codes)
     found = neural_map.fit(
         key,
         None,
@@ -181,7 +186,7 @@ def solve(
         checkpoints=checkpoints,
         **config.options(),
     )
-    transport = {name: getattr(found, name) for name in ("table", "codes", "h", "temperature", "residual")}
+    transport = {name: getattr(found, name) for name in _KNOWN}
     variables = {
         "params": {"autoencoder": params["autoencoder"], "potential": found.params},
         "transport": {**transport, "mean": mean, "scale": scale},
@@ -258,6 +263,9 @@ def sample(key: Key, model: Model, num: int, *, form: str | None = None, tempera
     """
     if num < 1:
         raise ValueError(f"num = {num}: ask for at least one image.")
-    if temperature is not None and not temperature > 0:
+    if temperature is not None and not 0 < temperature < float("inf"):
         raise ValueError(f"temperature = {temperature}: give a positive number.")
-    return _sample(model.module, model.variables, key, num, form, temperature)
+    size = min(num, PIECE)
+    keys = [key] if num == size else [jax.random.fold_in(key, i) for i in range(-(-num // size))]
+    pieces = [_sample(model.module, model.variables, one, size, form, temperature) for one in keys]
+    return jnp.concatenate(pieces)[:num]

@@ -6,13 +6,11 @@ through what lies between.
 
 from __future__ import annotations
 
-import functools
 import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from otgen.models import neural_map
@@ -55,29 +53,21 @@ def distil(
       ValueError: for fields out of range, and as `neural_map.transport`.
     """
     settings = MapSettings(**{"hidden": (512, 512), "num_steps": 5000, "learning_rate": 1e-3, **config})
-    rows = -(-settings.batch_size // jax.local_device_count()) * jax.local_device_count()
     init_key, step_key = jax.random.split(key)
     dim = map_.codes.shape[1]
     module, transform = Displacement(settings.hidden), optimiser(settings)
     neural_map.transport(map_, jnp.zeros((1, dim)), form, temperature)  # raises for what cannot be meant
-    move = functools.partial(neural_map.transport, _unmapped(map_), form=form, temperature=temperature)
 
     def step(state: State, batch: Array, key: Key, *, axis_name: str | None = None):
         x = noise(map_.sampler, key, state.step, batch.shape[0], dim, axis_name)
-        network, metrics = descend(transform, state.network, loss, module, x, move(x), axis_name=axis_name)
+        moved = neural_map.transport(state.table, x, form, temperature)
+        network, metrics = descend(transform, state.network, loss, module, x, moved, axis_name=axis_name)
         average = moving_average(network.params, state.average, state.step, settings.average)
-        return State(network, average, (), state.step + 1), metrics
+        return State(network, average, state.table, state.step + 1), metrics
 
-    state = start(module.init(init_key, jnp.zeros((1, dim)))["params"], settings, ())
+    state = start(module.init(init_key, jnp.zeros((1, dim)))["params"], settings, map_)
     if checkpoints is not None:
         state = checkpoints.restore(state) or state
-    feed = itertools.repeat(jnp.zeros(rows), settings.num_steps - int(state.step))
+    feed = itertools.repeat(jnp.zeros(settings.batch_size), settings.num_steps - int(state.step))
     state = train(step, state, feed, step_key, callback=callback, checkpoints=checkpoints)
     return module, state.average
-
-
-def _unmapped(map_: neural_map.Map) -> neural_map.Map:
-    """The map with fresh arrays: those that come out of one pmap cannot be closed over in another."""
-    names = ("params", "table", "codes", "h", "temperature", "residual")
-    fresh = {name: jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), getattr(map_, name)) for name in names}
-    return map_._replace(**fresh)

@@ -10,11 +10,12 @@ code keeps its own from one visit to the next: psi starts as |x|^2 / 2, whose co
 between two visits, so that a few quasi-Newton steps follow it (`ot.conjugate`).
 
 With `cycle` > 0 a second convex network phi guesses the maximisers instead, x*(y) = grad phi(y), held to it by the
-cycle term: the method of Korotin et al. minimises
+cycle term of Korotin et al., and the two minimise
 
     E_x psi(x) - mean_j psi(x*(y_j)) + cycle mean_j |grad psi(grad phi(y_j)) - y_j|^2,
 
-the maximisers held fixed in the second term. It needs no inner steps, and its maximisers are only as good as phi.
+the maximisers held fixed in the second term. It needs no inner steps, and its maximisers are only as good as phi. All
+of it in standard units (`map_training.Units`), in which the identity is a start.
 
 Reference: Taghvaei and Jalali (2019), arXiv 1902.07197, for the dual; Amos (2023), arXiv 2210.12153, for refined
 conjugates; Korotin et al. (2021), arXiv 1909.13082, for the cycle term.
@@ -36,6 +37,9 @@ from otgen.nn.potentials import Convex
 from otgen.ot import conjugate
 from otgen.train.state import TrainState
 from otgen.types import Array, Key, Sampler
+
+_BLOCK = 4096  # codes whose conjugates are found together
+_FINAL_STEPS = 200  # of every code's conjugate, once training is done
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,25 +81,42 @@ class Table(NamedTuple):
 
 
 def init(key: Key, config: Config, sampler: Sampler, codes: Array) -> tuple[Convex, Any, Table]:
-    """Return the network, its parameters (of two networks if there is a cycle) and the table."""
+    """Return the network, its parameters (of two networks if there is a cycle) and the table, in standard units."""
     del sampler
     module = Convex(config.hidden, config.rank)
     keys = jax.random.split(key)
-    example = jnp.zeros((1, codes.shape[1]))
-    params = {"forward": module.init(keys[0], example)["params"]}
+    params = {"forward": module.init(keys[0], codes[:1])["params"]}
     if config.cycle > 0:
-        params["backward"] = module.init(keys[1], example)["params"]
-    return module, params, Table(codes, jnp.ones(len(codes)))
+        params["backward"] = module.init(keys[1], codes[:1])["params"]
+    return module, params, Table(codes, jnp.ones(len(codes), codes.dtype))
 
 
-def potential(module: Convex, params: Any, name: str = "forward") -> Callable[[Array], Array]:
+def potential(params: Any, module: Convex, name: str = "forward") -> Callable[[Array], Array]:
     """The convex function [n, d] -> [n] of one of the networks."""
     return lambda x: module.apply({"params": params[name]}, x)
 
 
-def gradient(module: Convex, params: Any, x: Array, name: str = "forward") -> Array:
-    """The map [n, d] of points x [n, d]."""
-    return jax.grad(lambda x: potential(module, params, name)(x).sum())(x)
+def gradient(params: Any, module: Convex, table: Any, x: Array, name: str = "forward") -> Array:
+    """T(x) = grad psi(x), [n, d]."""
+    del table
+    return jax.grad(lambda x: potential(params, module, name)(x).sum())(x)
+
+
+def conjugates(params: Any, module: Convex, table: Table, y: Array) -> conjugate.Conjugate:
+    """Conjugates of points y [n, d] that start from what the table [n] says, block by block."""
+    psi = potential(params, module)
+
+    def block(one: tuple) -> conjugate.Conjugate:
+        return conjugate.solve(psi, one[0], one[1], step=one[2], num_steps=_FINAL_STEPS)
+
+    num, size = len(y), min(len(y), _BLOCK)
+
+    def fold(leaf: Array) -> Array:
+        padding = ((0, -num % size), *((0, 0),) * (leaf.ndim - 1))
+        return jnp.pad(leaf, padding, mode="edge").reshape(-1, size, *leaf.shape[1:])
+
+    found = jax.lax.map(block, jax.tree.map(fold, (y, *table)))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num], found)
 
 
 def make_update(module: Convex, config: Config, sampler: Sampler):
@@ -121,9 +142,9 @@ def make_update(module: Convex, config: Config, sampler: Sampler):
 def _loss(params: Any, module: Convex, config: Config, x: Array, y: Array, before: Table) -> tuple[Array, Any]:
     frozen = jax.lax.stop_gradient(params)
     found = conjugate.solve(
-        potential(module, frozen), y, before.points, step=before.lengths, num_steps=config.refinements
+        potential(frozen, module), y, before.points, step=before.lengths, num_steps=config.refinements
     )
-    psi = potential(module, params)
+    psi = potential(params, module)
     forward = jnp.mean(psi(x))
     value = forward - jnp.mean(psi(found.points))  # its gradient is that of J, by the envelope theorem
     metrics = {"objective": forward + jnp.mean(found.values), "residual": jnp.sqrt(jnp.mean(found.residual**2))}
@@ -131,11 +152,11 @@ def _loss(params: Any, module: Convex, config: Config, x: Array, y: Array, befor
 
 
 def _loss_of_cycle(params: Any, module: Convex, config: Config, x: Array, y: Array, before: Table) -> tuple[Array, Any]:
-    guess = gradient(module, params, y, "backward")
+    guess = gradient(params, module, None, y, "backward")
     fixed = jax.lax.stop_gradient(guess)
-    psi = potential(module, params)
+    psi = potential(params, module)
     forward, back = jnp.mean(psi(x)), psi(fixed)
-    missed = jnp.mean(jnp.sum((gradient(module, params, guess) - y) ** 2, axis=1))
+    missed = jnp.mean(jnp.sum((gradient(params, module, None, guess) - y) ** 2, axis=1))
     value = forward - jnp.mean(back) + config.cycle * missed
     objective = forward + jnp.mean(jnp.sum(fixed * y, axis=1) - back)
     return value, (Table(fixed, before.lengths), {"objective": objective, "residual": jnp.sqrt(missed)})

@@ -5,7 +5,8 @@ the g_j and -f_i average to zero; then a few steps minimise
 
     mean_j (D(y_j) - g_j)^2 + mean_i (D(x_i) + f_i)^2 + penalty mean_i |grad D(x_i) / 2 - (y_s(i) - x_i)|^2.
 
-The map is T(x) = x + grad D(x) / 2. Averaging potentials of random batches biases it by O(n^(-2/d)).
+The map is T(x) = x + grad D(x) / 2. Averaging potentials of random batches biases it by O(n^(-2/d)). All of it in
+standard units (`map_training.Units`).
 
 Reference: Liu, Gu and Samaras (2018), A two-step computation of the exact GAN Wasserstein distance (ICML);
 Liu, Gu and Samaras (2019), Wasserstein GAN with quadratic transport cost (ICCV).
@@ -14,12 +15,12 @@ Liu, Gu and Samaras (2019), Wasserstein GAN with quadratic transport cost (ICCV)
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from otgen.models.fitting import descend
 from otgen.models.map_training import MapSettings, noise, optimiser
 from otgen.models.settings import Settings
 from otgen.nn.potentials import Potential
@@ -52,43 +53,36 @@ class Config(MapSettings):
             raise ValueError(f"penalty = {self.penalty}: give 0 or more.")
 
 
-class Table(NamedTuple):
-    """Where the network is centred, and its units.
-
-    Attributes:
-      mean: of the codes [d].
-      scale: deviation of their coordinates [].
-    """
-
-    mean: Array
-    scale: Array
-
-
-def init(key: Key, config: Config, sampler: Sampler, codes: Array) -> tuple[Potential, Any, Table]:
-    """Return the network, its parameters and the table."""
+def init(key: Key, config: Config, sampler: Sampler, codes: Array) -> tuple[Potential, Any, tuple[()]]:
+    """Return the network, its parameters and an empty table, for a source and codes [N, d] in standard units."""
     del sampler
     module = Potential(config.hidden)
-    params = module.init(key, jnp.zeros((1, codes.shape[1])))["params"]
-    return module, params, Table(codes.mean(0), (codes - codes.mean(0)).std())
+    return module, module.init(key, codes[:1])["params"], ()
 
 
-def potential(params: Any, module: Potential, table: Table, y: Array) -> Array:
-    """D(y) [n] of points y [n, d], in units of |x - y|^2."""
-    return module.apply({"params": params}, (y - table.mean) / table.scale) * table.scale**2
+def potential(params: Any, module: Potential, table: tuple[()], y: Array) -> Array:
+    """D(y) [n] of points y [n, d]."""
+    del table
+    return module.apply({"params": params}, y)
 
 
-def displacement(params: Any, module: Potential, table: Table, x: Array) -> Array:
-    """T(x) - x = grad D(x) / 2, [n, d]."""
-    return 0.5 * jax.grad(lambda x: potential(params, module, table, x).sum())(x)
+def heights(params: Any, module: Potential, table: tuple[()], y: Array) -> Array:
+    """Heights h [n] of points y [n, d], of the scores <y, x> + h that the argmax form maximises."""
+    return 0.5 * (potential(params, module, table, y) - jnp.sum(y**2, axis=1))
+
+
+def gradient(params: Any, module: Potential, table: tuple[()], x: Array) -> Array:
+    """T(x) = x + grad D(x) / 2, [n, d]."""
+    return x + 0.5 * jax.grad(lambda x: potential(params, module, table, x).sum())(x)
 
 
 def loss(
-    params: Any, module: Potential, config: Config, table: Table, x: Array, y: Array, f: Array, g: Array, to: Array
+    params: Any, module: Potential, config: Config, x: Array, y: Array, f: Array, g: Array, partners: Array
 ) -> tuple[Array, dict]:
-    """Return the regression's objective for noise x sent to `to`, codes y, and their potentials f, g."""
-    misfit = jnp.mean((potential(params, module, table, y) - g) ** 2)
-    misfit += jnp.mean((potential(params, module, table, x) + f) ** 2)
-    slope = jnp.mean(jnp.sum((displacement(params, module, table, x) - (to - x)) ** 2, axis=1))
+    """Return the regression's objective for noise x sent to `partners`, codes y, and their potentials f, g."""
+    misfit = jnp.mean((potential(params, module, (), y) - g) ** 2)
+    misfit += jnp.mean((potential(params, module, (), x) + f) ** 2)
+    slope = jnp.mean(jnp.sum((gradient(params, module, (), x) - partners) ** 2, axis=1))
     value = misfit + config.penalty * slope
     return value, {"loss": value, "misfit": misfit, "slope": slope}
 
@@ -97,18 +91,13 @@ def make_update(module: Potential, config: Config, sampler: Sampler):
     """Return `update(network, table, codes, index, key, axis_name) -> (network, table, metrics)`."""
     transform = optimiser(dataclasses.replace(config, num_steps=config.num_steps * config.regressions))
 
-    def update(network: TrainState, table: Table, y: Array, index: Array, key: Key, axis_name: str | None):
+    def update(network: TrainState, table: tuple[()], y: Array, index: Array, key: Key, axis_name: str | None):
         del index
         x = noise(sampler, key, network.step // config.regressions, *y.shape, axis_name)
         problem = _solve(x, y, axis_name)
 
         def regress(network: TrainState, _: None) -> tuple[TrainState, dict]:
-            gradient, metrics = jax.grad(loss, has_aux=True)(network.params, module, config, table, x, y, *problem)
-            if axis_name is not None:
-                gradient, metrics = jax.lax.pmean((gradient, metrics), axis_name)
-            updates, opt_state = transform.update(gradient, network.opt_state, network.params)
-            params = optax.apply_updates(network.params, updates)
-            return TrainState(params, opt_state, network.step + 1), metrics
+            return descend(transform, network, loss, module, config, x, y, *problem, axis_name=axis_name)
 
         network, metrics = jax.lax.scan(regress, network, None, length=config.regressions)
         return network, table, jax.tree.map(lambda leaf: leaf[-1], metrics)

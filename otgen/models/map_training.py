@@ -1,4 +1,4 @@
-"""What the solvers of a learned transport map share: settings, state, and the loop over batches of codes."""
+"""What the solvers of a learned transport map share: settings, units, state, and the loop over batches of codes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class MapSettings:
 
     Attributes:
       hidden: widths of the network.
-      num_steps: updates of the parameters.
+      num_steps: updates of the parameters, rounded up to whole calls.
       batch_size: points of noise, and of codes, that an update uses, over all devices.
       learning_rate: peak of the warm-up and cosine schedule of Adam.
       average: decay of the moving average of the parameters that the map is made of.
@@ -56,6 +56,30 @@ class MapSettings:
             raise ValueError(f"average = {self.average} is no decay: give 0 (none) to below 1.")
 
 
+class Units(NamedTuple):
+    """Places and sizes of the two laws. The solvers see both centred and with coordinates of unit variance.
+
+    For |x - y|^2 the optimal map follows a shift and a scale of either side.
+
+    Attributes:
+      source_mean: [d]. source_scale: root of the mean variance of the coordinates [].
+      code_mean, code_scale: the same of the codes.
+    """
+
+    source_mean: Array
+    source_scale: Array
+    code_mean: Array
+    code_scale: Array
+
+
+class Plan(NamedTuple):
+    """How training is cut: codes and noise in an update, updates in a call, and calls."""
+
+    rows: int
+    updates: int
+    calls: int
+
+
 class State(NamedTuple):
     """What a call of the training step needs.
 
@@ -80,15 +104,31 @@ def optimiser(settings: MapSettings) -> optax.GradientTransformation:
     return optax.adam(schedule, b1=0.9, b2=0.99)
 
 
+def units_of(key: Key, sampler: Sampler, codes: Array, num: int = 2**15) -> Units:
+    """Measure the codes [N, d], and the source by draws."""
+    x = jax.jit(sampler, static_argnums=(1, 2))(key, num, codes.shape[1])
+    return Units(x.mean(0), jnp.sqrt(x.var(0).mean()), codes.mean(0), jnp.sqrt(codes.var(0).mean()))
+
+
+def standard(sampler: Sampler, units: Units) -> Sampler:
+    """The source, centred and scaled."""
+    return functools.partial(_standard, sampler, units)
+
+
+def _standard(sampler: Sampler, units: Units, key: Key, num: int, dim: int) -> Array:
+    return (sampler(key, num, dim) - units.source_mean) / units.source_scale
+
+
 def noise(sampler: Sampler, key: Key, step: Array, num: int, dim: int, axis_name: str | None) -> Array:
     """Draws [num, dim] of the source for this device's samples of an update."""
     return jax.vmap(lambda one: sampler(one, 1, dim)[0])(sample_keys(key, step, num, axis_name))
 
 
-def moments(sampler: Sampler, key: Key, dim: int, num: int = 2**15) -> tuple[Array, Array]:
-    """Mean [dim] and covariance [dim, dim] of the source, from draws."""
-    x = jax.jit(sampler, static_argnums=(1, 2))(key, num, dim)
-    return x.mean(0), jnp.atleast_2d(jnp.cov(x.T))
+def plan(settings: MapSettings, num_codes: int) -> Plan:
+    """Return how training on so many codes is cut; a batch is never larger than the codes."""
+    rows = min(settings.batch_size, num_codes)
+    updates = min(settings.updates_per_call, num_codes // rows, settings.num_steps)
+    return Plan(rows, updates, -(-settings.num_steps // updates))
 
 
 def start(params: Any, settings: MapSettings, table: Any) -> State:
@@ -104,14 +144,16 @@ def make_step(update: Update, settings: MapSettings):
     """
 
     def step(state: State, batch: tuple[Array, Array], key: Key, *, axis_name: str | None = None):
-        def one(carry: tuple, rows: tuple[Array, Array]) -> tuple[tuple, dict[str, Array]]:
-            network, average, table = carry
-            before = network.step
-            network, table, metrics = update(network, table, *rows, key, axis_name)
-            return (network, moving_average(network.params, average, before, settings.average), table), metrics
+        batches = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), batch)
+        updates = batches[0].shape[0]
 
-        turned = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), batch)
-        carry, metrics = jax.lax.scan(one, state[:3], turned)
+        def one(carry: tuple, inputs: tuple) -> tuple[tuple, dict[str, Array]]:
+            (network, average, table), (count, rows) = carry, inputs
+            network, table, metrics = update(network, table, *rows, key, axis_name)
+            return (network, moving_average(network.params, average, count, settings.average), table), metrics
+
+        counts = state.step * updates + jnp.arange(updates)
+        carry, metrics = jax.lax.scan(one, state[:3], (counts, batches))
         return State(*carry, state.step + 1), jax.tree.map(lambda leaf: leaf.mean(0), metrics)
 
     return step
@@ -127,20 +169,21 @@ def run(
     callback: Callback | None = None,
     checkpoints: Any = None,
 ) -> State:
-    """Make `settings.num_steps` updates on shuffled batches of codes [N, d], from the newest checkpoint if any."""
-    rows = min(settings.batch_size, len(codes))
-    rows -= rows % jax.local_device_count()
-    together = min(settings.updates_per_call, len(codes) // rows, settings.num_steps)
+    """Make `settings.num_steps` updates on shuffled batches of codes [N, d], from the newest checkpoint if any.
+
+    Raises:
+      ValueError: if a batch does not divide among the devices.
+    """
+    rows, updates, calls = plan(settings, len(codes))
     order_key, step_key = jax.random.split(key)
     if checkpoints is not None:
         state = checkpoints.restore(state) or state
     arrays = np.asarray(codes), np.arange(len(codes), dtype=np.int32)
-    calls = -(-settings.num_steps // together)
-    feed = batches(order_key, arrays, rows * together, start=int(state.step), stop=calls)
-    fold = functools.partial(_fold, rows, together)
+    feed = batches(order_key, arrays, rows * updates, start=int(state.step), stop=calls)
+    fold = functools.partial(_fold, updates)
     options = {"callback": callback, "checkpoints": checkpoints, "log_every": 10, "save_every": 250}
     return train(make_step(update, settings), state, map(fold, feed), step_key, **options)
 
 
-def _fold(rows: int, together: int, batch: tuple[Array, ...]) -> tuple[Array, ...]:
-    return tuple(leaf.reshape(rows, together, *leaf.shape[1:]) for leaf in batch)
+def _fold(updates: int, batch: tuple[Array, ...]) -> tuple[Array, ...]:
+    return tuple(leaf.reshape(-1, updates, *leaf.shape[1:]) for leaf in batch)

@@ -4,13 +4,15 @@
     "lp"           a discriminator regressed on exact potentials of minibatches (`map_lp`)
     "icnn"         a convex potential with exact conjugates, or with cycle regularisation (`map_icnn`)
 
-All of them minimise, none plays a game. Costs, potentials and W2^2 are those of |x - y|^2 (twice the halved ones).
+All of them minimise, none plays a game. Solvers work in standard units; costs, potentials and W2^2 that come out are
+those of |x - y|^2 (twice the halved ones).
 
 Reference: Latent space optimal transport for generative models (2018), arXiv 1809.05964.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -21,7 +23,7 @@ from jax.typing import ArrayLike
 
 from otgen.eval.maps import cosine, l2_uvp
 from otgen.models import map_c_transform, map_icnn, map_lp, map_training
-from otgen.models.map_training import MapSettings
+from otgen.models.map_training import MapSettings, Units
 from otgen.ot import conjugate, semidiscrete
 from otgen.ot.check import as_points, require_positive
 from otgen.ot.scores import top_scores
@@ -31,27 +33,36 @@ from otgen.types import Array, Callback, Key, Sampler
 SOLVERS = {"c_transform": map_c_transform, "lp": map_lp, "icnn": map_icnn}
 FORMS = ("argmax", "barycentre", "gradient")
 _NEAREST = 64  # codes that a barycentre weighs
-_CONJUGATE_STEPS = 200
 
 
-class Map(NamedTuple):
-    """A learned map.
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("params", "table", "units", "codes", "h", "temperature", "residual"),
+    meta_fields=("solver", "module", "sampler"),
+)
+@dataclasses.dataclass(frozen=True)
+class Map:
+    """A learned map, a pytree.
 
     Attributes:
-      solver: which of SOLVERS found it.
-      module: the network of its potential. params: its parameters. table: what its solver keeps beside them.
-      sampler: the source.
-      codes: targets [N, d].
-      h: heights [N] of the scores <y, x> + h, whose largest the argmax form goes to.
+      solver: which of SOLVERS found it. Static.
+      module: the network of its potential. Static.
+      sampler: the source. Static.
+      params: parameters of the network.
+      table: what the solver keeps beside them.
+      units: places and sizes of source and codes.
+      codes: targets [N, d], as given.
+      h: heights [N] in standard units; `heights` gives them in those of the codes.
       temperature: of the barycentre form, in units of |x - y|^2.
-      residual: root mean square of |grad psi(x*(y)) - y| over the codes for "icnn", else 0.
+      residual: of "icnn", the root mean square of |grad psi(x*(y)) - y| over the codes, in units of y; else 0.
     """
 
     solver: str
     module: Any
+    sampler: Sampler
     params: Any
     table: Any
-    sampler: Sampler
+    units: Units
     codes: Array
     h: Array
     temperature: Array
@@ -109,10 +120,10 @@ def fit(
     Args:
       key: random key.
       sampler: the source law, hashable; N(0, I) for None.
-      codes: targets [N, d], equally likely; best standardised.
+      codes: targets [N, d], equally likely.
       solver: "c_transform", "lp" or "icnn".
       neighbours: codes that a barycentre weighs effectively, on average: sets the temperature.
-      callback: called every 10 calls of the training step with metrics.
+      callback: called every 10 calls of the training step, of `updates_per_call` updates each, with metrics.
       checkpoints: as in `train.train`; training goes on from the newest.
       **config: fields of the solver's Config.
 
@@ -120,66 +131,61 @@ def fit(
       Map.
 
     Raises:
-      ValueError: for codes of another shape or not finite or all alike, unknown solvers, fields out of range.
+      ValueError: for codes of another shape or not finite or all alike, a source of another dimension, unknown
+        solvers, fields out of range, batches that do not divide among the devices.
       TypeError: for a field that the solver's Config does not have.
     """
     settings = config_of(solver, **config)
     codes = as_points("codes", codes)
-    if not float(codes.std(0).max()) > 0:
+    if not float(jnp.ptp(codes, axis=0).max()) > 0:
         raise ValueError("all codes coincide: there is no map to learn.")
     if not 1 <= neighbours <= 0.5 * _NEAREST:
         raise ValueError(f"neighbours = {neighbours}: give 1 to {_NEAREST // 2}.")
     sampler = gaussian if sampler is None else sampler
+    _check_source(key, sampler, codes)
     method = SOLVERS[solver]
-    init_key, train_key, heat_key = jax.random.split(key, 3)
-    module, params, table = method.init(init_key, settings, sampler, codes)
+    init_key, unit_key, train_key, heat_key = jax.random.split(key, 4)
+    units = map_training.units_of(unit_key, sampler, codes)
+    source, targets = map_training.standard(sampler, units), _to_standard(units, codes)
+    module, params, table = method.init(init_key, settings, source, targets)
     state = map_training.run(
         train_key,
-        method.make_update(module, settings, sampler),
+        method.make_update(module, settings, source),
         map_training.start(params, settings, table),
-        codes,
+        targets,
         settings,
         callback=callback,
         checkpoints=checkpoints,
     )
-    return _finished(heat_key, solver, module, state, sampler, codes, min(neighbours, len(codes)))
-
-
-def _finished(key: Key, solver: str, module: Any, state: Any, sampler: Sampler, codes: Array, neighbours: float) -> Map:
-    params, table, residual = state.average, state.table, jnp.zeros(())
+    params, table, residual = state.average, state.table, jnp.zeros((), codes.dtype)
     if solver == "icnn":
-        found = _conjugates(module, params, codes, table)
-        h, residual = -found.values, jnp.sqrt(jnp.mean(found.residual**2))
-        table = map_icnn.Table(found.points, found.step)
-    elif solver == "lp":
-        h = jax.jit(lambda y: 0.5 * (map_lp.potential(params, module, table, y) - jnp.sum(y**2, 1)))(codes)
+        found = _conjugates(module, params, table, targets)
+        h, table = -found.values, map_icnn.Table(found.points, found.step)
+        residual = units.code_scale * jnp.sqrt(jnp.mean(found.residual**2))
     else:
-        h = jax.jit(map_c_transform.heights, static_argnums=1)(params, module, table, table.codes)
-        h = h + jnp.sum(table.codes * table.mean, 1)  # scores of points that are not centred
-    x = jax.jit(sampler, static_argnums=(1, 2))(key, 1024, codes.shape[1])
-    temperature = _temperature(x, codes, h, neighbours)
-    return Map(solver, module, params, table, sampler, codes, h, temperature, residual)
+        h = jax.jit(method.heights, static_argnums=1)(params, module, table, targets)
+    x = jax.jit(source, static_argnums=(1, 2))(heat_key, 1024, codes.shape[1])
+    temperature = _temperature(x, targets, h, min(neighbours, len(codes)))
+    temperature *= units.source_scale * units.code_scale
+    return Map(solver, module, sampler, params, table, units, codes, h, temperature, residual)
+
+
+def _check_source(key: Key, sampler: Sampler, codes: Array) -> None:
+    shape = jax.eval_shape(lambda key: sampler(key, 3, codes.shape[1]), key).shape
+    if shape != (3, codes.shape[1]):
+        raise ValueError(f"the source draws 3 points as {shape} for codes {codes.shape}: it must give [num, dim].")
+
+
+def _to_standard(units: Units, codes: Array) -> Array:
+    return (codes - units.code_mean) / units.code_scale
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _conjugates(module: Any, params: Any, y: Array, table: Any) -> conjugate.Conjugate:
-    psi = map_icnn.potential(module, params)
-
-    def block(one: tuple) -> conjugate.Conjugate:
-        return conjugate.solve(psi, one[0], one[1], step=one[2], num_steps=_CONJUGATE_STEPS)
-
-    size = 4096
-    num, padding = len(y), -len(y) % size if len(y) > size else 0
-    padded = jax.tree.map(
-        lambda leaf: jnp.pad(leaf, ((0, padding), *((0, 0),) * (leaf.ndim - 1)), mode="edge").reshape(
-            -1, min(size, num), *leaf.shape[1:]
-        ),
-        (y, *table),
-    )
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num], jax.lax.map(block, padded))
+def _conjugates(module: Any, params: Any, table: Any, y: Array) -> conjugate.Conjugate:
+    return map_icnn.conjugates(params, module, table, y)
 
 
-def _weights(values: Array, temperature: Array) -> Array:
+def _weights(values: Array, temperature: ArrayLike) -> Array:
     """Softmax of scores [n, k], of which two make a difference of costs."""
     return jax.nn.softmax(2 * values / temperature, axis=1)
 
@@ -212,28 +218,42 @@ def transport(map_: Map, x: ArrayLike, form: str | None = None, temperature: Arr
       form: "argmax", the code that wins the score; "barycentre", the mean of the 64 best codes weighed by the softmax
         of their scores, which is the gradient of the softened c-transform; "gradient", grad psi for "icnn",
         x + grad D / 2 for "lp", and for "c_transform", whose c-transform is piecewise affine, the same as argmax.
-        None for the solver's own: gradient for "icnn", else argmax.
-      temperature: of the barycentre, in units of |x - y|^2; `Map.temperature` for None.
+        None for the solver's own: gradient for "icnn", else argmax. Static.
+      temperature: of the barycentre, in units of |x - y|^2; `Map.temperature` for None. Traced.
 
     Returns:
-      Points [n, d].
+      Points [n, d]; NaN where, inside jit, x is not finite.
 
     Raises:
-      ValueError: for points of another dimension or not finite, an unknown form, a temperature that is not positive.
+      ValueError: for points of another dimension or (outside jit) not finite, an unknown form, a temperature that is
+        not positive.
     """
-    x = _checked(map_, "x", x)
     form = default_form(map_.solver) if form is None else form
     if form not in FORMS:
         raise ValueError(f"form = {form!r} is unknown: choose one of {', '.join(FORMS)}.")
     temperature = map_.temperature if temperature is None else temperature
     require_positive("temperature", temperature)
-    if form == "gradient" and map_.solver == "icnn":
-        return _gradient(map_.module, map_.params, x)
-    if form == "gradient" and map_.solver == "lp":
-        return _displaced(map_.module, map_.params, map_.table, x)
+    return _transport(map_, _checked(map_, "x", x), form, temperature)
+
+
+@functools.partial(jax.jit, static_argnames="form")
+def _transport(map_: Map, x: Array, form: str, temperature: ArrayLike) -> Array:
+    units, standard = map_.units, _from_source(map_, x)
+    if form == "gradient" and map_.solver != "c_transform":
+        method = SOLVERS[map_.solver]
+        return units.code_mean + units.code_scale * method.gradient(map_.params, map_.module, map_.table, standard)
+    targets = _to_standard(units, map_.codes)
     if form == "barycentre":
-        return _barycentre(x, map_.codes, map_.h, temperature)
-    return map_.codes[_winner(x, map_.codes, map_.h)]
+        values, index = top_scores(standard, targets, map_.h, min(_NEAREST, len(targets)))
+        weights = _weights(values, temperature / (units.source_scale * units.code_scale))
+        moved = jnp.einsum("nk,nkd->nd", weights, map_.codes[index])
+    else:
+        moved = map_.codes[top_scores(standard, targets, map_.h)[1][:, 0]]
+    return jnp.where(jnp.isfinite(x).all(1, keepdims=True), moved, jnp.nan)
+
+
+def _from_source(map_: Map, x: Array) -> Array:
+    return (x - map_.units.source_mean) / map_.units.source_scale
 
 
 def _checked(map_: Map, name: str, x: ArrayLike) -> Array:
@@ -243,38 +263,30 @@ def _checked(map_: Map, name: str, x: ArrayLike) -> Array:
     return x
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _gradient(module: Any, params: Any, x: Array) -> Array:
-    return map_icnn.gradient(module, params, x)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _displaced(module: Any, params: Any, table: Any, x: Array) -> Array:
-    return x + map_lp.displacement(params, module, table, x)
-
-
-@jax.jit
-def _barycentre(x: Array, codes: Array, h: Array, temperature: ArrayLike) -> Array:
-    values, index = top_scores(x, codes, h, min(_NEAREST, len(codes)))
-    return jnp.einsum("nk,nkd->nd", _weights(values, temperature), codes[index])
-
-
-@jax.jit
-def _winner(x: Array, codes: Array, h: Array) -> Array:
-    return top_scores(x, codes, h)[1][:, 0]
+def heights(map_: Map) -> semidiscrete.State:
+    """Return the potential at the codes as a semi-discrete state, for `semidiscrete.chi2`, `extension` and the like."""
+    units = map_.units
+    h = units.source_scale * units.code_scale * map_.h
+    return semidiscrete.from_heights(h - (map_.codes - units.code_mean) @ units.source_mean)
 
 
 def potential(map_: Map, y: ArrayLike) -> Array:
-    """Return the learned potential at points [n, d]: psi(x) of "icnn", in units of <x, y>; else D(y), of |x - y|^2.
+    """Return the potential D [n] at points y [n, d] of the codes' side, in units of |x - y|^2 and up to a constant.
+
+    The map sends x to where D(y) - |x - y|^2 is largest. For "icnn" D(y) = |y|^2 - 2 psi*(y), known where psi* is.
 
     Raises:
       ValueError: for points of another dimension or not finite.
     """
     y = _checked(map_, "y", y)
+    standard = _to_standard(map_.units, y)
     if map_.solver == "icnn":
-        return map_icnn.potential(map_.module, map_.params)(y)
-    centred = y - map_.table.mean if map_.solver == "c_transform" else y
-    return SOLVERS[map_.solver].potential(map_.params, map_.module, map_.table, centred)
+        h = -_conjugates(map_.module, map_.params, _nearest(map_, standard), standard).values
+    else:
+        h = SOLVERS[map_.solver].heights(map_.params, map_.module, map_.table, standard)
+    units = map_.units
+    linear = (y - units.code_mean) @ units.source_mean
+    return jnp.sum(y**2, axis=1) + 2 * (units.source_scale * units.code_scale * h - linear)
 
 
 def inverse(map_: Map, y: ArrayLike) -> conjugate.Conjugate:
@@ -285,7 +297,7 @@ def inverse(map_: Map, y: ArrayLike) -> conjugate.Conjugate:
       y: points [n, d].
 
     Returns:
-      `conjugate.Conjugate`: the points, and how well they are met.
+      `conjugate.Conjugate`: points in the source's units, residual in those of y, values and step in standard ones.
 
     Raises:
       ValueError: for another solver, or points of another dimension or not finite.
@@ -295,14 +307,18 @@ def inverse(map_: Map, y: ArrayLike) -> conjugate.Conjugate:
             f"the map of solver {map_.solver!r} has no inverse, it sends whole cells to one code: use solver='icnn', "
             "or draw noise from the cell of a code."
         )
-    y = _checked(map_, "y", y)
-    nearest = _winner(y, map_.codes, -0.5 * jnp.sum(map_.codes**2, axis=1))
-    return _conjugates(map_.module, map_.params, y, jax.tree.map(lambda leaf: leaf[nearest], map_.table))
+    standard, units = _to_standard(map_.units, _checked(map_, "y", y)), map_.units
+    found = _conjugates(map_.module, map_.params, _nearest(map_, standard), standard)
+    points = units.source_mean + units.source_scale * found.points
+    return found._replace(points=points, residual=units.code_scale * found.residual)
 
 
-def heights(map_: Map) -> semidiscrete.State:
-    """Return the potential at the codes as a semi-discrete state, for `semidiscrete.chi2`, `extension` and the like."""
-    return semidiscrete.from_heights(map_.h)
+@jax.jit
+def _nearest(map_: Map, y: Array) -> Any:
+    """What is known of the codes nearest to points y [n, d] in standard units: where their conjugates may start."""
+    codes = _to_standard(map_.units, map_.codes)
+    _, index = top_scores(y, codes, -0.5 * jnp.sum(codes**2, axis=1))
+    return jax.tree.map(lambda leaf: leaf[index[:, 0]], map_.table)
 
 
 def sample(key: Key, map_: Map, num: int, form: str | None = None, temperature: ArrayLike | None = None) -> Array:
@@ -313,8 +329,11 @@ def sample(key: Key, map_: Map, num: int, form: str | None = None, temperature: 
     """
     if num < 1:
         raise ValueError(f"num = {num}: ask for at least one point.")
-    x = jax.jit(map_.sampler, static_argnums=(1, 2))(key, num, map_.codes.shape[1])
-    return transport(map_, x, form, temperature)
+    return transport(map_, _draw(map_, key, num), form, temperature)
+
+
+def _draw(map_: Map, key: Key, num: int) -> Array:
+    return jax.jit(map_.sampler, static_argnums=(1, 2))(key, num, map_.codes.shape[1])
 
 
 def evaluate(key: Key, map_: Map, truth: Any = None, *, num: int = 2**14, form: str | None = None) -> Info:
@@ -333,18 +352,32 @@ def evaluate(key: Key, map_: Map, truth: Any = None, *, num: int = 2**14, form: 
     Raises:
       ValueError: as `transport`.
     """
-    x = jax.jit(map_.sampler, static_argnums=(1, 2))(key, num, map_.codes.shape[1])
+    x = _draw(map_, key, num)
     moved = transport(map_, x, form)
-    if map_.solver == "icnn":
-        value = map_icnn.potential(map_.module, map_.params)(x)
-    else:
-        value = top_scores(x, map_.codes, map_.h)[0][:, 0]
-    value = jnp.sum(x**2, axis=1) - 2 * value  # f = |x|^2 - 2 psi(x)
-    other = jnp.mean(jnp.sum(map_.codes**2, axis=1) + 2 * map_.h)
-    missed = (jnp.nan, jnp.nan) if truth is None else (l2_uvp(moved, truth(x)), cosine(moved, truth(x), x))
+    right = None if truth is None else truth(x)
+    missed = (jnp.nan, jnp.nan) if truth is None else (l2_uvp(moved, right), cosine(moved, right, x))
+    f, g = _potentials(map_, x)
     return Info(
         jnp.mean(jnp.sum((x - moved) ** 2, axis=1)),
-        jnp.mean(value) + other,
-        jnp.std(value) / np.sqrt(num),
+        jnp.mean(f) + jnp.mean(g),
+        jnp.std(f) / np.sqrt(num),
         *(jnp.asarray(number) for number in missed),
     )
+
+
+@jax.jit
+def _potentials(map_: Map, x: Array) -> tuple[Array, Array]:
+    """Potentials f [n] at points of the source and g [N] at the codes, f_i + g_j <= |x_i - y_j|^2.
+
+    f(x) = |x - m|^2 - 2 s u(x') and g(y) = |y - m|^2 + 2 s h with m the mean of the codes, s the product of the scales
+    and u(x') >= <x', y'> + h: products of large means never arise.
+    """
+    units, standard = map_.units, _from_source(map_, x)
+    if map_.solver == "icnn":
+        value = map_icnn.potential(map_.params, map_.module)(standard)
+    else:
+        value = top_scores(standard, _to_standard(units, map_.codes), map_.h)[0][:, 0]
+    size = 2 * units.source_scale * units.code_scale
+    offset = (map_.codes - units.code_mean) @ (units.source_mean - units.code_mean)
+    f = jnp.sum((x - units.code_mean) ** 2, axis=1) - size * value
+    return f, jnp.sum((map_.codes - units.code_mean) ** 2, axis=1) + size * map_.h - 2 * offset

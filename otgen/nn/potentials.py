@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from otgen.ot.costs import product
 from otgen.types import Array
 
 
@@ -53,7 +54,8 @@ class Convex(nn.Module):
 
     Every unit of layer k reads sum_r <a_r, x>^2 + <w, x> + c; the layers are joined by non-negative weights and CELU,
     which is convex and increasing, so that psi is convex for any parameters. L starts as the identity and the weights
-    of the last layer near zero: grad psi is the identity up to `start` before training.
+    of the last layer near zero: grad psi is the identity up to `start` before training. Products run at the highest
+    precision.
 
     Attributes:
       hidden: widths of the layers.
@@ -71,24 +73,24 @@ class Convex(nn.Module):
     def __call__(self, x: Float[Array, "n d"]) -> Float[Array, " n"]:
         """Values [n]."""
         scale = x.shape[1] ** -0.5
-        root = self.param("root", lambda _, size: jnp.eye(size), x.shape[1])
-        shift = self.param("shift", nn.initializers.zeros, x.shape[1:])
+        root = self.param("root", lambda _, size: jnp.eye(size, dtype=x.dtype), x.shape[1])
+        shift = self.param("shift", nn.initializers.zeros, x.shape[1:], x.dtype)
         z = self._quadratic(0, self.hidden[0], scale, x)
         for k, width in enumerate(self.hidden[1:], 1):
-            raw = self.param(f"joint_{k}", _around(-1.0, 0.1), (z.shape[1], width))
-            z = nn.celu(z @ (nn.softplus(raw) / z.shape[1]) + self._quadratic(k, width, scale, x))
+            raw = self.param(f"joint_{k}", _around(-1.0, 0.1), (z.shape[1], width), x.dtype)
+            z = nn.celu(product(z, nn.softplus(raw) / z.shape[1]) + self._quadratic(k, width, scale, x))
         before = math.log(math.expm1(self.start))
-        last = nn.softplus(self.param("last", _around(before, 0.0), (z.shape[1],)))
-        return z @ last + 0.5 * jnp.sum((x @ root) ** 2, axis=1) + x @ shift
+        last = nn.softplus(self.param("last", _around(before, 0.0), (z.shape[1],), x.dtype))
+        return z @ last + 0.5 * jnp.sum(product(x, root) ** 2, axis=1) + x @ shift
 
     def _quadratic(self, k: int, width: int, scale: float, x: Array) -> Array:
         normal = nn.initializers.normal
-        factors = self.param(f"square_{k}", normal(0.5 * scale), (x.shape[1], self.rank * width))
-        slope = self.param(f"slope_{k}", normal(scale), (x.shape[1], width))
-        offset = self.param(f"offset_{k}", nn.initializers.zeros, (width,))
-        squares = ((x @ factors) ** 2).reshape(x.shape[0], self.rank, width).sum(1)
-        return squares + x @ slope + offset
+        factors = self.param(f"square_{k}", normal(0.5 * scale), (x.shape[1], self.rank * width), x.dtype)
+        slope = self.param(f"slope_{k}", normal(scale), (x.shape[1], width), x.dtype)
+        offset = self.param(f"offset_{k}", nn.initializers.zeros, (width,), x.dtype)
+        squares = (product(x, factors) ** 2).reshape(x.shape[0], self.rank, width).sum(1)
+        return squares + product(x, slope) + offset
 
 
 def _around(centre: float, deviation: float):
-    return lambda key, shape: centre + deviation * jax.random.normal(key, shape)
+    return lambda key, shape, dtype: centre + deviation * jax.random.normal(key, shape, dtype)

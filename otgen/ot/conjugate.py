@@ -26,7 +26,7 @@ class Conjugate(NamedTuple):
 
     Attributes:
       points: maximisers x*(y) [n, d].
-      values: psi*(y) [n], from below: the gap is residual^2 over twice the least curvature.
+      values: psi*(y) [n], from below: off by at most residual^2 over twice the least curvature.
       residual: |grad psi(x*) - y| [n].
       step: length [n] of a gradient step that fits the curvature met last, for the next call on the same rows.
     """
@@ -62,15 +62,15 @@ def solve(
     """Maximise <x, y> - psi(x) for every row y.
 
     Every row takes its own quasi-Newton steps; one that neither decreases psi(x) - <x, y> enough nor the residual is
-    taken back and shortened. Not differentiated through: the gradient of psi*(y) in y is `points`, in the parameters of
-    psi it is minus that of psi at `points`.
+    taken back and shortened. The steps are not differentiated through: by the envelope theorem the gradient of psi*(y)
+    in y is `points`, and in parameters of psi it is minus that of psi at `points`.
 
     Args:
       potential: psi, convex and differentiable: [n, d] -> [n], row by row. Static.
       y: slopes [n, d].
       start: points [n, d] to start from; y for None.
       step: length of the first gradient step, a number or [n]; `Conjugate.step` of an earlier call. Traced.
-      num_steps: evaluations of the gradient. Static.
+      num_steps: steps, an evaluation of psi and its gradient each. Static.
       memory: steps remembered. Static.
 
     Returns:
@@ -84,21 +84,22 @@ def solve(
     if x.shape != y.shape:
         raise ValueError(f"start has shape {x.shape} and y {y.shape}: give one point per slope.")
     require_positive("num_steps", num_steps)
-    y, x = jax.lax.stop_gradient((y, x))
+    held, x = jax.lax.stop_gradient((y, x))
     rows, dim = y.shape
 
     def evaluate(x: Array) -> tuple[Array, Array]:
         values, pull = jax.vjp(potential, x)
-        return values - jnp.sum(x * y, axis=1), pull(jnp.ones_like(values))[0] - y
+        return values - jnp.sum(x * held, axis=1), pull(jnp.ones_like(values))[0] - held
 
     empty = jnp.zeros((memory, rows, dim), y.dtype)
     lengths = jnp.broadcast_to(jnp.asarray(step, y.dtype), (rows,))
     first = _Search(x, *evaluate(x), empty, empty, jnp.zeros((memory, rows), y.dtype), lengths, jnp.ones(rows, y.dtype))
-    last = jax.lax.fori_loop(0, num_steps, lambda _, now: _advance(evaluate, now), first)
-    return Conjugate(last.x, -last.value, jnp.linalg.norm(last.slope, axis=1), last.step)
+    last = jax.lax.fori_loop(0, num_steps, lambda _, now: _advance(evaluate, held, now), first)
+    x, slope, lengths = jax.lax.stop_gradient((last.x, last.slope, last.step))
+    return Conjugate(x, jnp.sum(x * y, axis=1) - potential(x), jnp.linalg.norm(slope, axis=1), lengths)
 
 
-def _advance(evaluate: Callable, now: _Search) -> _Search:
+def _advance(evaluate: Callable, y: Array, now: _Search) -> _Search:
     move = -now.share[:, None] * _direction(now)
     x = now.x + move
     value, slope = evaluate(x)
@@ -108,7 +109,9 @@ def _advance(evaluate: Callable, now: _Search) -> _Search:
     taken = lower | flatter
     turn = slope - now.slope
     curvature = jnp.sum(move * turn, axis=1)
-    bent = jnp.isfinite(curvature) & (curvature > 1e-12 * jnp.sum(move**2, axis=1))
+    noise = 32 * jnp.finfo(x.dtype).eps  # turns smaller than this are rounding, and say nothing of curvature
+    bent = jnp.sum(turn**2, axis=1) > noise**2 * (1 + jnp.sum((slope + y) ** 2, axis=1))
+    bent &= jnp.isfinite(curvature) & (curvature > 1e-12 * jnp.sum(move**2, axis=1))
     inverse = jnp.where(bent, 1 / jnp.where(bent, curvature, 1.0), 0.0)
     length = curvature / jnp.maximum(jnp.sum(turn**2, axis=1), 1e-30)
 
