@@ -74,9 +74,62 @@ def sinkhorn_ratios(results: dict) -> list[str]:
     return lines
 
 
+LATENT = {  # columns of the latent-OT tables, of images and of toys
+    "frechet": "Frechet",
+    "lmem": "lmem",
+    "precision": "precision",
+    "recall": "recall",
+    "least_class": "least class",
+    "largest_class": "largest class",
+    "share_3sd": "within 3 sd",
+    "sd_ratio": "within-mode sd / true",
+    "l2_uvp": "L2-UVP, %",
+    "half_cost": "half cost",
+    "half_dual": "half dual value",
+    "seconds": "seconds",
+}
+
+
+def latent_ot(path: Path) -> str:
+    """Mean and standard deviation over seeds of every row of the latent-OT experiment, as Markdown."""
+    rows = json.loads(path.read_text())["rows"]
+    shown = {name: title for name, title in LATENT.items() if any(name in row for row in rows.values())}
+    lines = ["| " + " | ".join(["", *shown.values()]) + " |", "|---" * (1 + len(shown)) + "|"]
+    lines += [
+        "| " + " | ".join([name, *(_spread(row.get(column)) for column in shown)]) + " |" for name, row in rows.items()
+    ]
+    return "\n".join(lines)
+
+
+def w2_benchmark(path: Path) -> str:
+    """L2-UVP by dimension of our solvers and of published ones, as Markdown."""
+    results = json.loads(path.read_text())
+    dims = [str(dim) for dim in results["dims"]]
+    lines = ["| L2-UVP, % | " + " | ".join(f"d = {dim}" for dim in dims) + " |", "|---" * (1 + len(dims)) + "|"]
+    for name, row in results["rows"].items():
+        if any("l2_uvp" in cell for cell in row.values()):
+            lines.append("| " + " | ".join([name, *(_spread(row.get(dim, {}).get("l2_uvp")) for dim in dims)]) + " |")
+    for name, row in results["published"].items():
+        lines.append("| " + " | ".join([f"{name} (published)", *(f"{row[dim]:g}" for dim in dims)]) + " |")
+    return "\n".join(lines)
+
+
+def _spread(summary: dict | None) -> str:
+    if summary is None:
+        return ""
+    digits = 0 if summary["mean"] >= 20 else 2 if summary["mean"] >= 1 else 3
+    spread = "" if not summary["sd"] else f" ± {summary['sd']:.{digits}f}"
+    return f"{summary['mean']:.{digits}f}{spread}"
+
+
 if __name__ == "__main__":
     found = Path(__file__).parent / "sinkhorn.json"
     if found.exists():
         print(f"{found.stem}\n\n{sinkhorn(found)}\n")
     for found in sorted(Path(__file__).parent.glob("ae_ot_*.json")):
         print(f"{found.stem}\n\n{ae_ot(found)}\n")
+    for found in sorted(Path(__file__).parent.glob("latent_ot_*.json")):
+        print(f"{found.stem}\n\n{latent_ot(found)}\n")
+    found = Path(__file__).parent / "w2_benchmark.json"
+    if found.exists():
+        print(f"{found.stem}\n\n{w2_benchmark(found)}\n")

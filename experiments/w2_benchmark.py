@@ -299,7 +299,10 @@ def learned(config: Config, pair: Pair, run: Run, key: Key, codes: Array) -> tup
     info = neural_map.evaluate(_fresh(key), found, pair.truth, num=config.num_eval, form=row.form)
     scores = {name: _number(value) for name, value in info._asdict().items()}
     if row.solver == "icnn":
-        backward = lambda y: neural_map.inverse(found, y).points  # noqa: E731
+
+        def backward(y: Array) -> Array:
+            return neural_map.inverse(found, y).points
+
         scores |= inverted(config, pair, key, run.dim, backward) | {"residual": float(found.residual)}
     if run.dim == 2:
         x = pair.sampler(jax.random.fold_in(key, 6), 4000, 2)
