@@ -1,24 +1,27 @@
 """A learned transport map put into one network, for sampling in a single pass.
 
-Minimises E |S(x) - T(x)|^2 over networks S, x fresh draws of the source. Where T jumps, S cannot: it passes
-through what lies between.
+Minimises the mean of |S(x) - T(x)|^2 over networks S, x draws of the source whose images are computed once. Where T
+jumps, S cannot: it passes through what lies between.
 """
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from otgen.models import neural_map
 from otgen.models.fitting import descend, moving_average
-from otgen.models.map_training import MapSettings, State, noise, optimiser, start
+from otgen.models.map_training import MapSettings, State, optimiser, start
+from otgen.models.settings import Settings
 from otgen.nn.potentials import Displacement
-from otgen.train.loop import train
+from otgen.train.loop import train_on
 from otgen.types import Array, Callback, Key
+
+_PIECE = 4096  # draws moved together
 
 
 def loss(params: Any, module: Displacement, x: Array, to: Array) -> tuple[Array, dict[str, Array]]:
@@ -33,6 +36,7 @@ def distil(
     *,
     form: str | None = None,
     temperature: ArrayLike | None = None,
+    num_pairs: int = 2**16,
     callback: Callback | None = None,
     checkpoints: Any = None,
     **config: Any,
@@ -43,6 +47,7 @@ def distil(
       key: random key.
       map_: from `neural_map.fit`.
       form, temperature: as in `neural_map.transport`.
+      num_pairs: draws that the network learns from, rounded up to whole pieces of 4096.
       callback, checkpoints: as in `train.train`.
       **config: fields of `map_training.MapSettings`; a step is one update.
 
@@ -53,21 +58,30 @@ def distil(
       ValueError: for fields out of range, and as `neural_map.transport`.
     """
     settings = MapSettings(**{"hidden": (512, 512), "num_steps": 5000, "learning_rate": 1e-3, **config})
-    init_key, step_key = jax.random.split(key)
-    dim = map_.codes.shape[1]
+    Settings.whole("num_pairs", num_pairs)
+    pair_key, init_key, order_key, step_key = jax.random.split(key, 4)
+    x, moved = [], []
+    for i in range(-(-num_pairs // _PIECE)):
+        x.append(neural_map.draw(jax.random.fold_in(pair_key, i), map_, _PIECE))
+        moved.append(np.asarray(neural_map.transport(map_, x[-1], form, temperature)))
+    pairs = np.concatenate(x), np.concatenate(moved)
     module, transform = Displacement(settings.hidden), optimiser(settings)
-    neural_map.transport(map_, jnp.zeros((1, dim)), form, temperature)  # raises for what cannot be meant
 
-    def step(state: State, batch: Array, key: Key, *, axis_name: str | None = None):
-        x = noise(map_.sampler, key, state.step, batch.shape[0], dim, axis_name)
-        moved = neural_map.transport(state.table, x, form, temperature)
-        network, metrics = descend(transform, state.network, loss, module, x, moved, axis_name=axis_name)
+    def step(state: State, batch: tuple[Array, Array], key: Key, *, axis_name: str | None = None):
+        del key  # nothing in this step is random
+        network, metrics = descend(transform, state.network, loss, module, *batch, axis_name=axis_name)
         average = moving_average(network.params, state.average, state.step, settings.average)
-        return State(network, average, state.table, state.step + 1), metrics
+        return State(network, average, (), state.step + 1), metrics
 
-    state = start(module.init(init_key, jnp.zeros((1, dim)))["params"], settings, map_)
-    if checkpoints is not None:
-        state = checkpoints.restore(state) or state
-    feed = itertools.repeat(jnp.zeros(settings.batch_size), settings.num_steps - int(state.step))
-    state = train(step, state, feed, step_key, callback=callback, checkpoints=checkpoints)
+    params = module.init(init_key, jnp.asarray(pairs[0][:1]))["params"]
+    state = train_on(
+        pairs,
+        step,
+        start(params, settings, ()),
+        (order_key, step_key),
+        num_steps=settings.num_steps,
+        batch_size=settings.batch_size,
+        callback=callback,
+        checkpoints=checkpoints,
+    )
     return module, state.average

@@ -329,10 +329,11 @@ def sample(key: Key, map_: Map, num: int, form: str | None = None, temperature: 
     """
     if num < 1:
         raise ValueError(f"num = {num}: ask for at least one point.")
-    return transport(map_, _draw(map_, key, num), form, temperature)
+    return transport(map_, draw(key, map_, num), form, temperature)
 
 
-def _draw(map_: Map, key: Key, num: int) -> Array:
+def draw(key: Key, map_: Map, num: int) -> Array:
+    """Draw points [num, d] of the source."""
     return jax.jit(map_.sampler, static_argnums=(1, 2))(key, num, map_.codes.shape[1])
 
 
@@ -352,7 +353,7 @@ def evaluate(key: Key, map_: Map, truth: Any = None, *, num: int = 2**14, form: 
     Raises:
       ValueError: as `transport`.
     """
-    x = _draw(map_, key, num)
+    x = draw(key, map_, num)
     moved = transport(map_, x, form)
     right = None if truth is None else truth(x)
     missed = (jnp.nan, jnp.nan) if truth is None else (l2_uvp(moved, right), cosine(moved, right, x))
