@@ -200,7 +200,8 @@ def objective(ax: Any, config: Any, folder: Path, seed: int, solver: str, infimu
     if metric == "loss":
         ax.set_yscale("log")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.set(title=f"{solver}: {'objective J' if metric == 'objective' else 'loss of the regression'}", xlabel="updates")
+    what = "objective J" if metric == "objective" else "loss of the regression"
+    ax.set(title=f"{solver}: {what}", xlabel="updates", ylabel="in standard units")
     ax.legend(frameon=False, fontsize=8)
 
 
@@ -230,14 +231,20 @@ def figure(config: Any, folder: Path, points: Array, w2_sq: float, runs: list[di
     moved(axes[0, 0], "truth", "noise", "noise, coloured by its place", targets=False)
     moved(axes[0, 1], "truth", TRUTH, "semi-discrete transport: the truth")
     _distances(axes[0, 2], [run for run in runs if run["seed"] == seed])
-    mean_square = 2 + float(jnp.mean(jnp.sum(points**2, axis=1)))
-    infimum = {"c_transform": -w2_sq, "icnn": 0.5 * (mean_square - w2_sq)}
+    infimum = _infima(behind, w2_sq)
     for line, solver in zip(axes[1:], solvers, strict=True):
         for ax, form in zip(line, (FORMS[solver][0], FORMS[solver][-1]), strict=False):
             moved(ax, solver, f"{solver}, {form}", f"{solver}, {form}")
         objective(line[2], config, folder, seed, solver, infimum.get(solver))
     canvas.savefig(folder / "maps.png", dpi=140)
     plt.close(canvas)
+
+
+def _infima(points: np.ndarray, w2_sq: float) -> dict[str, float]:
+    """What the objectives fall to, in the solvers' standard units, for noise N(0, I) in the plane."""
+    scale = float(np.sqrt(points.var(0).mean()))
+    inner = (2 + float(np.sum(points**2, axis=1).mean()) - w2_sq) / (2 * scale)  # of the optimal pairs
+    return {"c_transform": 2 * inner - 4, "icnn": inner}
 
 
 def _distances(ax: Any, runs: list[dict[str, Any]]) -> None:
