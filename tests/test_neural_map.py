@@ -247,5 +247,7 @@ def test_what_cannot_be_meant_is_refused():
         neural_map.transport(found, np.ones((3, 5)))
     with pytest.raises(ValueError, match="temperature"):
         neural_map.transport(found, np.ones((3, 2)), "barycentre", temperature=-1.0)
+    with pytest.raises(ValueError, match="no temperature"):
+        neural_map.transport(found, np.ones((3, 2)), "argmax", temperature=1.0)
     with pytest.raises(ValueError, match="num"):
         neural_map.sample(jax.random.key(0), found, 0)

@@ -226,11 +226,13 @@ def transport(map_: Map, x: ArrayLike, form: str | None = None, temperature: Arr
 
     Raises:
       ValueError: for points of another dimension or (outside jit) not finite, an unknown form, a temperature that is
-        not positive.
+        not positive or given for another form.
     """
     form = default_form(map_.solver) if form is None else form
     if form not in FORMS:
         raise ValueError(f"form = {form!r} is unknown: choose one of {', '.join(FORMS)}.")
+    if temperature is not None and form != "barycentre":
+        raise ValueError(f"form = {form!r} has no temperature: ask for form='barycentre', or leave it out.")
     temperature = map_.temperature if temperature is None else temperature
     require_positive("temperature", temperature)
     return _transport(map_, _checked(map_, "x", x), form, temperature)
