@@ -1,0 +1,178 @@
+"""What a trained informative generator tells: codes of data, by its encoder or by its plan, and what every code does.
+
+`predict`, `traverse` and `of_each_code` also take a trained InfoGAN; the rest reads the plan of an informative OT-GAN.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import xlogy
+from jax.typing import ArrayLike
+
+from otgen.models.apply import rows
+from otgen.models.codes import Codes
+from otgen.models.informative_losses import Coupling, Losses, plan_of, strengths
+from otgen.nn.autoencoder import to_unit
+from otgen.ot import structured
+from otgen.ot.costs import DenseCost
+from otgen.ot.sinkhorn import run as sinkhorn
+from otgen.types import Array, Key
+
+_PIECE = 500  # data at a time
+
+
+class Reading(NamedTuple):
+    """Law of the code of every datum.
+
+    Attributes:
+      probabilities: of the values of every categorical part, a list of [n, size].
+      mean: of the continuous parts [n, continuous].
+      deviation: of the continuous parts [n, continuous].
+    """
+
+    probabilities: list[Array]
+    mean: Array
+    deviation: Array
+
+
+class Gap(NamedTuple):
+    """How far the trained potential is from the best one for a batch, in units of epsilon.
+
+    Attributes:
+      gap: smoothed cost of the batch's own optimum less that of the trained potential; at least 0 but for the tolerance
+        of the solver. Part of it is the batch's, which its optimum fits and a potential trained on all data does not.
+      start: the same gap for a potential of zero.
+    """
+
+    gap: Array
+    start: Array
+
+
+def predict(model: Any, images: Any) -> Reading:
+    """Read the codes of images [n, h, w, c] by the encoder: its categorical and normal laws."""
+    latent, outputs = model.module.config.latent, rows(*model, images, "read")
+    return Reading([jnp.exp(law) for law in latent.log_laws(outputs)], *latent.moments(outputs))
+
+
+def couple(key: Key, model: Any, images: ArrayLike, num: int) -> tuple[Coupling, Codes]:
+    """Return costs, rewards and potentials of `num` fresh latents beside images [m, h, w, c], and the latents' codes.
+
+    The perturbed ground cost of paper A is `cost - reward`, in units of the mean cost of two data. Arrays are [K, M, m]
+    for K codes with M noises each, as `Config.num_codes` says; latent k + K j is code k with its noise j.
+
+    Raises:
+      ValueError: if `num` is no multiple of the categorical values, or no image is given.
+    """
+    config = model.module.config
+    if not len(np.asarray(images)):
+        raise ValueError("no image: give at least one.")
+    codes, noise = config.latent.batch(key, jnp.arange(num), config.num_codes(num))
+    return _couple(model.module, model.variables, codes, noise, to_unit(images)), codes
+
+
+@functools.partial(jax.jit, static_argnames="module")
+def _couple(module: Any, variables: Any, codes: Codes, noise: Array, data: Array) -> Coupling:
+    apply = functools.partial(module.apply, variables)
+    points = apply(codes, noise, method="decode")
+    losses = Losses(module, variables["transport"]["unit"])
+    features = variables["params"].get("features", {})
+    cost = losses.ground(features, losses.units(features, data), points, data)
+    potential = apply(codes, points, method="potential")
+    return losses.couple(cost, potential, codes, apply(data, method="read"))
+
+
+def posterior(key: Key, model: Any, images: Any, num: int = 2000) -> Reading:
+    """Infer the codes of images [n, h, w, c] from the plan: w(c, n | x) of `num` latents, summed over the noise.
+
+    Needs no encoder for the "structured" objective; for "encoder" the encoder is in the ground cost. Raises as
+    `couple`.
+    """
+    config, images = model.module.config, np.asarray(images)
+    found = []
+    for start in range(0, len(images), _PIECE):
+        piece = images[start : start + _PIECE]
+        coupling, codes = couple(key, model, piece, num)
+        weights = jnp.swapaxes(plan_of(coupling, config), 0, 1).reshape(num, -1).T * len(piece)
+        hot = [weights @ jax.nn.one_hot(codes.categories[:, i], size) for i, size in enumerate(config.categorical)]
+        mean = weights @ codes.values
+        spread = jnp.maximum(weights @ codes.values**2 - mean**2, 0.0)
+        found.append(Reading(hot, mean, jnp.sqrt(spread)))
+    return jax.tree.map(lambda *pieces: jnp.concatenate(pieces), *found)
+
+
+def information(reading: Reading) -> Array:
+    """Return I(c; x) in nats of every categorical part [parts]: entropy of the mean law less mean entropy."""
+    each = [_entropy(law.mean(0)) - _entropy(law).mean() for law in reading.probabilities]
+    return jnp.stack(each) if each else jnp.zeros(0)
+
+
+def _entropy(law: Array) -> Array:
+    return -jnp.sum(xlogy(law, law), axis=-1)
+
+
+def duality_gap(key: Key, model: Any, images: ArrayLike, num: int = 1000) -> Gap:
+    """Measure the duality gap of the trained potential on `num` fresh latents and images [m, h, w, c].
+
+    Raises:
+      ValueError: as `couple`, and for quadratic smoothing or a structured lam, which Sinkhorn does not solve.
+    """
+    config = model.module.config
+    if config.smoothing != "entropic" or strengths(config)["lam"]:
+        raise ValueError(
+            "the gap is measured by Sinkhorn's algorithm: for entropic smoothing without a structured lam."
+        )
+    coupling, _ = couple(key, model, images, num)
+    reduced, epsilon = coupling.cost - coupling.reward, config.epsilon
+    _, info = sinkhorn(DenseCost(reduced.reshape(num, -1)), epsilon=epsilon, tol=1e-2, max_steps=2000)
+    values = [
+        structured.semidual(reduced, f, **strengths(config)) for f in (coupling.potential, 0 * coupling.potential)
+    ]
+    return Gap(*((info.dual_value - value) / epsilon for value in values))
+
+
+def of_each_code(key: Key, model: Any, num: int, part: int = 0) -> Array:
+    """Draw `num` images of every value of a categorical part, the rest alike: [size, num, h, w, c]."""
+    return traverse(key, model, f"categorical {part}", np.arange(model.module.config.categorical[part]), num)
+
+
+def traverse(key: Key, model: Any, name: str, values: ArrayLike, num: int, category: int | None = None) -> Array:
+    """Draw images of the same latents with one part of the code set to each of some values.
+
+    Args:
+      key: of the latents.
+      model: a trained informative OT-GAN or InfoGAN.
+      name: "categorical I" or "continuous I", counted from 0, the uniform parts before the normal ones.
+      values: what the part is set to [v].
+      num: latents.
+      category: what the first categorical part is set to; None leaves it as drawn.
+
+    Returns:
+      Images [v, num, h, w, c].
+
+    Raises:
+      ValueError: for a part that the latent does not have.
+    """
+    latent, (kind, _, place) = model.module.config.latent, name.partition(" ")
+    sizes = {"categorical": len(latent.categorical), "continuous": latent.continuous}
+    if kind not in sizes or not place.isdigit() or int(place) >= sizes[kind]:
+        raise ValueError(f"{name!r} is no part of the code: it has {sizes['categorical']} categorical and "
+                         f"{sizes['continuous']} continuous parts, such as 'categorical 0'.")  # fmt: skip
+    codes, noise = latent.sample(key, num)
+    if category is not None:
+        codes = codes._replace(categories=codes.categories.at[:, 0].set(category))
+    field = "categories" if kind == "categorical" else "values"
+    drawn = []
+    for value in np.asarray(values):
+        changed = getattr(codes, field).at[:, int(place)].set(value)
+        drawn.append(_decode(*model, codes._replace(**{field: changed}), noise))
+    return jnp.stack(drawn)
+
+
+@functools.partial(jax.jit, static_argnames="module")
+def _decode(module: Any, variables: Any, codes: Codes, noise: Array) -> Array:
+    return module.apply(variables, codes, noise, method="decode")
