@@ -3,6 +3,9 @@
 from otgen.models import ae_ot as ae_ot
 from otgen.models import baselines as baselines
 from otgen.models import bures_linear as bures_linear
+from otgen.models import code_reading as code_reading
+from otgen.models import info_gan as info_gan
+from otgen.models import informative_gan as informative_gan
 from otgen.models import latent_flow as latent_flow
 from otgen.models import latent_law as latent_law
 from otgen.models import latent_ot as latent_ot

@@ -60,9 +60,9 @@ def predict(model: Any, images: Any) -> Reading:
 
 
 def couple(key: Key, model: Any, images: ArrayLike, num: int) -> tuple[Coupling, Codes]:
-    """Return costs, rewards and potentials of `num` fresh latents beside images [m, h, w, c], and the latents' codes.
+    """Return costs and potentials of `num` fresh latents beside images [m, h, w, c], and the latents' codes.
 
-    The perturbed ground cost of paper A is `cost - reward`, in units of the mean cost of two data. Arrays are [K, M, m]
+    `perturbed` is the ground cost of paper A, in units of the mean cost of two data. Arrays are [K, M, m]
     for K codes with M noises each, as `Config.num_codes` says; latent k + K j is code k with its noise j.
 
     Raises:
@@ -127,10 +127,10 @@ def duality_gap(key: Key, model: Any, images: ArrayLike, num: int = 1000) -> Gap
             "the gap is measured by Sinkhorn's algorithm: for entropic smoothing without a structured lam."
         )
     coupling, _ = couple(key, model, images, num)
-    reduced, epsilon = coupling.cost - coupling.reward, config.epsilon
-    _, info = sinkhorn(DenseCost(reduced.reshape(num, -1)), epsilon=epsilon, tol=1e-2, max_steps=2000)
+    perturbed, epsilon = coupling.perturbed, config.epsilon
+    _, info = sinkhorn(DenseCost(perturbed.reshape(num, -1)), epsilon=epsilon, tol=1e-2, max_steps=2000)
     values = [
-        structured.semidual(reduced, f, **strengths(config)) for f in (coupling.potential, 0 * coupling.potential)
+        structured.semidual(perturbed, f, **strengths(config)) for f in (coupling.potential, 0 * coupling.potential)
     ]
     return Gap(*((info.dual_value - value) / epsilon for value in values))
 

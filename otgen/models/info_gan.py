@@ -1,16 +1,16 @@
-"""InfoGAN, a GAN rewarded for codes that can be read off its images, with the networks of the other models: a baseline.
+"""InfoGAN, a GAN rewarded for codes that can be read off its images: a baseline with the networks of the other models.
 
-A latent z = (c, n) has a code c and noise n, as in `otgen.models.informative_gan`. Discriminator D and encoder Q are two
-heads of one trunk. With s = softplus,
+A latent z = (c, n) has a code c and noise n, as in `otgen.models.informative_gan`. Discriminator D and encoder Q are
+two heads of one trunk. With s = softplus,
 
 * the discriminator minimises E s(-D(x)) + E s(D(G(z))), the generator E s(-D(G(z))) (non-saturating);
-* generator and Q, with the trunk that it shares with D, minimise -weight E log Q(c | G(z)) / P(c) on top. E log Q / P is
-  a lower bound of I(c; G(z)); the prior P(c) only adds a constant.
+* generator and Q, with the trunk that Q shares with D, also minimise -weight E log Q(c | G(z)) / P(c). The prior P(c)
+  only adds a constant, which makes E log Q / P a lower bound of I(c; G(z)).
 
-As in the published code, trunk and both heads take one step on the sum of D's loss and the information term, then the
-generator one on the sum of its own and that term, each by an Adam of its own. The networks are those of the house, without
-batch normalisation, and Q's deviation of continuous parts is learned. Samples are drawn from the exponential moving
-average of the generator's weights.
+As in the published code, trunk and both heads take a step on the sum of D's loss and the information term, then the
+generator takes one on the sum of its own and that term, each by its own Adam. The networks have no batch normalisation,
+and Q learns the deviation of continuous parts. Samples are drawn from the exponential moving average of the generator's
+weights.
 
 Reference: Chen, Duan, Houthooft, Schulman, Sutskever and Abbeel (2016), arXiv 1606.03657, equations 5 and 6.
 """
@@ -87,7 +87,7 @@ class Config(GeneratorSettings):
                 raise ValueError(f"{name} = {value}: give a number, at least 0.")
         if not 0 <= self.average < 1:
             raise ValueError(f"average = {self.average} is no decay: give 0 (none) to below 1.")
-        self.latent  # noqa: B018 - raises for a code out of range
+        _ = self.latent  # raises for a code out of range
 
     @functools.cached_property
     def latent(self) -> Latent:
@@ -194,7 +194,7 @@ def discriminator_loss(
       codes: the codes that the fake images were generated from.
 
     Returns:
-      E softplus(-D(x)) + E softplus(D(G(z))) less the weighted information; metric `discriminator`, the first two terms.
+      E softplus(-D(x)) + E softplus(D(G(z))) less the weighted information; metric `discriminator`, the first two.
     """
     variables = {"params": critic}
     logits, outputs = module.apply(variables, fake, method="judge")
@@ -214,8 +214,8 @@ def generator_loss(
       codes, noise: latents.
 
     Returns:
-      E softplus(-D(G(z))) less the weighted information; metrics `generator`, the first term; `information`, the mean of
-      log Q(c | G(z)) / P(c) without weights; `code_error`, how often Q misreads a categorical part, if there is one.
+      E softplus(-D(G(z))) less the weighted information; metrics `generator`, the first term; `information`, the mean
+      of log Q(c | G(z)) / P(c) without weights; `code_error`, how often Q misreads a categorical part, if there is one.
     """
     logits, outputs = module.apply({"params": {"generator": generator, **critic}}, codes, noise)
     fooled = nn.softplus(-logits).mean()
@@ -228,15 +228,16 @@ def generator_loss(
 
 def _optimisers(config: Config, num_steps: int):
     """Adam of the generator, and of trunk and heads."""
-    return adam(config.learning_rate, num_steps, b1=0.5), adam(
-        config.critic_rate, num_steps * config.critic_steps, b1=0.5
-    )
+    critic = adam(config.critic_rate, num_steps * config.critic_steps, b1=0.5)
+    return adam(config.learning_rate, num_steps, b1=0.5), critic
 
 
 def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[InfoGAN, State]:
     """Return the module and the state that training starts from; `example` is one image or more [n, h, w, c]."""
     module = InfoGAN(tuple(example.shape[1:]), config)
-    params = module.init(key, *config.latent.sample(key, 1))["params"]
+    categories, values = len(config.categorical), config.latent.continuous
+    codes = Codes(jnp.zeros((1, categories), jnp.int32), jnp.zeros((1, values)))
+    params = module.init(key, codes, jnp.zeros((1, config.latent_dim)))["params"]
     parts = params["generator"], {name: params[name] for name in _CRITIC}
     optimisers, zero = _optimisers(config, num_steps), jnp.int32(0)
     generator, critic = (TrainState(part, opt.init(part), zero) for part, opt in zip(parts, optimisers, strict=True))
@@ -260,19 +261,15 @@ def make_step(module: InfoGAN, num_steps: int):
         if num % steps:
             raise ValueError(f"{num} images on a device for {steps} steps of the discriminator: give a multiple.")
         images, critic = to_unit(images), state.critic
-        learn = functools.partial(descend, axis_name=axis_name)
-
-        def latents(place: int, count: int) -> tuple[Codes, Array]:
-            keys = sample_keys(jax.random.fold_in(key, place), state.step, count, axis_name)
-            return jax.vmap(lambda k: _draw(k, config.latent))(keys)
-
-        codes, noise = latents(0, num)
+        learn, last = functools.partial(descend, axis_name=axis_name), num // steps
+        keys = [sample_keys(jax.random.fold_in(key, i), state.step, n, axis_name) for i, n in enumerate((num, last))]
+        drawn = jax.vmap(lambda k: _draw(k, config.latent))(jnp.concatenate(keys))
+        (codes, noise), fresh = _rows(drawn, slice(num)), _rows(drawn, slice(num, None))
         fake = module.apply({"params": {"generator": state.generator.params}}, codes, noise, method="decode")
         for i in range(steps):
-            batch = jax.tree.map(lambda rows, i=i: rows[i::steps], (images, fake, codes))
+            batch = _rows((images, fake, codes), slice(i, None, steps))
             critic, metrics = learn(for_critic, critic, discriminator_loss, module, *batch)
-        rest = critic.params, module, *latents(1, num // steps)
-        generator, more = learn(for_generator, state.generator, generator_loss, *rest)
+        generator, more = learn(for_generator, state.generator, generator_loss, critic.params, module, *fresh)
         average = moving_average(generator.params, state.average, state.step, config.average)
         return State(generator, critic, average, state.step + 1), {**metrics, **more}
 
@@ -281,7 +278,11 @@ def make_step(module: InfoGAN, num_steps: int):
 
 def _draw(key: Key, latent: Latent) -> tuple[Codes, Array]:
     """One latent: its code, and noise [latent_dim]."""
-    return jax.tree.map(lambda rows: rows[0], latent.sample(key, 1))
+    return _rows(latent.sample(key, 1), 0)
+
+
+def _rows(tree: Any, which: int | slice) -> Any:
+    return jax.tree.map(lambda leaf: leaf[which], tree)
 
 
 def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints: Any = None, **config: Any) -> Model:

@@ -54,7 +54,7 @@ from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
 
 OBJECTIVES = ("encoder", "structured")
-GROUNDS = ("pixel", "adversarial")
+GROUNDS = ("pixel", "adversarial", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,8 @@ class Config(GeneratorSettings):
       lam_continuous: the same of the continuous parts, for "encoder"; "structured" has one lam for the code as a whole.
       noises: noises for each code of a batch. None: as many as share a batch among all categorical values, or one if
         there are continuous parts.
-      ground: the ground cost: "pixel", or "adversarial" for pixels and features that ascend the generator's loss.
+      ground: the ground cost: "pixel"; "adversarial" for pixels and features that ascend the generator's loss; "none"
+        to hide it from the plan, which then follows the encoder alone (an ablation).
       feature_share: of the features in such a cost.
       batch_size: data of a step of each network, and as many latents.
       dual_steps: steps of the potential for one of the generator.
@@ -190,7 +191,7 @@ class InformativeGAN(nn.Module):
         self.critic = Potential(self.image_shape, *networks)
         self.own = Potential(self.image_shape, *networks)
         self.encoder = encoder(self.image_shape, c.latent.outputs, *networks)
-        if c.ground != "pixel":
+        if c.ground == "adversarial":
             self.features = encoder(self.image_shape, 64, *networks)
 
     def __call__(self, codes: Codes, noise: Array) -> tuple[Array, ...]:
@@ -215,8 +216,8 @@ class InformativeGAN(nn.Module):
         return self.encoder(images)
 
     def embed(self, images: Array) -> Array:
-        """Features [n, 64] of images [n, h, w, c] in the ground cost; none [n, 0] for pixels alone."""
-        return images.reshape(images.shape[0], -1)[:, :0] if self.config.ground == "pixel" else self.features(images)
+        """Features [n, 64] of images [n, h, w, c] in the ground cost; none [n, 0] but for "adversarial"."""
+        return self.features(images) if self.config.ground == "adversarial" else jnp.zeros((images.shape[0], 0))
 
     def sample(self, key: Key, num: int) -> Array:
         """Draw images [num, h, w, c]."""
@@ -338,7 +339,7 @@ def make_step(module: InformativeGAN, num_steps: int):
         encoder, more = learn(for_networks, encoder, losses.encoder, *rest)
         fixed = critic.params, own.params, state.encoder.params, features.params
         after, also = learn(for_networks, generator, losses.generator, fixed, z, fresh, seen)
-        if config.ground != "pixel":
+        if config.ground == "adversarial":
             rest = generator.params, *fixed[:3], z, fresh, seen
             features, _ = learn(for_networks, features, losses.adversary, *rest)
         average = moving_average(after.params, state.average, state.step, config.average)
@@ -378,6 +379,6 @@ def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints:
     )
     params = {"generator": state.average, "encoder": state.encoder.params, "critic": state.critic.params}
     params |= {"own": state.own.params}
-    if settings.ground != "pixel":
+    if settings.ground == "adversarial":
         params["features"] = state.features.params
     return Model(module, {"params": params, "transport": {"unit": state.unit}})

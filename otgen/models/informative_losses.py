@@ -32,12 +32,12 @@ class Coupling(NamedTuple):
 
     Attributes:
       cost: [K, M, B].
-      reward: what the cost falls by, lam log Q / P, [K, M, B].
+      perturbed: the ground cost that the plan sees, C - lam log Q / P, [K, M, B]; for ground = "none" without C.
       potential: [K, M].
     """
 
     cost: Array
-    reward: Array
+    perturbed: Array
     potential: Array
 
 
@@ -75,7 +75,7 @@ def strengths(config: Any, rewarded: bool = True) -> dict[str, Any]:
 
 def plan_of(coupling: Coupling, config: Any, rewarded: bool = True) -> Array:
     """Return the law of latents for every datum, times the datum's weight: [K, M, B] of sum 1; not differentiated."""
-    cost, potential = jax.lax.stop_gradient((coupling.cost - coupling.reward, coupling.potential))
+    cost, potential = jax.lax.stop_gradient((coupling.perturbed, coupling.potential))
     return structured.conditional(cost, potential, **strengths(config, rewarded)) / cost.shape[2]
 
 
@@ -102,7 +102,7 @@ class Losses:
 
     def units(self, features: Any, data: Array) -> Units:
         """Return the mean costs of two data [m, h, w, c]; that of features follows their parameters."""
-        if self._module.config.ground == "pixel":
+        if self._module.config.ground != "adversarial":
             return Units(self._unit, jnp.float32(1.0))
         known = self._everywhere(self._apply("embed", features, data))
         return Units(self._unit, jnp.maximum(2 * jnp.sum(jnp.var(known, axis=0)), 1e-12))
@@ -110,7 +110,7 @@ class Losses:
     def ground(self, features: Any, units: Units, points: Array, data: Array) -> Array:
         """Return the ground cost [L, B] between the points of all devices and the data of this one."""
         cost, config = squared(self._everywhere(points), data) / units.pixel, self._module.config
-        if config.ground == "pixel":
+        if config.ground != "adversarial":
             return cost
         points, data = (self._apply("embed", features, of) for of in (points, data))
         other = squared(self._everywhere(points), data) / units.feature
@@ -129,8 +129,9 @@ class Losses:
         if outputs is not None and config.objective == "encoder":
             discrete, continuous = config.latent.log_ratio(outputs, codes)
             reward = config.lam * discrete + config.lam_continuous * continuous
+        seen = 0.0 if config.ground == "none" and outputs is not None else cost
         num_codes = config.num_codes(cost.shape[0])
-        return Coupling(*(by_code(of, num_codes) for of in (cost, reward, potential)))
+        return Coupling(*(by_code(of, num_codes) for of in (cost, seen - reward, potential)))
 
     def critic(self, params: Any, encoder: Any, features: Any, codes: Codes, points: Array, data: Array):
         """Minus the semi-dual value on codes, points [n, h, w, c] generated from them, and data [m, h, w, c].
@@ -140,8 +141,7 @@ class Losses:
         cost = self.ground(features, self.units(features, data), points, data)
         outputs = self._apply("read", encoder, data)
         coupling = self.couple(cost, self._apply("potential", params, codes, points), codes, outputs)
-        reduced = coupling.cost - coupling.reward
-        value = structured.semidual(reduced, coupling.potential, **strengths(self._module.config))
+        value = structured.semidual(coupling.perturbed, coupling.potential, **strengths(self._module.config))
         return -value, {"value": value}
 
     def own(self, params: Any, features: Any, codes: Codes, points: Array, others: Array, data: Array):

@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from otgen.types import Array, Key
@@ -28,9 +30,18 @@ def mapped(step: Callable[..., tuple[Any, dict]]) -> Callable[[Any, Any, Key], t
     every = jax.pmap(functools.partial(step, axis_name=AXIS), axis_name=AXIS, in_axes=(None, 0, None), out_axes=None)
 
     def call(state: Any, batch: Any, key: Key) -> tuple[Any, dict]:
-        return every(state, split(batch), key)
+        return every(replicated(state), split(batch), key)
 
     return call
+
+
+def replicated(state: Any) -> Any:
+    """Put a state on the local devices the way a mapped step returns it, or its second call compiles once more."""
+    everywhere = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec())
+    first = next((leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)), None)
+    if jax.process_count() > 1 or (first is not None and first.sharding == everywhere):
+        return state
+    return jax.device_put(state, everywhere)
 
 
 def sample_keys(key: Key, step: ArrayLike, num: int, axis_name: str | None = None) -> Key:

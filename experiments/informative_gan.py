@@ -1,0 +1,296 @@
+"""The informative OT-GAN on Gaussians, digits, MNIST, Fashion-MNIST and dSprites, with its ablations and baselines.
+
+    python -m experiments.informative_gan                                            # 8 Gaussians, a weak code
+    python -m experiments.informative_gan --seeds 0-4 --variants default,lam=0
+    python -m experiments.informative_gan --dataset easy_ring --seeds 0-4 --variants default,lam=0
+    python -m experiments.informative_gan --dataset digits --seeds 0-4               # needs no data folder
+    python -m experiments.informative_gan --dataset mnist --data-dir DATA --seeds 0-2 \
+        --variants default,no_augment,no_ground,infogan,wgan_gp
+
+A variant is `default`, one of the names below, or a field of `otgen.models.informative_gan.Config` with another value,
+such as lam=0.05. Everything is written below runs/informative_gan/DATASET: config.json, metrics.jsonl, results.json,
+table.md, figures, checkpoints. `--resume` continues a run that was stopped, also with more seeds or variants. For
+numbers see README.md, "Results".
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import ae_ot, compare, informative_gan_figures, latent_ot
+from experiments.informative_gan_scores import COLUMNS, REFERENCE, Sets, reference, scores_of
+from experiments.latent_ot_toy import place_of, save, stage, write
+from otgen import data
+from otgen.data import toy
+from otgen.models import baselines, info_gan, informative_gan, wgan_gp
+from otgen.models.settings import GeneratorSettings
+from otgen.nn.augment import Augment
+from otgen.train.budget import flops
+from otgen.train.loop import NonFinite
+
+_RING = {
+    "output": "real",
+    "categorical": (8,),
+    "latent_dim": 8,
+    "strength": 0.3,
+    "hidden": (128, 128),
+    "batch_size": 160,
+    "learning_rate": 2e-3,
+    "steps": 2000,
+}
+_IMAGES = {"uniform": 2, "steps": 6000}
+_SETS: dict[str, dict[str, Any]] = {  # networks, code and training by data set
+    "ring": _RING,
+    "easy_ring": {**_RING, "latent_dim": 2, "strength": 1.0, "objective": "structured", "lam": 0.9 * 0.015},
+    "digits": {"hidden": (256, 128), "augment": Augment(0.2, 0.2, 0.5, 0.1, 0.05), "steps": 3000},
+    "mnist": _IMAGES,
+    "fashion_mnist": {**_IMAGES, "augment": Augment(0.15, 0.1, 2.0, 0.1, 0.05)},
+    "dsprites": {
+        "categorical": (3,),
+        "uniform": 5,
+        "latent_dim": 5,
+        "network": "conv",
+        "batch_size": 192,
+        "augment": None,
+        "steps": 20_000,
+    },
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "plain": {"lam": 0.0, "lam_continuous": 0.0},
+    "structured": {"objective": "structured", "lam": 0.9 * 0.015, "noises": 10},
+    "no_augment": {"augment": None},
+    "no_ground": {"ground": "none", "debias": False},
+    "no_debias": {"debias": False},
+    "adversarial": {"ground": "adversarial"},
+}
+BASELINES = ("infogan", "wgan_gp")
+_DATA_SEED = 2000  # of the points of the rings, the same for all seeds
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of the experiment. None means: what suits the data set."""
+
+    dataset: str = "ring"
+    """ring, easy_ring, digits, mnist, fashion_mnist or dsprites."""
+    variants: str = "default"
+    """Names with commas, among default, plain, structured, no_augment, no_ground, no_debias, adversarial, infogan,
+    wgan_gp, or FIELD=VALUE."""
+    seeds: str = "0"
+    """Such as 0-2 or 0,3,7."""
+    data_dir: str | None = None
+    """Folder of data and feature weights; OTGEN_DATA if not given. Not needed for rings and digits."""
+    cache_dir: str | None = None
+    out: str | None = None
+    """Output folder; runs/informative_gan/DATASET if not given."""
+    resume: bool = False
+    """Continue the run in the output folder, bit-identically."""
+    overwrite: bool = False
+    """Delete the run in the output folder and start again."""
+    progress: bool = True
+    steps: int | None = None
+    """Steps of the generator; baselines take as many as cost the same floating-point operations."""
+    batch_size: int | None = None
+    network: str | None = None
+    """mlp or conv."""
+    limit: int | None = None
+    """Use only so many training images."""
+    num_points: int = 10_000
+    """Rings: training points, and as many held out."""
+    num_eval: int = 10_000
+    """Images per draw; at most the number of test images."""
+    draws: int = 5
+    """Draws that distances average over."""
+
+    @classmethod
+    def smoke(cls, **changes: Any) -> Config:
+        """A run of seconds, for tests."""
+        small = {"steps": 4, "batch_size": 40, "limit": 400, "num_points": 400, "num_eval": 120, "draws": 2}
+        return cls(**{**small, "progress": False, **changes})
+
+    def folder(self) -> Path:
+        """The output folder."""
+        return Path(self.out or Path("runs") / "informative_gan" / self.dataset)
+
+    def names(self) -> list[str]:
+        """The variants asked for."""
+        return list(dict.fromkeys(name.strip() for name in self.variants.split(",") if name.strip()))
+
+    def seed_list(self) -> list[int]:
+        """The seeds asked for."""
+        return compare.Config(seeds=self.seeds).seed_list()
+
+    def settings(self, variant: str) -> tuple[informative_gan.Config, int]:
+        """The model of a variant, its epochs aside, and its steps.
+
+        Raises:
+          ValueError: for an unknown variant, or a value out of range.
+        """
+        fields = dict(_SETS[self.dataset])
+        for name in ("steps", "batch_size", "network"):
+            if getattr(self, name) is not None:
+                fields[name] = getattr(self, name)
+        steps = fields.pop("steps")
+        if "=" in variant:
+            name, _, text = variant.partition("=")
+            if name not in {field.name for field in dataclasses.fields(informative_gan.Config)} - {"epochs"}:
+                raise ValueError(f"{variant!r}: a model has no field {name!r} to change here.")
+            try:
+                change = {name: ast.literal_eval(text)}
+            except (ValueError, SyntaxError):
+                change = {name: text}
+        elif variant in VARIANTS or variant in BASELINES:
+            change = dict(VARIANTS.get(variant, {}))
+        else:
+            raise ValueError(
+                f"variant {variant!r} is unknown: choose among {', '.join((*VARIANTS, *BASELINES))}, or FIELD=VALUE."
+            )
+        if not fields.get("uniform"):
+            change.pop("noises", None)  # categorical codes share all noises of a batch anyway
+        return informative_gan.Config(**{**fields, **change}), steps
+
+    def identity(self) -> dict[str, Any]:
+        """What makes the numbers of a seed and a variant: all but these, and where and how it runs."""
+        skip = ("seeds", "variants", "data_dir", "cache_dir", "out", "resume", "overwrite", "progress")
+        own = {name: value for name, value in dataclasses.asdict(self).items() if name not in skip}
+        settings = dataclasses.asdict(self.settings("default")[0])
+        return json.loads(json.dumps({**own, "settings": settings}))
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Train and score what is not yet there, and return what results.json holds."""
+    check(config)
+    folder = ae_ot.open_folder(config)
+    progress, runs, sets = ae_ot.progress_of(config, folder), [], None
+    groups = [REFERENCE, *config.names()]
+    for seed in config.seed_list():
+        for group in groups:
+            place = place_of(folder, seed, group)
+            if not (place / "scores.json").exists():
+                sets = load(config) if sets is None else sets
+                run(config, place, seed, group, sets, progress)
+            runs.append(json.loads((place / "scores.json").read_text()))
+    results = {"dataset": config.dataset, "features": runs[0]["features"], "rows": latent_ot.gather(runs), "runs": runs}
+    write(folder / "results.json", results)
+    (folder / "table.md").write_text(latent_ot.markdown(results, COLUMNS) + "\n")
+    results["figures"] = informative_gan_figures.draw(config, folder, _is_ring(config))
+    return results
+
+
+def _is_ring(config: Config) -> bool:
+    return config.dataset.endswith("ring")
+
+
+def check(config: Config) -> None:
+    """Raise ValueError for options that cannot be meant, before anything is written."""
+    if config.dataset not in _SETS:
+        raise ValueError(f"dataset = {config.dataset!r} is unknown: choose one of {', '.join(_SETS)}.")
+    for name, least in (("limit", 100), ("num_points", 100), ("num_eval", 30), ("draws", 1), ("steps", 1)):
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name} = {value} is too small: give {least} or more.")
+    if not config.names():
+        raise ValueError("no variant: give at least one, such as default.")
+    for name in config.names():
+        config.settings(name)
+    config.seed_list()
+    if config.folder().exists() and not config.folder().is_dir():
+        raise ValueError(f"out = {config.folder()} is a file: give a folder.")
+
+
+def load(config: Config) -> Sets:
+    """Training and held-out data; the points of a ring as images of one row and column."""
+    if not _is_ring(config):
+        return Sets(config.dataset, *ae_ot.load(config), config.data_dir)
+    parts, centres = [], toy.eight_gaussians_centres()
+    for key in jax.random.split(jax.random.key(_DATA_SEED)):
+        points = toy.eight_gaussians(key, config.num_points)
+        labels = jnp.sum((points[:, None] - centres) ** 2, axis=-1).argmin(1)
+        parts.append(data.Dataset(np.asarray(points)[:, None, None], np.asarray(labels)))
+    return Sets(config.dataset, *parts, None)
+
+
+def run(config: Config, place: Path, seed: int, group: str, sets: Sets, progress: Any) -> None:
+    """Train one variant with one seed, and write its scores and what its figures need; one that diverges is noted."""
+    options = {"num": min(config.num_eval, len(sets.test.images)), "draws": config.draws}
+    if group == REFERENCE:
+        rows, shown = reference(seed, sets, **options)
+        save(place, {"group": group, "seed": seed, "features": sets.extract.name, "rows": rows}, shown)
+        return
+    fit, total = _training(config, group, seed, sets.train.images)
+    entry = {"group": group, "seed": seed, "features": sets.extract.name}
+    try:
+        model, seconds = stage(config, place, f"{group}, seed {seed}", total, progress, fit)
+    except NonFinite as error:
+        print(f"{group}, seed {seed}: {error}")
+        save(place, {**entry, "failed": str(error), "rows": {}}, {})
+        return
+    key = jax.random.fold_in(jax.random.key(seed), 3000)
+    scores, shown = scores_of(key, model, sets, **options)
+    save(place, {**entry, "rows": {group: {**scores, "seconds": seconds}}}, shown)
+
+
+def _training(config: Config, group: str, seed: int, images: np.ndarray) -> tuple[Any, int]:
+    """What trains a variant, `fit(callback=, checkpoints=)`, and its number of steps."""
+    key = jax.random.key(seed)
+    settings, steps = config.settings("default" if group in BASELINES else group)
+    rows = settings.batch_size * (settings.dual_steps + 1)
+    if group not in BASELINES:
+        fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+        fields["epochs"] = steps * rows / len(images)
+        return functools.partial(informative_gan.fit, key, images, **fields), steps
+    example = jnp.asarray(images[:1])
+    budget = steps * _flops(informative_gan, settings, example, rows, unit=informative_gan.unit_of(images))
+    shared = {"output": settings.output, "network": settings.network, "hidden": settings.hidden}
+    shared |= {"width": settings.width}
+    if group == "wgan_gp":
+        wanted = GeneratorSettings(**shared, latent_dim=settings.latent.dim)
+        chosen = baselines.image_config("wgan_gp", wanted, example, len(images), budget)
+        fields = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
+        return functools.partial(wgan_gp.fit, key, images, **fields), round(
+            chosen.epochs * len(images) / chosen.batch_size / chosen.critic_steps
+        )
+    code = {name: getattr(settings, name) for name in ("categorical", "uniform", "normal", "latent_dim")}
+    chosen = info_gan.Config(**shared, **code)
+    rows = min(chosen.batch_size, len(images)) * chosen.critic_steps
+    steps = max(1, round(budget / _flops(info_gan, chosen, example, rows)))
+    fields = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
+    fields["epochs"] = steps * rows / len(images)
+    return functools.partial(info_gan.fit, key, images, **fields), steps
+
+
+def _flops(model: Any, settings: Any, example: Any, rows: int, **options: Any) -> float:
+    """Floating-point operations of a training step."""
+    key = jax.random.key(0)
+    module, state = model.init(key, settings, example, 100, **options)
+    batch = jnp.zeros((rows, *example.shape[1:]), example.dtype)
+    return flops(model.make_step(module, 100), state, batch, key)
+
+
+def cli() -> None:
+    """Read the options from the command line, run, and print the table and where the figures are."""
+    import tyro
+
+    config = tyro.cli(Config, description=__doc__)
+    try:
+        results = main(config)
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(f"\ninterrupted; continue with --resume (output in {config.folder()})") from None
+    print((config.folder() / "table.md").read_text())
+    print("figures: " + ", ".join(str(config.folder() / name) for name in results["figures"]))
+
+
+if __name__ == "__main__":
+    cli()
