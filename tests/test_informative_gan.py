@@ -119,7 +119,12 @@ class Plain:
             self.perturbed -= config.lam * discrete + config.lam_continuous * continuous
         self.answer, self.plan = self.respond(self.h, self.perturbed, self.structured_lam)
         self.own_answer, mirror = self.respond(self.h_own, self.costs(self.y, self.others), 0.0)
-        self.mirror = mirror * (self.plan.sum(1) / mirror.sum(1))[:, None]
+        mass, own_mass = self.plan.sum(1)[:, None], mirror.sum(1)[:, None]
+        self.pull, self.mirror = (
+            2 * other / (mass + own_mass) * of for other, of in ((own_mass, self.plan), (mass, mirror))
+        )
+        if not config.debias:
+            self.pull = self.plan
 
     def join(self, codes, noise):
         hot = np.eye(self.size)[np.asarray(codes.categories)[:, 0]]
@@ -172,7 +177,7 @@ class Plain:
         found = np.zeros_like(self.y)
         for i, y in enumerate(self.y):
             for b, x in enumerate(self.x):
-                found[i] += self.plan[i, b] * A @ (y - x)
+                found[i] += self.pull[i, b] * A @ (y - x)
             if self.c.debias:
                 for b, x in enumerate(self.others):
                     found[i] -= self.mirror[i, b] * A @ (y - x)
@@ -181,7 +186,7 @@ class Plain:
     def adversary_gradient(self):
         """Of minus the generator's loss in the features F, which are also in their unit."""
         F, between = self.p["features"], np.zeros((2, 2))
-        for points, plan in ((self.x, self.plan), (self.others, -self.mirror)):
+        for points, plan in ((self.x, self.pull), (self.others, -self.mirror)):
             for i, y in enumerate(self.y):
                 for b, x in enumerate(points):
                     between += plan[i, b] * np.outer(y - x, y - x)
@@ -250,9 +255,9 @@ def test_the_generator_descends_the_transport_off_its_own_points(both):
     found, plain = both
     (value, metrics), slope = found["generator"]
     transport = sum(plain.plan[i, b] * plain.cost[i, b] for i in range(len(plain.y)) for b in range(NUM))
-    own = np.sum(plain.mirror * plain.costs(plain.y, plain.others))
+    wanted = np.sum(plain.pull * plain.cost) - np.sum(plain.mirror * plain.costs(plain.y, plain.others))
     assert float(metrics["transport"]) == pytest.approx(transport, rel=2e-5)
-    assert float(value) == float(metrics["loss"]) == pytest.approx(transport - own, rel=2e-5)
+    assert float(value) == float(metrics["loss"]) == pytest.approx(wanted, rel=2e-5)
     np.testing.assert_allclose(slope, plain.z.T @ plain.pushes(), rtol=1e-4, atol=1e-5)
     shares = [plain.plan[plain.category == value].sum() for value in range(plain.size)]
     assert float(metrics["balance"]) == pytest.approx(abs(shares[0] - 0.5), abs=1e-6)
@@ -334,11 +339,10 @@ def test_points_like_the_data_are_where_the_generator_rests(noises):
 
 def test_debiasing_takes_away_what_pushes_a_right_generator(noises):
     pushed, left = (np.asarray(skewed_slopes(debias, *noises)[1]) for debias in (False, True))
-    error = 5 * np.std(pushed, axis=0) / np.sqrt(400)
-    rest = np.abs(left.mean(0)) + 5 * np.std(left, axis=0) / np.sqrt(400)
-    assert np.all(np.abs(pushed.mean(0)) > error)
-    assert rest[0] < 0.3 * abs(pushed.mean(0)[0])
-    assert rest[1] < 0.7 * abs(pushed.mean(0)[1])
+    errors = [np.std(of, axis=0) / np.sqrt(400) for of in (pushed, left)]
+    assert np.all(np.abs(pushed.mean(0)) > 5 * errors[0])
+    assert np.all(np.abs(left.mean(0)) < 4 * errors[1])
+    assert np.all(4 * errors[1] < 0.4 * np.abs(pushed.mean(0)))
 
 
 STEP = {"latent_dim": 3, "hidden": (16,), "categorical": (2,), "uniform": 2, "batch_size": 8, "dual_steps": 1}
@@ -448,40 +452,36 @@ def test_codes_and_noises_share_a_batch():
 
 
 DEVICES = """
-import dataclasses, json, jax, jax.numpy as jnp, numpy as np
+import json, jax, numpy as np
 from otgen.models import informative_gan
 from otgen.train import mapped
-images = np.random.default_rng(0).random((48, 6, 6, 1), np.float32)
-fields = dict(latent_dim=3, hidden=(16,), categorical=(2,), batch_size=16)
-results = {"devices": jax.local_device_count()}
-for name, more in {"adversarial": dict(uniform=2, ground="adversarial"),
-                   "structured": dict(noises=4, objective="structured", lam=0.01, normal=1)}.items():
-    config = informative_gan.Config(**fields, **more)
-    module, state = informative_gan.init(jax.random.key(0), config, images, 20, unit=informative_gan.unit_of(images))
-    step = mapped(informative_gan.make_step(module, 20))
-    for _ in range(3):
-        state, metrics = step(state, images, jax.random.key(1))
-    leaves = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    results[name] = np.concatenate([np.ravel(leaf) for leaf in leaves]).tolist()
-    results[name + " metrics"] = {key: float(value) for key, value in metrics.items()}
-print(json.dumps(results))
+images = np.random.default_rng(0).random((16, 6, 6, 1), np.float32)
+config = informative_gan.Config(latent_dim=3, hidden=(16,), categorical=(2,), uniform=2, batch_size=8, dual_steps=1,
+                                ground="adversarial")
+module, state = informative_gan.init(jax.random.key(0), config, images, 20, unit=informative_gan.unit_of(images))
+state, metrics = mapped(informative_gan.make_step(module, 20))(state, images, jax.random.key(1))
+found = {name: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(getattr(state, name).opt_state[0].mu)])
+         for name in ("generator", "encoder", "critic", "own", "features")}
+found |= {name: np.ravel(value) for name, value in metrics.items()}
+print(json.dumps({name: np.asarray(value, float).tolist() for name, value in found.items()}))
 """
 
 
 def on_devices(num):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PJRT_NPROC": "16"}
-    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={num}"
+    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={num} --xla_backend_optimization_level=0"
     done = subprocess.run([sys.executable, "-c", DEVICES], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.slow
-def test_steps_do_not_depend_on_the_number_of_devices():
+def test_a_step_does_not_depend_on_the_number_of_devices():
+    """The first step, whose rate is zero: what the optimisers have seen are the gradients."""
     one, four = on_devices(1), on_devices(4)
-    assert (one.pop("devices"), four.pop("devices")) == (1, 4)
+    assert {"features", "own", "balance", "information"} < set(one)
     for name, found in one.items():
-        assert four[name] == pytest.approx(found, rel=1e-3, abs=2e-5), name
+        np.testing.assert_allclose(four[name], found, rtol=0, atol=2e-5 * np.abs(found).max() + 1e-7, err_msg=name)
 
 
 @pytest.mark.slow

@@ -17,7 +17,8 @@ One step, with a fixed plan in each of its parts (`otgen.models.informative_loss
 1. `dual_steps` times, the potential h(c, G(z)) ascends the semi-dual on fresh latents and data. As a function of the
    generated point, not of the latent, it follows G for free;
 2. G descends <P, C(z, x)> - <P', C(z, G(z'))>: P pairs latents with data, P' with points of fresh latents z', by a
-   potential of its own and without reward. Without this second term modes contract by about epsilon;
+   potential of its own and without reward, both rows of a latent with one weight. This is the gradient of the
+   debiased cost, a Sinkhorn divergence with a reward; without the second term modes contract by about epsilon;
 3. Q descends -E_P log Q(c | x), the categorical parts read from x moved at random (`otgen.nn.augment`), so that they
    cannot mean the move, the continuous ones from x itself.
 
@@ -68,7 +69,7 @@ class Config(GeneratorSettings):
       objective: "encoder" or "structured".
       smoothing: "entropic" or "quadratic".
       epsilon: strength of the smoothing, as a share of the mean cost between two data.
-      lam: reward of the code's information, as such a share; at most epsilon for "structured".
+      lam: reward of the code's information, as such a share; at most epsilon for "structured", such as 0.9 epsilon.
       lam_continuous: the same of the continuous parts, for "encoder"; "structured" has one lam for the code as a whole.
       noises: noises for each code of a batch. None: as many as share a batch among all categorical values, or one if
         there are continuous parts.
@@ -78,7 +79,8 @@ class Config(GeneratorSettings):
       batch_size: data of a step of each network, and as many latents.
       dual_steps: steps of the potential for one of the generator.
       debias: whether the generator is pushed off its own points.
-      augment: how the data are moved before the encoder reads categorical parts; None for not at all.
+      augment: how the data are moved before the encoder reads categorical parts; None for not at all. Points, that is
+        images 1 pixel high or wide, never are.
       average: decay of the moving average of the generator's weights.
 
     Raises:
@@ -87,7 +89,6 @@ class Config(GeneratorSettings):
 
     latent_dim: int = 16
     batch_size: int = 200
-    learning_rate: float = 1e-3
     categorical: tuple[int, ...] = (10,)
     uniform: int = 0
     normal: int = 0
@@ -132,7 +133,9 @@ class Config(GeneratorSettings):
                 raise ValueError(f"{name} = {getattr(self, name)}: give 0 to below 1.")
         if self.noises is not None:
             self.whole("noises", self.noises)
-        self.num_codes(self.batch_size)
+        noises = self.batch_size // self.num_codes(self.batch_size)
+        if self.objective == "structured" and self.lam > 0 and (self.ground == "none" or noises < 2):
+            raise ValueError("structured needs the ground cost, and 2 or more noises for each code: give noises.")
 
     @functools.cached_property
     def latent(self) -> Latent:
@@ -153,6 +156,22 @@ class Config(GeneratorSettings):
                 "is a multiple of the values, and of the values times noises."
             )
         return codes
+
+    def fitting(self, num_images: int) -> Config:
+        """Return this configuration with a batch that so many images fill, `dual_steps` + 1 times.
+
+        Raises:
+          ValueError: if there are too few images for any.
+        """
+        most = num_images // (self.dual_steps + 1)
+        if most >= self.batch_size:
+            return self
+        every = math.lcm(self.latent.combinations, (self.noises or 1) * self.latent.combinations)
+        if most < every:
+            raise ValueError(
+                f"{num_images} images: a step takes {self.dual_steps + 1} batches of at least {every}; give more."
+            )
+        return dataclasses.replace(self, batch_size=most - most % every)
 
 
 class Potential(nn.Module):
@@ -266,8 +285,11 @@ def unit_of(images: Any) -> Array:
     """
     images = np.asarray(images)
     scale = 255.0 if images.dtype == np.uint8 else 1.0
-    unit = 2 * np.sum(np.var(images.reshape(len(images), -1), axis=0, dtype=np.float64)) / scale**2
-    if not unit > 0:
+    pieces = np.array_split(images.reshape(len(images), -1), -(-len(images) // 1000))
+    sums = [(piece.sum(0, np.float64), np.sum(piece.astype(np.float64) ** 2)) for piece in pieces]
+    mean = sum(total for total, _ in sums) / len(images)
+    unit = 2 * (sum(square for _, square in sums) / len(images) - np.sum(mean**2)) / scale**2
+    if not (images != images[0]).any():
         raise ValueError(f"all {len(images)} images are equal: a generator has nothing to tell apart.")
     return jnp.float32(unit)
 
@@ -279,7 +301,8 @@ def _adam(config: Config, num_steps: int) -> optax.GradientTransformation:
 def init(key: Key, config: Config, example: Array, num_steps: int, *, unit: ArrayLike) -> tuple[InformativeGAN, State]:
     """Return the module and the state that training starts from; `unit` is `unit_of` the data."""
     module = InformativeGAN(tuple(example.shape[1:]), config)
-    params = module.init(key, *config.latent.sample(key, 2))["params"]
+    param_key, latent_key = jax.random.split(key)
+    params = module.init(param_key, *config.latent.sample(latent_key, 2))["params"]
     zero = jnp.int32(0)
 
     def start(name: str, steps: int = num_steps) -> TrainState:
@@ -313,9 +336,10 @@ def make_step(module: InformativeGAN, num_steps: int):
         losses, num_codes = Losses(module, state.unit, axis_name), config.num_codes(num * devices)
         generator, encoder, critic, own, features = state[:5]
         learn = functools.partial(descend, axis_name=axis_name)
+        latent_key, move_key = jax.random.split(key)
 
         def latents(place: int) -> tuple[Codes, Array]:
-            batch_key = jax.random.fold_in(jax.random.fold_in(key, state.step), place)
+            batch_key = jax.random.fold_in(jax.random.fold_in(latent_key, state.step), place)
             return config.latent.batch(batch_key, index, num_codes)
 
         def points(z: tuple[Codes, Array]) -> Array:
@@ -333,7 +357,7 @@ def make_step(module: InformativeGAN, num_steps: int):
         z, fresh = latents(2 * config.dual_steps), latents(2 * config.dual_steps + 1)
         moved = seen
         if config.augment is not None and min(images.shape[1:3]) > 1:
-            keys = sample_keys(jax.random.fold_in(key, 1), state.step, num, axis_name)
+            keys = sample_keys(move_key, state.step, num, axis_name)
             moved = augment(keys, seen, config.augment)
         rest = critic.params, features.params, z[0], points(z), seen, moved
         encoder, more = learn(for_networks, encoder, losses.encoder, *rest)
@@ -367,6 +391,7 @@ def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints:
     """
     settings = Config(**config)
     images = check_images(images, settings.output)
+    settings = settings.fitting(len(images))
     module, state = fit_generator(
         key,
         images,

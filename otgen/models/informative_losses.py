@@ -155,7 +155,8 @@ class Losses:
     ) -> tuple[Array, dict[str, Array]]:
         """Minus E_P log Q(c | x) / P(c): categorical parts read from the moved data, continuous ones from the data.
 
-        Metrics: `information`, minus this loss, a lower bound of the plan's I(c; x) in nats.
+        Metrics: `information`, minus this loss: a lower bound of the plan's I(c; x) in nats as far as the plan gives
+        every code its share (see `balance`); it exceeds the bound by the divergence of the plan's codes from P(c).
         """
         latent = self._module.config.latent
         seen = self._apply("read", params, moved)
@@ -171,9 +172,11 @@ class Losses:
         return -value, {"information": value}
 
     def generator(self, params: Any, fixed: tuple, latents: tuple, fresh: tuple, data: Array):
-        """<P, C(z, x)> - <P', C(z, G(z'))> on latents z, fresh latents z', and data x.
+        """<w' P, C(z, x)> - <w P', C(z, G(z'))> on latents z, fresh latents z', and data x.
 
-        The rows of P' are scaled to the masses of those of P: a latent that no datum chooses is not pushed either.
+        The row of a latent with mass p in P and p' in P' has the weights w' = 2 p' / (p + p') and w = 2 p / (p + p'),
+        so both rows weigh 2 p p' / (p + p'): a latent that no datum chooses is not pushed either, and where data and
+        points have one law, and may be exchanged, the mean gradient is zero for any potential that both plans share.
 
         Args:
           params: of the generator.
@@ -182,7 +185,7 @@ class Losses:
           data: [m, h, w, c].
 
         Returns:
-          The difference, and metrics: `loss`, itself; `transport`, its first term; `code_error`, how often the encoder
+          The difference, and metrics: `loss`, itself; `transport`, <P, C(z, x)>; `code_error`, how often the encoder
           misreads a categorical part of a generated image; `balance`, the distance in total variation between the
           plan's shares of the categorical values and the prior.
         """
@@ -195,15 +198,18 @@ class Losses:
         cost = self.ground(features, units, points, data)
         coupling = self.couple(cost, self._apply("potential", critic, codes, still), codes, read(data))
         plan = plan_of(coupling, config)
+        mass = self._row_masses(plan)
         transport = value = jnp.sum(plan * coupling.cost)
         if config.debias:
             others = jax.lax.stop_gradient(self._apply("decode", params, *fresh))
             cost = self.ground(features, units, points, others)
             against = self.couple(cost, self._apply("own_potential", own, still), codes, None)
             mirror = plan_of(against, config, False)
-            mirror *= self._row_masses(plan) / jnp.maximum(self._row_masses(mirror), 1e-12)
-            value = transport - jnp.sum(mirror * against.cost)
-        share = self._row_masses(plan).sum((1, 2)).reshape(-1, latent.combinations).sum(0)
+            own_mass = self._row_masses(mirror)
+            total = jnp.maximum(mass + own_mass, jnp.finfo(mass.dtype).tiny)
+            pull, push = 2 * own_mass / total * plan, 2 * mass / total * mirror
+            value = jnp.sum(pull * coupling.cost) - jnp.sum(push * against.cost)
+        share = mass.sum((1, 2)).reshape(-1, latent.combinations).sum(0)
         balance = 0.5 * jnp.sum(jnp.abs(share - 1 / share.shape[0]))
         metrics = {"loss": value, "transport": transport, "balance": balance}
         wrong = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -24,19 +25,21 @@ class Augment:
       noise: standard deviation added to every pixel.
 
     Raises:
-      ValueError: for a negative or infinite amount.
+      ValueError: for a negative or infinite amount, a shear of pi / 2 or a scale of 1.
     """
 
-    rotation: float = 0.25
-    shear: float = 0.25
-    shift: float = 2.0
-    scale: float = 0.15
-    noise: float = 0.05
+    rotation: float | int = 0.25
+    shear: float | int = 0.25
+    shift: float | int = 2.0
+    scale: float | int = 0.15
+    noise: float | int = 0.05
 
     def __post_init__(self) -> None:
         for name, amount in dataclasses.asdict(self).items():
             if not (math.isfinite(amount) and amount >= 0):
                 raise ValueError(f"{name} = {amount}: give a number, at least 0.")
+        if self.shear >= math.pi / 2 or self.scale >= 1:
+            raise ValueError(f"shear = {self.shear}, scale = {self.scale}: give less than pi / 2, and less than 1.")
 
 
 def augment(keys: Key, images: Array, amounts: Augment) -> Array:
@@ -58,12 +61,13 @@ def _move(key: Key, image: Array, amounts: Augment) -> Array:
     u = jax.random.uniform(place_key, (6,), minval=-1.0, maxval=1.0)
     angle, shear = amounts.rotation * u[0], jnp.tan(amounts.shear * u[1])
     turn = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
-    matrix = turn @ jnp.array([[1.0, 0.0], [shear, 1.0]]) * (1 + amounts.scale * u[2:4])
+    exact = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    matrix = exact(turn, jnp.array([[1.0, 0.0], [shear, 1.0]])) * (1 + amounts.scale * u[2:4])
     height, width, _ = image.shape
     rows, columns = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
     middle = jnp.array([(height - 1) / 2, (width - 1) / 2])
     place = jnp.stack([rows, columns], axis=-1) - middle
-    place = place @ matrix.T + middle + amounts.shift * u[4:6]
+    place = exact(place, matrix.T) + middle + amounts.shift * u[4:6]
     at = [place[..., 0], place[..., 1]]
     moved = jax.vmap(lambda channel: map_coordinates(channel, at, order=1), in_axes=2, out_axes=2)(image)
     return moved + amounts.noise * jax.random.normal(noise_key, image.shape)
