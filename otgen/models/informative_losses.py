@@ -172,11 +172,12 @@ class Losses:
         return -value, {"information": value}
 
     def generator(self, params: Any, fixed: tuple, latents: tuple, fresh: tuple, data: Array):
-        """<w' P, C(z, x)> - <w P', C(z, G(z'))> on latents z, fresh latents z', and data x.
+        """<P, C(z, x)> - <w P', C(z, G(z'))> on latents z, fresh latents z', and data x.
 
-        The row of a latent with mass p in P and p' in P' has the weights w' = 2 p' / (p + p') and w = 2 p / (p + p'),
-        so both rows weigh 2 p p' / (p + p'): a latent that no datum chooses is not pushed either, and where data and
-        points have one law, and may be exchanged, the mean gradient is zero for any potential that both plans share.
+        The rows of P' are weighted to the masses of those of P: a latent that no datum chooses is not pushed either,
+        and no point runs away. Where points and data have one law the mean gradient is zero but for a remainder of
+        order one over the batch, a push outwards. The weights 2 p p' / (p + p') of both rows, for masses p and p', have
+        none; they were tried, and the samples were further from the data.
 
         Args:
           params: of the generator.
@@ -185,7 +186,7 @@ class Losses:
           data: [m, h, w, c].
 
         Returns:
-          The difference, and metrics: `loss`, itself; `transport`, <P, C(z, x)>; `code_error`, how often the encoder
+          The difference, and metrics: `loss`, itself; `transport`, its first term; `code_error`, how often the encoder
           misreads a categorical part of a generated image; `balance`, the distance in total variation between the
           plan's shares of the categorical values and the prior.
         """
@@ -205,10 +206,8 @@ class Losses:
             cost = self.ground(features, units, points, others)
             against = self.couple(cost, self._apply("own_potential", own, still), codes, None)
             mirror = plan_of(against, config, False)
-            own_mass = self._row_masses(mirror)
-            total = jnp.maximum(mass + own_mass, jnp.finfo(mass.dtype).tiny)
-            pull, push = 2 * own_mass / total * plan, 2 * mass / total * mirror
-            value = jnp.sum(pull * coupling.cost) - jnp.sum(push * against.cost)
+            push = mass / jnp.maximum(self._row_masses(mirror), 1e-12) * mirror
+            value = transport - jnp.sum(push * against.cost)
         share = mass.sum((1, 2)).reshape(-1, latent.combinations).sum(0)
         balance = 0.5 * jnp.sum(jnp.abs(share - 1 / share.shape[0]))
         metrics = {"loss": value, "transport": transport, "balance": balance}
