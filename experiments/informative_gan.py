@@ -1,4 +1,4 @@
-"""The informative OT-GAN on Gaussians, digits, MNIST, Fashion-MNIST and dSprites, with its ablations and baselines.
+r"""The informative OT-GAN on Gaussians, digits, MNIST, Fashion-MNIST and dSprites, with its ablations and baselines.
 
     python -m experiments.informative_gan                                            # 8 Gaussians, a weak code
     python -m experiments.informative_gan --seeds 0-4 --variants default,lam=0
@@ -19,6 +19,7 @@ import ast
 import dataclasses
 import functools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from experiments import ae_ot, compare, informative_gan_figures, latent_ot
 from experiments.informative_gan_scores import COLUMNS, REFERENCE, Sets, reference, scores_of
 from experiments.latent_ot_toy import place_of, save, stage, write
 from otgen import data
-from otgen.data import toy
+from otgen.data import sprites, toy
 from otgen.models import baselines, info_gan, informative_gan, wgan_gp
 from otgen.models.settings import GeneratorSettings
 from otgen.nn.augment import Augment
@@ -44,10 +45,9 @@ _RING = {
     "strength": 0.3,
     "hidden": (128, 128),
     "batch_size": 160,
-    "learning_rate": 2e-3,
     "steps": 2000,
 }
-_IMAGES = {"uniform": 2, "steps": 6000}
+_IMAGES = {"uniform": 2, "steps": 5000}
 _SETS: dict[str, dict[str, Any]] = {  # networks, code and training by data set
     "ring": _RING,
     "easy_ring": {**_RING, "latent_dim": 2, "strength": 1.0, "objective": "structured", "lam": 0.9 * 0.015},
@@ -74,6 +74,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "adversarial": {"ground": "adversarial"},
 }
 BASELINES = ("infogan", "wgan_gp")
+_COMMA = re.compile(r",(?![^(\[{]*[)\]}])")  # outside brackets
 _DATA_SEED = 2000  # of the points of the rings, the same for all seeds
 
 
@@ -115,8 +116,10 @@ class Config:
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
         """A run of seconds, for tests."""
-        small = {"steps": 4, "batch_size": 40, "limit": 400, "num_points": 400, "num_eval": 120, "draws": 2}
-        return cls(**{**small, "progress": False, **changes})
+        small = {"steps": 4, "batch_size": 40, "num_points": 400, "num_eval": 120, "draws": 2, "progress": False}
+        if not _is_ring(changes.get("dataset", cls.dataset)):
+            small["limit"] = 400
+        return cls(**{**small, **changes})
 
     def folder(self) -> Path:
         """The output folder."""
@@ -124,7 +127,7 @@ class Config:
 
     def names(self) -> list[str]:
         """The variants asked for."""
-        return list(dict.fromkeys(name.strip() for name in self.variants.split(",") if name.strip()))
+        return list(dict.fromkeys(name.strip() for name in _COMMA.split(self.variants) if name.strip()))
 
     def seed_list(self) -> list[int]:
         """The seeds asked for."""
@@ -142,22 +145,19 @@ class Config:
                 fields[name] = getattr(self, name)
         steps = fields.pop("steps")
         if "=" in variant:
-            name, _, text = variant.partition("=")
-            if name not in {field.name for field in dataclasses.fields(informative_gan.Config)} - {"epochs"}:
-                raise ValueError(f"{variant!r}: a model has no field {name!r} to change here.")
-            try:
-                change = {name: ast.literal_eval(text)}
-            except (ValueError, SyntaxError):
-                change = {name: text}
+            change = _change(variant)
         elif variant in VARIANTS or variant in BASELINES:
             change = dict(VARIANTS.get(variant, {}))
+            if not fields.get("uniform"):
+                change.pop("noises", None)  # categorical codes share all noises of a batch anyway
         else:
             raise ValueError(
                 f"variant {variant!r} is unknown: choose among {', '.join((*VARIANTS, *BASELINES))}, or FIELD=VALUE."
             )
-        if not fields.get("uniform"):
-            change.pop("noises", None)  # categorical codes share all noises of a batch anyway
-        return informative_gan.Config(**{**fields, **change}), steps
+        try:
+            return informative_gan.Config(**{**fields, **change}), steps
+        except TypeError as error:  # such as a word for a number
+            raise ValueError(f"variant {variant!r}: the field cannot have such a value ({error}).") from error
 
     def identity(self) -> dict[str, Any]:
         """What makes the numbers of a seed and a variant: all but these, and where and how it runs."""
@@ -165,6 +165,21 @@ class Config:
         own = {name: value for name, value in dataclasses.asdict(self).items() if name not in skip}
         settings = dataclasses.asdict(self.settings("default")[0])
         return json.loads(json.dumps({**own, "settings": settings}))
+
+
+def _change(variant: str) -> dict[str, Any]:
+    """The field that a variant FIELD=VALUE changes, and its value."""
+    name, _, text = variant.partition("=")
+    if name not in {field.name for field in dataclasses.fields(informative_gan.Config)} - {"epochs"}:
+        raise ValueError(f"{variant!r}: a model has no field {name!r} to change here.")
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    kinds = {"debias": bool, "augment": dict | None}  # the model looks at its numbers and names itself
+    if not isinstance(value, kinds.get(name, object)):
+        raise ValueError(f"{variant!r}: give True or False for debias, and for augment None or {{'shift': 1.0}}.")
+    return {name: value}
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -180,15 +195,16 @@ def main(config: Config) -> dict[str, Any]:
                 sets = load(config) if sets is None else sets
                 run(config, place, seed, group, sets, progress)
             runs.append(json.loads((place / "scores.json").read_text()))
-    results = {"dataset": config.dataset, "features": runs[0]["features"], "rows": latent_ot.gather(runs), "runs": runs}
+    drawn = informative_gan_figures.draw(config, folder, _is_ring(config.dataset))
+    results = {"dataset": config.dataset, "features": runs[0]["features"], "figures": drawn}
+    results |= {"rows": latent_ot.gather(runs), "runs": runs}
     write(folder / "results.json", results)
     (folder / "table.md").write_text(latent_ot.markdown(results, COLUMNS) + "\n")
-    results["figures"] = informative_gan_figures.draw(config, folder, _is_ring(config))
     return results
 
 
-def _is_ring(config: Config) -> bool:
-    return config.dataset.endswith("ring")
+def _is_ring(dataset: str) -> bool:
+    return dataset.endswith("ring")
 
 
 def check(config: Config) -> None:
@@ -201,8 +217,13 @@ def check(config: Config) -> None:
             raise ValueError(f"{name} = {value} is too small: give {least} or more.")
     if not config.names():
         raise ValueError("no variant: give at least one, such as default.")
+    if _is_ring(config.dataset) and config.limit is not None:
+        raise ValueError("limit is for images: give num_points for rings.")
+    images = config.num_points if _is_ring(config.dataset) else config.limit
     for name in config.names():
-        config.settings(name)
+        settings, _ = config.settings(name)
+        if images is not None:
+            settings.fitting(images)
     config.seed_list()
     if config.folder().exists() and not config.folder().is_dir():
         raise ValueError(f"out = {config.folder()} is a file: give a folder.")
@@ -210,7 +231,11 @@ def check(config: Config) -> None:
 
 def load(config: Config) -> Sets:
     """Training and held-out data; the points of a ring as images of one row and column."""
-    if not _is_ring(config):
+    if config.dataset == "dsprites" and config.limit:  # all of it is 2.5 GiB
+        factors = sprites.factors_of(sprites.indices("train")[: config.limit])
+        train = data.Dataset(sprites.render(factors), factors[:, 0].copy())
+        return Sets(config.dataset, train, data.load("dsprites", "test"), config.data_dir)
+    if not _is_ring(config.dataset):
         return Sets(config.dataset, *ae_ot.load(config), config.data_dir)
     parts, centres = [], toy.eight_gaussians_centres()
     for key in jax.random.split(jax.random.key(_DATA_SEED)):
@@ -244,6 +269,7 @@ def _training(config: Config, group: str, seed: int, images: np.ndarray) -> tupl
     """What trains a variant, `fit(callback=, checkpoints=)`, and its number of steps."""
     key = jax.random.key(seed)
     settings, steps = config.settings("default" if group in BASELINES else group)
+    settings = settings.fitting(len(images))
     rows = settings.batch_size * (settings.dual_steps + 1)
     if group not in BASELINES:
         fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}

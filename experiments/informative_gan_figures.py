@@ -86,18 +86,21 @@ def _training(plt: Any, config: Any, folder: Path, shown: dict[str, Any], is_rin
         "transport": "<P, C>, mean cost = 1",
     }
     curves = _curves(folder / "metrics.jsonl", {f"{name}, seed {config.seed_list()[0]}": name for name in shown})
-    if not curves:
+    if not any(metric in entry for entries in curves.values() for entry in entries.values() for metric in wanted):
         return None
     figure, axes = plt.subplots(1, len(wanted), figsize=(4 * len(wanted), 3.2), layout="constrained")
     for ax, (metric, label) in zip(axes, wanted.items(), strict=True):
         for i, (name, entries) in enumerate(curves.items()):
             points = [(step, entry[metric]) for step, entry in sorted(entries.items()) if metric in entry]
             if points:
-                ax.plot(*np.array(points).T, color=plot.CYCLE[i % len(plot.CYCLE)], lw=1.4, label=name)
+                style = {"color": plot.CYCLE[i % len(plot.CYCLE)], "marker": "." if len(points) == 1 else ""}
+                ax.plot(*np.array(points).T, **style, lw=1.4, label=name)
         ax.set(xlabel="steps of the generator", ylabel=label)
         if metric == "transport":
             ax.set_yscale("log")
-    axes[0].legend(frameon=False, fontsize=8)
+    lines, labels = axes[0].get_legend_handles_labels()
+    if lines:
+        axes[0].legend(lines, labels, frameon=False, fontsize=8)
     return figure
 
 

@@ -44,6 +44,7 @@ _COMPONENTS = 20  # principal components of the training pixels, the features of
 _TAIL = 1e-3  # share of test images that is called faint, and filled
 _PLAN = 2000  # data whose codes are inferred from the plan
 _SPECTRAL = 10_000
+_FACTORS = 120  # rows, at the least, that classifiers of a factor's 40 values are trained on
 
 
 class Sets:
@@ -180,19 +181,19 @@ def _code_scores(key: Key, model: Any, sets: Sets) -> tuple[dict[str, float], di
         codes = np.asarray(code_reading.predict(model, part.images).probabilities[0].argmax(1))
         scores[f"accuracy_{name}"] = evaluate.matched_accuracy(codes, part.labels)
         scores["nmi"] = evaluate.nmi(codes, part.labels)
-    classes = len(np.unique(sets.train.labels))
+    classes = 1 + int(max(sets.train.labels.max(), sets.test.labels.max()))
     order = _matching(codes, np.asarray(sets.test.labels), size, classes)
     images = code_reading.of_each_code(key, model, 400 if sets.is_ring else 12)
     if isinstance(model, informative_gan.Model):
         data_shown = sets.test.images[:_PLAN]
-        number = _PLAN - _PLAN % model.module.config.batch_size or model.module.config.batch_size
+        config = model.module.config
+        number, half = (max(most - most % config.batch_size, config.batch_size) for most in (_PLAN, _PLAN // 2))
         plan = code_reading.posterior(key, model, data_shown, number)
         found = np.asarray(plan.probabilities[0].argmax(1))
         scores["accuracy_plan"] = evaluate.matched_accuracy(found, sets.test.labels[:_PLAN])
         scores["information"] = code_reading.information(plan)[0]
-        config = model.module.config
         if config.objective == "encoder" and config.smoothing == "entropic":
-            gap = code_reading.duality_gap(key, model, data_shown[: number // 2], number // 2)
+            gap = code_reading.duality_gap(key, model, data_shown[:half], half)
             scores["gap"] = gap.gap
     if sets.is_ring:  # codes are read off the samples, whose modes are known
         codes, noise = model.module.config.latent.sample(key, 10_000)
@@ -215,7 +216,8 @@ def _disentanglement(key: Key, model: Any, num: int) -> dict[str, float]:
     """Scores of the encoder's codes against the factors of sprites."""
 
     def codes_of(factors: np.ndarray) -> np.ndarray:
-        reading = code_reading.predict(model, sprites.render(factors)[..., None].astype(np.float32))
+        reading = code_reading.predict(model, sprites.render(factors))
         return np.asarray(jnp.concatenate([*reading.probabilities, reading.mean], axis=1))
 
-    return evaluate.disentanglement(key, codes_of, sprites.SIZES, num_train=num, num_eval=max(num // 2, 2))
+    num = max(num, _FACTORS)
+    return evaluate.disentanglement(key, codes_of, sprites.SIZES, num_train=num, num_eval=num // 2)

@@ -14,9 +14,10 @@ import numpy as np
 from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
 
-from otgen.models.apply import rows
-from otgen.models.codes import Codes
+from otgen.models.apply import check_images, rows
+from otgen.models.codes import Codes, Latent
 from otgen.models.informative_losses import Coupling, Losses, plan_of, strengths
+from otgen.models.settings import Settings
 from otgen.nn.autoencoder import to_unit
 from otgen.ot import structured
 from otgen.ot.costs import DenseCost
@@ -53,24 +54,40 @@ class Gap(NamedTuple):
     start: Array
 
 
-def predict(model: Any, images: Any) -> Reading:
-    """Read the codes of images [n, h, w, c] by the encoder: its categorical and normal laws."""
-    latent, outputs = model.module.config.latent, rows(*model, images, "read")
+def predict(model: Any, images: ArrayLike) -> Reading:
+    """Read the codes of images [n, h, w, c] by the encoder: its categorical and normal laws.
+
+    Raises:
+      ValueError: for no image, or images that are not like those that the model was trained on.
+    """
+    latent, outputs = model.module.config.latent, rows(*model, _checked(model, images), "read")
     return Reading([jnp.exp(law) for law in latent.log_laws(outputs)], *latent.moments(outputs))
+
+
+def _checked(model: Any, images: ArrayLike) -> np.ndarray:
+    """Images as an array; raise ValueError for those that the model cannot read."""
+    images, (height, width, channels) = np.asarray(images), model.module.image_shape
+    if images.shape[1:] != (height, width, channels) or not len(images):
+        raise ValueError(
+            f"images have shape {images.shape}: give one image or more as [n, {height}, {width}, {channels}]."
+        )
+    check_images(images if len(images) > 1 else np.repeat(images, 2, axis=0), model.module.config.output)
+    return images
 
 
 def couple(key: Key, model: Any, images: ArrayLike, num: int) -> tuple[Coupling, Codes]:
     """Return costs and potentials of `num` fresh latents beside images [m, h, w, c], and the latents' codes.
 
     `perturbed` is the ground cost of paper A, in units of the mean cost of two data. Arrays are [K, M, m]
-    for K codes with M noises each, as `Config.num_codes` says; latent k + K j is code k with its noise j.
+    for K codes with M noises each, as `Config.num_codes` says; latent k + K j is code k with its noise j. The unit of
+    features, for an adversarial ground cost, is that of the latents' points, so that an image has the same cost beside
+    any others.
 
     Raises:
-      ValueError: if `num` is no multiple of the categorical values, or no image is given.
+      ValueError: if `num` is no multiple of the categorical values, and for images as `predict`.
     """
-    config = model.module.config
-    if not len(np.asarray(images)):
-        raise ValueError("no image: give at least one.")
+    config, images = model.module.config, _checked(model, images)
+    Settings.whole("num", num)
     codes, noise = config.latent.batch(key, jnp.arange(num), config.num_codes(num))
     return _couple(model.module, model.variables, codes, noise, to_unit(images)), codes
 
@@ -81,18 +98,18 @@ def _couple(module: Any, variables: Any, codes: Codes, noise: Array, data: Array
     points = apply(codes, noise, method="decode")
     losses = Losses(module, variables["transport"]["unit"])
     features = variables["params"].get("features", {})
-    cost = losses.ground(features, losses.units(features, data), points, data)
+    cost = losses.ground(features, losses.units(features, points), points, data)
     potential = apply(codes, points, method="potential")
     return losses.couple(cost, potential, codes, apply(data, method="read"))
 
 
-def posterior(key: Key, model: Any, images: Any, num: int = 2000) -> Reading:
+def posterior(key: Key, model: Any, images: ArrayLike, num: int = 2000) -> Reading:
     """Infer the codes of images [n, h, w, c] from the plan: w(c, n | x) of `num` latents, summed over the noise.
 
     Needs no encoder for the "structured" objective; for "encoder" the encoder is in the ground cost. Raises as
     `couple`.
     """
-    config, images = model.module.config, np.asarray(images)
+    config, images = model.module.config, _checked(model, images)
     found = []
     for start in range(0, len(images), _PIECE):
         piece = images[start : start + _PIECE]
@@ -100,8 +117,8 @@ def posterior(key: Key, model: Any, images: Any, num: int = 2000) -> Reading:
         weights = jnp.swapaxes(plan_of(coupling, config), 0, 1).reshape(num, -1).T * len(piece)
         hot = [weights @ jax.nn.one_hot(codes.categories[:, i], size) for i, size in enumerate(config.categorical)]
         mean = weights @ codes.values
-        spread = jnp.maximum(weights @ codes.values**2 - mean**2, 0.0)
-        found.append(Reading(hot, mean, jnp.sqrt(spread)))
+        variance = jnp.einsum("nl,nlc->nc", weights, (codes.values - mean[:, None]) ** 2)
+        found.append(Reading(hot, mean, jnp.sqrt(variance)))
     return jax.tree.map(lambda *pieces: jnp.concatenate(pieces), *found)
 
 
@@ -136,8 +153,13 @@ def duality_gap(key: Key, model: Any, images: ArrayLike, num: int = 1000) -> Gap
 
 
 def of_each_code(key: Key, model: Any, num: int, part: int = 0) -> Array:
-    """Draw `num` images of every value of a categorical part, the rest alike: [size, num, h, w, c]."""
-    return traverse(key, model, f"categorical {part}", np.arange(model.module.config.categorical[part]), num)
+    """Draw `num` images of every value of a categorical part, the rest alike: [size, num, h, w, c].
+
+    Raises:
+      ValueError: as `traverse`.
+    """
+    name = f"categorical {part}"
+    return traverse(key, model, name, np.arange(_part(model.module.config.latent, name)[2]), num)
 
 
 def traverse(key: Key, model: Any, name: str, values: ArrayLike, num: int, category: int | None = None) -> Array:
@@ -155,22 +177,40 @@ def traverse(key: Key, model: Any, name: str, values: ArrayLike, num: int, categ
       Images [v, num, h, w, c].
 
     Raises:
-      ValueError: for a part that the latent does not have.
+      ValueError: for a part that the latent does not have, or values that it cannot have.
     """
-    latent, (kind, _, place) = model.module.config.latent, name.partition(" ")
-    sizes = {"categorical": len(latent.categorical), "continuous": latent.continuous}
-    if kind not in sizes or not place.isdigit() or int(place) >= sizes[kind]:
-        raise ValueError(f"{name!r} is no part of the code: it has {sizes['categorical']} categorical and "
-                         f"{sizes['continuous']} continuous parts, such as 'categorical 0'.")  # fmt: skip
+    latent, values = model.module.config.latent, np.asarray(values)
+    field, place, size = _part(latent, name)
+    Settings.whole("num", num)
+    if values.ndim != 1 or not values.size or not _possible(values, size):
+        wanted = "finite numbers" if size is None else f"whole numbers from 0 to {size - 1}"
+        raise ValueError(f"values = {values}: give a list of {wanted} for {name!r}.")
+    if category is not None and not _possible(np.asarray(category), _part(latent, "categorical 0")[2]):
+        raise ValueError(f"category = {category}: the first categorical part has no such value.")
     codes, noise = latent.sample(key, num)
     if category is not None:
         codes = codes._replace(categories=codes.categories.at[:, 0].set(category))
-    field = "categories" if kind == "categorical" else "values"
     drawn = []
-    for value in np.asarray(values):
-        changed = getattr(codes, field).at[:, int(place)].set(value)
+    for value in values:
+        changed = getattr(codes, field).at[:, place].set(value)
         drawn.append(_decode(*model, codes._replace(**{field: changed}), noise))
     return jnp.stack(drawn)
+
+
+def _part(latent: Latent, name: str) -> tuple[str, int, int | None]:
+    """Field of `Codes` and column of a part of the code, and how many values it has; None for a continuous one."""
+    parts = {f"categorical {i}": ("categories", i, size) for i, size in enumerate(latent.categorical)}
+    parts |= {f"continuous {i}": ("values", i, None) for i in range(latent.continuous)}
+    if name not in parts:
+        raise ValueError(f"{name!r} is no part of the code: choose among {', '.join(parts)}.")
+    return parts[name]
+
+
+def _possible(values: np.ndarray, size: int | None) -> bool:
+    """Whether a part can have these values; `size` as in `_part`."""
+    if size is None:
+        return values.dtype.kind in "iuf" and bool(np.isfinite(values).all())
+    return values.dtype.kind in "iu" and bool(((values >= 0) & (values < size)).all())
 
 
 @functools.partial(jax.jit, static_argnames="module")
