@@ -17,8 +17,8 @@ One step, with a fixed plan in each of its parts (`otgen.models.informative_loss
 1. `dual_steps` times, the potential h(c, G(z)) ascends the semi-dual on fresh latents and data. As a function of the
    generated point, not of the latent, it follows G for free;
 2. G descends <P, C(z, x)> - <P', C(z, G(z'))>: P pairs latents with data, P' with points of fresh latents z', by a
-   potential of its own and without reward, each latent with its mass in P. This debiases the cost, as the Sinkhorn
-   divergence does; without the second term modes contract by about epsilon;
+   potential of its own, without reward and with the masses that the latents have in P. This debiases the cost, as
+   the Sinkhorn divergence does; without the second term modes contract by about epsilon;
 3. Q descends -E_P log Q(c | x), the categorical parts read from x moved at random (`otgen.nn.augment`), so that they
    cannot mean the move, the continuous ones from x itself.
 

@@ -18,6 +18,8 @@ from otgen.ot import structured
 from otgen.ot.smoothed import mean_over
 from otgen.types import Array
 
+_UPDATES = 5  # of the Sinkhorn iteration, for the plan between generated points
+_TINY = 1e-12
 _NETWORK = {
     "decode": "generator",
     "potential": "critic",
@@ -172,12 +174,10 @@ class Losses:
         return -value, {"information": value}
 
     def generator(self, params: Any, fixed: tuple, latents: tuple, fresh: tuple, data: Array):
-        """<P, C(z, x)> - <w P', C(z, G(z'))> on latents z, fresh latents z', and data x.
+        """<P, C(z, x)> - <P', C(z, G(z'))> on latents z, fresh latents z', and data x.
 
-        The rows of P' are weighted to the masses of those of P: a latent that no datum chooses is not pushed either,
-        and no point runs away. Where points and data have one law the mean gradient is zero but for a remainder of
-        order one over the batch, a push outwards. The weights 2 p p' / (p + p') of both rows, for masses p and p', have
-        none; they were tried, and the samples were further from the data.
+        Some Sinkhorn updates bring P' from what its potential says to the masses that the latents have in P: one that
+        no datum chooses is not pushed either, and no point runs away.
 
         Args:
           params: of the generator.
@@ -206,7 +206,7 @@ class Losses:
             cost = self.ground(features, units, points, others)
             against = self.couple(cost, self._apply("own_potential", own, still), codes, None)
             mirror = plan_of(against, config, False)
-            push = mass / jnp.maximum(self._row_masses(mirror), 1e-12) * mirror
+            push = self._with_masses(mirror, mass)
             value = transport - jnp.sum(push * against.cost)
         share = mass.sum((1, 2)).reshape(-1, latent.combinations).sum(0)
         balance = 0.5 * jnp.sum(jnp.abs(share - 1 / share.shape[0]))
@@ -215,6 +215,13 @@ class Losses:
             jnp.mean(law.argmax(1) != codes.categories[:, i]) for i, law in enumerate(latent.log_laws(read(still)))
         ]
         return value, metrics | ({"code_error": jnp.stack(wrong).mean()} if wrong else {})
+
+    def _with_masses(self, plan: Array, mass: Array) -> Array:
+        """Bring a plan [K, M, B] to these masses of its latents [K, M, 1], and equal ones of its points."""
+        for _ in range(_UPDATES):
+            plan = mass / jnp.maximum(self._row_masses(plan), _TINY) * plan
+            plan = plan / jnp.maximum(plan.sum((0, 1)) * plan.shape[2], _TINY)
+        return mass / jnp.maximum(self._row_masses(plan), _TINY) * plan
 
     def _row_masses(self, plan: Array) -> Array:
         return mean_over(plan.sum(2, keepdims=True), self._axis)
