@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.informative_gan_scores import PLANE
 from experiments.latent_ot_toy import place_of
 from otgen import plot
 from otgen.types import Array
@@ -26,7 +27,8 @@ def draw(config: Any, folder: Path, is_ring: bool) -> list[str]:
         with np.load(place_of(folder, seed, name) / "samples.npz") as file:
             shown[name] = dict(file)
     drawn = []
-    for name, axes in (("codes.png", _codes), ("traversals.png", _traversals), ("training.png", _training)):
+    figures = {"codes.png": _codes, "traversals.png": _traversals, "training.png": _training, "costs.png": _costs}
+    for name, axes in figures.items():
         figure = axes(plt, config, folder, shown, is_ring)
         if figure is not None:
             figure.savefig(folder / name, dpi=150)
@@ -58,10 +60,10 @@ def _codes(plt: Any, config: Any, folder: Path, shown: dict[str, Any], is_ring: 
     return figure
 
 
-def _ring(ax: Any, arrays: dict[str, Array], name: str) -> None:
+def _ring(ax: Any, arrays: dict[str, Array], name: str, color: str | None = None) -> None:
     groups = arrays["codes"][:, :, 0, 0] if "codes" in arrays else arrays["images"][None, :, 0, 0]
     for i, group in enumerate(groups):
-        plot.points(group, ax, name, color=plot.CYCLE[i % len(plot.CYCLE)])
+        plot.points(group, ax, name, color=color or plot.CYCLE[i % len(plot.CYCLE)])
     ax.set(xlim=(-2.8, 2.8), ylim=(-2.8, 2.8), xticks=(-2, 0, 2), yticks=(-2, 0, 2))
 
 
@@ -74,6 +76,26 @@ def _traversals(plt: Any, config: Any, folder: Path, shown: dict[str, Any], is_r
         figure, axes = plt.subplots(1, len(parts), figsize=(4.2 * len(parts), 4.7), squeeze=False, layout="constrained")
         for ax, (name, images) in zip(axes[0], parts.items(), strict=True):
             plot.image_grid(images.reshape(-1, *images.shape[2:]), images.shape[1], ax, f"{name}, from left to right")
+        return figure
+    return None
+
+
+def _costs(plt: Any, config: Any, folder: Path, shown: dict[str, Any], is_ring: bool) -> Any:
+    """Of the first variant that has them: the ground cost of one latent over the plane, and the perturbed one."""
+    for arrays in shown.values():
+        if "perturbed" not in arrays:
+            continue
+        figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.9), layout="constrained")
+        titles = {
+            "cost": "ground cost C(z, x) of one latent z",
+            "perturbed": "perturbed: C(z, x) - lam log Q(c | x) / P(c)",
+        }
+        levels = np.linspace(-0.5, 3.0, 15)
+        for ax, (name, title) in zip(axes, titles.items(), strict=True):
+            drawn = ax.contourf(PLANE, PLANE, arrays[name], levels, cmap="viridis", extend="both")
+            _ring(ax, arrays, title, color="white")
+            ax.plot(*arrays["at"], "*", color=plot.ORANGE, markersize=13)
+        figure.colorbar(drawn, ax=axes, label="mean cost of two data = 1", ticks=range(4))
         return figure
     return None
 

@@ -33,13 +33,13 @@ COLUMNS = {  # of the table
     "modes": "modes",
     "share_3sd": "within 3 sd",
     "within_sd": "within-mode sd",
-    "gap": "gap / epsilon",
     "mig": "MIG",
     "factor_vae": "FactorVAE",
     "sap": "SAP",
     "dci_disentanglement": "DCI",
     "seconds": "seconds",
 }
+PLANE = np.linspace(-2.8, 2.8, 57)  # coordinates of the maps of the ground cost
 _COMPONENTS = 20  # principal components of the training pixels, the features of digits
 _TAIL = 1e-3  # share of test images that is called faint, and filled
 _PLAN = 2000  # data whose codes are inferred from the plan
@@ -183,7 +183,7 @@ def _code_scores(key: Key, model: Any, sets: Sets) -> tuple[dict[str, float], di
         scores["nmi"] = evaluate.nmi(codes, part.labels)
     classes = 1 + int(max(sets.train.labels.max(), sets.test.labels.max()))
     order = _matching(codes, np.asarray(sets.test.labels), size, classes)
-    images = code_reading.of_each_code(key, model, 400 if sets.is_ring else 12)
+    shown = {"codes": code_reading.of_each_code(key, model, 400 if sets.is_ring else 12)[order]}
     if isinstance(model, informative_gan.Model):
         data_shown = sets.test.images[:_PLAN]
         config = model.module.config
@@ -200,7 +200,20 @@ def _code_scores(key: Key, model: Any, sets: Sets) -> tuple[dict[str, float], di
         points = model.module.apply(model.variables, codes, noise, method="decode")[:, 0, 0]
         near = jnp.sum((points[:, None] - toy.eight_gaussians_centres()) ** 2, axis=-1).argmin(1)
         scores["nmi"] = evaluate.nmi(codes.categories[:, 0], near)
-    return {name: float(value) for name, value in scores.items()}, {"codes": images[order]}
+        shown |= _costs_of_a_latent(key, model)
+    return {name: float(value) for name, value in scores.items()}, shown
+
+
+def _costs_of_a_latent(key: Key, model: Any) -> dict[str, Any]:
+    """The ground cost of one latent over the plane, the perturbed one, and its point; nothing for a baseline."""
+    if not isinstance(model, informative_gan.Model):
+        return {}
+    plane = jnp.stack(jnp.meshgrid(PLANE, PLANE), axis=-1).reshape(-1, 1, 1, 2)
+    number = model.module.config.batch_size
+    coupling, _ = code_reading.couple(key, model, plane, number)
+    at = plane[coupling.cost[0, 0].argmin(), 0, 0]
+    shape = len(PLANE), len(PLANE)
+    return {"cost": coupling.cost[0, 0].reshape(shape), "perturbed": coupling.perturbed[0, 0].reshape(shape), "at": at}
 
 
 def _matching(codes: np.ndarray, labels: np.ndarray, size: int, classes: int) -> np.ndarray:
