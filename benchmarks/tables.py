@@ -74,6 +74,20 @@ def sinkhorn_ratios(results: dict) -> list[str]:
     return lines
 
 
+INFORMATIVE = {  # columns of the informative GAN's tables, of rings and of images
+    "modes": "modes",
+    "share_3sd": "within 3 sd",
+    "within_sd": "within-mode sd",
+    "nmi": "NMI(code, class)",
+    "accuracy_test": "accuracy of the code",
+    "accuracy_plan": "from the plan",
+    "frechet": "Frechet",
+    "precision": "precision",
+    "recall": "recall",
+    "faint": "faint, %",
+    "filled": "filled, %",
+    "seconds": "seconds",
+}
 LATENT = {  # columns of the latent-OT tables, of images and of toys
     "frechet": "Frechet",
     "lmem": "lmem",
@@ -90,10 +104,10 @@ LATENT = {  # columns of the latent-OT tables, of images and of toys
 }
 
 
-def latent_ot(path: Path) -> str:
-    """Mean and standard deviation over seeds of every row of the latent-OT experiment, as Markdown."""
+def spreads(path: Path, columns: dict[str, str]) -> str:
+    """Mean and standard deviation over seeds of every row of an experiment, as Markdown."""
     rows = json.loads(path.read_text())["rows"]
-    shown = {name: title for name, title in LATENT.items() if any(name in row for row in rows.values())}
+    shown = {name: title for name, title in columns.items() if any(name in row for row in rows.values())}
     lines = ["| " + " | ".join(["", *shown.values()]) + " |", "|---" * (1 + len(shown)) + "|"]
     lines += [
         "| " + " | ".join([name, *(_spread(row.get(column)) for column in shown)]) + " |" for name, row in rows.items()
@@ -129,7 +143,9 @@ if __name__ == "__main__":
     for found in sorted(Path(__file__).parent.glob("ae_ot_*.json")):
         print(f"{found.stem}\n\n{ae_ot(found)}\n")
     for found in sorted(Path(__file__).parent.glob("latent_ot_*.json")):
-        print(f"{found.stem}\n\n{latent_ot(found)}\n")
+        print(f"{found.stem}\n\n{spreads(found, LATENT)}\n")
+    for found in sorted(Path(__file__).parent.glob("informative_gan_*.json")):
+        print(f"{found.stem}\n\n{spreads(found, INFORMATIVE)}\n")
     found = Path(__file__).parent / "w2_benchmark.json"
     if found.exists():
         print(f"{found.stem}\n\n{w2_benchmark(found)}\n")

@@ -32,6 +32,7 @@ from experiments.informative_gan_scores import COLUMNS, REFERENCE, Sets, referen
 from experiments.latent_ot_toy import place_of, save, stage, write
 from otgen import data
 from otgen.data import sprites, toy
+from otgen.models import ae_ot as autoencoder
 from otgen.models import baselines, info_gan, informative_gan, wgan_gp
 from otgen.models.settings import GeneratorSettings
 from otgen.nn.augment import Augment
@@ -72,9 +73,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no_ground": {"ground": "none", "debias": False},
     "no_debias": {"debias": False},
     "adversarial": {"ground": "adversarial"},
+    "autoencoder": {"ground": "features"},
 }
 BASELINES = ("infogan", "wgan_gp")
 _COMMA = re.compile(r",(?![^(\[{]*[)\]}])")  # outside brackets
+_CODE_EPOCHS = 12  # of the autoencoder whose codes are in the ground cost
 _DATA_SEED = 2000  # of the points of the rings, the same for all seeds
 
 
@@ -85,8 +88,8 @@ class Config:
     dataset: str = "ring"
     """ring, easy_ring, digits, mnist, fashion_mnist or dsprites."""
     variants: str = "default"
-    """Names with commas, among default, plain, structured, no_augment, no_ground, no_debias, adversarial, infogan,
-    wgan_gp, or FIELD=VALUE."""
+    """Names with commas, among default, plain, structured, no_augment, no_ground, no_debias, adversarial,
+    autoencoder (its codes are in the ground cost), infogan, wgan_gp, or FIELD=VALUE."""
     seeds: str = "0"
     """Such as 0-2 or 0,3,7."""
     data_dir: str | None = None
@@ -154,6 +157,8 @@ class Config:
             raise ValueError(
                 f"variant {variant!r} is unknown: choose among {', '.join((*VARIANTS, *BASELINES))}, or FIELD=VALUE."
             )
+        if change.get("ground") == "features" and (variant != "autoencoder" or _is_ring(self.dataset)):
+            raise ValueError(f"variant {variant!r}: images can have features, by the variant autoencoder.")
         try:
             return informative_gan.Config(**{**fields, **change}), steps
         except TypeError as error:  # such as a word for a number
@@ -274,6 +279,8 @@ def _training(config: Config, group: str, seed: int, images: np.ndarray) -> tupl
     if group not in BASELINES:
         fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
         fields["epochs"] = steps * rows / len(images)
+        if settings.ground == "features":
+            return functools.partial(_fit_on_codes, key, images, fields), steps
         return functools.partial(informative_gan.fit, key, images, **fields), steps
     example = jnp.asarray(images[:1])
     budget = steps * _flops(informative_gan, settings, example, rows, unit=informative_gan.unit_of(images))
@@ -293,6 +300,19 @@ def _training(config: Config, group: str, seed: int, images: np.ndarray) -> tupl
     fields = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
     fields["epochs"] = steps * rows / len(images)
     return functools.partial(info_gan.fit, key, images, **fields), steps
+
+
+def _fit_on_codes(key: Any, images: np.ndarray, fields: dict[str, Any], **watch: Any) -> informative_gan.Model:
+    """Train with a ground cost of pixels and an autoencoder's codes; the autoencoder is trained first."""
+    networks = {name: fields[name] for name in ("network", "hidden", "width", "latent_dim")}
+    config = autoencoder.Config(**networks, epochs=_CODE_EPOCHS)
+    module, params = autoencoder.train_autoencoder(jax.random.fold_in(key, 1), images, config)
+    params = jax.tree.map(np.asarray, params)  # constants of the step: no device's own
+
+    def codes(images: Any) -> Any:
+        return module.apply({"params": params}, images, method="encode")
+
+    return informative_gan.fit(key, images, features=codes, **watch, **fields)
 
 
 def _flops(model: Any, settings: Any, example: Any, rows: int, **options: Any) -> float:

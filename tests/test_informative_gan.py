@@ -533,3 +533,24 @@ def test_codes_of_the_hard_ring_are_its_modes(lam):
     assert int(scores.modes) == 8
     assert float(scores.share_3sd) >= 0.9
     assert 0.08 < float(scores.within_sd) < 0.12
+
+
+@pytest.mark.parametrize(("ground", "features"), [("features", None), ("pixel", lambda x: x[:, 0, 0])])
+def test_features_are_given_where_the_ground_cost_has_them(ground, features):
+    images = np.random.default_rng(0).random((24, 2, 2, 1), np.float32)
+    with pytest.raises(ValueError, match="give `features` for 'features', and only then"):
+        informative_gan.fit(jax.random.key(0), images, features=features, **STEP | {"ground": ground})
+
+
+def test_known_features_enter_the_ground_cost():
+    """Half of pixels, half of a function of them, each in units of the mean cost of two data."""
+    config = Config(**CODED | {"ground": "features"})
+    module = informative_gan.InformativeGAN((1, 1, 2), config, lambda x: x[:, 0, 0] ** 3)
+    rng = np.random.default_rng(0)
+    y, x = (rng.normal(size=(num, 1, 1, 2)).astype(np.float32) for num in (5, 7))
+    losses = Losses(module, jnp.float32(UNIT))
+    found = losses.ground({}, losses.units({}, jnp.asarray(x)), jnp.asarray(y), jnp.asarray(x))
+    a, b = y[:, 0, 0].astype(float), x[:, 0, 0].astype(float)
+    unit = np.mean([((p**3 - q**3) ** 2).sum() for p in b for q in b])
+    wanted = [[((p - q) ** 2).sum() / UNIT / 2 + ((p**3 - q**3) ** 2).sum() / unit / 2 for q in b] for p in a]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)

@@ -32,6 +32,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -55,7 +56,7 @@ from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
 
 OBJECTIVES = ("encoder", "structured")
-GROUNDS = ("pixel", "adversarial", "none")
+GROUNDS = ("pixel", "adversarial", "features", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +74,9 @@ class Config(GeneratorSettings):
       lam_continuous: the same of the continuous parts, for "encoder"; "structured" has one lam for the code as a whole.
       noises: noises for each code of a batch. None: as many as share a batch among all categorical values, or one if
         there are continuous parts.
-      ground: the ground cost: "pixel"; "adversarial" for pixels and features that ascend the generator's loss; "none"
-        to hide it from the plan, which then follows the encoder alone (an ablation).
+      ground: the ground cost: "pixel"; "adversarial" for pixels and features that ascend the generator's loss;
+        "features" for pixels and those of a fixed network, such as an autoencoder's, given to `fit`; "none" to hide it
+        from the plan, which then follows the encoder alone (an ablation).
       feature_share: of the features in such a cost.
       batch_size: data of a step of each network, and as many latents.
       dual_steps: steps of the potential for one of the generator.
@@ -198,10 +200,12 @@ class InformativeGAN(nn.Module):
     Attributes:
       image_shape: (height, width, channels).
       config: see Config.
+      known: for ground = "features", the fixed function from images [n, h, w, c] to features [n, p]. Static.
     """
 
     image_shape: tuple[int, int, int]
     config: Config
+    known: Callable[[Array], Array] | None = None
 
     def setup(self) -> None:
         c = self.config
@@ -235,7 +239,9 @@ class InformativeGAN(nn.Module):
         return self.encoder(images)
 
     def embed(self, images: Array) -> Array:
-        """Features [n, 64] of images [n, h, w, c] in the ground cost; none [n, 0] but for "adversarial"."""
+        """Features [n, p] of images [n, h, w, c] in the ground cost; [n, 0] where it has none."""
+        if self.config.ground == "features":
+            return self.known(images)
         return self.features(images) if self.config.ground == "adversarial" else jnp.zeros((images.shape[0], 0))
 
     def sample(self, key: Key, num: int) -> Array:
@@ -298,9 +304,19 @@ def _adam(config: Config, num_steps: int) -> optax.GradientTransformation:
     return adam(config.learning_rate, num_steps, b1=0.5, b2=0.9)
 
 
-def init(key: Key, config: Config, example: Array, num_steps: int, *, unit: ArrayLike) -> tuple[InformativeGAN, State]:
-    """Return the module and the state that training starts from; `unit` is `unit_of` the data."""
-    module = InformativeGAN(tuple(example.shape[1:]), config)
+def init(
+    key: Key,
+    config: Config,
+    example: Array,
+    num_steps: int,
+    *,
+    unit: ArrayLike,
+    features: Callable[[Array], Array] | None = None,
+) -> tuple[InformativeGAN, State]:
+    """Return the module and the state that training starts from; `unit` is that of the data, `features` as in `fit`."""
+    if (features is None) == (config.ground == "features"):
+        raise ValueError(f"ground = {config.ground!r}: give `features` for 'features', and only then.")
+    module = InformativeGAN(tuple(example.shape[1:]), config, features)
     param_key, latent_key = jax.random.split(key)
     params = module.init(param_key, *config.latent.sample(latent_key, 2))["params"]
     zero = jnp.int32(0)
@@ -373,12 +389,21 @@ def make_step(module: InformativeGAN, num_steps: int):
     return step
 
 
-def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints: Any = None, **config: Any) -> Model:
+def fit(
+    key: Key,
+    images: Any,
+    *,
+    features: Callable[[Array], Array] | None = None,
+    callback: Callback | None = None,
+    checkpoints: Any = None,
+    **config: Any,
+) -> Model:
     """Fit an informative OT-GAN to images in memory.
 
     Args:
       key: random key.
       images: uint8, or floats, [N, h, w, c].
+      features: for ground = "features", a pure function from images [n, h, w, c] in [0, 1] to features [n, p].
       callback, checkpoints: as in `train.train`.
       **config: fields of Config.
 
@@ -386,7 +411,8 @@ def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints:
       Model: draw from it with `sample(key, model, num)`, read codes with `otgen.models.code_reading`.
 
     Raises:
-      ValueError: for images of another shape or range, equal images, or fields out of range.
+      ValueError: for images of another shape or range, equal images, fields out of range, or features that the
+        ground cost does not have.
       TypeError: for a field that Config does not have.
     """
     settings = Config(**config)
@@ -396,7 +422,7 @@ def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints:
         key,
         images,
         settings,
-        functools.partial(init, unit=unit_of(images)),
+        functools.partial(init, unit=unit_of(images), features=features),
         make_step,
         batches_per_step=settings.dual_steps + 1,
         callback=callback,

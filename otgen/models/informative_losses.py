@@ -20,6 +20,7 @@ from otgen.types import Array
 
 _UPDATES = 5  # of the Sinkhorn iteration, for the plan between generated points
 _TINY = 1e-12
+_FEATURES = ("adversarial", "features")  # ground costs that have features
 _NETWORK = {
     "decode": "generator",
     "potential": "critic",
@@ -104,7 +105,7 @@ class Losses:
 
     def units(self, features: Any, data: Array) -> Units:
         """Return the mean costs of two data [m, h, w, c]; that of features follows their parameters."""
-        if self._module.config.ground != "adversarial":
+        if self._module.config.ground not in _FEATURES:
             return Units(self._unit, jnp.float32(1.0))
         known = self._everywhere(self._apply("embed", features, data))
         return Units(self._unit, jnp.maximum(2 * jnp.sum(jnp.var(known, axis=0)), 1e-12))
@@ -112,7 +113,7 @@ class Losses:
     def ground(self, features: Any, units: Units, points: Array, data: Array) -> Array:
         """Return the ground cost [L, B] between the points of all devices and the data of this one."""
         cost, config = squared(self._everywhere(points), data) / units.pixel, self._module.config
-        if config.ground != "adversarial":
+        if config.ground not in _FEATURES:
             return cost
         points, data = (self._apply("embed", features, of) for of in (points, data))
         other = squared(self._everywhere(points), data) / units.feature
