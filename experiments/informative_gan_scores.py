@@ -128,18 +128,13 @@ def scores_of(key: Key, model: Any, sets: Sets, *, num: int, draws: int) -> tupl
     shown: dict[str, Any] = {"images": sample(key, model, 100)}
     if not hasattr(model.module.config, "latent"):
         return scores, shown
-    latent = model.module.config.latent
+    latent, order = model.module.config.latent, [None]
     if latent.categorical:
-        code_scores, code_shown = _code_scores(key, model, sets)
+        code_scores, code_shown, order = _code_scores(key, model, sets)
         scores, shown = scores | code_scores, shown | code_shown
     for part in range(latent.continuous):
-        steps = jnp.linspace(-1.0, 1.0, 9) if part < latent.uniform else jnp.linspace(-2.0, 2.0, 9)
-        number = latent.categorical[0] if latent.categorical else 1
-        rows = [
-            code_reading.traverse(key, model, f"continuous {part}", steps, 1, c if latent.categorical else None)[:, 0]
-            for c in range(number)
-        ]
-        shown[f"continuous {part}"] = jnp.stack(rows)
+        name, steps = f"continuous {part}", np.linspace(-1.0, 1.0, 9) * (1 if part < latent.uniform else 2)
+        shown[name] = jnp.stack([code_reading.traverse(key, model, name, steps, 1, value)[:, 0] for value in order])
     if sets.dataset == "dsprites":
         scores |= _disentanglement(key, model, num)
     return scores, shown
@@ -174,8 +169,12 @@ def _odd(images: Array, real: Array) -> dict[str, float]:
     return {"faint": 100 * float(faint), "filled": 100 * float(np.mean(ink[0] > np.quantile(ink[1], 1 - _TAIL)))}
 
 
-def _code_scores(key: Key, model: Any, sets: Sets) -> tuple[dict[str, float], dict[str, Any]]:
-    """How well the first categorical part tells the classes, of data (by the encoder, by the plan) and of samples."""
+def _code_scores(key: Key, model: Any, sets: Sets) -> tuple[dict[str, float], dict[str, Any], list[int]]:
+    """How well the first categorical part tells the classes, of data (by the encoder, by the plan) and of samples.
+
+    Returns:
+      Numbers for the table, arrays for the figures, and the values of the part in the order of their classes.
+    """
     size, scores = model.module.config.latent.categorical[0], {}
     for name, part in (("train", sets.train), ("test", sets.test)):
         codes = np.asarray(code_reading.predict(model, part.images).probabilities[0].argmax(1))
@@ -201,7 +200,7 @@ def _code_scores(key: Key, model: Any, sets: Sets) -> tuple[dict[str, float], di
         near = jnp.sum((points[:, None] - toy.eight_gaussians_centres()) ** 2, axis=-1).argmin(1)
         scores["nmi"] = evaluate.nmi(codes.categories[:, 0], near)
         shown |= _costs_of_a_latent(key, model)
-    return {name: float(value) for name, value in scores.items()}, shown
+    return {name: float(value) for name, value in scores.items()}, shown, order.tolist()
 
 
 def _costs_of_a_latent(key: Key, model: Any) -> dict[str, Any]:

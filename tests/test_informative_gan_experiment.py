@@ -193,7 +193,7 @@ class Planted:
 @pytest.mark.slow
 def test_codes_of_the_ring_are_read_off_its_modes():
     sets = experiment.load(Config(num_points=400))
-    found, shown = scores._code_scores(jax.random.key(0), Model(Planted(), {}), sets)
+    found, shown, _ = scores._code_scores(jax.random.key(0), Model(Planted(), {}), sets)
     assert found["accuracy_train"] == found["accuracy_test"] == 1
     assert found["nmi"] == pytest.approx(2 * math.log(4) / (math.log(4) + math.log(8)), abs=2e-3)
     assert shown["codes"].shape == (8, 400, 1, 1, 2)
