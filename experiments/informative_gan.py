@@ -51,7 +51,7 @@ _RING = {
 _IMAGES = {"uniform": 2, "steps": 5000}
 _SETS: dict[str, dict[str, Any]] = {  # networks, code and training by data set
     "ring": _RING,
-    "easy_ring": {**_RING, "latent_dim": 2, "strength": 1.0, "objective": "structured", "lam": 0.9 * 0.015},
+    "easy_ring": {**_RING, "latent_dim": 2, "strength": 3.0, "objective": "structured", "lam": 0.9 * 0.015},
     "digits": {"hidden": (256, 128), "augment": Augment(0.2, 0.2, 0.5, 0.1, 0.05), "steps": 3000},
     "mnist": _IMAGES,
     "fashion_mnist": {**_IMAGES, "augment": Augment(0.15, 0.1, 2.0, 0.1, 0.05)},

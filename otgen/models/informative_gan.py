@@ -99,7 +99,7 @@ class Config(GeneratorSettings):
     smoothing: str = "entropic"
     epsilon: float = 0.015
     lam: float = 0.15
-    lam_continuous: float = 0.03
+    lam_continuous: float = 0.01
     noises: int | None = None
     ground: str = "pixel"
     feature_share: float = 0.5
