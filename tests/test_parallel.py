@@ -5,7 +5,11 @@ import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
+
+from otgen.train import mapped
 
 PROGRAM = """
 import json, jax, jax.numpy as jnp, numpy as np
@@ -132,3 +136,18 @@ def test_rows_that_do_not_divide_raise():
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert "a batch of 6 rows does not divide among 4 devices" in done.stderr
+
+
+def test_a_mapped_step_is_traced_once():
+    """What a step returns lies on the devices as the state that was given to it."""
+    traces = []
+
+    def step(state, batch, key, *, axis_name):
+        traces.append(axis_name)
+        return {"w": state["w"] + batch.sum(), "step": state["step"] + 1}, {}
+
+    run, state = mapped(step), {"w": jnp.zeros(2), "step": jnp.int32(0)}
+    for _ in range(3):
+        state, _ = run(state, jnp.ones((4, 1)), jax.random.key(0))
+    assert len(traces) == 1
+    assert int(state["step"]) == 3

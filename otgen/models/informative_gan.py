@@ -137,7 +137,10 @@ class Config(GeneratorSettings):
             self.whole("noises", self.noises)
         noises = self.batch_size // self.num_codes(self.batch_size)
         if self.objective == "structured" and self.lam > 0 and (self.ground == "none" or noises < 2):
-            raise ValueError("structured needs the ground cost, and 2 or more noises for each code: give noises.")
+            raise ValueError(
+                f"structured with ground = {self.ground!r} and {noises} noises for each code: give a ground other than "
+                "none, and noises of 2 or more."
+            )
 
     @functools.cached_property
     def latent(self) -> Latent:
@@ -168,7 +171,7 @@ class Config(GeneratorSettings):
         most = num_images // (self.dual_steps + 1)
         if most >= self.batch_size:
             return self
-        every = math.lcm(self.latent.combinations, (self.noises or 1) * self.latent.combinations)
+        every = (self.noises or 1) * self.latent.combinations
         if most < every:
             raise ValueError(
                 f"{num_images} images: a step takes {self.dual_steps + 1} batches of at least {every}; give more."

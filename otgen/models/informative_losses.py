@@ -178,7 +178,8 @@ class Losses:
         """<P, C(z, x)> - <P', C(z, G(z'))> on latents z, fresh latents z', and data x.
 
         Some Sinkhorn updates bring P' from what its potential says to the masses that the latents have in P: one that
-        no datum chooses is not pushed either, and no point runs away.
+        no datum chooses is not pushed either, and no point runs away. Where points have the law of the data the mean
+        gradient is not quite zero: a push outwards is left, which falls with the batch.
 
         Args:
           params: of the generator.
