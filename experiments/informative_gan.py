@@ -9,8 +9,8 @@ r"""The informative OT-GAN on Gaussians, digits, MNIST, Fashion-MNIST and dSprit
 
 A variant is `default`, one of the names below, or a field of `otgen.models.informative_gan.Config` with another value,
 such as lam=0.05. Everything is written below runs/informative_gan/DATASET: config.json, metrics.jsonl, results.json,
-table.md, figures, checkpoints. `--resume` continues a run that was stopped, also with more seeds or variants. For
-numbers see README.md, "Results".
+table.md, figures, checkpoints. `--resume` continues a run that was stopped, also with other seeds or variants: the
+table holds all that the folder has, the figures what was asked for last. For numbers see README.md, "Results".
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _RING = {
     "batch_size": 160,
     "steps": 2000,
 }
-_IMAGES = {"uniform": 2, "steps": 5000}
+_IMAGES = {"uniform": 2, "steps": 8000}
 _SETS: dict[str, dict[str, Any]] = {  # networks, code and training by data set
     "ring": _RING,
     "easy_ring": {**_RING, "latent_dim": 2, "strength": 3.0, "objective": "structured", "lam": 0.9 * 0.015},
@@ -191,7 +191,7 @@ def main(config: Config) -> dict[str, Any]:
     """Train and score what is not yet there, and return what results.json holds."""
     check(config)
     folder = ae_ot.open_folder(config)
-    progress, runs, sets = ae_ot.progress_of(config, folder), [], None
+    progress, sets = ae_ot.progress_of(config, folder), None
     groups = [REFERENCE, *config.names()]
     for seed in config.seed_list():
         for group in groups:
@@ -199,13 +199,20 @@ def main(config: Config) -> dict[str, Any]:
             if not (place / "scores.json").exists():
                 sets = load(config) if sets is None else sets
                 run(config, place, seed, group, sets, progress)
-            runs.append(json.loads((place / "scores.json").read_text()))
+    runs = _scored(folder, groups)
     drawn = informative_gan_figures.draw(config, folder, _is_ring(config.dataset))
     results = {"dataset": config.dataset, "features": runs[0]["features"], "figures": drawn}
     results |= {"rows": latent_ot.gather(runs), "runs": runs}
     write(folder / "results.json", results)
     (folder / "table.md").write_text(latent_ot.markdown(results, COLUMNS) + "\n")
     return results
+
+
+def _scored(folder: Path, groups: list[str]) -> list[dict[str, Any]]:
+    """Scores of all seeds and variants in the folder, of this run and of those before it; by seed, then `groups`."""
+    runs = [json.loads(path.read_text()) for path in sorted(folder.glob("checkpoints/seed-*/*/scores.json"))]
+    places = {group: i for i, group in enumerate(groups)}
+    return sorted(runs, key=lambda run: (run["seed"], places.get(run["group"], len(places))))
 
 
 def _is_ring(dataset: str) -> bool:

@@ -40,7 +40,7 @@ from otgen.train.loop import NonFinite
 from otgen.types import Array, Key
 
 _MNIST = {
-    "autoencoder": {"latent_dim": 16, "epochs": 24},
+    "model": {"latent_dim": 16, "epochs": 24},
     "c_transform": {"hidden": (256, 256), "num_steps": 800, "batch_size": 2000, "learning_rate": 3e-3},
     "icnn": {"num_steps": 4000},
     "lp": {"num_steps": 1000},
@@ -48,14 +48,17 @@ _MNIST = {
 }
 _SETS: dict[str, dict[str, dict[str, Any]]] = {  # networks and training by data set
     "digits": {
-        "autoencoder": {"latent_dim": 8, "hidden": (256, 128), "epochs": 150, "batch_size": 128},
+        "model": {"latent_dim": 8, "hidden": (256, 128), "epochs": 150, "batch_size": 128},
         "c_transform": {"num_steps": 1500},
         "icnn": {"num_steps": 2000},
         "lp": {"num_steps": 300},
         "network": {"hidden": (256, 256), "num_steps": 3000},
     },
     "mnist": _MNIST,
-    "fashion_mnist": _MNIST,
+    "fashion_mnist": {
+        **_MNIST,
+        "model": {"latent_dim": 64, "hidden": (1024, 512), "epochs": 120, "neighbours": 1.25},
+    },
 }
 _TOY: dict[str, dict[str, Any]] = {"c_transform": {}, "icnn": {"num_steps": 4000}, "lp": {}}
 _REFERENCE = "reference"
@@ -100,8 +103,8 @@ class Config:
     """Of the autoencoder."""
     num_steps: int | None = None
     """Updates of every map and of the distilled network."""
-    neighbours: float = 3.0
-    """Codes that a barycentre weighs, on average."""
+    neighbours: float | None = None
+    """Codes that a barycentre weighs, on average: 3, for Fashion-MNIST 1.25."""
     distil: bool = True
     """Images: also distil the map of the first solver into one network."""
     limit: int | None = None
@@ -140,8 +143,9 @@ class Config:
 
     def model(self, solver: str) -> latent_ot.Config:
         """The model on images with a solver."""
-        asked = {name: value for name in ("latent_dim", "epochs") if (value := getattr(self, name)) is not None}
-        fields = {**_SETS[self.dataset]["autoencoder"], **asked, "neighbours": self.neighbours}
+        names = ("latent_dim", "epochs", "neighbours")
+        asked = {name: value for name in names if (value := getattr(self, name)) is not None}
+        fields = {**_SETS[self.dataset]["model"], **asked}
         return latent_ot.Config(**fields, solver=solver, solver_options=self.options(solver))
 
     def identity(self) -> dict[str, Any]:
@@ -179,7 +183,7 @@ def check(config: Config) -> None:
         value = getattr(config, name)
         if value is not None and value < least:
             raise ValueError(f"{name} = {value} is too small: give {least} or more.")
-    if not 1 <= config.neighbours <= 32:
+    if config.neighbours is not None and not 1 <= config.neighbours <= 32:
         raise ValueError(f"neighbours = {config.neighbours}: give 1 to 32.")
     if _is_toy(config) and any(value is not None for value in (config.latent_dim, config.epochs, config.limit)):
         raise ValueError("toys are points: latent_dim, epochs and limit are for images.")

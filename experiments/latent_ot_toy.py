@@ -137,7 +137,9 @@ def learn(
     key = jax.random.fold_in(jax.random.key(seed), list(FORMS).index(solver))
 
     def fit(**watch: Any) -> neural_map.Map:
-        rest = {"solver": solver, "neighbours": config.neighbours, **options}
+        rest = {"solver": solver, **options}
+        if config.neighbours is not None:
+            rest["neighbours"] = config.neighbours
         return neural_map.fit(key, None, points, **rest, **watch)
 
     found, seconds = stage(config, place, f"{solver}, seed {seed}", total, progress, fit)

@@ -1,6 +1,7 @@
 """Generative systems, one module each; `baselines` trains several on one budget."""
 
 from otgen.models import ae_ot as ae_ot
+from otgen.models import ae_ot_gan as ae_ot_gan
 from otgen.models import baselines as baselines
 from otgen.models import bures_linear as bures_linear
 from otgen.models import code_reading as code_reading

@@ -13,8 +13,25 @@ import optax
 from otgen.nn.autoencoder import NETWORKS
 
 
+class Checked:
+    """Checks of the fields of a configuration."""
+
+    @staticmethod
+    def whole(name: str, value: Any, least: int = 1) -> None:
+        """Raise ValueError for what is no integer, or less than `least`."""
+        if not (isinstance(value, int | np.integer) and value >= least):
+            raise ValueError(f"{name} = {value!r}: give an integer, {least} or more.")
+
+    def positive(self, *names: str) -> None:
+        """Raise ValueError for fields that are not positive and finite."""
+        for name in names:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} = {value}: give a positive number.")
+
+
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Networks and training, alike for all models, so that they can be compared.
 
     Attributes:
@@ -46,19 +63,6 @@ class Settings:
         if self.network == "conv" and self.width % 8:
             raise ValueError(f"width = {self.width}: give a multiple of 8, since channels are normalised in 8 groups.")
         self.positive("epochs", "learning_rate")
-
-    @staticmethod
-    def whole(name: str, value: Any, least: int = 1) -> None:
-        """Raise ValueError for what is no integer, or less than `least`."""
-        if not (isinstance(value, int | np.integer) and value >= least):
-            raise ValueError(f"{name} = {value!r}: give an integer, {least} or more.")
-
-    def positive(self, *names: str) -> None:
-        """Raise ValueError for fields that are not positive and finite."""
-        for name in names:
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} = {value}: give a positive number.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from otgen.models import adversarial
 from otgen.models.apply import Model
 from otgen.models.apply import sample as sample
 from otgen.models.fitting import descend, fit_generator, moving_average
@@ -110,12 +111,9 @@ def critic_loss(critic: Any, module: WGAN, real: Array, fake: Array, share: Arra
     def value(images: Array) -> Array:
         return module.apply({"params": {"critic": critic}}, images, method="value")
 
-    share = share[:, None, None, None]
-    slope = jax.grad(lambda x: value(x).sum())(share * real + (1 - share) * fake)
-    norm = jnp.sqrt(jnp.sum(slope**2, axis=(1, 2, 3)) + 1e-12)
-    penalty = jnp.mean((norm - 1) ** 2)
-    gap = jnp.mean(value(real)) - jnp.mean(value(fake))
-    return module.config.penalty * penalty - gap, {"w1": gap, "penalty": penalty}
+    penalty = adversarial.penalty("wasserstein", value, real, fake, share)
+    loss = adversarial.critic_loss("wasserstein", value(real), value(fake))
+    return module.config.penalty * penalty + loss, {"w1": -loss, "penalty": penalty}
 
 
 def generator_loss(generator: Any, critic: Any, module: WGAN, noise: Array) -> tuple[Array, dict[str, Array]]:

@@ -96,9 +96,9 @@ def encoder(
     Raises:
       ValueError: for an unknown network, or images too small to convolve.
     """
-    if _levels(image_shape, network) is None:
+    if levels_of(image_shape, network) is None:
         return MLPEncoder(num_outputs, tuple(hidden))
-    return ConvEncoder(num_outputs, width, _levels(image_shape, network))
+    return ConvEncoder(num_outputs, width, levels_of(image_shape, network))
 
 
 def decoder(image_shape: tuple[int, int, int], network: str, hidden: Sequence[int], width: int) -> nn.Module:
@@ -107,12 +107,12 @@ def decoder(image_shape: tuple[int, int, int], network: str, hidden: Sequence[in
     Raises:
       ValueError: for an unknown network, or images too small to convolve.
     """
-    if _levels(image_shape, network) is None:
+    if levels_of(image_shape, network) is None:
         return MLPDecoder(tuple(image_shape), tuple(hidden))
-    return ConvDecoder(tuple(image_shape), width, _levels(image_shape, network))
+    return ConvDecoder(tuple(image_shape), width, levels_of(image_shape, network))
 
 
-def _levels(image_shape: tuple[int, int, int], network: str) -> int | None:
+def levels_of(image_shape: tuple[int, int, int], network: str) -> int | None:
     """Halvings of the convolutional network; None for the dense one."""
     if network not in NETWORKS:
         raise ValueError(f"network = {network!r} is unknown: choose one of {', '.join(NETWORKS)}.")

@@ -1,0 +1,473 @@
+"""AE-OT-GAN: the decoder of AE-OT becomes the generator of a GAN, fed with the latent law that the transport map makes.
+
+Implements the method of An et al. (2020), arXiv 2001.03698, section 3. Of a trained AE-OT the encoder E and the
+transport stay as they are; the generator G starts as its decoder. Half of the latents of a batch are codes z = E(x)
+of real images, whose image is known; the others are new codes w of the extended map, so that what G reads covers the
+data, and no mode can be lost. By turns
+
+  the critic D minimises its adversarial loss on real images against G(z) and G(w), and a penalty on its gradient;
+  the generator minimises  a L_adv + beta |x - G(z)|^2 + gamma L_feature,
+
+with L_feature either |w - E(G(w))|^2 in standardised codes, "latent", or |phi(x) - phi(G(z))|^2 for a fixed network
+phi, "perceptual". For the first `warmup` steps the critic is trained alone. Then beta and gamma are set once, such that
+the gradients of the terms in G have the norms a : `content_weight` : `feature_weight`. Images are drawn from a moving
+average of G.
+
+The weights, the losses and the schedule are chosen here; the paper's are not public.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from otgen.models import adversarial, ae_ot
+from otgen.models.ae_ot import decode as decode
+from otgen.models.ae_ot import encode as encode
+from otgen.models.apply import check_images
+from otgen.models.fitting import descend, moving_average
+from otgen.models.settings import Checked, adam
+from otgen.nn.autoencoder import decoder, to_unit
+from otgen.nn.critic import critic
+from otgen.ot import extension
+from otgen.train.loop import train_on
+from otgen.train.parallel import sample_keys
+from otgen.train.state import TrainState
+from otgen.types import Array, Callback, Key
+
+FEATURES = ("latent", "perceptual", "none")
+LATENTS = ("transport", "gaussian")
+
+Features = Callable[[Array], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Checked):
+    """What makes the last stage of an AE-OT-GAN; its networks are like those of the AE-OT.
+
+    Attributes:
+      epochs: passes over the images; a fraction is legal.
+      batch_size: real images of a step, over all devices, and as many generated ones.
+      learning_rate: peak of the generator's Adam, on a warm-up and cosine schedule.
+      critic_learning_rate: the same of the critic's.
+      adversarial: "hinge", "non_saturating" or "wasserstein", see `otgen.models.adversarial`.
+      adversarial_weight: a. With 0 nothing is trained, and the model is AE-OT.
+      content_weight: share of |x - G(z)|^2, by the norm of its gradient.
+      feature: "latent", "perceptual" (needs `features`) or "none".
+      feature_weight: its share likewise.
+      penalty: weight of the penalty on the critic's gradient.
+      warmup: steps of the critic alone, on top of those of `epochs`.
+      form: of the extended map: "pairs", "simplex" or "local".
+      angle: threshold of its singular set in radians; None for the one that AE-OT has found.
+      latents: law of the new codes: "transport", or "gaussian" with the mean and covariance of the codes (an ablation).
+      average: decay of the moving average of the generator's weights.
+
+    Raises:
+      ValueError: for fields out of range.
+    """
+
+    epochs: float = 12
+    batch_size: int = 128
+    learning_rate: float = 2e-4
+    critic_learning_rate: float = 5e-4
+    adversarial: str = "hinge"
+    adversarial_weight: float = 1.0
+    content_weight: float = 1.0
+    feature: str = "latent"
+    feature_weight: float = 0.3
+    penalty: float = 1.0
+    warmup: int = 200
+    form: str = "local"
+    angle: float | None = None
+    latents: str = "transport"
+    average: float = 0.999
+
+    def __post_init__(self) -> None:
+        self.positive("epochs", "learning_rate", "critic_learning_rate")
+        self.whole("batch_size", self.batch_size, 2)
+        self.whole("warmup", self.warmup, 0)
+        known = {"adversarial": adversarial.KINDS, "feature": FEATURES, "latents": LATENTS}
+        for name, words in known.items():
+            if getattr(self, name) not in words:
+                raise ValueError(f"{name} = {getattr(self, name)!r} is unknown: choose one of {', '.join(words)}.")
+        for name in ("adversarial_weight", "content_weight", "feature_weight", "penalty"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} = {value}: give a number, at least 0.")
+        if self.batch_size % 2:
+            raise ValueError(f"batch_size = {self.batch_size}: give an even number, half of it are pairs.")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average = {self.average} is no decay: give 0 (none) to below 1.")
+        extension.check_form(self.form, 0.0 if self.angle is None else self.angle)
+
+
+class AEOTGAN(ae_ot.AEOT):
+    """AE-OT whose images are a generator's; `decode`, `codes` and `sample` are those of the GAN.
+
+    Params: `autoencoder` (frozen), `generator`, `critic`. Collection `transport` as in `ae_ot.AEOT`, with `root` [d, d]
+    of the covariance of the codes if the latents are Gaussian.
+
+    Attributes:
+      image_shape, config: of the AE-OT.
+      gan: see Config.
+    """
+
+    gan: Config = Config()
+
+    def setup(self) -> None:
+        super().setup()
+        networks = self.config.network, tuple(self.config.hidden), self.config.width
+        self.generator = decoder(self.image_shape, *networks)
+        self.critic = critic(self.image_shape, *networks)
+
+    def decode(self, codes: Array) -> Array:
+        """Images [n, h, w, c] in [0, 1] that the generator makes of codes [n, d] in the autoencoder's own scale."""
+        return nn.sigmoid(self.generator(codes))
+
+    def value(self, images: Array) -> Array:
+        """Values [n] that the critic gives to images [n, h, w, c]."""
+        return self.critic(images)
+
+    def codes(self, key: Key, num: int, form: str | None = None, angle: Array | float | None = None) -> Array:
+        """Draw new codes [num, d] from the law that the generator is fed with."""
+        if self.gan.latents == "gaussian":
+            noise = jax.random.normal(key, (num, self.config.latent_dim))
+            return noise @ self.get_variable("transport", "root").T + self.get_variable("transport", "mean")
+        return super().codes(key, num, form or self.gan.form, self.gan.angle if angle is None else angle)
+
+    def sample(self, key: Key, num: int, form: str | None = None, angle: Array | float | None = None) -> Array:
+        """Draw images [num, h, w, c] in [0, 1]: noise -> extended map -> generator."""
+        return self.decode(self.codes(key, num, form, angle))
+
+
+class Batch(NamedTuple):
+    """What a step of the generator is taken on.
+
+    Attributes:
+      known: images x [n, h, w, c] of the pairs.
+      pairs: their codes z = E(x) [n, d]. new: new codes w [n, d]. Both in the autoencoder's own scale.
+    """
+
+    known: Array
+    pairs: Array
+    new: Array
+
+
+class State(NamedTuple):
+    """What the last stage carries.
+
+    Attributes:
+      generator, critic: TrainState of each.
+      average: moving average of the generator's parameters.
+      weights: of the adversarial, content and feature terms [3].
+      fixed: the variables that stay: `params` of the autoencoder, and `transport`.
+      step: steps taken, those of the critic alone among them (int32).
+    """
+
+    generator: TrainState
+    critic: TrainState
+    average: Any
+    weights: Array
+    fixed: dict[str, Any]
+    step: Array
+
+
+def critic_loss(params: Any, module: AEOTGAN, real: Array, fake: Array, share: Array) -> tuple[Array, dict[str, Array]]:
+    """Return the critic's loss on real and generated images [n, h, w, c], with its penalty, and metrics.
+
+    Args:
+      params: of the critic.
+      module: the model.
+      real, fake: images.
+      share: places [n] for the penalty, see `adversarial.penalty`.
+
+    Returns:
+      Loss; metrics `gap`, E D(x) - E D(G), and `slope`, the penalty before its weight.
+    """
+    kind = module.gan.adversarial
+
+    def value(images: Array) -> Array:
+        return module.apply({"params": {"critic": params}}, images, method="value")
+
+    values, made = value(real), value(fake)
+    slope = adversarial.penalty(kind, value, real, fake, share)
+    loss = adversarial.critic_loss(kind, values, made) + module.gan.penalty * slope
+    return loss, {"gap": values.mean() - made.mean(), "slope": slope}
+
+
+def terms(params: Any, module: AEOTGAN, critic: Any, fixed: Any, batch: Batch, features: Features | None) -> Array:
+    """Return the adversarial, content and feature losses [3] of a generator; arguments as in `generator_loss`."""
+    variables = {"params": {**fixed["params"], "generator": params, "critic": critic}}
+    apply, num = functools.partial(module.apply, variables), len(batch.pairs)
+    made = apply(jnp.concatenate([batch.pairs, batch.new]), method="decode")
+    content = jnp.mean(jnp.sum((made[:num] - batch.known) ** 2, axis=(1, 2, 3)))
+    feature = jnp.zeros(())
+    if module.gan.feature == "latent":
+        apart = (apply(made[num:], method="encode") - batch.new) / fixed["transport"]["scale"]
+        feature = jnp.mean(jnp.sum(apart**2, axis=1))
+    elif module.gan.feature == "perceptual":
+        feature = jnp.mean(jnp.sum((features(made[:num]) - features(batch.known)) ** 2, axis=1))
+    values = apply(made, method="value")
+    return jnp.stack([adversarial.generator_loss(module.gan.adversarial, values), content, feature])
+
+
+def generator_loss(
+    params: Any, module: AEOTGAN, critic: Any, fixed: Any, weights: Array, batch: Batch, features: Features | None
+) -> tuple[Array, dict[str, Array]]:
+    """Return the weighted sum of the generator's three terms, and metrics.
+
+    Args:
+      params: of the generator.
+      module: the model.
+      critic: parameters of the critic.
+      fixed: what stays, see State.
+      weights: of the terms [3].
+      batch: pairs and new codes.
+      features: for feature = "perceptual", images [n, h, w, c] to features [n, p].
+
+    Returns:
+      Loss; metrics `adversarial`, `feature`, and `mse` (mean squared pixel error of the pairs).
+    """
+    found = terms(params, module, critic, fixed, batch, features)
+    metrics = {"adversarial": found[0], "feature": found[2], "mse": found[1] / batch.known[0].size}
+    return jnp.sum(weights * found), metrics
+
+
+def balanced(
+    module: AEOTGAN, state: State, batch: Batch, features: Features | None, *, axis_name: str | None = None
+) -> Array:
+    """Return the weights [3] that give the gradients of the generator's terms the norms that Config asks for.
+
+    The adversarial weight is a; a term without a gradient, or without a share, has weight 0.
+    """
+    slopes = jax.jacrev(terms)(state.generator.params, module, state.critic.params, state.fixed, batch, features)
+    if axis_name is not None:
+        slopes = jax.lax.pmean(slopes, axis_name)
+    norms = jnp.sqrt(sum(jnp.sum(leaf**2, axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(slopes)))
+    gan = module.gan
+    shares = jnp.array([gan.adversarial_weight, gan.content_weight, gan.feature_weight])
+    return jnp.where(norms > 0, shares * norms[0] / jnp.maximum(norms, 1e-30), 0.0)
+
+
+def new_codes(module: AEOTGAN, fixed: Any, key: Key, num: int, axis_name: str | None = None) -> Array:
+    """Draw this device's `num` of the new codes that all devices draw alike."""
+    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    codes = module.apply({"transport": fixed["transport"]}, key, num * devices, method="codes")
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * num
+    return jax.lax.dynamic_slice_in_dim(codes, first, num)
+
+
+def num_steps_of(config: Config, num_images: int) -> int:
+    """Steps of the last stage, those of the critic alone among them."""
+    return config.warmup + max(1, round(config.epochs * num_images / rows_of(config, num_images)))
+
+
+def rows_of(config: Config, num_images: int) -> int:
+    """Real images of a step: a whole batch, or the even number that there are."""
+    return min(config.batch_size, num_images - num_images % 2)
+
+
+def _adam(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
+    return adam(learning_rate, num_steps, b1=0.0, b2=0.99)
+
+
+def init(key: Key, config: Config, model: ae_ot.Model, num_steps: int) -> tuple[AEOTGAN, State]:
+    """Return the module and the state that the last stage starts from.
+
+    Args:
+      key: random key of the critic.
+      config: the last stage.
+      model: a trained AE-OT.
+      num_steps: length of the learning-rate schedules.
+    """
+    module = AEOTGAN(model.module.image_shape, model.module.config, config)
+    critic = module.init(key, jnp.zeros((1, *module.image_shape)), method="value")["params"]["critic"]
+    known, transport = model.variables["params"]["autoencoder"], dict(model.variables["transport"])
+    if config.latents == "gaussian":
+        cov = jnp.atleast_2d(jnp.cov((transport["codes"] * transport["scale"]).T))
+        values, vectors = jnp.linalg.eigh(cov)
+        transport["root"] = vectors * jnp.sqrt(jnp.maximum(values, 0.0))
+    generator, zero = known["decoder"], jnp.int32(0)
+    parts = (
+        TrainState(params, _adam(rate, num_steps).init(params), zero)
+        for params, rate in ((generator, config.learning_rate), (critic, config.critic_learning_rate))
+    )
+    fixed = {"params": {"autoencoder": known}, "transport": transport}
+    return module, State(*parts, generator, jnp.zeros(3), fixed, zero)
+
+
+def make_step(module: AEOTGAN, num_steps: int, features: Features | None = None):
+    """Return the pure training step `(state, images, key, *, axis_name) -> (state, metrics)` of the last stage.
+
+    Every second image of a batch gives a pair.
+
+    Args:
+      module: the model.
+      num_steps: length of the learning-rate schedules.
+      features: for feature = "perceptual", images [n, h, w, c] to features [n, p].
+
+    Raises (when traced):
+      ValueError: if a device has an odd number of images.
+    """
+    gan = module.gan
+    for_generator, for_critic = (_adam(rate, num_steps) for rate in (gan.learning_rate, gan.critic_learning_rate))
+
+    def step(state: State, images: Array, key: Key, *, axis_name: str | None = None):
+        if images.shape[0] % 2:
+            raise ValueError(f"{images.shape[0]} images on a device: give an even number, half of them are pairs.")
+        real = to_unit(images)
+        known = real[::2]
+        pairs = module.apply(state.fixed, known, method="encode")
+        drawn = jax.random.fold_in(jax.random.fold_in(key, state.step), 0)
+        batch = Batch(known, pairs, new_codes(module, state.fixed, drawn, len(known), axis_name))
+        variables = {"params": {"generator": state.generator.params}}
+        by_turns = jnp.stack([batch.new, pairs], axis=1).reshape(
+            len(real), -1
+        )  # no image beside its own reconstruction
+        fake = module.apply(variables, by_turns, method="decode")
+        share = jax.vmap(jax.random.uniform)(sample_keys(jax.random.fold_in(key, 1), state.step, len(real), axis_name))
+        critic, metrics = descend(for_critic, state.critic, critic_loss, module, real, fake, share, axis_name=axis_name)
+        state = state._replace(critic=critic)
+
+        def play(state: State) -> tuple[State, dict[str, Array]]:
+            weights = jax.lax.cond(
+                state.step == gan.warmup,
+                lambda: balanced(module, state, batch, features, axis_name=axis_name),
+                lambda: state.weights,
+            )
+            rest = module, critic.params, state.fixed, weights, batch, features
+            generator, more = descend(for_generator, state.generator, generator_loss, *rest, axis_name=axis_name)
+            played = state.step - gan.warmup
+            average = moving_average(generator.params, state.average, played, gan.average)
+            return state._replace(generator=generator, average=average, weights=weights), more
+
+        def wait(state: State) -> tuple[State, dict[str, Array]]:
+            return state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(play, state)[1])
+
+        state, more = jax.lax.cond(state.step < gan.warmup, wait, play, state)
+        return state._replace(step=state.step + 1), {**metrics, **more}
+
+    return step
+
+
+def refine(
+    key: Key,
+    model: ae_ot.Model,
+    images: Any,
+    *,
+    features: Features | None = None,
+    callback: Callback | None = None,
+    checkpoints: Any = None,
+    log_every: int = 50,
+    save_every: int = 500,
+    **config: Any,
+) -> ae_ot.Model:
+    """Train the last stage of an AE-OT-GAN, going on from the newest checkpoint if there is one.
+
+    Args:
+      key: random key.
+      model: a trained AE-OT, from `ae_ot.fit`.
+      images: its training images, uint8, or floats in [0, 1], [N, h, w, c].
+      features: for feature = "perceptual", a pure function of images [n, h, w, c] in [0, 1] to features [n, p].
+      callback, checkpoints, log_every, save_every: as in `train.train`.
+      **config: fields of Config.
+
+    Returns:
+      Model with the averaged generator; `sample`, `encode` and `decode` take it.
+
+    Raises:
+      ValueError: for images of another shape or range than the model's, fields out of range, features that are missing
+        or not wanted.
+      TypeError: for a field that Config does not have.
+    """
+    settings, images = Config(**config), check_images(images)
+    if images.shape[1:] != tuple(model.module.image_shape):
+        raise ValueError(f"images have shape {images.shape[1:]}, those of the model {tuple(model.module.image_shape)}.")
+    if (settings.feature == "perceptual") != (features is not None):
+        raise ValueError(f"feature = {settings.feature!r}: give features with perceptual, and only with it.")
+    num_steps = num_steps_of(settings, len(images))
+    init_key, order_key, step_key = jax.random.split(key, 3)
+    module, state = init(init_key, settings, model, num_steps)
+    if settings.adversarial_weight:
+        state = train_on(
+            (images,),
+            make_step(module, num_steps, features),
+            state,
+            (order_key, step_key),
+            num_steps=num_steps,
+            batch_size=rows_of(settings, len(images)),
+            callback=callback,
+            checkpoints=checkpoints,
+            log_every=log_every,
+            save_every=save_every,
+        )
+    params = {**state.fixed["params"], "generator": state.average, "critic": state.critic.params}
+    return model._replace(module=module, variables={"params": params, "transport": state.fixed["transport"]})
+
+
+def fit(
+    key: Key,
+    images: Any,
+    labels: np.ndarray | None = None,
+    *,
+    base: dict[str, Any] | None = None,
+    callback: Callback | None = None,
+    **config: Any,
+) -> ae_ot.Model:
+    """Fit an AE-OT-GAN to images in memory: `ae_ot.fit`, then `refine`.
+
+    Args:
+      key: random key.
+      images: uint8, or floats in [0, 1], [N, h, w, c].
+      labels: integers [N], for sampling by class; optional.
+      base: fields of `ae_ot.Config`.
+      callback: called with steps and metrics of all stages.
+      **config: fields of Config, and `features` as in `refine`.
+
+    Returns:
+      Model.
+
+    Raises:
+      ValueError, TypeError: as `ae_ot.fit` and `refine`.
+    """
+    first, second = jax.random.split(key)
+    Config(**{name: value for name, value in config.items() if name != "features"})  # raises before anything is trained
+    model = ae_ot.fit(first, images, labels, callback=callback, **(base or {}))
+    return refine(second, model, images, callback=callback, **config)
+
+
+def sample(
+    key: Key,
+    model: ae_ot.Model,
+    num: int,
+    *,
+    label: int | None = None,
+    form: str | None = None,
+    angle: float | None = None,
+) -> Array:
+    """Draw images [num, h, w, c] in [0, 1]: noise -> extended map -> generator, in one compiled call.
+
+    Args:
+      key: random key.
+      model: from `fit` or `refine`.
+      num: how many.
+      label: draw only codes of this label.
+      form, angle: of the extended map; None for those of training.
+
+    Raises:
+      ValueError: as `ae_ot.sample`; and for a label, a form or an angle where the latents are Gaussian.
+    """
+    gan = model.module.gan
+    if gan.latents == "gaussian" and not label is form is angle is None:
+        raise ValueError("this model draws Gaussian latents: they have no label, form or angle.")
+    angle = gan.angle if angle is None else angle
+    return ae_ot.sample(key, model, num, label=label, form=form or gan.form, angle=angle)

@@ -1,0 +1,56 @@
+"""Residual critics: images to one value each; no layer mixes the images of a batch, as penalties on gradients need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from otgen.nn.autoencoder import levels_of
+from otgen.types import Array
+
+_LEAK = 0.2  # slope of the activation below zero
+
+
+class DenseCritic(nn.Module):
+    """Images [n, h, w, c] to values [n] through dense layers, each followed by a residual block of its width."""
+
+    hidden: Sequence[int]
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        x = images.reshape(images.shape[0], -1)
+        for width in self.hidden:
+            x = nn.leaky_relu(nn.Dense(width)(x), _LEAK)
+            x = x + nn.leaky_relu(nn.Dense(width)(x), _LEAK)
+        return nn.Dense(1)(x)[:, 0]
+
+
+class ConvCritic(nn.Module):
+    """Images [n, h, w, c] to values [n]; every residual block doubles the width and halves the side by averaging."""
+
+    width: int
+    levels: int
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        x = nn.Conv(self.width, (3, 3))(images)
+        for level in range(self.levels):
+            width = self.width * 2**level
+            block = nn.Conv(width, (3, 3))(nn.leaky_relu(x, _LEAK))
+            block = nn.Conv(width, (3, 3))(nn.leaky_relu(block, _LEAK))
+            skip = x if x.shape[-1] == width else nn.Conv(width, (1, 1), use_bias=False)(x)
+            x = nn.avg_pool((block + skip) / jnp.sqrt(2.0), (2, 2), strides=(2, 2))
+        x = nn.leaky_relu(x, _LEAK).reshape(x.shape[0], -1)
+        return nn.Dense(1)(nn.leaky_relu(nn.Dense(4 * self.width)(x), _LEAK))[:, 0]
+
+
+def critic(image_shape: tuple[int, int, int], network: str, hidden: Sequence[int], width: int) -> nn.Module:
+    """Return a critic of images: "mlp" of dense layers `hidden`, or "conv" of `width` channels at full size.
+
+    Raises:
+      ValueError: for an unknown network, or images too small to convolve.
+    """
+    levels = levels_of(image_shape, network)
+    return DenseCritic(tuple(hidden)) if levels is None else ConvCritic(width, levels)

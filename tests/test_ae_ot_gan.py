@@ -1,0 +1,237 @@
+import functools
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from otgen import data
+from otgen.models import ae_ot, ae_ot_gan
+from otgen.train import Checkpoints
+
+SMALL = {"epochs": 2, "warmup": 5, "batch_size": 64}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def base(digits):
+    """A small AE-OT of the digits."""
+    fields = {"latent_dim": 4, "hidden": (32,), "epochs": 10, "batch_size": 128, "tol": 0.2}
+    return ae_ot.fit(jax.random.key(0), digits.images, digits.labels, **fields)
+
+
+@pytest.fixture(scope="module")
+def start(base):
+    return ae_ot_gan.init(jax.random.key(1), ae_ot_gan.Config(warmup=0), base, 20)
+
+
+@pytest.fixture(scope="module")
+def refined(base, digits):
+    return ae_ot_gan.refine(jax.random.key(1), base, digits.images, **SMALL)
+
+
+def leaves(*trees):
+    return zip(*(jax.tree.leaves(tree) for tree in trees), strict=True)
+
+
+def batch_of(module, state, images):
+    known = jnp.asarray(images / 255.0, jnp.float32)
+    pairs = module.apply(state.fixed, known, method="encode")
+    return ae_ot_gan.Batch(known, pairs, ae_ot_gan.new_codes(module, state.fixed, jax.random.key(2), len(known)))
+
+
+def test_adversarial_weight_zero_is_ae_ot(base, digits):
+    model = ae_ot_gan.refine(jax.random.key(1), base, digits.images, adversarial_weight=0.0, form="pairs")
+    images = ae_ot_gan.sample(jax.random.key(3), model, 40)
+    np.testing.assert_array_equal(images, ae_ot.sample(jax.random.key(3), base, 40))
+
+
+def test_the_generator_moves_and_the_rest_stays(base, refined, digits):
+    for part, wanted in ((refined.variables["params"]["autoencoder"], base.variables["params"]["autoencoder"]),):
+        for one, other in leaves(part, wanted):
+            np.testing.assert_array_equal(one, other)
+    for one, other in leaves(refined.variables["transport"], base.variables["transport"]):
+        np.testing.assert_array_equal(one, other)
+    decoder = base.variables["params"]["autoencoder"]["decoder"]
+    assert all(np.abs(a - b).max() > 0 for a, b in leaves(refined.variables["params"]["generator"], decoder))
+    codes = ae_ot_gan.encode(refined.module, refined.variables, digits.images[:20])
+    np.testing.assert_array_equal(codes, ae_ot.encode(base.module, base.variables, digits.images[:20]))
+    images = ae_ot_gan.decode(refined.module, refined.variables, codes)
+    assert 0 <= float(images.min()) <= float(images.max()) <= 1
+
+
+def test_the_terms_against_plain_formulas(start, digits):
+    module, state = start
+    batch = batch_of(module, state, digits.images[:6])
+    apply = functools.partial(module.apply, {"params": {**state.fixed["params"], "generator": state.generator.params}})
+    of_pairs, of_new = (np.asarray(apply(codes, method="decode")) for codes in (batch.pairs, batch.new))
+    again = np.asarray(apply(jnp.asarray(of_new), method="encode"))
+    rest = module, state.critic.params, state.fixed, batch, None
+    found = ae_ot_gan.terms(state.generator.params, *rest)
+    values = module.apply(
+        {"params": {"critic": state.critic.params}}, jnp.concatenate([of_pairs, of_new]), method="value"
+    )
+    content = np.mean([((a - b) ** 2).sum() for a, b in zip(of_pairs, np.asarray(batch.known), strict=True)])
+    scale = np.asarray(state.fixed["transport"]["scale"])
+    feature = np.mean([(((a - b) / scale) ** 2).sum() for a, b in zip(again, np.asarray(batch.new), strict=True)])
+    np.testing.assert_allclose(found, [-np.mean(values), content, feature], rtol=1e-4)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.5, 0.3), (2.0, 1.0, 0.0)])
+def test_balanced_gradients_have_the_norms_asked_for(base, digits, weights):
+    names = ("adversarial_weight", "content_weight", "feature_weight")
+    config = ae_ot_gan.Config(**dict(zip(names, weights, strict=True)))
+    module, state = ae_ot_gan.init(jax.random.key(1), config, base, 20)
+    batch = batch_of(module, state, digits.images[:32])
+    found = ae_ot_gan.balanced(module, state, batch, None)
+    rest = module, state.critic.params, state.fixed, batch, None
+    norms = []
+    for i in range(3):
+        slope = jax.grad(lambda params, i=i: ae_ot_gan.terms(params, *rest)[i])(state.generator.params)
+        norms.append(float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(slope)))))
+    assert float(found[0]) == weights[0]
+    np.testing.assert_allclose(found * np.array(norms), norms[0] * np.array(weights), rtol=1e-3)
+
+
+def test_the_critic_is_trained_alone_at_first(base, digits):
+    module, state = ae_ot_gan.init(jax.random.key(1), ae_ot_gan.Config(warmup=2), base, 20)
+    step, seen = jax.jit(ae_ot_gan.make_step(module, 20)), []
+    for _ in range(4):  # the first rate of a schedule is zero
+        state, metrics = step(state, digits.images[:16], jax.random.key(2))
+        moved = [
+            float(np.abs(a - b).max())
+            for a, b in leaves(state.generator.params, base.variables["params"]["autoencoder"]["decoder"])
+        ]
+        seen.append((max(moved), float(state.weights.sum()), int(state.critic.step), float(metrics["mse"])))
+    assert [one[:2] for one in seen[:2]] == [(0.0, 0.0), (0.0, 0.0)]
+    assert [critic for _, _, critic, _ in seen] == [1, 2, 3, 4]
+    assert seen[2][1] == seen[3][1] > 1  # balanced once
+    assert seen[3][0] > 0
+    assert seen[3][3] > 0
+
+
+@pytest.mark.parametrize("adversarial", ["hinge", "wasserstein"])
+def test_steps_do_not_depend_on_the_number_of_devices(base, digits, adversarial):
+    config = ae_ot_gan.Config(warmup=1, adversarial=adversarial)
+    module, first = ae_ot_gan.init(jax.random.key(1), config, base, 20)
+    step, images, key = ae_ot_gan.make_step(module, 20), digits.images[:16], jax.random.key(2)
+    whole = jax.jit(step)
+    many = jax.jit(jax.vmap(functools.partial(step, axis_name="d"), (None, 0, None), axis_name="d"))
+    one, two = first, first
+    for _ in range(3):
+        one, metrics = whole(one, images, key)
+        shards = many(two, images.reshape(2, 8, *images.shape[1:]), key)
+        two, of_two = jax.tree.map(lambda leaf: leaf[0], shards)
+        for found, wanted in leaves(two._replace(fixed=None), one._replace(fixed=None)):
+            np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=2e-5)
+        for name, value in metrics.items():
+            assert float(of_two[name]) == pytest.approx(float(value), rel=1e-3, abs=1e-5), name
+
+
+def test_a_step_stays_on_the_device(start, digits):
+    """No callback to the host, nothing drawn there: one program from state and images to state and metrics."""
+    module, state = start
+    program = str(jax.make_jaxpr(ae_ot_gan.make_step(module, 20))(state, digits.images[:8], jax.random.key(0)))
+    assert not any(word in program for word in ("callback", "infeed", "outfeed"))
+
+
+def test_gaussian_latents_have_the_moments_of_the_codes(base):
+    config = ae_ot_gan.Config(latents="gaussian")
+    module, state = ae_ot_gan.init(jax.random.key(1), config, base, 20)
+    num = 20_000
+    drawn = np.asarray(ae_ot_gan.new_codes(module, state.fixed, jax.random.key(2), num), np.float64)
+    transport = {name: np.asarray(part, np.float64) for name, part in base.variables["transport"].items()}
+    codes = transport["codes"] * transport["scale"] + transport["mean"]
+    cov = np.cov(codes.T)
+    sd = np.sqrt(np.diag(cov))
+    assert np.all(np.abs(drawn.mean(0) - codes.mean(0)) < 5 * sd / np.sqrt(num))
+    error = np.sqrt((np.outer(sd, sd) ** 2 + cov**2) / num)  # of a Gaussian's sample covariance
+    assert np.all(np.abs(np.cov(drawn.T) - cov) < 5 * error + 1e-6)
+
+
+def test_new_codes_are_those_of_the_extended_map(start, base):
+    module, state = start
+    codes = ae_ot_gan.new_codes(module, state.fixed, jax.random.key(4), 30)
+    wanted = base.module.apply(base.variables, jax.random.key(4), 30, "local", method="codes")
+    np.testing.assert_allclose(codes, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_perceptual_features_are_used(base, digits):
+    config = {**SMALL, "feature": "perceptual", "epochs": 1}
+    logged = []
+    ae_ot_gan.refine(
+        jax.random.key(1),
+        base,
+        digits.images,
+        features=lambda images: images.reshape(len(images), -1)[:, :10],
+        callback=lambda step, metrics: logged.append(metrics),
+        **config,
+    )
+    assert logged[-1]["feature"] > 0
+    with pytest.raises(ValueError, match="give features with perceptual"):
+        ae_ot_gan.refine(jax.random.key(1), base, digits.images, **config)
+    with pytest.raises(ValueError, match="only with it"):
+        ae_ot_gan.refine(jax.random.key(1), base, digits.images, features=lambda images: images)
+
+
+def test_a_class_can_be_drawn(refined):
+    assert ae_ot_gan.sample(jax.random.key(5), refined, 7, label=3).shape == (7, 8, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"batch_size": 7}, "even number"),
+        ({"batch_size": 0}, "2 or more"),
+        ({"warmup": -1}, "warmup"),
+        ({"adversarial": "least_squares"}, "adversarial"),
+        ({"feature": "pixels"}, "feature"),
+        ({"latents": "uniform"}, "latents"),
+        ({"form": "triples"}, "unknown"),
+        ({"angle": 4.0}, r"\[0, pi\]"),
+        ({"content_weight": -1.0}, "content_weight"),
+        ({"adversarial_weight": float("nan")}, "adversarial_weight"),
+        ({"average": 1.0}, "average"),
+        ({"learning_rate": float("inf")}, "learning_rate"),
+    ],
+)
+def test_fields_out_of_range_raise(fields, message):
+    with pytest.raises(ValueError, match=message):
+        ae_ot_gan.Config(**fields)
+
+
+def test_what_does_not_fit_raises(base, digits, start):
+    with pytest.raises(ValueError, match="those of the model"):
+        ae_ot_gan.refine(jax.random.key(0), base, digits.images[:, :6])
+    with pytest.raises(TypeError, match="gamma"):
+        ae_ot_gan.fit(jax.random.key(0), digits.images, gamma=1.0)
+    module, state = start
+    with pytest.raises(ValueError, match="even number"):
+        ae_ot_gan.make_step(module, 10)(state, digits.images[:3], jax.random.key(0))
+    model = ae_ot_gan.refine(jax.random.key(1), base, digits.images, latents="gaussian", adversarial_weight=0.0)
+    assert ae_ot_gan.sample(jax.random.key(0), model, 3).shape == (3, 8, 8, 1)
+    with pytest.raises(ValueError, match="no label, form or angle"):
+        ae_ot_gan.sample(jax.random.key(0), model, 3, label=1)
+
+
+@pytest.mark.slow
+def test_a_stage_that_was_stopped_goes_on_bit_identically(base, digits, refined, tmp_path):
+    def stop(step, metrics):
+        if step >= 20:
+            signal.raise_signal(signal.SIGINT)
+
+    with Checkpoints(tmp_path, {}) as saved, pytest.raises(KeyboardInterrupt):
+        ae_ot_gan.refine(
+            jax.random.key(1), base, digits.images, checkpoints=saved, callback=stop, log_every=10, **SMALL
+        )
+    with Checkpoints(tmp_path, {}) as saved:
+        assert saved.newest() == 20
+        again = ae_ot_gan.refine(jax.random.key(1), base, digits.images, checkpoints=saved, **SMALL)
+    for found, wanted in leaves(again.variables, refined.variables):
+        np.testing.assert_array_equal(found, wanted)
