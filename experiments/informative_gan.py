@@ -15,11 +15,9 @@ table holds all that the folder has, the figures what was asked for last. For nu
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import ae_ot, compare, informative_gan_figures, latent_ot
+from experiments import ae_ot, compare, informative_gan_figures, latent_ot, variants
 from experiments.informative_gan_scores import COLUMNS, REFERENCE, Sets, reference, scores_of
 from experiments.latent_ot_toy import place_of, save, stage, write
 from otgen import data
@@ -48,7 +46,7 @@ _RING = {
     "batch_size": 160,
     "steps": 2000,
 }
-_IMAGES = {"uniform": 2, "steps": 8000}
+_IMAGES = {"uniform": 2, "batch_size": 400, "steps": 4000}
 _SETS: dict[str, dict[str, Any]] = {  # networks, code and training by data set
     "ring": _RING,
     "easy_ring": {**_RING, "latent_dim": 2, "strength": 3.0, "objective": "structured", "lam": 0.9 * 0.015},
@@ -60,7 +58,7 @@ _SETS: dict[str, dict[str, Any]] = {  # networks, code and training by data set
         "uniform": 5,
         "latent_dim": 5,
         "network": "conv",
-        "batch_size": 192,
+        "batch_size": 180,
         "augment": None,
         "steps": 20_000,
     },
@@ -76,7 +74,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "autoencoder": {"ground": "features"},
 }
 BASELINES = ("infogan", "wgan_gp")
-_COMMA = re.compile(r",(?![^(\[{]*[)\]}])")  # outside brackets
 _CODE_EPOCHS = 12  # of the autoencoder whose codes are in the ground cost
 _DATA_SEED = 2000  # of the points of the rings, the same for all seeds
 
@@ -130,7 +127,7 @@ class Config:
 
     def names(self) -> list[str]:
         """The variants asked for."""
-        return list(dict.fromkeys(name.strip() for name in _COMMA.split(self.variants) if name.strip()))
+        return variants.names(self.variants)
 
     def seed_list(self) -> list[int]:
         """The seeds asked for."""
@@ -174,13 +171,7 @@ class Config:
 
 def _change(variant: str) -> dict[str, Any]:
     """The field that a variant FIELD=VALUE changes, and its value."""
-    name, _, text = variant.partition("=")
-    if name not in {field.name for field in dataclasses.fields(informative_gan.Config)} - {"epochs"}:
-        raise ValueError(f"{variant!r}: a model has no field {name!r} to change here.")
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
+    name, value = variants.change(variant, informative_gan.Config, skip=("epochs",))
     kinds = {"debias": bool, "augment": dict | None}  # the model looks at its numbers and names itself
     if not isinstance(value, kinds.get(name, object)):
         raise ValueError(f"{variant!r}: give True or False for debias, and for augment None or {{'shift': 1.0}}.")

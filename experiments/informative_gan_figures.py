@@ -107,12 +107,12 @@ def _training(plt: Any, config: Any, folder: Path, shown: dict[str, Any], is_rin
         "code_error": "misread codes",
         "transport": "<P, C>, mean cost = 1",
     }
-    curves = _curves(folder / "metrics.jsonl", {f"{name}, seed {config.seed_list()[0]}": name for name in shown})
-    if not any(metric in entry for entries in curves.values() for entry in entries.values() for metric in wanted):
+    found = curves(folder / "metrics.jsonl", {f"{name}, seed {config.seed_list()[0]}": name for name in shown})
+    if not any(metric in entry for entries in found.values() for entry in entries.values() for metric in wanted):
         return None
     figure, axes = plt.subplots(1, len(wanted), figsize=(4 * len(wanted), 3.2), layout="constrained")
     for ax, (metric, label) in zip(axes, wanted.items(), strict=True):
-        for i, (name, entries) in enumerate(curves.items()):
+        for i, (name, entries) in enumerate(found.items()):
             points = [(step, entry[metric]) for step, entry in sorted(entries.items()) if metric in entry]
             if points:
                 style = {"color": plot.CYCLE[i % len(plot.CYCLE)], "marker": "." if len(points) == 1 else ""}
@@ -126,7 +126,7 @@ def _training(plt: Any, config: Any, folder: Path, shown: dict[str, Any], is_rin
     return figure
 
 
-def _curves(path: Path, stages: dict[str, str]) -> dict[str, dict[int, dict[str, float]]]:
+def curves(path: Path, stages: dict[str, str]) -> dict[str, dict[int, dict[str, float]]]:
     """Metrics by variant and step."""
     found: dict[str, dict[int, dict[str, float]]] = {}
     for line in path.read_text().splitlines() if path.exists() else ():

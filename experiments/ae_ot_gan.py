@@ -1,0 +1,472 @@
+r"""AE-OT-GAN beside AE-OT, a VAE and a Wasserstein GAN: same networks, same budget, one judge, and what carries it.
+
+    python -m experiments.ae_ot_gan                                          # digits, needs no data folder
+    python -m experiments.ae_ot_gan --dataset mnist --data-dir DATA --seeds 0-2 --variants default,longer,vae,wgan_gp
+    python -m experiments.ae_ot_gan --dataset mnist --data-dir DATA --variants default,no_pairs,gaussian,angle=3.14
+    python -m experiments.ae_ot_gan --dataset twenty_five_gaussians --variants default,gaussian,wgan_gp
+
+Three stages, each with its checkpoints: autoencoder, transport, GAN. Rows of the table: real and reconstructed images,
+AE-OT of the same autoencoder, and the variants asked for: `default`, one of the names below, or a field of
+`otgen.models.ae_ot_gan.Config` with another value. `longer` is AE-OT whose autoencoder was given the operations of the
+GAN as well; vae and wgan_gp may spend those of autoencoder and GAN together.
+
+Everything is written below runs/ae_ot_gan/DATASET: config.json, metrics.jsonl, results.json, table.md, figures,
+checkpoints. `--resume` continues a run that was stopped, also with other seeds, variants or features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import ae_ot, ae_ot_gan_figures, compare, latent_ot, variants
+from experiments.judge import Judge, PointJudge, features_of
+from experiments.latent_ot_toy import place_of, save, stage, write
+from otgen import data
+from otgen.data import toy
+from otgen.models import ae_ot as base_model
+from otgen.models import ae_ot_gan as gan_model
+from otgen.models import baselines
+from otgen.models.settings import GeneratorSettings
+from otgen.nn import to_unit
+from otgen.train.budget import flops
+from otgen.train.loop import NonFinite
+from otgen.types import Array, Key
+
+_SETS: dict[str, dict[str, dict[str, Any]]] = {  # autoencoder and GAN by data set
+    "digits": {
+        "base": {"latent_dim": 8, "hidden": (256, 128), "epochs": 150, "batch_size": 128},
+        "gan": {"epochs": 60},
+    },
+    "mnist": {"base": {}, "gan": {}},
+    "fashion_mnist": {"base": {}, "gan": {}},
+    "stacked_mnist": {"base": {"latent_dim": 32}, "gan": {}},
+    "cifar10": {"base": {"latent_dim": 64, "network": "conv", "epochs": 12}, "gan": {"epochs": 24}},
+    "celeb_a": {"base": {"latent_dim": 100, "network": "conv", "epochs": 4}, "gan": {"epochs": 8}},
+}
+_TOY = {"base": {"latent_dim": 2, "hidden": (128, 128), "epochs": 200}, "gan": {"epochs": 20, "feature": "none"}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "no_pairs": {"content_weight": 0.0, "feature": "none"},
+    "no_feature": {"feature": "none"},
+    "gaussian": {"latents": "gaussian"},
+    "no_filter": {"angle": math.pi},
+    "non_saturating": {"adversarial": "non_saturating"},
+    "wasserstein": {"adversarial": "wasserstein", "penalty": 10.0},
+}
+LONGER = "longer"
+BASELINES = ("vae", "wgan_gp")
+REFERENCE = "reference"
+COLUMNS = {  # of the table
+    "frechet": "Frechet",
+    "kid": "KID",
+    "lmem": "lmem",
+    "precision": "precision",
+    "recall": "recall",
+    "coverage": "coverage",
+    "content": "pixel error of the pairs",
+    "class_tv": "class TV",
+    "mixtures": "mixtures",
+    "modes": "modes",
+    "share_3sd": "within 3 sd",
+    "within_sd": "within-mode sd",
+    "reverse_kl": "reverse KL",
+    "images_per_second": "images/s",
+    "seconds": "seconds",
+}
+_PAIRS = 10_000  # training images whose pairs are looked at
+_TIMED = 2000  # images a draw that is timed
+
+Draw = Callable[[Key, int], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of the experiment. None means: what suits the data set."""
+
+    dataset: str = "digits"
+    """digits, mnist, fashion_mnist, stacked_mnist, cifar10, celeb_a, or a toy such as twenty_five_gaussians."""
+    variants: str = "default"
+    """Names with commas, among default, no_pairs, no_feature, gaussian, no_filter, non_saturating, wasserstein, longer,
+    vae, wgan_gp, or FIELD=VALUE."""
+    seeds: str = "0"
+    """Such as 0-2 or 0,3,7."""
+    data_dir: str | None = None
+    """Folder of data and feature weights; OTGEN_DATA if not given. Not needed for digits and toys."""
+    cache_dir: str | None = None
+    out: str | None = None
+    """Output folder; runs/ae_ot_gan/DATASET if not given."""
+    resume: bool = False
+    """Continue the run in the output folder, bit-identically."""
+    overwrite: bool = False
+    """Delete the run in the output folder and start again."""
+    progress: bool = True
+    epochs: float | None = None
+    """Of the autoencoder."""
+    gan_epochs: float | None = None
+    warmup: int | None = None
+    """Steps of the critic alone."""
+    latent_dim: int | None = None
+    network: str | None = None
+    """mlp or conv."""
+    features: str = "auto"
+    """Space of the distances: auto (LeNet or pixels), pixels, lenet, inception."""
+    limit: int | None = None
+    """Use only so many training images."""
+    num_points: int = 10_000
+    """Toys: how many training points, and as many held out."""
+    num_eval: int = 10_000
+    """Images per draw; at most the number of test images."""
+    draws: int = 5
+    """Draws that every score averages over."""
+
+    @classmethod
+    def smoke(cls, **changes: Any) -> Config:
+        """A run of seconds, for tests."""
+        small = {"epochs": 3.0, "gan_epochs": 1.0, "warmup": 2, "num_eval": 200, "draws": 2, "progress": False}
+        small |= {"num_points": 300} if changes.get("dataset", cls.dataset) in toy.DISTRIBUTIONS else {"limit": 400}
+        return cls(**{**small, **changes})
+
+    def folder(self) -> Path:
+        """The output folder."""
+        return Path(self.out or Path("runs") / "ae_ot_gan" / self.dataset)
+
+    def is_toy(self) -> bool:
+        """Whether the data are points of the plane."""
+        return self.dataset in toy.DISTRIBUTIONS
+
+    def names(self) -> list[str]:
+        """The variants asked for."""
+        return variants.names(self.variants)
+
+    def seed_list(self) -> list[int]:
+        """The seeds asked for."""
+        return compare.Config(seeds=self.seeds).seed_list()
+
+    def base(self) -> base_model.Config:
+        """The AE-OT."""
+        asked = {
+            name: value for name in ("epochs", "latent_dim", "network") if (value := getattr(self, name)) is not None
+        }
+        return base_model.Config(**{**self._set()["base"], **asked})
+
+    def gan(self, variant: str) -> gan_model.Config:
+        """The last stage of a variant.
+
+        Raises:
+          ValueError: for an unknown variant, or a value out of range.
+        """
+        fields = dict(self._set()["gan"])
+        asked = {"epochs": self.gan_epochs, "warmup": self.warmup}
+        fields |= {name: value for name, value in asked.items() if value is not None}
+        if "=" in variant:
+            own = dict([variants.change(variant, gan_model.Config)])
+        elif variant in VARIANTS:
+            own = VARIANTS[variant]
+        else:
+            known = ", ".join((*VARIANTS, LONGER, *BASELINES))
+            raise ValueError(f"variant {variant!r} is unknown: choose among {known}, or FIELD=VALUE.")
+        if own.get("feature") == "perceptual":
+            raise ValueError(f"variant {variant!r}: perceptual features are given to `ae_ot_gan.refine`, not here.")
+        try:
+            return gan_model.Config(**{**fields, **own})
+        except TypeError as error:  # such as a word for a number
+            raise ValueError(f"variant {variant!r}: the field cannot have such a value ({error}).") from error
+
+    def identity(self) -> dict[str, Any]:
+        """What makes the numbers of a seed and a variant: all but these, and where and how it runs."""
+        skip = ("variants", "seeds", "features", "data_dir", "cache_dir", "out", "resume", "overwrite", "progress")
+        own = {name: value for name, value in dataclasses.asdict(self).items() if name not in skip}
+        own |= {"base": dataclasses.asdict(self.base()), "gan": dataclasses.asdict(self.gan("default"))}
+        return json.loads(json.dumps(own))
+
+    def _set(self) -> dict[str, dict[str, Any]]:
+        return _TOY if self.is_toy() else _SETS[self.dataset]
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Train and score what is not yet there, and return what results.json holds."""
+    check(config)
+    folder = ae_ot.open_folder(config)
+    progress, sets = ae_ot.progress_of(config, folder), None
+    groups = [REFERENCE, *config.names()]
+    for seed in config.seed_list():
+        missing = [group for group in groups if not (_scores(config, folder, seed, group) / "scores.json").exists()]
+        if missing:
+            sets = load(config) if sets is None else sets
+            Trial(config, folder, seed, progress, *sets).run(missing)
+    runs = [json.loads(path.read_text()) for path in folder.glob(f"checkpoints/seed-*/*/{config.features}/scores.json")]
+    order = {group: i for i, group in enumerate(groups)}
+    runs.sort(key=lambda run: (run["seed"], order.get(run["group"], len(order)), run["group"]))
+    places = [_scores(config, folder, config.seed_list()[0], group) for group in groups]
+    drawn = ae_ot_gan_figures.draw(config, folder, places)
+    results = {"dataset": config.dataset, "judge": runs[0]["judge"], "figures": drawn}
+    results |= {"rows": latent_ot.gather(runs), "runs": runs}
+    write(folder / "results.json", results)
+    (folder / "table.md").write_text(latent_ot.markdown(results, COLUMNS) + "\n")
+    return results
+
+
+def _scores(config: Config, folder: Path, seed: int, group: str) -> Path:
+    """Where the scores of a group are; checkpoints are one folder above."""
+    return place_of(folder, seed, group) / config.features
+
+
+def check(config: Config) -> None:
+    """Raise ValueError for options that cannot be meant, before anything is written."""
+    known = (*_SETS, *toy.DISTRIBUTIONS)
+    if config.dataset not in known:
+        raise ValueError(f"dataset = {config.dataset!r} is unknown: choose one of {', '.join(known)}.")
+    for name, least in (("limit", 100), ("num_points", 100), ("num_eval", 16), ("draws", 1)):
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name} = {value} is too small: give {least} or more.")
+    if not config.names():
+        raise ValueError("no variant: give at least one, such as default.")
+    config.seed_list()
+    config.base()
+    for name in config.names():
+        if name not in (LONGER, *BASELINES):
+            config.gan(name)
+    if config.is_toy() and (config.base().network != "mlp" or config.features != "auto" or config.limit is not None):
+        raise ValueError("toys are points: network='conv', features and limit are for images.")
+    features_of(config.dataset, config.data_dir, "pixels" if config.features == "auto" else config.features)
+    if config.folder().exists() and not config.folder().is_dir():
+        raise ValueError(f"out = {config.folder()} is a file: give a folder.")
+
+
+def load(config: Config) -> tuple[data.Dataset, data.Dataset]:
+    """Training and held-out data; points as images of one row and column, scaled into [0, 1] like pixels."""
+    if not config.is_toy():
+        return ae_ot.load(config)
+    train, test = compare.load(compare.Config(dataset=config.dataset, num_points=config.num_points))
+    low, high = _bounds(train.images)
+    scaled = (data.Dataset((part.images - low) / (high - low), part.labels) for part in (train, test))
+    return tuple(data.Dataset(np.clip(part.images, 0, 1), part.labels) for part in scaled)
+
+
+def _bounds(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A box a tenth wider than the points on either side."""
+    low, high = points.min((0, 1, 2)), points.max((0, 1, 2))
+    return low - 0.1 * (high - low), high + 0.1 * (high - low)
+
+
+class Trial:
+    """Everything of one seed: AE-OT, the GANs that start from it, baselines, the judge.
+
+    Args:
+      config, folder: of the experiment.
+      seed: of networks, noise and draws.
+      progress: from `ae_ot.progress_of`.
+      train, test: images and labels.
+    """
+
+    def __init__(self, config: Config, folder: Path, seed: int, progress: Any, train: data.Dataset, test: data.Dataset):
+        self._config, self._folder, self._seed, self._progress = config, folder, seed, progress
+        self._train, self._test = train, test
+        self._keys = jax.random.split(jax.random.key(seed), 4)
+
+    def run(self, groups: list[str]) -> None:
+        """Train and score groups of rows of the table; one that diverges is noted."""
+        for group in groups:
+            entry = {"group": group, "seed": self._seed}
+            place = _scores(self._config, self._folder, self._seed, group)
+            try:
+                draws, notes, shown = self._draws(group)
+            except NonFinite as error:
+                print(f"{group}, seed {self._seed}: {error}")
+                save(place, {**entry, "judge": self._facts, "failed": str(error), "rows": {}}, {})
+                continue
+            key = self._keys[3]
+            rows = {row: self._scored(key, row, draw) | notes.get(row, {}) for row, draw in draws.items()}
+            shown |= {row: draw(key, 1000 if self._config.is_toy() else 100) for row, draw in draws.items()}
+            save(place, {**entry, "judge": self._facts, "rows": rows}, shown)
+
+    def _scored(self, key: Key, row: str, draw: Draw) -> dict[str, Any]:
+        times = 1 if row.startswith("reconstructed") else self._config.draws
+        bench = compare.Bench(dataclasses.replace(self._config, draws=times), self._train, self._test, self._judge, 0.0)
+        if self._config.is_toy():
+            bounds = self._bounds
+            found = compare.judged(bench, key, lambda key, num: draw(key, num) * (bounds[1] - bounds[0]) + bounds[0])
+        else:
+            found = compare.judged(bench, key, draw)
+        return {**found["mean"], "sd_over_draws": found["sd"], "class_shares": found["class_shares"]}
+
+    @functools.cached_property
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The box of the points of a toy."""
+        toy_config = compare.Config(dataset=self._config.dataset, num_points=self._config.num_points)
+        return _bounds(compare.load(toy_config)[0].images)
+
+    def _stage(self, group: str, name: str, total: int | None, work: Callable[..., Any]) -> tuple[Any, float | None]:
+        place = place_of(self._folder, self._seed, group) / name
+        title = f"{group}, {name}, seed {self._seed}"
+        return stage(self._config, place, title, total, self._progress, work)
+
+    def _ae_ot(self, group: str, config: base_model.Config) -> tuple[base_model.Model, float | None]:
+        """An AE-OT, and the seconds of both its stages."""
+        images, labels = self._train.images, self._train.labels
+        train = functools.partial(base_model.train_autoencoder, self._keys[0], images, config)
+        total = base_model.num_steps_of(config, len(images))
+        (module, params), first = self._stage(group, "autoencoder", total, _params_of(train))
+        module = base_model.AEOT(tuple(images.shape[1:]), config)
+        solve = functools.partial(base_model.solve, self._keys[1], module, params, images)
+        (variables, info), second = self._stage(group, "transport", None, solve)
+        labels = None if np.ptp(labels) == 0 else jnp.asarray(labels, jnp.int32)
+        seconds = None if first is None or second is None else first + second
+        return base_model.Model(module, variables, labels, info), seconds
+
+    @functools.cached_property
+    def _start(self) -> tuple[base_model.Model, float | None]:
+        return self._ae_ot(REFERENCE, self._config.base())
+
+    def _budget(self) -> tuple[float, float]:
+        """Floating-point operations of the autoencoder and of the last stage."""
+        base, images = self._config.base(), self._train.images
+        example = jnp.asarray(images[:1])
+        settings = GeneratorSettings(**{name: getattr(base, name) for name in _SHARED}, batch_size=base.batch_size)
+        first = baselines.budget_of(settings, example, len(images), base.epochs)
+        gan = self._config.gan("default")
+        module, state = gan_model.init(jax.random.key(0), gan, self._start[0], 100)
+        batch = jnp.zeros((gan_model.rows_of(gan, len(images)), *images.shape[1:]), images.dtype)
+        cost = flops(gan_model.make_step(module, 100), state, batch, jax.random.key(0))
+        return first, cost * gan_model.num_steps_of(gan, len(images))
+
+    def _draws(self, group: str) -> tuple[dict[str, Draw], dict[str, dict[str, Any]], dict[str, Any]]:
+        """What draws images and what is known, by row of the table; and what the figures need beside samples."""
+        train, test = self._train.images, self._test.images
+        base, seconds = self._start
+        form = self._config.gan("default").form
+        if group == REFERENCE:
+            draws = {
+                "real training data": lambda key, num: to_unit(train[_choose(key, len(train), num)]),
+                "reconstructed test data": lambda key, num: _reconstructed(base, test[:num]),
+                "AE-OT": lambda key, num: base_model.sample(key, base, num, form=form),
+            }
+            notes = {"content": self._content(base), "seconds": seconds, **self._speed(draws["AE-OT"])}
+            return draws, {"AE-OT": notes}, {}
+        if group in (LONGER, *BASELINES):
+            first, rest = self._budget()
+            if group == LONGER:
+                config = dataclasses.replace(
+                    self._config.base(), epochs=self._config.base().epochs * (1 + rest / first)
+                )
+                model, seconds = self._ae_ot(group, config)
+                notes = {"content": self._content(model), "seconds": seconds, "epochs": config.epochs}
+                name = "AE-OT, longer"
+                return {name: lambda key, num: base_model.sample(key, model, num, form=form)}, {name: notes}, {}
+            draw, seconds = self._baseline(group, first + rest)
+            return {group: draw}, {group: {"seconds": seconds}}, {}
+        config, images = self._config.gan(group), self._train.images
+        total = gan_model.num_steps_of(config, len(images))
+        fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        train_it = functools.partial(gan_model.refine, self._keys[2], base, images, **fields)
+        params, last = self._stage(group, "gan", total, lambda **watch: train_it(**watch).variables)
+        module = gan_model.AEOTGAN(base.module.image_shape, base.module.config, config)
+        model = base._replace(module=module, variables=params)
+
+        def draw(key: Key, num: int) -> Array:
+            return gan_model.sample(key, model, num)
+
+        name = "AE-OT-GAN" if group == "default" else f"AE-OT-GAN, {group}"
+        spent = None if seconds is None or last is None else seconds + last
+        notes = {"content": self._content(model), "seconds": spent, **self._speed(draw)}
+        shown = {}
+        if group == "default" and not self._config.is_toy():
+            shown = ae_ot_gan_figures.paths(self._keys[3], model)
+        return {name: draw}, {name: notes}, shown
+
+    def _baseline(self, name: str, budget: float) -> tuple[Draw, float | None]:
+        """What draws images from a model of images that was trained on a budget of operations, and its seconds."""
+        base, images = self._config.base(), self._train.images
+        settings = GeneratorSettings(**{field: getattr(base, field) for field in _SHARED}, batch_size=base.batch_size)
+        config = baselines.image_config(name, settings, jnp.asarray(images[:1]), len(images), budget)
+        draw, seconds = self._stage(
+            name, "images", None, functools.partial(_fitted, name, self._keys[2], images, config)
+        )
+        return draw, seconds
+
+    def _content(self, model: base_model.Model) -> float:
+        """Mean squared pixel error of the reconstructions of training images."""
+        images = self._train.images[:_PAIRS]
+        return float(np.mean((np.asarray(_reconstructed(model, images)) - np.asarray(to_unit(images))) ** 2))
+
+    def _speed(self, draw: Draw) -> dict[str, float]:
+        """Images per second of draws, the best of three."""
+        jax.block_until_ready(draw(self._keys[3], _TIMED))
+        spent = []
+        for i in range(3):
+            start = time.perf_counter()
+            jax.block_until_ready(draw(jax.random.fold_in(self._keys[3], i), _TIMED))
+            spent.append(time.perf_counter() - start)
+        return {"images_per_second": round(_TIMED / min(spent), 1)}
+
+    @functools.cached_property
+    def _judge(self) -> Judge | PointJudge:
+        config, transport = self._config, self._start[0].variables["transport"]
+        if config.is_toy():
+            parts = compare.load(compare.Config(dataset=config.dataset, num_points=config.num_points))
+            return PointJudge(config.dataset, *parts, num=config.num_eval)
+
+        def encode(images: Array) -> Array:
+            module, variables = self._start[0][:2]
+            return (base_model.encode(module, variables, images) - transport["mean"]) / transport["scale"]
+
+        rest = {"num": config.num_eval, "data_dir": config.data_dir, "features": config.features}
+        return Judge(config.dataset, self._train, self._test, encode, **rest)
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        judge = self._judge
+        facts = {"features": judge.name, "classifier": judge.classifier, "accuracy": judge.accuracy}
+        return facts | {"images_per_draw": judge.num, "draws": self._config.draws}
+
+
+_SHARED = ("latent_dim", "network", "hidden", "width", "epochs", "learning_rate")
+
+
+def _params_of(train: Callable[..., Any]) -> Callable[..., tuple[None, Any]]:
+    """What trains an autoencoder, without the module in its result: a stage waits for arrays only."""
+    return lambda **watch: (None, train(**watch)[1])
+
+
+def _fitted(name: str, key: Key, images: Any, config: Any, **watch: Any) -> Draw:
+    return jax.tree_util.Partial(baselines.fit_images(name, key, images, config, **watch))
+
+
+def _reconstructed(model: base_model.Model, images: Any) -> Array:
+    codes = base_model.encode(model.module, model.variables, images)
+    return base_model.decode(model.module, model.variables, codes)
+
+
+def _choose(key: Key, total: int, num: int) -> np.ndarray:
+    return np.asarray(jax.random.choice(key, total, (num,), replace=num > total))
+
+
+def cli() -> None:
+    """Read the options from the command line, run, and print the table and where the figures are."""
+    import tyro
+
+    config = tyro.cli(Config, description=__doc__)
+    try:
+        results = main(config)
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(f"\ninterrupted; continue with --resume (output in {config.folder()})") from None
+    print((config.folder() / "table.md").read_text())
+    print("figures: " + ", ".join(str(config.folder() / name) for name in results["figures"]))
+
+
+if __name__ == "__main__":
+    cli()
