@@ -57,7 +57,7 @@ _SETS: dict[str, dict[str, dict[str, Any]]] = {  # networks and training by data
     "mnist": _MNIST,
     "fashion_mnist": {
         **_MNIST,
-        "model": {"latent_dim": 64, "hidden": (1024, 512), "epochs": 120, "neighbours": 1.25},
+        "model": {"latent_dim": 64, "hidden": (1024, 512), "epochs": 120, "neighbours": 1.4},
     },
 }
 _TOY: dict[str, dict[str, Any]] = {"c_transform": {}, "icnn": {"num_steps": 4000}, "lp": {}}
@@ -104,7 +104,7 @@ class Config:
     num_steps: int | None = None
     """Updates of every map and of the distilled network."""
     neighbours: float | None = None
-    """Codes that a barycentre weighs, on average: 3, for Fashion-MNIST 1.25."""
+    """Codes that a barycentre weighs, on average: 3, for Fashion-MNIST 1.4."""
     distil: bool = True
     """Images: also distil the map of the first solver into one network."""
     limit: int | None = None

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 from typing import NamedTuple
 
@@ -125,3 +126,72 @@ def test_a_nested_state_keeps_its_structure(tmp_path):
         back = checkpoints.restore(tree)
     assert jax.tree.structure(back) == jax.tree.structure(tree)
     jax.tree.map(np.testing.assert_array_equal, back, tree)
+
+
+BIG = {"w": jnp.arange(20_000.0), "walk": START}
+DAMAGES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "flipped": lambda path: path.write_bytes(
+        bytes(b ^ 255 if i % 7 == 3 else b for i, b in enumerate(path.read_bytes()))
+    ),
+    "deleted": lambda path: path.unlink(),
+}
+
+
+def two_checkpoints(folder):
+    with Checkpoints(folder, {}) as checkpoints:
+        for step in (10, 20):
+            checkpoints.save(step, {**BIG, "w": BIG["w"] + step})
+    return sorted(path for path in (folder / "20").rglob("*") if path.is_file())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("how", DAMAGES)
+def test_whatever_is_damaged_no_wrong_number_is_restored(tmp_path, how):
+    """Every file of the newest checkpoint in turn: it is restored as it was, or else the one before it."""
+    names = [path.relative_to(tmp_path / "whole") for path in two_checkpoints(tmp_path / "whole")]
+    before = 0
+    for i, name in enumerate(names):
+        folder = tmp_path / str(i)
+        shutil.copytree(tmp_path / "whole", folder)
+        DAMAGES[how](folder / name)
+        with Checkpoints(folder, {}) as checkpoints:
+            found = checkpoints.restore(BIG)
+            assert float(found["w"][0]) in (10.0, 20.0), name
+            np.testing.assert_array_equal(found["w"], BIG["w"] + found["w"][0])
+            before += float(found["w"][0]) == 10.0
+    assert before >= 2  # the numbers and their checksums, at the least
+
+
+def test_a_damaged_checkpoint_is_put_aside_and_the_run_goes_on(tmp_path):
+    for path in two_checkpoints(tmp_path):
+        path.write_bytes(b"")
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        with pytest.warns(UserWarning, match=r"damaged checkpoints .*step 20.* Going on from step 10"):
+            found = checkpoints.restore(BIG)
+        assert float(found["w"][0]) == 10.0
+        assert checkpoints.newest() == 10
+        checkpoints.save(20, found)
+        assert checkpoints.newest() == 20
+        np.testing.assert_array_equal(checkpoints.restore(BIG)["w"], found["w"])
+    assert (tmp_path / "damaged-20").is_dir()
+
+
+def test_no_readable_checkpoint_is_said(tmp_path):
+    two_checkpoints(tmp_path)
+    for path in tmp_path.glob("*/*/**/*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with Checkpoints(tmp_path, {}) as checkpoints, pytest.raises(ValueError, match=r"no checkpoint .* can be read"):
+        checkpoints.restore(BIG)
+
+
+def test_other_arrays_are_refused_and_left_alone(tmp_path):
+    two_checkpoints(tmp_path)
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        with pytest.raises(ValueError, match=r"holds other arrays: \['w'\] \(stored \[\[20000\]"):
+            checkpoints.restore({**BIG, "w": jnp.zeros(3)})
+        with pytest.raises(ValueError, match="'more'"):
+            checkpoints.restore({**BIG, "more": jnp.zeros(3)})
+        assert checkpoints.newest() == 20

@@ -1,19 +1,24 @@
-"""Checkpoints through Orbax: written in the background, complete or absent, tied to their configuration."""
+"""Checkpoints through Orbax: written in the background, complete or absent, checksummed, tied to a configuration."""
 
 from __future__ import annotations
 
 import json
+import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+
+_STATE, _SUMS = "state", "sums"  # items of a checkpoint
 
 
 class Checkpoints:
     """The checkpoints of one stage of a run.
 
-    A save that is killed half-way is ignored when restoring. A folder that another configuration has written
-    to is refused.
+    A save that is killed half-way is ignored when restoring; a checkpoint that was damaged later is put aside with a
+    warning, and the one before it used. A folder that another configuration has written to is refused.
 
     Args:
       folder: where they lie; made if need be.
@@ -44,7 +49,9 @@ class Checkpoints:
         """Save a pytree of arrays under a step, in the background. A step that is there already is left alone."""
         if step in self._manager.all_steps():
             return
-        if not self._manager.save(step, args=self._ocp.args.StandardSave(tree), force=True):
+        args = self._ocp.args
+        items = {_STATE: args.StandardSave(tree), _SUMS: args.JsonSave(_sums(tree))}
+        if not self._manager.save(step, args=args.Composite(**items), force=True):
             raise RuntimeError(f"Orbax declined to save step {step} to {self.folder}; newest: {self.newest()}.")
 
     def newest(self) -> int | None:
@@ -53,12 +60,58 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def restore(self, like: Any) -> Any | None:
-        """Return the newest checkpoint, with the structure, shapes and types of `like`; None if there is none."""
-        step = self.newest()
-        if step is None:
-            return None
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
-        return self._manager.restore(step, args=self._ocp.args.StandardRestore(shapes))
+        """Return the newest checkpoint that can be read, with the structure, shapes and types of `like`.
+
+        Those that cannot, or whose numbers are not the ones saved, are renamed to damaged-STEP, with a warning.
+
+        Returns:
+          The pytree; None if there is no checkpoint.
+
+        Raises:
+          ValueError: if the newest readable checkpoint holds other arrays than `like`, or none can be read.
+        """
+        self._manager.wait_until_finished()
+        steps, damaged = sorted(self._manager.all_steps(), reverse=True), []
+        for step in steps:
+            try:
+                found = self._read(step, like)
+            except _Damage as error:
+                damaged.append(f"step {step} ({error})")
+                continue
+            if damaged:
+                told = f"damaged checkpoints in {self.folder}: {'; '.join(damaged)}. Going on from step {step}"
+                warnings.warn(f"{told}; the damaged ones are kept under other names.", stacklevel=2)
+                for late in steps[: len(damaged)]:
+                    (self.folder / str(late)).rename(_free(self.folder / f"damaged-{late}"))
+                self._manager.reload()
+            return found
+        if damaged:
+            raise ValueError(
+                f"no checkpoint in {self.folder} can be read: {'; '.join(damaged)}. Delete the folder to start again."
+            )
+        return None
+
+    def _read(self, step: int, like: Any) -> Any:
+        """The checkpoint of a step; raises ValueError if it is one of other arrays, _Damage if it cannot be read."""
+        args, wanted = self._ocp.args, jax.tree.map(_shape_of, like)
+        try:
+            sums = self._manager.restore(step, args=args.Composite(**{_SUMS: args.JsonRestore()}))[_SUMS]
+            stored = {name: entry[:2] for name, entry in sums.items()}
+        except Exception as error:  # whatever the reader of a broken file comes to raise
+            raise _Damage(_first_line(error)) from error
+        shapes = {name: entry[:2] for name, entry in _sums(wanted).items()}
+        differing = sorted(name for name in {*stored, *shapes} if stored.get(name) != shapes.get(name))
+        if differing:
+            told = ", ".join(f"{name} (stored {stored.get(name)}, now {shapes.get(name)})" for name in differing[:3])
+            raise ValueError(f"the checkpoint of step {step} in {self.folder} holds other arrays: {told}.")
+        try:
+            found = self._manager.restore(step, args=args.Composite(**{_STATE: args.StandardRestore(wanted)}))[_STATE]
+        except Exception as error:
+            raise _Damage(_first_line(error)) from error
+        changed = [name for name, entry in _sums(found).items() if entry != sums[name]]
+        if changed:
+            raise _Damage(f"numbers of {changed[0]} changed after they were saved")
+        return found
 
     def close(self) -> None:
         """Wait for the saves under way."""
@@ -70,6 +123,35 @@ class Checkpoints:
 
     def __exit__(self, *error) -> None:
         self.close()
+
+
+class _Damage(Exception):
+    """A checkpoint that cannot be read, or not as it was written."""
+
+
+def _sums(tree: Any) -> dict[str, list[Any]]:
+    """Shape, type and checksum of every leaf, by its path; no checksum where there are no numbers."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        entry = [list(leaf.shape), str(leaf.dtype)]
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            entry.append(zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)))
+        found[jax.tree_util.keystr(path)] = entry
+    return found
+
+
+def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else 'no message'}"
+
+
+def _free(path: Path) -> Path:
+    """The path, or the first of path-1, path-2 ... that is not taken."""
+    names = (path if i == 0 else path.with_name(f"{path.name}-{i}") for i in range(1000))
+    return next(name for name in names if not name.exists())
 
 
 def refuse_other_config(path: Path, config: dict[str, Any]) -> None:
