@@ -21,6 +21,7 @@ import functools
 import json
 import math
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,9 @@ def main(config: Config) -> dict[str, Any]:
     results = {"dataset": config.dataset, "judge": runs[0]["judge"], "figures": drawn}
     results |= {"rows": latent_ot.gather(runs), "runs": runs}
     write(folder / "results.json", results)
-    (folder / "table.md").write_text(latent_ot.markdown(results, COLUMNS) + "\n")
+    lines = [f"{run['group']}, seed {run['seed']}, failed: {run['failed']}" for run in runs if "failed" in run]
+    lines += [f"{name}: {row['frechet']['seeds']} seeds." for name, row in results["rows"].items()]
+    (folder / "table.md").write_text("\n".join([latent_ot.markdown(results, COLUMNS), "", *lines]) + "\n")
     return results
 
 
@@ -278,19 +281,22 @@ class Trial:
 
     def run(self, groups: list[str]) -> None:
         """Train and score groups of rows of the table; one that diverges is noted."""
+        judge = self._judge  # after the autoencoder: without one there is nothing to compare
+        facts = {"features": judge.name, "classifier": judge.classifier, "accuracy": judge.accuracy}
+        facts |= {"images_per_draw": judge.num, "draws": self._config.draws}
         for group in groups:
-            entry = {"group": group, "seed": self._seed}
+            entry = {"group": group, "seed": self._seed, "judge": facts}
             place = _scores(self._config, self._folder, self._seed, group)
             try:
                 draws, notes, shown = self._draws(group)
             except NonFinite as error:
                 print(f"{group}, seed {self._seed}: {error}")
-                save(place, {**entry, "judge": self._facts, "failed": str(error), "rows": {}}, {})
+                save(place, {**entry, "failed": str(error), "rows": {}}, {})
                 continue
             key = self._keys[3]
             rows = {row: self._scored(key, row, draw) | notes.get(row, {}) for row, draw in draws.items()}
             shown |= {row: draw(key, 1000 if self._config.is_toy() else 100) for row, draw in draws.items()}
-            save(place, {**entry, "judge": self._facts, "rows": rows}, shown)
+            save(place, {**entry, "rows": rows}, shown)
 
     def _scored(self, key: Key, row: str, draw: Draw) -> dict[str, Any]:
         times = 1 if row.startswith("reconstructed") else self._config.draws
@@ -308,20 +314,25 @@ class Trial:
         toy_config = compare.Config(dataset=self._config.dataset, num_points=self._config.num_points)
         return _bounds(compare.load(toy_config)[0].images)
 
-    def _stage(self, group: str, name: str, total: int | None, work: Callable[..., Any]) -> tuple[Any, float | None]:
+    def _stage(
+        self, group: str, name: str, total: int | None, work: Callable[..., Any], settings: Any
+    ) -> tuple[Any, float | None]:
+        """Do work under checkpoints that are tied to the settings of the model and to the images."""
         place = place_of(self._folder, self._seed, group) / name
+        images = self._train.images
+        told = {**dataclasses.asdict(settings), "images": [len(images), zlib.crc32(np.ascontiguousarray(images[:100]))]}
         title = f"{group}, {name}, seed {self._seed}"
-        return stage(self._config, place, title, total, self._progress, work)
+        return stage(self._config, place, title, total, self._progress, work, told)
 
     def _ae_ot(self, group: str, config: base_model.Config) -> tuple[base_model.Model, float | None]:
         """An AE-OT, and the seconds of both its stages."""
         images, labels = self._train.images, self._train.labels
         train = functools.partial(base_model.train_autoencoder, self._keys[0], images, config)
         total = base_model.num_steps_of(config, len(images))
-        (module, params), first = self._stage(group, "autoencoder", total, _params_of(train))
+        (module, params), first = self._stage(group, "autoencoder", total, _params_of(train), config)
         module = base_model.AEOT(tuple(images.shape[1:]), config)
         solve = functools.partial(base_model.solve, self._keys[1], module, params, images)
-        (variables, info), second = self._stage(group, "transport", None, solve)
+        (variables, info), second = self._stage(group, "transport", None, solve, config)
         labels = None if np.ptp(labels) == 0 else jnp.asarray(labels, jnp.int32)
         seconds = None if first is None or second is None else first + second
         return base_model.Model(module, variables, labels, info), seconds
@@ -336,11 +347,7 @@ class Trial:
         example = jnp.asarray(images[:1])
         settings = GeneratorSettings(**{name: getattr(base, name) for name in _SHARED}, batch_size=base.batch_size)
         first = baselines.budget_of(settings, example, len(images), base.epochs)
-        gan = self._config.gan("default")
-        module, state = gan_model.init(jax.random.key(0), gan, self._start[0], 100)
-        batch = jnp.zeros((gan_model.rows_of(gan, len(images)), *images.shape[1:]), images.dtype)
-        cost = flops(gan_model.make_step(module, 100), state, batch, jax.random.key(0))
-        return first, cost * gan_model.num_steps_of(gan, len(images))
+        return first, gan_operations(self._config.gan("default"), self._start[0], images)
 
     def _draws(self, group: str) -> tuple[dict[str, Draw], dict[str, dict[str, Any]], dict[str, Any]]:
         """What draws images and what is known, by row of the table; and what the figures need beside samples."""
@@ -371,7 +378,7 @@ class Trial:
         total = gan_model.num_steps_of(config, len(images))
         fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         train_it = functools.partial(gan_model.refine, self._keys[2], base, images, **fields)
-        params, last = self._stage(group, "gan", total, lambda **watch: train_it(**watch).variables)
+        params, last = self._stage(group, "gan", total, lambda **watch: train_it(**watch).variables, config)
         module = gan_model.AEOTGAN(base.module.image_shape, base.module.config, config)
         model = base._replace(module=module, variables=params)
 
@@ -391,10 +398,10 @@ class Trial:
         base, images = self._config.base(), self._train.images
         settings = GeneratorSettings(**{field: getattr(base, field) for field in _SHARED}, batch_size=base.batch_size)
         config = baselines.image_config(name, settings, jnp.asarray(images[:1]), len(images), budget)
-        draw, seconds = self._stage(
-            name, "images", None, functools.partial(_fitted, name, self._keys[2], images, config)
-        )
-        return draw, seconds
+        if name == "wgan_gp" and self._config.is_toy():
+            config = dataclasses.replace(config, penalty=0.1)  # as `baselines` has it for points of the plane
+        fit = functools.partial(_fitted, name, self._keys[2], images, config)
+        return self._stage(name, "images", None, fit, config)
 
     def _content(self, model: base_model.Model) -> float:
         """Mean squared pixel error of the reconstructions of training images."""
@@ -425,12 +432,6 @@ class Trial:
         rest = {"num": config.num_eval, "data_dir": config.data_dir, "features": config.features}
         return Judge(config.dataset, self._train, self._test, encode, **rest)
 
-    @property
-    def _facts(self) -> dict[str, Any]:
-        judge = self._judge
-        facts = {"features": judge.name, "classifier": judge.classifier, "accuracy": judge.accuracy}
-        return facts | {"images_per_draw": judge.num, "draws": self._config.draws}
-
 
 _SHARED = ("latent_dim", "network", "hidden", "width", "epochs", "learning_rate")
 
@@ -449,6 +450,37 @@ def _reconstructed(model: base_model.Model, images: Any) -> Array:
     return base_model.decode(model.module, model.variables, codes)
 
 
+def gan_operations(gan: gan_model.Config, model: base_model.Model, images: np.ndarray) -> float:
+    """Floating-point operations of the last stage: its steps, and the products of new codes with all others.
+
+    XLA counts one block of those products, so they are added; the block is counted twice. The measured gradients of the
+    warm-up are left out, and so is the transport, which every row of AE-OT shares.
+    """
+    num_steps, key = gan_model.num_steps_of(gan, len(images)), jax.random.key(0)
+    module, state, fixed = gan_model.init(key, gan, model, num_steps)
+    rows = gan_model.rows_of(gan, len(images))
+    batch = jnp.zeros((rows, *images.shape[1:]), images.dtype)
+    played, judged = (
+        flops(gan_model.make_step(module, num_steps, alone=alone), state, batch, key, fixed) for alone in (False, True)
+    )
+    slopes = flops(
+        lambda state, known, key, fixed: gan_model.slopes_of(module, state, fixed, _pairs(module, known, fixed), None),
+        state,
+        batch[::2],
+        key,
+        fixed,
+    )
+    products = 2.0 * (rows // 2) * fixed["transport"]["codes"].size
+    return (num_steps - gan.warmup) * played + gan.warmup * max(judged - slopes, 0.0) + num_steps * products
+
+
+def _pairs(module: Any, images: Array, fixed: Any) -> gan_model.Batch:
+    """A batch whose new codes are those of its pairs, to count operations."""
+    known = to_unit(images)
+    codes = module.apply(fixed, known, method="encode")
+    return gan_model.Batch(known, codes, codes)
+
+
 def _choose(key: Key, total: int, num: int) -> np.ndarray:
     return np.asarray(jax.random.choice(key, total, (num,), replace=num > total))
 
@@ -460,7 +492,7 @@ def cli() -> None:
     config = tyro.cli(Config, description=__doc__)
     try:
         results = main(config)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError, NonFinite) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit(f"\ninterrupted; continue with --resume (output in {config.folder()})") from None

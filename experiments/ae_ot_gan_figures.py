@@ -28,7 +28,7 @@ _TRAINING = {
 
 
 def paths(key: Key, model: Any) -> dict[str, Array]:
-    """Images along straight paths of noise, near the place where the map T jumps farthest, by the extended map.
+    """Images along straight paths of noise, near the place where T jumps farthest, by the simplex form of the map.
 
     Args:
       key: random key of the ends of the paths.
@@ -51,7 +51,8 @@ def paths(key: Key, model: Any) -> dict[str, Array]:
     fine = jnp.broadcast_to(jnp.linspace(0, 1, _FINE), (_PATHS, _FINE))
     codes = moved(noise(fine), 0.0)
     jump = jnp.sum((codes[:, 1:] - codes[:, :-1]) ** 2, axis=-1).argmax(1)
-    share = (jump[:, None] + 0.5) / (_FINE - 1) + jnp.linspace(-_ZOOM, _ZOOM, _PLACES)
+    at = jnp.clip((jump[:, None] + 0.5) / (_FINE - 1), _ZOOM, 1 - _ZOOM)
+    share = at + jnp.linspace(-_ZOOM, _ZOOM, _PLACES)
     known, shown = model.variables["transport"], {}
     for name, angle in PATHS.items():
         found = moved(noise(share), known["angle"] if angle is None else angle) * known["scale"] + known["mean"]
@@ -106,7 +107,7 @@ def _training(plt: Any, config: Any, folder: Path, shown: dict[str, np.ndarray])
     figure, axes = plt.subplots(1, len(_TRAINING), figsize=(4 * len(_TRAINING), 3.2), layout="constrained")
     for ax, (metric, label) in zip(axes, _TRAINING.items(), strict=True):
         for i, (name, entries) in enumerate(found.items()):
-            played = [(step, entry[metric]) for step, entry in sorted(entries.items()) if entry["mse"] > 0]
+            played = [(step, entry[metric]) for step, entry in sorted(entries.items()) if metric in entry]
             if played:
                 ax.plot(*np.array(played).T, color=plot.CYCLE[i % len(plot.CYCLE)], lw=1.4, label=name)
         ax.set(xlabel="steps", ylabel=label)
@@ -120,6 +121,6 @@ def _paths(plt: Any, config: Any, folder: Path, shown: dict[str, np.ndarray]) ->
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.4), layout="constrained")
     for ax, name in zip(axes, PATHS, strict=True):
         images = shown[name]
-        title = "across a face of the map, angle " + name.split(", ")[1]
+        title = "across the map's farthest jump, angle " + name.split(", ")[1]
         plot.image_grid(images.reshape(-1, *images.shape[2:]), images.shape[1], ax, title)
     return figure

@@ -46,14 +46,29 @@ _SHOWN = 3000  # points in the figure
 
 
 def stage(
-    config: Any, place: Path, name: str, total: int | None, progress: Any, work: Callable[..., Any]
+    config: Any,
+    place: Path,
+    name: str,
+    total: int | None,
+    progress: Any,
+    work: Callable[..., Any],
+    settings: Any = None,
 ) -> tuple[Any, float | None]:
     """Do `work(callback=, checkpoints=)` under its own checkpoints.
+
+    Args:
+      config: of the experiment; what makes the numbers is its `identity()`.
+      place: folder of the stage. name: its name.
+      total: its steps, if known.
+      progress: from `ae_ot.progress_of`.
+      work: what is done.
+      settings: JSON-like, what makes the numbers beside `config`; a checkpoint of other settings is refused.
 
     Returns:
       Its result, and its seconds; None for the seconds where an earlier run had begun it.
     """
-    saved = Checkpoints(place / "checkpoints", {**config.identity(), "stage": name})
+    identity = {**config.identity(), "stage": name, **({} if settings is None else {"settings of the stage": settings})}
+    saved = Checkpoints(place / "checkpoints", identity)
     with saved as checkpoints, progress(name, total) as callback:
         begun, start = checkpoints.newest() is not None, time.perf_counter()
         result = jax.block_until_ready(work(callback=callback, checkpoints=checkpoints))

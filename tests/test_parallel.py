@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from otgen.train import mapped
+from otgen.train import Checkpoints, mapped
 
 PROGRAM = """
 import json, jax, jax.numpy as jnp, numpy as np
@@ -64,7 +64,7 @@ print(json.dumps({"devices": devices, "losses": losses, "chi2": float(chi2), "er
 BASELINES = """
 import json, jax, jax.numpy as jnp, numpy as np
 from otgen.models import latent_flow, vae, wae_mmd, wgan_gp
-from otgen.train import mapped
+from otgen.train import Checkpoints, mapped
 rng = np.random.default_rng(0)
 images, codes = rng.random((32, 6, 6, 1), np.float32), rng.normal(size=(32, 3)).astype(np.float32)
 found = {}
@@ -151,3 +151,21 @@ def test_a_mapped_step_is_traced_once():
         state, _ = run(state, jnp.ones((4, 1)), jax.random.key(0))
     assert len(traces) == 1
     assert int(state["step"]) == 3
+
+
+SAVED = """
+import sys, jax, jax.numpy as jnp
+from otgen.train import Checkpoints, mapped
+step = lambda state, batch, key, axis_name: ({"w": state["w"] + jax.lax.psum(batch.sum(), axis_name)}, {})
+state, _ = mapped(step)({"w": jnp.arange(5.0)}, jnp.ones((8, 1)), jax.random.key(0))
+with Checkpoints(sys.argv[1], {}) as checkpoints:
+    checkpoints.save(1, state)
+"""
+
+
+def test_a_checkpoint_of_four_devices_is_read_on_one(tmp_path):
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", SAVED, str(tmp_path)], env=environment, check=True)
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        found = checkpoints.restore({"w": jnp.zeros(5)})
+    assert found["w"].tolist() == [8.0, 9.0, 10.0, 11.0, 12.0]

@@ -187,6 +187,44 @@ def test_no_readable_checkpoint_is_said(tmp_path):
         checkpoints.restore(BIG)
 
 
+def test_a_changed_checksum_is_damage_and_not_another_model(tmp_path):
+    two_checkpoints(tmp_path)
+    path = next(path for path in (tmp_path / "20" / "sums").rglob("*") if b"20000" in path.read_bytes())
+    path.write_bytes(path.read_bytes().replace(b"20000", b"20001"))
+    with Checkpoints(tmp_path, {}) as checkpoints, pytest.warns(UserWarning, match="checksums changed"):
+        assert float(checkpoints.restore(BIG)["w"][0]) == 10.0
+
+
+def test_a_hiccup_of_the_machine_is_not_damage(tmp_path, monkeypatch):
+    two_checkpoints(tmp_path)
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        read, calls = checkpoints._manager.restore, []
+
+        def restore(*args, **options):
+            calls.append(args)
+            if len(calls) == 1:
+                raise OSError("too many open files")
+            return read(*args, **options)
+
+        monkeypatch.setattr(checkpoints._manager, "restore", restore)
+        assert float(checkpoints.restore(BIG)["w"][0]) == 20.0
+
+        def full(*args, **options):
+            raise MemoryError
+
+        monkeypatch.setattr(checkpoints._manager, "restore", full)
+        with pytest.raises(MemoryError):
+            checkpoints.restore(BIG)
+    assert (tmp_path / "20").is_dir()
+
+
+def test_a_checkpoint_without_checksums_is_refused(tmp_path):
+    two_checkpoints(tmp_path)
+    (tmp_path / "20" / "default").mkdir()
+    with Checkpoints(tmp_path, {}) as checkpoints, pytest.raises(ValueError, match="an older otgen wrote it"):
+        checkpoints.restore(BIG)
+
+
 def test_other_arrays_are_refused_and_left_alone(tmp_path):
     two_checkpoints(tmp_path)
     with Checkpoints(tmp_path, {}) as checkpoints:

@@ -3,15 +3,15 @@
 Implements the method of An et al. (2020), arXiv 2001.03698, section 3. Of a trained AE-OT the encoder E and the
 transport stay as they are; the generator G starts as its decoder. Half of the latents of a batch are codes z = E(x)
 of real images, whose image is known; the others are new codes w of the extended map, so that what G reads covers the
-data, and no mode can be lost. By turns
+data, while the pairs hold what it draws to them. By turns
 
   the critic D minimises its adversarial loss on real images against G(z) and G(w), and a penalty on its gradient;
   the generator minimises  a L_adv + beta |x - G(z)|^2 + gamma L_feature,
 
 with L_feature either |w - E(G(w))|^2 in standardised codes, "latent", or |phi(x) - phi(G(z))|^2 for a fixed network
-phi, "perceptual". For the first `warmup` steps the critic is trained alone. Then beta and gamma are set once, such that
-the gradients of the terms in G have the norms a : `content_weight` : `feature_weight`. Images are drawn from a moving
-average of G.
+phi, "perceptual". For the first `warmup` steps the critic is trained alone. Their last 32 measure the gradients of the
+three terms in G, and beta and gamma are set once, such that these have the norms a : a `content_weight` : a
+`feature_weight`, in root mean square. Images are drawn from a moving average of G.
 
 The weights, the losses and the schedule are chosen here; the paper's are not public.
 """
@@ -39,13 +39,14 @@ from otgen.models.settings import Checked, adam
 from otgen.nn.autoencoder import decoder, to_unit
 from otgen.nn.critic import critic
 from otgen.ot import extension
-from otgen.train.loop import train_on
+from otgen.train.loop import NonFinite, train_on
 from otgen.train.parallel import sample_keys
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
 
 FEATURES = ("latent", "perceptual", "none")
 LATENTS = ("transport", "gaussian")
+_MEASURED = 32  # last steps of the warm-up, in which gradients are measured
 
 Features = Callable[[Array], Array]
 
@@ -60,12 +61,13 @@ class Config(Checked):
       learning_rate: peak of the generator's Adam, on a warm-up and cosine schedule.
       critic_learning_rate: the same of the critic's.
       adversarial: "hinge", "non_saturating" or "wasserstein", see `otgen.models.adversarial`.
-      adversarial_weight: a. With 0 nothing is trained, and the model is AE-OT.
+      adversarial_weight: a, of all three terms. With 0 nothing is trained and the generator is AE-OT's decoder; other
+        values differ by no more than Adam's small constant, so give content_weight and feature_weight to weigh.
       content_weight: share of |x - G(z)|^2, by the norm of its gradient.
       feature: "latent", "perceptual" (needs `features`) or "none".
       feature_weight: its share likewise.
       penalty: weight of the penalty on the critic's gradient.
-      warmup: steps of the critic alone, on top of those of `epochs`.
+      warmup: steps of the critic alone, on top of those of `epochs`; at least one.
       form: of the extended map: "pairs", "simplex" or "local".
       angle: threshold of its singular set in radians; None for the one that AE-OT has found.
       latents: law of the new codes: "transport", or "gaussian" with the mean and covariance of the codes (an ablation).
@@ -94,7 +96,7 @@ class Config(Checked):
     def __post_init__(self) -> None:
         self.positive("epochs", "learning_rate", "critic_learning_rate")
         self.whole("batch_size", self.batch_size, 2)
-        self.whole("warmup", self.warmup, 0)
+        self.whole("warmup", self.warmup)
         known = {"adversarial": adversarial.KINDS, "feature": FEATURES, "latents": LATENTS}
         for name, words in known.items():
             if getattr(self, name) not in words:
@@ -168,16 +170,15 @@ class State(NamedTuple):
     Attributes:
       generator, critic: TrainState of each.
       average: moving average of the generator's parameters.
-      weights: of the adversarial, content and feature terms [3].
-      fixed: the variables that stay: `params` of the autoencoder, and `transport`.
+      slopes: squared norms of the gradients of the adversarial, content and feature terms [3], summed while they were
+        measured.
       step: steps taken, those of the critic alone among them (int32).
     """
 
     generator: TrainState
     critic: TrainState
     average: Any
-    weights: Array
-    fixed: dict[str, Any]
+    slopes: Array
     step: Array
 
 
@@ -229,7 +230,7 @@ def generator_loss(
       params: of the generator.
       module: the model.
       critic: parameters of the critic.
-      fixed: what stays, see State.
+      fixed: the variables that stay, see `init`.
       weights: of the terms [3].
       batch: pairs and new codes.
       features: for feature = "perceptual", images [n, h, w, c] to features [n, p].
@@ -242,20 +243,33 @@ def generator_loss(
     return jnp.sum(weights * found), metrics
 
 
-def balanced(
-    module: AEOTGAN, state: State, batch: Batch, features: Features | None, *, axis_name: str | None = None
+def slopes_of(
+    module: AEOTGAN,
+    state: State,
+    fixed: Any,
+    batch: Batch,
+    features: Features | None,
+    *,
+    axis_name: str | None = None,
 ) -> Array:
-    """Return the weights [3] that give the gradients of the generator's terms the norms that Config asks for.
-
-    The adversarial weight is a; a term without a gradient, or without a share, has weight 0.
-    """
-    slopes = jax.jacrev(terms)(state.generator.params, module, state.critic.params, state.fixed, batch, features)
+    """Return the squared norms [3] of the gradients of the generator's terms."""
+    slopes = jax.jacrev(terms)(state.generator.params, module, state.critic.params, fixed, batch, features)
     if axis_name is not None:
         slopes = jax.lax.pmean(slopes, axis_name)
-    norms = jnp.sqrt(sum(jnp.sum(leaf**2, axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(slopes)))
-    gan = module.gan
-    shares = jnp.array([gan.adversarial_weight, gan.content_weight, gan.feature_weight])
-    return jnp.where(norms > 0, shares * norms[0] / jnp.maximum(norms, 1e-30), 0.0)
+    return sum(jnp.sum(leaf**2, axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(slopes))
+
+
+def balanced(gan: Config, slopes: Array) -> Array:
+    """Return the weights [3] that give the generator's terms gradients of the norms that Config asks for.
+
+    A term without a gradient has weight 0.
+
+    Args:
+      gan: the last stage.
+      slopes: squared norms of the gradients [3].
+    """
+    shares = gan.adversarial_weight * jnp.array([1.0, gan.content_weight, gan.feature_weight])
+    return jnp.where(slopes > 0, shares * jnp.sqrt(slopes[0] / jnp.maximum(slopes, 1e-30)), 0.0)
 
 
 def new_codes(module: AEOTGAN, fixed: Any, key: Key, num: int, axis_name: str | None = None) -> Array:
@@ -272,22 +286,37 @@ def num_steps_of(config: Config, num_images: int) -> int:
 
 
 def rows_of(config: Config, num_images: int) -> int:
-    """Real images of a step: a whole batch, or the even number that there are."""
-    return min(config.batch_size, num_images - num_images % 2)
+    """Return the real images of a step: a whole batch, or the even number that there are.
+
+    Raises:
+      ValueError: if they cannot be shared by the devices in even numbers.
+    """
+    rows, devices = min(config.batch_size, num_images - num_images % 2), jax.device_count()
+    if rows < 2 or rows % (2 * devices):
+        raise ValueError(
+            f"{rows} images a step for {devices} devices: give a batch_size that is a multiple of {2 * devices}."
+        )
+    return rows
 
 
-def _adam(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
-    return adam(learning_rate, num_steps, b1=0.0, b2=0.99)
+def _optimisers(config: Config, num_steps: int) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+    """Of the generator, which plays after the warm-up, and of the critic."""
+    rates = {"b1": 0.0, "b2": 0.99}
+    played = max(1, num_steps - config.warmup)
+    return adam(config.learning_rate, played, **rates), adam(config.critic_learning_rate, num_steps, **rates)
 
 
-def init(key: Key, config: Config, model: ae_ot.Model, num_steps: int) -> tuple[AEOTGAN, State]:
-    """Return the module and the state that the last stage starts from.
+def init(key: Key, config: Config, model: ae_ot.Model, num_steps: int) -> tuple[AEOTGAN, State, dict[str, Any]]:
+    """Return the module, the state that the last stage starts from, and the variables that stay.
 
     Args:
       key: random key of the critic.
       config: the last stage.
       model: a trained AE-OT.
-      num_steps: length of the learning-rate schedules.
+      num_steps: steps of the stage, the length of the critic's schedule.
+
+    Returns:
+      Module, State, and `params` of the autoencoder with `transport`.
     """
     module = AEOTGAN(model.module.image_shape, model.module.config, config)
     critic = module.init(key, jnp.zeros((1, *module.image_shape)), method="value")["params"]["critic"]
@@ -296,65 +325,59 @@ def init(key: Key, config: Config, model: ae_ot.Model, num_steps: int) -> tuple[
         cov = jnp.atleast_2d(jnp.cov((transport["codes"] * transport["scale"]).T))
         values, vectors = jnp.linalg.eigh(cov)
         transport["root"] = vectors * jnp.sqrt(jnp.maximum(values, 0.0))
+    for_generator, for_critic = _optimisers(config, num_steps)
     generator, zero = known["decoder"], jnp.int32(0)
     parts = (
-        TrainState(params, _adam(rate, num_steps).init(params), zero)
-        for params, rate in ((generator, config.learning_rate), (critic, config.critic_learning_rate))
+        TrainState(params, transform.init(params), zero)
+        for params, transform in ((generator, for_generator), (critic, for_critic))
     )
     fixed = {"params": {"autoencoder": known}, "transport": transport}
-    return module, State(*parts, generator, jnp.zeros(3), fixed, zero)
+    return module, State(*parts, generator, jnp.zeros(3), zero), fixed
 
 
-def make_step(module: AEOTGAN, num_steps: int, features: Features | None = None):
-    """Return the pure training step `(state, images, key, *, axis_name) -> (state, metrics)` of the last stage.
+def make_step(module: AEOTGAN, num_steps: int, features: Features | None = None, *, alone: bool = False):
+    """Return a pure training step `(state, images, key, fixed, *, axis_name) -> (state, metrics)` of the last stage.
 
-    Every second image of a batch gives a pair.
+    Every second image of a batch gives a pair. `fixed` is what `init` gives.
 
     Args:
       module: the model.
-      num_steps: length of the learning-rate schedules.
+      num_steps: steps of the stage, as in `init`.
       features: for feature = "perceptual", images [n, h, w, c] to features [n, p].
+      alone: whether the step is one of the warm-up: of the critic alone, and the last of them measure the gradients.
 
     Raises (when traced):
       ValueError: if a device has an odd number of images.
     """
     gan = module.gan
-    for_generator, for_critic = (_adam(rate, num_steps) for rate in (gan.learning_rate, gan.critic_learning_rate))
+    for_generator, for_critic = _optimisers(gan, num_steps)
 
-    def step(state: State, images: Array, key: Key, *, axis_name: str | None = None):
+    def step(state: State, images: Array, key: Key, fixed: Any, *, axis_name: str | None = None):
         if images.shape[0] % 2:
             raise ValueError(f"{images.shape[0]} images on a device: give an even number, half of them are pairs.")
         real = to_unit(images)
         known = real[::2]
-        pairs = module.apply(state.fixed, known, method="encode")
-        drawn = jax.random.fold_in(jax.random.fold_in(key, state.step), 0)
-        batch = Batch(known, pairs, new_codes(module, state.fixed, drawn, len(known), axis_name))
+        pairs = module.apply(fixed, known, method="encode")
+        code_key, share_key = jax.random.split(key)
+        drawn = jax.random.fold_in(code_key, state.step)
+        batch = Batch(known, pairs, new_codes(module, fixed, drawn, len(known), axis_name))
         variables = {"params": {"generator": state.generator.params}}
-        by_turns = jnp.stack([batch.new, pairs], axis=1).reshape(
-            len(real), -1
-        )  # no image beside its own reconstruction
+        by_turns = jnp.stack([batch.new, pairs], axis=1).reshape(len(real), -1)  # none beside its own reconstruction
         fake = module.apply(variables, by_turns, method="decode")
-        share = jax.vmap(jax.random.uniform)(sample_keys(jax.random.fold_in(key, 1), state.step, len(real), axis_name))
+        share = jax.vmap(jax.random.uniform)(sample_keys(share_key, state.step, len(real), axis_name))
         critic, metrics = descend(for_critic, state.critic, critic_loss, module, real, fake, share, axis_name=axis_name)
-        state = state._replace(critic=critic)
-
-        def play(state: State) -> tuple[State, dict[str, Array]]:
-            weights = jax.lax.cond(
-                state.step == gan.warmup,
-                lambda: balanced(module, state, batch, features, axis_name=axis_name),
-                lambda: state.weights,
+        state = state._replace(critic=critic, step=state.step + 1)
+        if alone:
+            slopes = jax.lax.cond(
+                state.step > gan.warmup - _MEASURED,
+                lambda: slopes_of(module, state, fixed, batch, features, axis_name=axis_name),
+                lambda: jnp.zeros(3),
             )
-            rest = module, critic.params, state.fixed, weights, batch, features
-            generator, more = descend(for_generator, state.generator, generator_loss, *rest, axis_name=axis_name)
-            played = state.step - gan.warmup
-            average = moving_average(generator.params, state.average, played, gan.average)
-            return state._replace(generator=generator, average=average, weights=weights), more
-
-        def wait(state: State) -> tuple[State, dict[str, Array]]:
-            return state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(play, state)[1])
-
-        state, more = jax.lax.cond(state.step < gan.warmup, wait, play, state)
-        return state._replace(step=state.step + 1), {**metrics, **more}
+            return state._replace(slopes=state.slopes + slopes), metrics
+        rest = module, critic.params, fixed, balanced(gan, state.slopes), batch, features
+        generator, more = descend(for_generator, state.generator, generator_loss, *rest, axis_name=axis_name)
+        average = moving_average(generator.params, state.average, state.generator.step, gan.average)
+        return state._replace(generator=generator, average=average), {**metrics, **more}
 
     return step
 
@@ -375,7 +398,7 @@ def refine(
 
     Args:
       key: random key.
-      model: a trained AE-OT, from `ae_ot.fit`.
+      model: a trained AE-OT, from `ae_ot.fit`; of one that was refined before, the generator is trained anew.
       images: its training images, uint8, or floats in [0, 1], [N, h, w, c].
       features: for feature = "perceptual", a pure function of images [n, h, w, c] in [0, 1] to features [n, p].
       callback, checkpoints, log_every, save_every: as in `train.train`.
@@ -385,33 +408,48 @@ def refine(
       Model with the averaged generator; `sample`, `encode` and `decode` take it.
 
     Raises:
-      ValueError: for images of another shape or range than the model's, fields out of range, features that are missing
-        or not wanted.
+      ValueError: for images of another shape, range or number than the model's, a model without transport, fields out
+        of range, features that are missing or not wanted, rows that do not divide among the devices.
       TypeError: for a field that Config does not have.
+      NonFinite, KeyboardInterrupt: as `train.train`; NonFinite also for a critic without any gradient.
     """
     settings, images = Config(**config), check_images(images)
-    if images.shape[1:] != tuple(model.module.image_shape):
-        raise ValueError(f"images have shape {images.shape[1:]}, those of the model {tuple(model.module.image_shape)}.")
-    if (settings.feature == "perceptual") != (features is not None):
-        raise ValueError(f"feature = {settings.feature!r}: give features with perceptual, and only with it.")
+    _check(settings, model, images, features)
     num_steps = num_steps_of(settings, len(images))
     init_key, order_key, step_key = jax.random.split(key, 3)
-    module, state = init(init_key, settings, model, num_steps)
-    if settings.adversarial_weight:
+    module, state, fixed = init(init_key, settings, model, num_steps)
+    stages = ((True, settings.warmup), (False, num_steps)) if settings.adversarial_weight else ()
+    for alone, stop in stages:
         state = train_on(
             (images,),
-            make_step(module, num_steps, features),
+            make_step(module, num_steps, features, alone=alone),
             state,
             (order_key, step_key),
-            num_steps=num_steps,
+            num_steps=stop,
             batch_size=rows_of(settings, len(images)),
+            fixed=(fixed,),
             callback=callback,
             checkpoints=checkpoints,
             log_every=log_every,
             save_every=save_every,
         )
-    params = {**state.fixed["params"], "generator": state.average, "critic": state.critic.params}
-    return model._replace(module=module, variables={"params": params, "transport": state.fixed["transport"]})
+        if not float(state.slopes[0]) > 0:
+            raise NonFinite("the critic's values have no gradient in the generator: lower critic_learning_rate.")
+    params = {**fixed["params"], "generator": state.average, "critic": state.critic.params}
+    return model._replace(module=module, variables={"params": params, "transport": fixed["transport"]})
+
+
+def _check(settings: Config, model: ae_ot.Model, images: np.ndarray, features: Features | None) -> None:
+    """Raise ValueError if images, model and features do not belong together."""
+    if images.shape[1:] != tuple(model.module.image_shape):
+        raise ValueError(f"images have shape {images.shape[1:]}, those of the model {tuple(model.module.image_shape)}.")
+    if "transport" not in model.variables:
+        raise ValueError("this model has no transport yet: solve it (models.ae_ot.solve) before the last stage.")
+    if len(images) != len(model.variables["transport"]["codes"]):
+        raise ValueError(f"{len(images)} images for {len(model.variables['transport']['codes'])} codes: give the same.")
+    if (settings.feature == "perceptual") != (features is not None):
+        raise ValueError(f"feature = {settings.feature!r}: give features with perceptual, and only with it.")
+    rows_of(settings, len(images))
 
 
 def fit(
@@ -440,7 +478,8 @@ def fit(
       ValueError, TypeError: as `ae_ot.fit` and `refine`.
     """
     first, second = jax.random.split(key)
-    Config(**{name: value for name, value in config.items() if name != "features"})  # raises before anything is trained
+    settings = Config(**{name: value for name, value in config.items() if name != "features"})
+    rows_of(settings, len(images))  # raises before anything is trained
     model = ae_ot.fit(first, images, labels, callback=callback, **(base or {}))
     return refine(second, model, images, callback=callback, **config)
 
@@ -454,7 +493,7 @@ def sample(
     form: str | None = None,
     angle: float | None = None,
 ) -> Array:
-    """Draw images [num, h, w, c] in [0, 1]: noise -> extended map -> generator, in one compiled call.
+    """Draw images [num, h, w, c] in [0, 1]: noise -> extended map -> generator, in one compiled call without a label.
 
     Args:
       key: random key.

@@ -10,15 +10,15 @@ import jax
 from otgen.types import Key
 
 
-def flops(step: Callable[..., Any], state: Any, batch: Any, key: Key) -> float:
+def flops(step: Callable[..., Any], state: Any, batch: Any, key: Key, *fixed: Any) -> float:
     """Return the floating-point operations of one step on one device, as XLA counts them.
 
-    The body of a loop is counted once, however often it runs.
+    The body of a loop is counted once, however often it runs; of the branches of a condition the dearest.
 
     Args:
-      step: `(state, batch, key) -> (state, metrics)`.
-      state, batch: what it takes, or their `jax.ShapeDtypeStruct`s.
+      step: `(state, batch, key, *fixed) -> (state, metrics)`.
+      state, batch, *fixed: what it takes, or their `jax.ShapeDtypeStruct`s.
       key: a random key.
     """
-    analysis = jax.jit(step).lower(state, batch, key).compile().cost_analysis()
+    analysis = jax.jit(step).lower(state, batch, key, *fixed).compile().cost_analysis()
     return float(analysis["flops"])

@@ -50,7 +50,9 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         args = self._ocp.args
-        items = {_STATE: args.StandardSave(tree), _SUMS: args.JsonSave(_sums(tree))}
+        leaves = _sums(tree)
+        sums = {"leaves": leaves, "checksum": _checksum_of(leaves)}
+        items = {_STATE: args.StandardSave(tree), _SUMS: args.JsonSave(sums)}
         if not self._manager.save(step, args=args.Composite(**items), force=True):
             raise RuntimeError(f"Orbax declined to save step {step} to {self.folder}; newest: {self.newest()}.")
 
@@ -68,7 +70,8 @@ class Checkpoints:
           The pytree; None if there is no checkpoint.
 
         Raises:
-          ValueError: if the newest readable checkpoint holds other arrays than `like`, or none can be read.
+          ValueError: if the newest readable checkpoint holds other arrays than `like` or comes from a version without
+            checksums, or none can be read.
         """
         self._manager.wait_until_finished()
         steps, damaged = sorted(self._manager.all_steps(), reverse=True), []
@@ -94,24 +97,36 @@ class Checkpoints:
     def _read(self, step: int, like: Any) -> Any:
         """The checkpoint of a step; raises ValueError if it is one of other arrays, _Damage if it cannot be read."""
         args, wanted = self._ocp.args, jax.tree.map(_shape_of, like)
-        try:
-            sums = self._manager.restore(step, args=args.Composite(**{_SUMS: args.JsonRestore()}))[_SUMS]
-            stored = {name: entry[:2] for name, entry in sums.items()}
-        except Exception as error:  # whatever the reader of a broken file comes to raise
-            raise _Damage(_first_line(error)) from error
+        if (self.folder / str(step) / "default").is_dir():
+            raise ValueError(
+                f"the checkpoint of step {step} in {self.folder} has no checksums: an older otgen wrote it."
+            )
+        found = self._item(step, _SUMS, args.JsonRestore())
+        if not isinstance(found, dict) or _checksum_of(found.get("leaves")) != found.get("checksum"):
+            raise _Damage("its checksums changed after they were saved")
+        sums = found["leaves"]
+        stored = {name: entry[:2] for name, entry in sums.items()}
         shapes = {name: entry[:2] for name, entry in _sums(wanted).items()}
         differing = sorted(name for name in {*stored, *shapes} if stored.get(name) != shapes.get(name))
         if differing:
             told = ", ".join(f"{name} (stored {stored.get(name)}, now {shapes.get(name)})" for name in differing[:3])
             raise ValueError(f"the checkpoint of step {step} in {self.folder} holds other arrays: {told}.")
-        try:
-            found = self._manager.restore(step, args=args.Composite(**{_STATE: args.StandardRestore(wanted)}))[_STATE]
-        except Exception as error:
-            raise _Damage(_first_line(error)) from error
+        found = self._item(step, _STATE, args.StandardRestore(wanted))
         changed = [name for name, entry in _sums(found).items() if entry != sums[name]]
         if changed:
             raise _Damage(f"numbers of {changed[0]} changed after they were saved")
         return found
+
+    def _item(self, step: int, name: str, how: Any, again: bool = True) -> Any:
+        """One item of a checkpoint, tried twice; raises _Damage for whatever reading a broken file comes to raise."""
+        try:
+            return self._manager.restore(step, args=self._ocp.args.Composite(**{name: how}))[name]
+        except (MemoryError, PermissionError):  # not the checkpoint's fault
+            raise
+        except Exception as error:
+            if again:
+                return self._item(step, name, how, again=False)
+            raise _Damage(_first_line(error)) from error
 
     def close(self) -> None:
         """Wait for the saves under way."""
@@ -140,8 +155,14 @@ def _sums(tree: Any) -> dict[str, list[Any]]:
     return found
 
 
+def _checksum_of(leaves: Any) -> int:
+    return zlib.crc32(json.dumps(leaves, sort_keys=True).encode())
+
+
 def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    """Shape, type and place of a leaf: a checkpoint may come from another number of devices."""
+    place = getattr(leaf, "sharding", None) if jax.process_count() == 1 else None
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
 
 def _first_line(error: Exception) -> str:

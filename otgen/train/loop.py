@@ -27,6 +27,7 @@ def train(
     batches: Iterable[Any],
     key: Key,
     *,
+    fixed: tuple[Any, ...] = (),
     callback: Callback | None = None,
     checkpoints: Checkpoints | None = None,
     log_every: int = 50,
@@ -35,10 +36,11 @@ def train(
     """Run a training step over batches.
 
     Args:
-      step: `step(state, batch, key, *, axis_name) -> (state, metrics)`; mapped over the local devices here.
+      step: `step(state, batch, key, *fixed, axis_name) -> (state, metrics)`; mapped over the local devices here.
       state: what it starts from, with a field `step`.
       batches: the batches of the steps that follow.
       key: key of the run; the step folds the step number into it.
+      fixed: pytrees of arrays that every step reads and none changes; they are not in the checkpoints.
       callback: called every `log_every` steps and at the end with the metrics as floats.
       checkpoints: where the state is saved every `save_every` steps, at the end, and when interrupted.
 
@@ -49,7 +51,7 @@ def train(
       NonFinite: if a logged metric is NaN or infinite, with the step, the metric and the last good checkpoint.
       KeyboardInterrupt: on Ctrl-C or SIGTERM, after the state has been saved.
     """
-    run, now, metrics = mapped(step), int(state.step), None
+    run, now, metrics = mapped(step, *fixed), int(state.step), None
     try:
         with sigterm_interrupts():
             for batch in batches:

@@ -17,20 +17,23 @@ from otgen.types import Array, Key
 AXIS = "devices"
 
 
-def mapped(step: Callable[..., tuple[Any, dict]]) -> Callable[[Any, Any, Key], tuple[Any, dict]]:
+def mapped(step: Callable[..., tuple[Any, dict]], *fixed: Any) -> Callable[[Any, Any, Key], tuple[Any, dict]]:
     """Map a training step over the local devices, with replicated state and the batch split along its first axis.
 
     Args:
-      step: `step(state, batch, key, *, axis_name) -> (state, metrics)`, averaging what it reduces over `axis_name`,
-        so that state and metrics come out equal on every device.
+      step: `step(state, batch, key, *fixed, axis_name) -> (state, metrics)`, averaging what it reduces over
+        `axis_name`, so that state and metrics come out equal on every device.
+      *fixed: pytrees of arrays that every step reads and none changes; replicated once.
 
     Returns:
       `(state, batch, key) -> (state, metrics)` for a whole batch. The batch's rows must divide among the devices.
     """
-    every = jax.pmap(functools.partial(step, axis_name=AXIS), axis_name=AXIS, in_axes=(None, 0, None), out_axes=None)
+    axes = (None, 0, None, *(None,) * len(fixed))
+    every = jax.pmap(functools.partial(step, axis_name=AXIS), axis_name=AXIS, in_axes=axes, out_axes=None)
+    fixed = tuple(replicated(tree) for tree in fixed)
 
     def call(state: Any, batch: Any, key: Key) -> tuple[Any, dict]:
-        return every(replicated(state), split(batch), key)
+        return every(replicated(state), split(batch), key, *fixed)
 
     return call
 
