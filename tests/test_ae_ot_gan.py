@@ -125,7 +125,7 @@ def test_the_critic_is_trained_alone_at_first_and_then_both(base, digits):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("alone", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_steps_do_not_depend_on_the_number_of_devices(base, digits, alone):
     """With the Wasserstein penalty, which draws places on segments."""
     config = ae_ot_gan.Config(adversarial="wasserstein", warmup=2)
@@ -183,6 +183,7 @@ def test_cells_that_no_noise_falls_into_do_no_harm(base, digits):
     assert np.isfinite(ae_ot_gan.sample(jax.random.key(2), refined, 20)).all()
 
 
+@pytest.mark.slow
 def test_perceptual_features_are_used(base, digits):
     config = {**SMALL, "feature": "perceptual", "epochs": 1}
     logged = []

@@ -114,6 +114,7 @@ def test_barycentres_in_float32_and_a_limit_of_steps():
     assert info.status == Status.MAX_STEPS
 
 
+@pytest.mark.slow
 def test_barycentres_differentiate(x64):
     covs = np.stack([random_covariance(3, seed) for seed in range(3)])
     change = np.stack([random_covariance(3, seed) for seed in (5, 6, 7)]) - np.eye(3)

@@ -50,7 +50,8 @@ def test_convex_networks_are_convex_and_start_as_the_identity():
     assert bool(jnp.all(psi((1 - t)[:, None] * a + t[:, None] * b) <= chord * (1 + 1e-5) + 1e-4))
 
 
-@pytest.mark.parametrize("dim", [2, pytest.param(16, marks=pytest.mark.slow), pytest.param(64, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", [2, 16, 64])
 def test_maps_between_gaussians_are_learned_from_samples_alone(dim):
     """L2-UVP < 1 %, from the identity; the sample itself, of 2^15 codes, costs about .01 % at d = 64."""
     cov, truth = wide(dim)
@@ -97,7 +98,8 @@ def test_the_gradient_of_the_objective_is_mass_less_weight():
     assert float(got) == pytest.approx(float(value(own)), abs=1e-4)
 
 
-@pytest.mark.parametrize("solver", ["c_transform", pytest.param("icnn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["c_transform", "icnn"])
 def test_a_shift_and_a_scale_of_the_codes_are_followed(solver):
     """T(x) for codes b y + m is b T(x) + m, from the same draws; the bound and the potential follow."""
     shift, options = jnp.asarray([1000.0, -300.0]), {"solver": solver, "num_steps": 60, "hidden": (32, 32)}
@@ -168,7 +170,8 @@ def test_temperature_makes_the_wanted_number_of_neighbours():
     assert float(jnp.exp(entropy)) == pytest.approx(3, rel=0.1)
 
 
-@pytest.mark.parametrize("solver", ["c_transform", pytest.param("icnn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["c_transform", "icnn"])
 def test_a_stopped_training_goes_on_bit_identically(solver, tmp_path):
     options = {"solver": solver, "num_steps": 40, "updates_per_call": 2, "batch_size": 64, "hidden": (16,)}
     whole = neural_map.fit(jax.random.key(0), None, ring(), **options)

@@ -107,7 +107,8 @@ def test_gaussian_modes_within_two_million_samples(name, key):
     assert float(semidiscrete.masses(jax.random.key(2), state, y, 2**20).min()) > 0
 
 
-@pytest.mark.parametrize("dim", [16, pytest.param(64, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", [16, 64])
 def test_statistical_efficiency(dim, key):
     y = jax.random.normal(jax.random.key(9), (1000, dim))
     state, info = semidiscrete.run(key, y, tol=4e-3)

@@ -21,7 +21,9 @@ BOTH = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.parametrize(("share", "dense"), [(1.0, True), (0.02, True), (0.1, False)])
+@pytest.mark.parametrize(
+    ("share", "dense"), [pytest.param(1.0, True, marks=pytest.mark.slow), (0.02, True), (0.1, False)]
+)
 def test_value_and_plan_equal_pot(x64, share, dense):
     x, y, a, b = clouds(40, 30, 3)
     cost = matrix(x, y)
@@ -88,6 +90,7 @@ def test_gradients_are_right_in_every_argument(x64, taus, dense):
         np.testing.assert_allclose(jnp.sum(gradients[k] * direction), expected, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_envelope_and_unrolled_gradients_agree(x64):
     x, y, a, b = clouds(8, 6, 2)
 
