@@ -88,6 +88,16 @@ INFORMATIVE = {  # columns of the informative GAN's tables, of rings and of imag
     "filled": "filled, %",
     "seconds": "seconds",
 }
+GAN = {  # columns of the AE-OT-GAN's tables
+    "frechet": "Frechet",
+    "lmem": "lmem",
+    "precision": "precision",
+    "recall": "recall",
+    "coverage": "coverage",
+    "content": "pixel error of the pairs",
+    "class_tv": "class TV",
+    "mixtures": "mixtures",
+}
 LATENT = {  # columns of the latent-OT tables, of images and of toys
     "frechet": "Frechet",
     "lmem": "lmem",
@@ -131,7 +141,7 @@ def w2_benchmark(path: Path) -> str:
 def _spread(summary: dict | None) -> str:
     if summary is None:
         return ""
-    digits = 0 if summary["mean"] >= 20 else 2 if summary["mean"] >= 1 else 3
+    digits = 0 if summary["mean"] >= 20 else 2 if summary["mean"] >= 1 else 3 if abs(summary["mean"]) >= 0.01 else 4
     spread = "" if not summary["sd"] else f" ± {summary['sd']:.{digits}f}"
     return f"{summary['mean']:.{digits}f}{spread}"
 
@@ -140,8 +150,10 @@ if __name__ == "__main__":
     found = Path(__file__).parent / "sinkhorn.json"
     if found.exists():
         print(f"{found.stem}\n\n{sinkhorn(found)}\n")
-    for found in sorted(Path(__file__).parent.glob("ae_ot_*.json")):
+    for found in sorted(Path(__file__).parent.glob("ae_ot_[!g]*.json")):
         print(f"{found.stem}\n\n{ae_ot(found)}\n")
+    for found in sorted(Path(__file__).parent.glob("ae_ot_gan_*.json")):
+        print(f"{found.stem}\n\n{spreads(found, GAN)}\n")
     for found in sorted(Path(__file__).parent.glob("latent_ot_*.json")):
         print(f"{found.stem}\n\n{spreads(found, LATENT)}\n")
     for found in sorted(Path(__file__).parent.glob("informative_gan_*.json")):

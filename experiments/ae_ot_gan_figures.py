@@ -118,7 +118,7 @@ def _training(plt: Any, config: Any, folder: Path, shown: dict[str, np.ndarray])
 def _paths(plt: Any, config: Any, folder: Path, shown: dict[str, np.ndarray]) -> Any:
     if not set(PATHS) <= set(shown):
         return None
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.4), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.5), layout="constrained")
     for ax, name in zip(axes, PATHS, strict=True):
         images = shown[name]
         title = "across the map's farthest jump, angle " + name.split(", ")[1]
