@@ -117,8 +117,9 @@ class Config:
     def smoke(cls, **changes: Any) -> Config:
         """A run of seconds, for tests."""
         small = {"steps": 4, "batch_size": 40, "num_points": 400, "num_eval": 120, "draws": 2, "progress": False}
-        if not _is_ring(changes.get("dataset", cls.dataset)):
-            small["limit"] = 400
+        dataset = changes.get("dataset", cls.dataset)
+        if not _is_ring(dataset):
+            small |= {"limit": 400, "batch_size": 120 if dataset == "dsprites" else 100}  # what codes x noises divide
         return cls(**{**small, **changes})
 
     def folder(self) -> Path:

@@ -75,6 +75,17 @@ def test_a_file_is_no_folder(tmp_path):
         experiment.main(Config.smoke(out=str(tmp_path / "file")))
 
 
+@pytest.mark.parametrize("dataset", experiment._SETS)
+def test_every_variant_fits_every_data_set(dataset):
+    legal = set(experiment.VARIANTS) - ({"autoencoder"} if dataset.endswith("ring") else set())
+    names = sorted(legal - ({"no_ground"} if dataset == "easy_ring" else set()))  # its form needs a ground cost
+    for config in (Config(dataset=dataset), Config.smoke(dataset=dataset)):
+        for name in names:
+            settings, steps = config.settings(name)
+            assert settings.fitting(400).batch_size >= settings.latent.combinations
+            assert steps >= 1
+
+
 def test_variants_change_fields():
     config = Config(dataset="digits", variants="default, lam=0,hidden=(16,),augment={'shift': 1.0, 'noise': 0},lam=0")
     assert config.names() == ["default", "lam=0", "hidden=(16,)", "augment={'shift': 1.0, 'noise': 0}"]

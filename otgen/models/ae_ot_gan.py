@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -99,16 +98,11 @@ class Config(Checked):
         self.whole("warmup", self.warmup)
         known = {"adversarial": adversarial.KINDS, "feature": FEATURES, "latents": LATENTS}
         for name, words in known.items():
-            if getattr(self, name) not in words:
-                raise ValueError(f"{name} = {getattr(self, name)!r} is unknown: choose one of {', '.join(words)}.")
-        for name in ("adversarial_weight", "content_weight", "feature_weight", "penalty"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} = {value}: give a number, at least 0.")
+            self.one_of(name, words)
+        self.not_negative("adversarial_weight", "content_weight", "feature_weight", "penalty")
+        self.below_one("average")
         if self.batch_size % 2:
             raise ValueError(f"batch_size = {self.batch_size}: give an even number, half of it are pairs.")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average = {self.average} is no decay: give 0 (none) to below 1.")
         extension.check_form(self.form, 0.0 if self.angle is None else self.angle)
 
 
@@ -273,7 +267,7 @@ def balanced(gan: Config, slopes: Array) -> Array:
 
 
 def new_codes(module: AEOTGAN, fixed: Any, key: Key, num: int, axis_name: str | None = None) -> Array:
-    """Draw this device's `num` of the new codes that all devices draw alike."""
+    """Draw this device's `num` of the new codes: every device draws those of all, alike, and keeps its own."""
     devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
     codes = module.apply({"transport": fixed["transport"]}, key, num * devices, method="codes")
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * num

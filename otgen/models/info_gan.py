@@ -81,12 +81,8 @@ class Config(GeneratorSettings):
         object.__setattr__(self, "categorical", tuple(self.categorical))
         self.whole("critic_steps", self.critic_steps)
         self.positive("critic_rate")
-        for name in ("information", "information_continuous"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} = {value}: give a number, at least 0.")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average = {self.average} is no decay: give 0 (none) to below 1.")
+        self.not_negative("information", "information_continuous")
+        self.below_one("average")
         _ = self.latent  # raises for a code out of range
 
     @functools.cached_property

@@ -120,19 +120,15 @@ class Config(GeneratorSettings):
             ("ground", GROUNDS),
             ("smoothing", ("entropic", "quadratic")),
         ):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} = {getattr(self, name)!r} is unknown: choose one of {', '.join(known)}.")
+            self.one_of(name, known)
         most = self.epsilon if self.objective == "structured" else math.inf
         if not (0 <= self.lam <= most and math.isfinite(self.lam)):
             raise ValueError(
                 f"lam = {self.lam} with objective = {self.objective!r} and epsilon = {self.epsilon}: give at least 0, "
                 "and for structured at most epsilon."
             )
-        if not (self.lam_continuous >= 0 and math.isfinite(self.lam_continuous)):
-            raise ValueError(f"lam_continuous = {self.lam_continuous}: give at least 0.")
-        for name in ("average", "feature_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: give 0 to below 1.")
+        self.not_negative("lam_continuous")
+        self.below_one("average", "feature_share")
         if self.noises is not None:
             self.whole("noises", self.noises)
         noises = self.batch_size // self.num_codes(self.batch_size)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from otgen.models.fitting import descend, moving_average
-from otgen.models.settings import Settings, adam
+from otgen.models.settings import Checked, adam
 from otgen.nn.velocity import Velocity
 from otgen.ot import sinkhorn
 from otgen.ot.check import as_points
@@ -32,7 +32,7 @@ PAIRINGS = ("independent", "transport")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """What makes a flow.
 
     Attributes:
@@ -57,13 +57,11 @@ class Config:
     solver_steps: int = 30
 
     def __post_init__(self) -> None:
-        if self.pairing not in PAIRINGS:
-            raise ValueError(f"pairing = {self.pairing!r} is unknown: choose one of {', '.join(PAIRINGS)}.")
+        self.one_of("pairing", PAIRINGS)
         for name in ("width", "depth", "num_steps", "batch_size", "solver_steps"):
-            Settings.whole(name, getattr(self, name))
-        Settings.positive(self, "epsilon", "learning_rate")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average = {self.average} is no decay: give 0 (none) to below 1.")
+            self.whole(name, getattr(self, name))
+        self.positive("epsilon", "learning_rate")
+        self.below_one("average")
 
 
 class State(NamedTuple):

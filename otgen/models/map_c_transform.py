@@ -22,7 +22,6 @@ import jax.numpy as jnp
 
 from otgen.models.fitting import descend
 from otgen.models.map_training import MapSettings, noise, optimiser
-from otgen.models.settings import Settings
 from otgen.nn.potentials import Potential
 from otgen.ot import gaussian
 from otgen.ot.scores import top_scores
@@ -47,7 +46,7 @@ class Config(MapSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pool is not None:
-            Settings.whole("pool", self.pool, 2)
+            self.whole("pool", self.pool, 2)
 
 
 class Table(NamedTuple):

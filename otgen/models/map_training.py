@@ -14,7 +14,7 @@ import optax
 
 from otgen.data.batches import batches
 from otgen.models.fitting import moving_average
-from otgen.models.settings import Settings
+from otgen.models.settings import Checked
 from otgen.train.loop import train
 from otgen.train.parallel import sample_keys
 from otgen.train.state import TrainState
@@ -24,7 +24,7 @@ Update = Callable[..., tuple[TrainState, Any, dict[str, Array]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class MapSettings:
+class MapSettings(Checked):
     """Training of a potential.
 
     Attributes:
@@ -46,14 +46,13 @@ class MapSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
         for name in ("num_steps", "batch_size", "updates_per_call"):
-            Settings.whole(name, getattr(self, name))
+            self.whole(name, getattr(self, name))
         if not self.hidden:
             raise ValueError("hidden is empty: give the widths of one or more layers.")
         for units in self.hidden:
-            Settings.whole("hidden", units)
-        Settings.positive(self, "learning_rate")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average = {self.average} is no decay: give 0 (none) to below 1.")
+            self.whole("hidden", units)
+        self.positive("learning_rate")
+        self.below_one("average")
 
 
 class Units(NamedTuple):

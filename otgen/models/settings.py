@@ -29,6 +29,24 @@ class Checked:
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} = {value}: give a positive number.")
 
+    def not_negative(self, *names: str) -> None:
+        """Raise ValueError for fields that are negative or not finite."""
+        for name in names:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} = {value}: give a number, at least 0.")
+
+    def below_one(self, *names: str) -> None:
+        """Raise ValueError for decays and shares outside [0, 1)."""
+        for name in names:
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: give 0 (none) to below 1.")
+
+    def one_of(self, name: str, known: Sequence[str]) -> None:
+        """Raise ValueError for a field that is not one of the known words."""
+        if getattr(self, name) not in known:
+            raise ValueError(f"{name} = {getattr(self, name)!r} is unknown: choose one of {', '.join(known)}.")
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Checked):
@@ -58,8 +76,7 @@ class Settings(Checked):
             self.whole(name, getattr(self, name))
         for units in self.hidden:
             self.whole("hidden", units)
-        if self.network not in NETWORKS:
-            raise ValueError(f"network = {self.network!r} is unknown: choose one of {', '.join(NETWORKS)}.")
+        self.one_of("network", NETWORKS)
         if self.network == "conv" and self.width % 8:
             raise ValueError(f"width = {self.width}: give a multiple of 8, since channels are normalised in 8 groups.")
         self.positive("epochs", "learning_rate")

@@ -50,8 +50,7 @@ class Config(GeneratorSettings):
         super().__post_init__()
         self.whole("critic_steps", self.critic_steps)
         self.positive("penalty")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average = {self.average} is no decay: give 0 (none) to below 1.")
+        self.below_one("average")
 
 
 class WGAN(nn.Module):
