@@ -8,17 +8,15 @@ with simpler laws in the same latent space.
     python -m experiments.ae_ot --dataset twenty_five_gaussians        # no autoencoder: latent = data
 
 What to expect (seed 0, two cores): README.md, "Results". Everything is written below runs/ae_ot/DATASET-seed-SEED:
-config.json, metrics.jsonl, results.json, figures, checkpoints. `--resume` continues a run that was killed.
+config.json, metrics.jsonl, results.json, figures, checkpoints, and the trained model, for `otgen.load`. `--resume`
+continues a run that was killed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +24,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import ae_ot_table, ae_ot_toy
+from experiments import ae_ot_table, ae_ot_toy, command
 from otgen import data
 from otgen.data import toy
-from otgen.models import ae_ot
-from otgen.train import Checkpoints, JsonLines, Progress, together
-from otgen.train.checkpoint import refuse_other_config
+from otgen.models import ae_ot, store
+from otgen.train import Checkpoints, hosts
 
 _DEFAULTS = {  # fields of the model that a data set sets when the user does not
     "digits": {"latent_dim": 8, "hidden": (256, 128), "epochs": 150, "batch_size": 128},
@@ -42,36 +39,14 @@ _DEFAULTS = {  # fields of the model that a data set sets when the user does not
 }
 
 
-_OWN = (
-    "config.json",
-    "config.json.new",
-    "metrics.jsonl",
-    "results.json",
-    "results.json.new",
-    "table.md",
-    "checkpoints",
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(command.Options):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "digits"
     """digits, mnist, fashion_mnist, cifar10, celeb_a, or a toy: eight_gaussians, twenty_five_gaussians, swiss_roll,
     rings, checkerboard, two_moons."""
-    data_dir: str | None = None
-    """Folder of the raw or TFDS-prepared data; OTGEN_DATA if not given. Not needed for digits and toys."""
-    cache_dir: str | None = None
-    """Where sets prepared from raw files are kept; the user's cache folder if not given."""
     seed: int = 0
-    out: str | None = None
-    """Output folder; runs/ae_ot/DATASET-seed-SEED if not given."""
-    resume: bool = False
-    """Continue the run in the output folder, bit-identically."""
-    overwrite: bool = False
-    """Delete the run in the output folder and start again."""
-    progress: bool = True
     latent_dim: int | None = None
     network: str | None = None
     """mlp or conv."""
@@ -116,22 +91,19 @@ class Config:
         return ae_ot.Config(**{**_DEFAULTS[self.dataset], **chosen, **rest})
 
     def identity(self) -> dict[str, Any]:
-        """What makes the numbers of the run: all but where and how it runs."""
-        skip = ("data_dir", "cache_dir", "out", "resume", "overwrite", "progress")
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in skip}
+        """What makes the numbers of the run."""
+        return self.numbers()
 
 
 def main(config: Config) -> dict[str, Any]:
     """Run the experiment and return what results.json holds."""
     check(config)
-    folder = open_folder(config)
+    folder = command.open_folder(config)
     if config.dataset in toy.DISTRIBUTIONS:
-        results = ae_ot_toy.run(config, folder, progress_of(config, folder))
+        results = ae_ot_toy.run(config, folder, command.progress_of(config, folder))
     else:
         results = run_images(config, folder)
-    beside = folder / "results.json.new"
-    beside.write_text(json.dumps(results, indent=2))
-    beside.replace(folder / "results.json")
+    command.write(folder / "results.json", results)
     return results
 
 
@@ -153,51 +125,16 @@ def check(config: Config) -> None:
         config.model()  # raises for the fields of the model
 
 
-def open_folder(config: Config) -> Path:
-    """Make, resume or empty the output folder; refuse to mix runs."""
-    folder = config.folder()
-    stored = folder / "config.json"
-    if stored.exists() and config.overwrite and not config.resume:
-        foreign = sorted(path.name for path in folder.iterdir() if path.name not in _OWN and path.suffix != ".png")
-        if foreign:
-            raise FileExistsError(
-                f"{folder} also holds {', '.join(foreign[:5])}: it is not deleted; move that, or --out."
-            )
-        shutil.rmtree(folder)
-    if stored.exists() and not config.resume:
-        raise FileExistsError(f"{folder} holds a run: pass --resume to continue it or --overwrite to start again.")
-    refuse_other_config(stored, config.identity())
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / "config.json.new"
-    beside.write_text(json.dumps(config.identity(), indent=2))
-    beside.replace(stored)
-    return folder
-
-
-def progress_of(config: Config, folder: Path) -> Callable[[str, int | None], Any]:
-    """A function (stage, total) -> context manager of a callback that shows and records progress."""
-
-    class Both:
-        def __init__(self, stage: str, total: int | None):
-            self._bar = Progress(total, stage, config.progress)
-            self._lines = JsonLines(folder / "metrics.jsonl", stage)
-
-        def __enter__(self):
-            return together(self._bar.__enter__(), self._lines)
-
-        def __exit__(self, *error):
-            self._bar.__exit__(*error)
-
-    return Both
-
-
 def run_images(config: Config, folder: Path) -> dict[str, Any]:
     """Train both stages, draw the figures, fill the table."""
-    progress, seconds = progress_of(config, folder), {}
+    progress, seconds = command.progress_of(config, folder), {}
     start = time.perf_counter()
     train, test = load(config)
     seconds["data"] = time.perf_counter() - start
     model = fit(config, folder, train, progress, seconds)
+    if not hosts.is_first():
+        return {}
+    store.save(folder / "model", model, overwrite=True)
     ae_ot_table.figures(config, folder, model, train, test)
     start = time.perf_counter()
     results = ae_ot_table.table(config, model, train, test)
@@ -238,19 +175,14 @@ def fit(config: Config, folder: Path, train: data.Dataset, progress: Any, second
     return ae_ot.Model(module, variables, labels, info)
 
 
-def cli() -> None:
-    """Read the options from the command line, run, and print the table and where the figures are."""
-    import tyro
+def show(config: Config, results: dict[str, Any]) -> str:
+    """The table, and where the figure is."""
+    return f"{ae_ot_table.in_words(results)}\nfigure: {config.folder() / results['figure']}"
 
-    config = tyro.cli(Config, description=__doc__)
-    try:
-        results = main(config)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit(f"\ninterrupted; continue with --resume (output in {config.folder()})") from None
-    print(ae_ot_table.in_words(results))
-    print(f"figure: {config.folder() / results['figure']}")
+
+def cli() -> None:
+    """Run with the options of the command line."""
+    command.cli(Config, main, __doc__, show)
 
 
 if __name__ == "__main__":

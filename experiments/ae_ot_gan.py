@@ -30,16 +30,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import ae_ot, ae_ot_gan_figures, compare, latent_ot, variants
+from experiments import ae_ot, ae_ot_gan_figures, command, compare, latent_ot, variants
+from experiments.command import place_of, save, stage, write
 from experiments.judge import Judge, PointJudge, features_of
-from experiments.latent_ot_toy import place_of, save, stage, write
 from otgen import data
 from otgen.data import toy
 from otgen.models import ae_ot as base_model
 from otgen.models import ae_ot_gan as gan_model
-from otgen.models import baselines
+from otgen.models import baselines, store
 from otgen.models.settings import GeneratorSettings
 from otgen.nn import to_unit
+from otgen.train import hosts
 from otgen.train.budget import flops
 from otgen.train.loop import NonFinite
 from otgen.types import Array, Key
@@ -91,8 +92,8 @@ _TIMED = 2000  # images a draw that is timed
 Draw = Callable[[Key, int], Array]
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(command.Options):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "digits"
@@ -102,16 +103,6 @@ class Config:
     vae, wgan_gp, or FIELD=VALUE."""
     seeds: str = "0"
     """Such as 0-2 or 0,3,7."""
-    data_dir: str | None = None
-    """Folder of data and feature weights; OTGEN_DATA if not given. Not needed for digits and toys."""
-    cache_dir: str | None = None
-    out: str | None = None
-    """Output folder; runs/ae_ot_gan/DATASET if not given."""
-    resume: bool = False
-    """Continue the run in the output folder, bit-identically."""
-    overwrite: bool = False
-    """Delete the run in the output folder and start again."""
-    progress: bool = True
     epochs: float | None = None
     """Of the autoencoder."""
     gan_epochs: float | None = None
@@ -152,7 +143,7 @@ class Config:
 
     def seed_list(self) -> list[int]:
         """The seeds asked for."""
-        return compare.Config(seeds=self.seeds).seed_list()
+        return command.numbers_of("seeds", self.seeds)
 
     def base(self) -> base_model.Config:
         """The AE-OT."""
@@ -186,8 +177,7 @@ class Config:
 
     def identity(self) -> dict[str, Any]:
         """What makes the numbers of a seed and a variant: all but these, and where and how it runs."""
-        skip = ("variants", "seeds", "features", "data_dir", "cache_dir", "out", "resume", "overwrite", "progress")
-        own = {name: value for name, value in dataclasses.asdict(self).items() if name not in skip}
+        own = self.numbers("variants", "seeds", "features")
         own |= {"base": dataclasses.asdict(self.base()), "gan": dataclasses.asdict(self.gan("default"))}
         return json.loads(json.dumps(own))
 
@@ -198,14 +188,16 @@ class Config:
 def main(config: Config) -> dict[str, Any]:
     """Train and score what is not yet there, and return what results.json holds."""
     check(config)
-    folder = ae_ot.open_folder(config)
-    progress, sets = ae_ot.progress_of(config, folder), None
+    folder = command.open_folder(config)
+    progress, sets = command.progress_of(config, folder), None
     groups = [REFERENCE, *config.names()]
     for seed in config.seed_list():
-        missing = [group for group in groups if not (_scores(config, folder, seed, group) / "scores.json").exists()]
+        missing = [group for group in groups if not command.is_done(_scores(config, folder, seed, group))]
         if missing:
             sets = load(config) if sets is None else sets
             Trial(config, folder, seed, progress, *sets).run(missing)
+    if not hosts.is_first():
+        return {}
     runs = [json.loads(path.read_text()) for path in folder.glob(f"checkpoints/seed-*/*/{config.features}/scores.json")]
     order = {group: i for i, group in enumerate(groups)}
     runs.sort(key=lambda run: (run["seed"], order.get(run["group"], len(order)), run["group"]))
@@ -270,7 +262,7 @@ class Trial:
     Args:
       config, folder: of the experiment.
       seed: of networks, noise and draws.
-      progress: from `ae_ot.progress_of`.
+      progress: from `command.progress_of`.
       train, test: images and labels.
     """
 
@@ -381,6 +373,7 @@ class Trial:
         params, last = self._stage(group, "gan", total, lambda **watch: train_it(**watch).variables, config)
         module = gan_model.AEOTGAN(base.module.image_shape, base.module.config, config)
         model = base._replace(module=module, variables=params)
+        store.save(place_of(self._folder, self._seed, group) / "model", model, overwrite=True)
 
         def draw(key: Key, num: int) -> Array:
             return gan_model.sample(key, model, num)
@@ -486,18 +479,8 @@ def _choose(key: Key, total: int, num: int) -> np.ndarray:
 
 
 def cli() -> None:
-    """Read the options from the command line, run, and print the table and where the figures are."""
-    import tyro
-
-    config = tyro.cli(Config, description=__doc__)
-    try:
-        results = main(config)
-    except (ValueError, FileNotFoundError, FileExistsError, NonFinite) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit(f"\ninterrupted; continue with --resume (output in {config.folder()})") from None
-    print((config.folder() / "table.md").read_text())
-    print("figures: " + ", ".join(str(config.folder() / name) for name in results["figures"]))
+    """Run with the options of the command line."""
+    command.cli(Config, main, __doc__, command.show_table)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import numpy as np
 
 from otgen import data, plot
 from otgen.data.toy import zipf_covariance
-from otgen.models import bures_linear
+from otgen.models import bures_linear, store
 from otgen.nn import linear
 from otgen.ot import critical, linear_bounds, linear_flow
 from otgen.ot.gaussian import frechet_distance
@@ -262,6 +262,7 @@ def images(config: Config, path: Path) -> dict[str, Any]:
             "share of the span of PCA": float(np.sum((basis.T @ own[0]) ** 2) / rank),
             "largest relative error of an eigenvalue": float(np.max(np.abs(own[1] ** 2 / values[::-1][:rank] - 1))),
         }
+    store.save(path.parent / "model", model, overwrite=True)  # the deepest
     drawn = bures_linear.sample(jax.random.key(config.seed + 1), model, 10_000)
     table["Frechet distance of 10,000 samples, in pixels"] = float(
         frechet_distance(np.asarray(drawn).reshape(10_000, -1), rows.astype(np.float32))

@@ -14,8 +14,6 @@ stopped goes on where it was, and finished models are not trained again.
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import compare_table
+from experiments import command, compare_table
 from experiments.judge import Judge, PointJudge, features_of
 from otgen import data
 from otgen.data import toy
@@ -101,18 +99,10 @@ class Config:
 
     def seed_list(self) -> list[int]:
         """The seeds asked for."""
-        seeds: list[int] = []
-        for part in self.seeds.split(","):
-            match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-            if not match:
-                raise ValueError(f"seeds = {self.seeds!r}: give numbers such as 0-2 or 0,3,7.")
-            first, last = int(match[1]), int(match[2] or match[1])
-            if last < first:
-                raise ValueError(f"seeds = {self.seeds!r}: the first of a range comes first.")
-            seeds += range(first, last + 1)
+        seeds = command.numbers_of("seeds", self.seeds)
         if _JUDGE_SEED in seeds:
             raise ValueError(f"seed {_JUDGE_SEED} is that of the judge's autoencoder: choose others.")
-        return list(dict.fromkeys(seeds))
+        return seeds
 
     def setting(self) -> tuple[GeneratorSettings, float]:
         """Networks and training of the autoencoder, and the budget in its epochs."""
@@ -150,11 +140,11 @@ def main(config: Config) -> dict[str, Any]:
     missing = [(name, seed) for name, seed in wanted if not (_place(config, name, seed) / "scores.json").exists()]
     if missing:
         bench = prepare(config)
-        _write(folder / "config.json", config.identity())
+        command.write(folder / "config.json", config.identity())
         for name, seed in missing:
             run(bench, name, seed)
     results = compare_table.gather(config, [_place(config, name, seed) for name, seed in wanted])
-    _write(folder / "results.json", results)
+    command.write(folder / "results.json", results)
     (folder / "table.md").write_text(compare_table.markdown(results) + "\n")
     compare_table.figures(folder, results, [_place(config, name, config.seed_list()[0]) for name in config.names()])
     return results
@@ -244,7 +234,7 @@ def run(bench: Bench, name: str, seed: int) -> None:
         draws, notes = fit(bench, name, seed, place)
     except NonFinite as error:
         print(f"{name}, seed {seed}: {error}")
-        _write(place / "scores.json", {"model": name, "seed": seed, "failed": str(error), "rows": {}})
+        command.write(place / "scores.json", {"model": name, "seed": seed, "failed": str(error), "rows": {}})
         return
     seconds = time.perf_counter() - start
     key = jax.random.fold_in(jax.random.key(seed), 3000)
@@ -253,7 +243,7 @@ def run(bench: Bench, name: str, seed: int) -> None:
     np.savez_compressed(place / "samples.npz", **dict(zip(draws, shown, strict=True)))
     facts = {"features": bench.judge.name, "classifier": bench.judge.classifier, "accuracy": bench.judge.accuracy}
     facts |= {"images_per_draw": bench.judge.num, "draws": bench.config.draws, "budget_flops": bench.budget}
-    _write(
+    command.write(
         place / "scores.json",
         {"model": name, "seed": seed, "seconds": round(seconds, 1), "notes": notes, "judge": facts, "rows": rows},
     )
@@ -307,25 +297,15 @@ def _place(config: Config, name: str, seed: int) -> Path:
     return config.folder() / f"{name}-seed-{seed}"
 
 
-def _write(path: Path, content: Any) -> None:
-    beside = path.with_suffix(path.suffix + ".new")
-    beside.write_text(json.dumps(content, indent=2))
-    beside.replace(path)
+def show(config: Config, results: dict[str, Any]) -> str:
+    """The table, and where the figures are."""
+    figures = ", ".join(str(config.folder() / name) for name in ("samples.png", "scores.png"))
+    return f"{compare_table.markdown(results)}\nfigures: {figures}"
 
 
 def cli() -> None:
-    """Read the options from the command line, run, and print the table and where the figures are."""
-    import tyro
-
-    config = tyro.cli(Config, description=__doc__)
-    try:
-        results = main(config)
-    except (ValueError, FileNotFoundError, NonFinite) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit(f"\ninterrupted; the same command goes on (output in {config.folder()})") from None
-    print(compare_table.markdown(results))
-    print(f"figures: {config.folder() / 'samples.png'}, {config.folder() / 'scores.png'}")
+    """Run with the options of the command line."""
+    command.cli(Config, main, __doc__, show)
 
 
 if __name__ == "__main__":

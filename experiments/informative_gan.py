@@ -25,15 +25,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import ae_ot, compare, informative_gan_figures, latent_ot, variants
+from experiments import ae_ot, command, informative_gan_figures, latent_ot, variants
+from experiments.command import place_of, save, stage, write
 from experiments.informative_gan_scores import COLUMNS, REFERENCE, Sets, reference, scores_of
-from experiments.latent_ot_toy import place_of, save, stage, write
 from otgen import data
 from otgen.data import sprites, toy
 from otgen.models import ae_ot as autoencoder
-from otgen.models import baselines, info_gan, informative_gan, wgan_gp
+from otgen.models import baselines, info_gan, informative_gan, store, wgan_gp
 from otgen.models.settings import GeneratorSettings
 from otgen.nn.augment import Augment
+from otgen.train import hosts
 from otgen.train.budget import flops
 from otgen.train.loop import NonFinite
 
@@ -78,8 +79,8 @@ _CODE_EPOCHS = 12  # of the autoencoder whose codes are in the ground cost
 _DATA_SEED = 2000  # of the points of the rings, the same for all seeds
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(command.Options):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "ring"
@@ -89,16 +90,6 @@ class Config:
     autoencoder (its codes are in the ground cost), infogan, wgan_gp, or FIELD=VALUE."""
     seeds: str = "0"
     """Such as 0-2 or 0,3,7."""
-    data_dir: str | None = None
-    """Folder of data and feature weights; OTGEN_DATA if not given. Not needed for rings and digits."""
-    cache_dir: str | None = None
-    out: str | None = None
-    """Output folder; runs/informative_gan/DATASET if not given."""
-    resume: bool = False
-    """Continue the run in the output folder, bit-identically."""
-    overwrite: bool = False
-    """Delete the run in the output folder and start again."""
-    progress: bool = True
     steps: int | None = None
     """Steps of the generator; baselines take as many as cost the same floating-point operations."""
     batch_size: int | None = None
@@ -132,7 +123,7 @@ class Config:
 
     def seed_list(self) -> list[int]:
         """The seeds asked for."""
-        return compare.Config(seeds=self.seeds).seed_list()
+        return command.numbers_of("seeds", self.seeds)
 
     def settings(self, variant: str) -> tuple[informative_gan.Config, int]:
         """The model of a variant, its epochs aside, and its steps.
@@ -164,8 +155,7 @@ class Config:
 
     def identity(self) -> dict[str, Any]:
         """What makes the numbers of a seed and a variant: all but these, and where and how it runs."""
-        skip = ("seeds", "variants", "data_dir", "cache_dir", "out", "resume", "overwrite", "progress")
-        own = {name: value for name, value in dataclasses.asdict(self).items() if name not in skip}
+        own = self.numbers("seeds", "variants")
         settings = dataclasses.asdict(self.settings("default")[0])
         return json.loads(json.dumps({**own, "settings": settings}))
 
@@ -182,15 +172,17 @@ def _change(variant: str) -> dict[str, Any]:
 def main(config: Config) -> dict[str, Any]:
     """Train and score what is not yet there, and return what results.json holds."""
     check(config)
-    folder = ae_ot.open_folder(config)
-    progress, sets = ae_ot.progress_of(config, folder), None
+    folder = command.open_folder(config)
+    progress, sets = command.progress_of(config, folder), None
     groups = [REFERENCE, *config.names()]
     for seed in config.seed_list():
         for group in groups:
             place = place_of(folder, seed, group)
-            if not (place / "scores.json").exists():
+            if not command.is_done(place):
                 sets = load(config) if sets is None else sets
                 run(config, place, seed, group, sets, progress)
+    if not hosts.is_first():
+        return {}
     runs = _scored(folder, groups)
     drawn = informative_gan_figures.draw(config, folder, _is_ring(config.dataset))
     results = {"dataset": config.dataset, "features": runs[0]["features"], "figures": drawn}
@@ -264,6 +256,9 @@ def run(config: Config, place: Path, seed: int, group: str, sets: Sets, progress
         print(f"{group}, seed {seed}: {error}")
         save(place, {**entry, "failed": str(error), "rows": {}}, {})
         return
+    if group not in BASELINES:
+        plain = model.module.clone(known=None)  # the features of a ground cost are a function of another model
+        store.save(place / "model", model._replace(module=plain), overwrite=True)
     key = jax.random.fold_in(jax.random.key(seed), 3000)
     scores, shown = scores_of(key, model, sets, **options)
     save(place, {**entry, "rows": {group: {**scores, "seconds": seconds}}}, shown)
@@ -323,18 +318,8 @@ def _flops(model: Any, settings: Any, example: Any, rows: int, **options: Any) -
 
 
 def cli() -> None:
-    """Read the options from the command line, run, and print the table and where the figures are."""
-    import tyro
-
-    config = tyro.cli(Config, description=__doc__)
-    try:
-        results = main(config)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit(f"\ninterrupted; continue with --resume (output in {config.folder()})") from None
-    print((config.folder() / "table.md").read_text())
-    print("figures: " + ", ".join(str(config.folder() / name) for name in results["figures"]))
+    """Run with the options of the command line."""
+    command.cli(Config, main, __doc__, command.show_table)
 
 
 if __name__ == "__main__":

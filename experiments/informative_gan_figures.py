@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.command import place_of
 from experiments.informative_gan_scores import PLANE
-from experiments.latent_ot_toy import place_of
 from otgen import plot
 from otgen.types import Array
 

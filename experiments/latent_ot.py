@@ -25,18 +25,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import ae_ot, compare, latent_ot_toy
+from experiments import ae_ot, command, compare, latent_ot_toy
+from experiments.command import place_of, save, stage, write
 from experiments.judge import Judge
-from experiments.latent_ot_toy import FORMS, objective, place_of, save, stage, write
+from experiments.latent_ot_toy import FORMS, objective
 from otgen import data, plot
 from otgen.data import toy
-from otgen.models import latent_law, latent_ot, neural_map
+from otgen.models import latent_law, latent_ot, neural_map, store
 from otgen.models.ae_ot import num_steps_of
 from otgen.models.map_training import plan
 from otgen.nn import to_unit
 from otgen.ot import mixture, semidiscrete
 from otgen.ot.source import gaussian
-from otgen.train.loop import NonFinite
+from otgen.train import hosts
 from otgen.types import Array, Key
 
 _MNIST = {
@@ -77,8 +78,8 @@ _COLUMNS = {  # of the table
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(command.Options):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "eight_gaussians"
@@ -88,16 +89,6 @@ class Config:
     """Names with commas, among c_transform, lp, icnn."""
     seeds: str = "0"
     """Such as 0-2 or 0,3,7."""
-    data_dir: str | None = None
-    """Folder of data and feature weights; OTGEN_DATA if not given. Not needed for digits and toys."""
-    cache_dir: str | None = None
-    out: str | None = None
-    """Output folder; runs/latent_ot/DATASET if not given."""
-    resume: bool = False
-    """Continue the run in the output folder, bit-identically."""
-    overwrite: bool = False
-    """Delete the run in the output folder and start again."""
-    progress: bool = True
     latent_dim: int | None = None
     epochs: float | None = None
     """Of the autoencoder."""
@@ -134,7 +125,7 @@ class Config:
 
     def seed_list(self) -> list[int]:
         """The seeds asked for."""
-        return compare.Config(seeds=self.seeds).seed_list()
+        return command.numbers_of("seeds", self.seeds)
 
     def options(self, solver: str) -> dict[str, Any]:
         """Fields of the solver's Config, or with "network" those of the distillation, that are not its own."""
@@ -150,17 +141,18 @@ class Config:
 
     def identity(self) -> dict[str, Any]:
         """What makes the numbers of a seed and a solver: all but these, and where and how it runs."""
-        skip = ("seeds", "solvers", "distil", "data_dir", "cache_dir", "out", "resume", "overwrite", "progress")
-        own = {name: value for name, value in dataclasses.asdict(self).items() if name not in skip}
+        own = self.numbers("seeds", "solvers", "distil")
         return {**own, "settings": _SETS.get(self.dataset, _TOY)}
 
 
 def main(config: Config) -> dict[str, Any]:
     """Run what is not yet there, and return what results.json holds."""
     check(config)
-    folder = ae_ot.open_folder(config)
+    folder = command.open_folder(config)
     run, columns = (latent_ot_toy.run, latent_ot_toy.COLUMNS) if _is_toy(config) else (run_images, _COLUMNS)
-    runs, facts = run(config, folder, ae_ot.progress_of(config, folder))
+    runs, facts = run(config, folder, command.progress_of(config, folder))
+    if not hosts.is_first():
+        return {}
     results = {"dataset": config.dataset, **facts, "rows": gather(runs), "runs": runs}
     write(folder / "results.json", results)
     (folder / "table.md").write_text(markdown(results, columns) + "\n")
@@ -187,6 +179,8 @@ def check(config: Config) -> None:
         raise ValueError(f"neighbours = {config.neighbours}: give 1 to 32.")
     if _is_toy(config) and any(value is not None for value in (config.latent_dim, config.epochs, config.limit)):
         raise ValueError("toys are points: latent_dim, epochs and limit are for images.")
+    if _is_toy(config) and config.distributed:
+        raise ValueError("toys are learned on one host: leave --distributed out.")
     for name in config.names():  # raises for the fields of the models
         if not _is_toy(config):
             config.model(name)
@@ -202,11 +196,14 @@ def run_images(config: Config, folder: Path, progress: Any) -> tuple[list[dict[s
     runs, sets = [], None
     for seed in config.seed_list():
         places = [place_of(folder, seed, group) for group in groups]
-        missing = [g for g, place in zip(groups, places, strict=True) if not (place / "scores.json").exists()]
+        missing = [g for g, place in zip(groups, places, strict=True) if not command.is_done(place)]
         if missing:
             sets = ae_ot.load(config) if sets is None else sets
             Trial(config, folder, seed, progress, *sets).run(missing)
-        runs += [json.loads((place / "scores.json").read_text()) for place in places]
+        if hosts.is_first():
+            runs += [json.loads((place / "scores.json").read_text()) for place in places]
+    if not hosts.is_first():
+        return [], {}
     figures(config, folder, groups)
     return runs, {"judge": runs[0]["judge"], "figures": ["samples.png", "objective.png"]}
 
@@ -217,7 +214,7 @@ class Trial:
     Args:
       config, folder: of the experiment.
       seed: of networks, noise and draws.
-      progress: from `ae_ot.progress_of`.
+      progress: from `command.progress_of`.
       train, test: images and labels.
     """
 
@@ -249,6 +246,9 @@ class Trial:
     def _stage(self, name: str, total: int, work: Callable[..., Any]) -> tuple[Any, float | None]:
         place = place_of(self._folder, self._seed, name)
         return stage(self._config, place, f"{name}, seed {self._seed}", total, self._progress, work)
+
+    def _store(self, group: str, model: latent_ot.Model) -> None:
+        store.save(place_of(self._folder, self._seed, group) / "model", model, overwrite=True)
 
     @functools.cached_property
     def _autoencoder(self) -> tuple[latent_ot.Model, Array, Array, float | None]:
@@ -300,7 +300,9 @@ class Trial:
             fields = self._config.options("network")
             work = functools.partial(latent_ot.distil, self._keys[2], model, **fields)
             model, seconds = self._stage(group, fields["num_steps"], work)
+            self._store(group, model)
             return {group: _sampler(model, "network")}, seconds, {"seconds": seconds}
+        self._store(group, model)
         found = latent_ot.map_of(model)
         info = neural_map.evaluate(self._keys[2], found, num=2**13)
         missed = semidiscrete.chi2(self._keys[2], neural_map.heights(found), found.codes, 2**18, sampler=gaussian)
@@ -389,18 +391,8 @@ def figures(config: Config, folder: Path, groups: list[str]) -> None:
 
 
 def cli() -> None:
-    """Read the options from the command line, run, and print the table and where the figures are."""
-    import tyro
-
-    config = tyro.cli(Config, description=__doc__)
-    try:
-        results = main(config)
-    except (ValueError, FileNotFoundError, FileExistsError, NonFinite) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit(f"\ninterrupted; continue with --resume (output in {config.folder()})") from None
-    print((config.folder() / "table.md").read_text())
-    print("figures: " + ", ".join(str(config.folder() / name) for name in results["figures"]))
+    """Run with the options of the command line."""
+    command.cli(Config, main, __doc__, command.show_table)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.command import is_done, place_of, save, stage
 from otgen import plot
 from otgen.data import toy
 from otgen.eval import cosine, l2_uvp, mode_scores
@@ -20,7 +20,6 @@ from otgen.models import neural_map
 from otgen.models.map_training import plan
 from otgen.ot import semidiscrete
 from otgen.ot.source import gaussian
-from otgen.train import Checkpoints
 from otgen.types import Array, Key
 
 TRUTH = "semi-discrete (the truth)"
@@ -45,56 +44,6 @@ _TOL, _MOST = 0.01, 20_000_000
 _SHOWN = 3000  # points in the figure
 
 
-def stage(
-    config: Any,
-    place: Path,
-    name: str,
-    total: int | None,
-    progress: Any,
-    work: Callable[..., Any],
-    settings: Any = None,
-) -> tuple[Any, float | None]:
-    """Do `work(callback=, checkpoints=)` under its own checkpoints.
-
-    Args:
-      config: of the experiment; what makes the numbers is its `identity()`.
-      place: folder of the stage. name: its name.
-      total: its steps, if known.
-      progress: from `ae_ot.progress_of`.
-      work: what is done.
-      settings: JSON-like, what makes the numbers beside `config`; a checkpoint of other settings is refused.
-
-    Returns:
-      Its result, and its seconds; None for the seconds where an earlier run had begun it.
-    """
-    identity = {**config.identity(), "stage": name, **({} if settings is None else {"settings of the stage": settings})}
-    saved = Checkpoints(place / "checkpoints", identity)
-    with saved as checkpoints, progress(name, total) as callback:
-        begun, start = checkpoints.newest() is not None, time.perf_counter()
-        result = jax.block_until_ready(work(callback=callback, checkpoints=checkpoints))
-        seconds = time.perf_counter() - start
-    return result, None if begun else round(seconds, 2)
-
-
-def place_of(folder: Path, seed: int, group: str) -> Path:
-    """Where the checkpoints and scores of a group of rows of the table are."""
-    return folder / "checkpoints" / f"seed-{seed}" / group.replace(", ", "-")
-
-
-def save(place: Path, scores: dict[str, Any], shown: dict[str, Any]) -> None:
-    """Write what a group's figures need, then its scores: a group that has scores is done."""
-    place.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(place / "samples.npz", **{name: np.asarray(x) for name, x in shown.items()})
-    write(place / "scores.json", scores)
-
-
-def write(path: Path, content: Any) -> None:
-    """Write JSON at once: a reader never meets half a file."""
-    beside = path.with_suffix(path.suffix + ".new")
-    beside.write_text(json.dumps(content, indent=2))
-    beside.replace(path)
-
-
 def run(config: Any, folder: Path, progress: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Solve the semi-discrete transport twice, learn the maps, score what is not yet scored, draw."""
     points = toy.DISTRIBUTIONS[config.dataset](jax.random.key(_DATA_SEED), config.num_points)
@@ -103,7 +52,7 @@ def run(config: Any, folder: Path, progress: Any) -> tuple[list[dict[str, Any]],
     for seed in config.seed_list():
         for group in ("truth", *config.names()):
             place = place_of(folder, seed, group)
-            if not (place / "scores.json").exists():
+            if not is_done(place):
                 if group == "truth":
                     moves = {TRUTH: exact[0], "the same, another key": exact[1]}
                     notes = {
@@ -123,7 +72,7 @@ def truth(
 ) -> tuple[list[Callable[[Array], Array]], dict[str, Any]]:
     """The optimal map solved with two keys, and what is known of both."""
     place, facts = folder / "checkpoints" / "truth", {}
-    if not (place / "scores.json").exists():
+    if not is_done(place):
         heights = {}
         for i, name in enumerate((TRUTH, "the same, another key")):
             key = jax.random.fold_in(jax.random.key(_DATA_SEED), 1 + i)

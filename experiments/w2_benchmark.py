@@ -19,7 +19,6 @@ import functools
 import json
 import os
 import platform
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import command
 from experiments.w2_benchmark_table import REFERENCE, figure, gather, markdown
 from otgen.data import wasserstein2
 from otgen.eval import cosine, l2_uvp
@@ -159,18 +159,18 @@ def main(config: Config) -> dict[str, Any]:
         for run in [run for run in missing if run.dim == dim]:
             solve(config, pair, run)
     results = gather(config, runs)
-    _write(Path(config.out) / "results.json", results)
+    command.write(Path(config.out) / "results.json", results)
     (Path(config.out) / "table.md").write_text(markdown(results) + "\n")
     figure(config, runs, results)
     if config.json:
         brief = [{name: value for name, value in one.items() if name != "curve"} for one in results["runs"]]
-        _write(Path(config.json), {**machine(config), **results, "runs": brief})
+        command.write(Path(config.json), {**machine(config), **results, "runs": brief})
     return results
 
 
 def check(config: Config) -> list[Run]:
     """Return the runs asked for; raise ValueError for options that cannot be meant, before anything is written."""
-    dims, seeds = numbers("dims", config.dims), numbers("seeds", config.seeds)
+    dims, seeds = command.numbers_of("dims", config.dims), command.numbers_of("seeds", config.seeds)
     wrong = [dim for dim in dims if dim not in wasserstein2.DIMS]
     if wrong:
         raise ValueError(f"dims = {config.dims!r}: choose among {', '.join(map(str, wasserstein2.DIMS))}.")
@@ -195,17 +195,6 @@ def check(config: Config) -> list[Run]:
     return runs
 
 
-def numbers(name: str, text: str) -> list[int]:
-    """The whole numbers that "0-2,5" names."""
-    found: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if not match or int(match[2] or match[1]) < int(match[1]):
-            raise ValueError(f"{name} = {text!r}: give whole numbers such as 0-2 or 0,3,7, the smaller one first.")
-        found += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return list(dict.fromkeys(found))
-
-
 def load(dim: int, data_dir: str | None) -> Pair:
     """Read the benchmark in one dimension."""
     benchmark = wasserstein2.load(dim, data_dir)
@@ -225,7 +214,7 @@ def solve(config: Config, pair: Pair, run: Run) -> None:
     """Find one map, measure it, and write scores.json; a training that diverges is noted."""
     place = config.place(run)
     place.mkdir(parents=True, exist_ok=True)
-    _write(place / "config.json", config.identity(run))
+    command.write(place / "config.json", config.identity(run))
     key = jax.random.key(run.seed)
     codes = pair.draw_codes(jax.random.fold_in(key, 1), config.num_codes)
     scores: dict[str, Any] = {**run._asdict(), "rows": {}}
@@ -237,7 +226,7 @@ def solve(config: Config, pair: Pair, run: Run) -> None:
     except NonFinite as error:
         print(f"d = {run.dim}, {run.row}, seed {run.seed}: {error}")
         scores["failed"] = str(error)
-    _write(place / "scores.json", scores)
+    command.write(place / "scores.json", scores)
 
 
 def references(config: Config, pair: Pair, key: Key, codes: Array) -> dict[str, dict[str, float | None]]:
@@ -336,25 +325,14 @@ def machine(config: Config) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, content: Any) -> None:
-    beside = path.with_suffix(path.suffix + ".new")
-    beside.write_text(json.dumps(content, indent=1) + "\n")
-    beside.replace(path)
+def show(config: Config, results: dict[str, Any]) -> str:
+    """The table, and where the figure is."""
+    return f"{markdown(results)}\nfigure: {Path(config.out) / 'maps.png'}"
 
 
 def cli() -> None:
-    """Read the options from the command line, run, and print the table and where the figure is."""
-    import tyro
-
-    config = tyro.cli(Config, description=__doc__)
-    try:
-        results = main(config)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit(f"\ninterrupted; the same command goes on (output in {config.out})") from None
-    print(markdown(results))
-    print(f"figure: {Path(config.out) / 'maps.png'}")
+    """Run with the options of the command line."""
+    command.cli(Config, main, __doc__, show)
 
 
 if __name__ == "__main__":

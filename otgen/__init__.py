@@ -1,7 +1,7 @@
 """otgen: optimal-transport generative modelling in JAX.
 
 The names a notebook types; everything else lives in the modules they come from. Heavy parts (models, plots) load when
-they are first used.
+they are first used, with them `save` and `load` of trained models.
 """
 
 import importlib
@@ -29,14 +29,17 @@ from otgen.types import explain as explain
 
 __version__ = "0.1.0"
 _LAZY = ("data", "eval", "models", "nn", "plot", "train")
+_FUNCTIONS = {"load": "otgen.models.store", "save": "otgen.models.store"}
 
 
 def __getattr__(name: str):
     """Import a part of the library when it is first named."""
     if name in _LAZY:
         return importlib.import_module(f"otgen.{name}")
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
     raise AttributeError(f"module 'otgen' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY])
+    return sorted({*globals(), *_LAZY, *_FUNCTIONS})

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from experiments import w2_benchmark
+from experiments import command, w2_benchmark
 
 
 def test_bad_options_raise_before_anything_is_written(tmp_path):
@@ -13,7 +13,7 @@ def test_bad_options_raise_before_anything_is_written(tmp_path):
         ({"solvers": "icnn,sinkhorn"}, "icnn, icnn_cycle, c_transform, lp"),
         ({"solvers": " ,"}, "choose among"),
         ({"seeds": "a"}, "0-2"),
-        ({"seeds": "0,3-1"}, "the smaller one first"),
+        ({"seeds": "0,3-1"}, "the first of a range comes first"),
         ({"num_eval": 1}, "num_eval"),
         ({"num_codes": 8}, "num_codes"),
         ({"num_steps": 0}, "num_steps"),
@@ -31,7 +31,7 @@ def test_bad_options_raise_before_anything_is_written(tmp_path):
 
 
 def test_options_are_read():
-    assert w2_benchmark.numbers("seeds", "0-2, 5,1") == [0, 1, 2, 5]
+    assert command.numbers_of("seeds", "0-2, 5,1") == [0, 1, 2, 5]
     config = w2_benchmark.Config(solvers="lp, icnn,lp", num_steps=7)
     assert config.rows() == ["lp", "icnn"]
     assert all(config.settings(name, 2).num_steps == 7 for name in w2_benchmark.ROWS)

@@ -12,6 +12,7 @@ from otgen.models import latent_law as latent_law
 from otgen.models import latent_ot as latent_ot
 from otgen.models import map_distil as map_distil
 from otgen.models import neural_map as neural_map
+from otgen.models import store as store
 from otgen.models import vae as vae
 from otgen.models import wae_mmd as wae_mmd
 from otgen.models import wgan_gp as wgan_gp

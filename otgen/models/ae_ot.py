@@ -40,14 +40,17 @@ class Config(Settings):
     Attributes:
       tol: chi2 divergence of the cell masses that the transport is solved to.
       max_samples: limit of the noise samples the transport is trained on; None for the solver's.
+      accumulate: batches whose mean gradient makes one step of the optimiser, where one large batch has no room.
     """
 
     tol: float = 0.05
     max_samples: int | None = None
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.positive("tol")
+        self.whole("accumulate", self.accumulate)
 
 
 class AEOT(nn.Module):
@@ -65,9 +68,7 @@ class AEOT(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        self.autoencoder = Autoencoder(
-            self.image_shape, config.latent_dim, config.network, tuple(config.hidden), config.width
-        )
+        self.autoencoder = Autoencoder(self.image_shape, config.latent_dim, *config.networks())
 
     def __call__(self, images: Array) -> Array:
         """Pixel logits [n, h, w, c] of the reconstructions of images in [0, 1]."""
@@ -136,7 +137,7 @@ def num_steps_of(config: Config, num_images: int) -> int:
 
 def optimiser(config: Config, num_steps: int) -> optax.GradientTransformation:
     """Adam with 5 % linear warm-up and cosine decay to 1 % of the peak."""
-    return adam(config.learning_rate, num_steps)
+    return adam(config.learning_rate, num_steps, accumulate=config.accumulate)
 
 
 def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[AEOT, TrainState]:

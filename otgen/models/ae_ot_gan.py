@@ -121,7 +121,7 @@ class AEOTGAN(ae_ot.AEOT):
 
     def setup(self) -> None:
         super().setup()
-        networks = self.config.network, tuple(self.config.hidden), self.config.width
+        networks = self.config.networks()
         self.generator = decoder(self.image_shape, *networks)
         self.critic = critic(self.image_shape, *networks)
 

@@ -27,6 +27,7 @@ from otgen.ot import critical
 from otgen.ot.frechet import moments
 from otgen.ot.linear_flow import loss_from_factor
 from otgen.train.loop import train_on
+from otgen.train.parallel import gathered
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key, status_of
 
@@ -216,8 +217,7 @@ def make_step(module: BuresLinear, num_steps: int, top: float):
 
     def step(state: TrainState, rows: Array, key: Key, *, axis_name: str | None = None):
         del key  # nothing in this step is random
-        if axis_name is not None:  # the covariance is that of the whole batch
-            rows = jax.lax.all_gather(rows, axis_name, tiled=True)
+        rows = gathered(rows, axis_name)  # the covariance is that of the whole batch
         factor = rows.T / math.sqrt(rows.shape[0])
         gradient, metrics = jax.grad(loss, has_aux=True)(state.params, module, factor)
         updates, opt_state = transform.update(gradient, state.opt_state, state.params)

@@ -104,7 +104,7 @@ class InfoGAN(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        networks = c.network, tuple(c.hidden), c.width
+        networks = c.networks()
         self.generator = decoder(self.image_shape, *networks)
         self.trunk = encoder(self.image_shape, _FEATURES, *networks)
         self.verdict = nn.Dense(1)

@@ -182,11 +182,13 @@ class Potential(nn.Module):
     network: str
     hidden: tuple[int, ...]
     width: int
+    precision: str = "float32"
     features: int = 128
 
     @nn.compact
     def __call__(self, codes: Array | None, points: Array) -> Array:
-        x = nn.gelu(encoder(self.image_shape, self.features, self.network, self.hidden, self.width)(points))
+        networks = self.network, self.hidden, self.width, self.precision
+        x = nn.gelu(encoder(self.image_shape, self.features, *networks)(points))
         x = x if codes is None else jnp.concatenate([x, codes], axis=1)
         return nn.Dense(1)(nn.gelu(nn.Dense(self.features)(x)))[:, 0]
 
@@ -208,7 +210,7 @@ class InformativeGAN(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        networks = c.network, tuple(c.hidden), c.width
+        networks = c.networks()
         self.generator = decoder(self.image_shape, *networks)
         self.critic = Potential(self.image_shape, *networks)
         self.own = Potential(self.image_shape, *networks)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from otgen.models.codes import Codes
 from otgen.ot import structured
 from otgen.ot.smoothed import mean_over
+from otgen.train.parallel import gathered
 from otgen.types import Array
 
 _UPDATES = 5  # of the Sinkhorn iteration, for the plan between generated points
@@ -97,26 +98,20 @@ class Losses:
     def _apply(self, name: str, params: Any, *arguments: Any) -> Array:
         return self._module.apply({"params": {_NETWORK[name]: params}}, *arguments, method=name)
 
-    def _everywhere(self, tree: Any) -> Any:
-        """Put together the rows of all devices."""
-        if self._axis is None:
-            return tree
-        return jax.tree.map(lambda x: jax.lax.all_gather(x, self._axis, tiled=True), tree)
-
     def units(self, features: Any, data: Array) -> Units:
         """Return the mean costs of two data [m, h, w, c]; that of features follows their parameters."""
         if self._module.config.ground not in _FEATURES:
             return Units(self._unit, jnp.float32(1.0))
-        known = self._everywhere(self._apply("embed", features, data))
+        known = gathered(self._apply("embed", features, data), self._axis)
         return Units(self._unit, jnp.maximum(2 * jnp.sum(jnp.var(known, axis=0)), 1e-12))
 
     def ground(self, features: Any, units: Units, points: Array, data: Array) -> Array:
         """Return the ground cost [L, B] between the points of all devices and the data of this one."""
-        cost, config = squared(self._everywhere(points), data) / units.pixel, self._module.config
+        cost, config = squared(gathered(points, self._axis), data) / units.pixel, self._module.config
         if config.ground not in _FEATURES:
             return cost
         points, data = (self._apply("embed", features, of) for of in (points, data))
-        other = squared(self._everywhere(points), data) / units.feature
+        other = squared(gathered(points, self._axis), data) / units.feature
         return (1 - config.feature_share) * cost + config.feature_share * other
 
     def couple(self, cost: Array, potential: Array, codes: Codes, outputs: Array | None) -> Coupling:
@@ -128,7 +123,7 @@ class Losses:
           outputs: of the encoder, for the data; None for no reward.
         """
         config, reward = self._module.config, jnp.zeros_like(cost)
-        potential, codes = self._everywhere((potential, codes))
+        potential, codes = gathered((potential, codes), self._axis)
         if outputs is not None and config.objective == "encoder":
             discrete, continuous = config.latent.log_ratio(outputs, codes)
             reward = config.lam * discrete + config.lam_continuous * continuous
@@ -167,7 +162,7 @@ class Losses:
         cost = self.ground(features, self.units(features, data), points, data)
         potential = self._apply("potential", critic, codes, points)
         plan = plan_of(self.couple(cost, potential, codes, straight), self._module.config)
-        codes = self._everywhere(codes)
+        codes = gathered(codes, self._axis)
         ratio = latent.log_ratio(seen, codes)[0]
         if latent.continuous:
             ratio += latent.log_ratio(straight, codes)[1]

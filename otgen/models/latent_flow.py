@@ -24,7 +24,7 @@ from otgen.ot import sinkhorn
 from otgen.ot.check import as_points
 from otgen.ot.costs import PairwiseCost
 from otgen.train.loop import train_on
-from otgen.train.parallel import sample_keys
+from otgen.train.parallel import gathered, sample_keys
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
 
@@ -97,10 +97,8 @@ def loss(params: Any, module: Velocity, noise: Array, codes: Array, t: Array) ->
 def _paired(key: Key, noise: Array, codes: Array, epsilon: float, axis_name: str | None) -> Array:
     """Codes [n, d] in the order of their noise [n, d], by the plan between the whole batches."""
     size = noise.shape[0]
-    first = 0
-    if axis_name is not None:
-        noise, codes = jax.lax.all_gather((noise, codes), axis_name, tiled=True)
-        first = jax.lax.axis_index(axis_name) * size
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * size
+    noise, codes = gathered((noise, codes), axis_name)
     cost = PairwiseCost(noise, codes)
     epsilon = epsilon * cost.mean()
     state, _ = sinkhorn.run(cost, epsilon=epsilon, tol=0.01)

@@ -82,7 +82,7 @@ class LatentOT(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        self.autoencoder = Autoencoder(self.image_shape, config.latent_dim, config.network, config.hidden, config.width)
+        self.autoencoder = Autoencoder(self.image_shape, config.latent_dim, *config.networks())
 
     def __call__(self, images: Array) -> Array:
         """Pixel logits [n, h, w, c] of the reconstructions of images in [0, 1]."""

@@ -35,6 +35,7 @@ from otgen.models.map_training import MapSettings, noise, optimiser
 from otgen.models.settings import Settings
 from otgen.nn.potentials import Convex
 from otgen.ot import conjugate
+from otgen.train.parallel import gathered
 from otgen.train.state import TrainState
 from otgen.types import Array, Key, Sampler
 
@@ -130,7 +131,7 @@ def make_update(module: Convex, config: Config, sampler: Sampler):
         slope, (found, metrics) = jax.grad(method, has_aux=True)(network.params, module, config, x, y, before)
         if axis_name is not None:
             slope, metrics = jax.lax.pmean((slope, metrics), axis_name)
-            index, found = jax.lax.all_gather((index, found), axis_name, tiled=True)
+        index, found = gathered((index, found), axis_name)
         table = jax.tree.map(lambda all_, some: all_.at[index].set(some), table, found)
         updates, opt_state = transform.update(slope, network.opt_state, network.params)
         params = optax.apply_updates(network.params, updates)

@@ -26,6 +26,7 @@ from otgen.models.settings import Settings
 from otgen.nn.potentials import Potential
 from otgen.ot import exact
 from otgen.ot.costs import PairwiseCost
+from otgen.train.parallel import gathered
 from otgen.train.state import TrainState
 from otgen.types import Array, Key, Sampler
 
@@ -107,10 +108,8 @@ def make_update(module: Potential, config: Config, sampler: Sampler):
 
 def _solve(x: Array, y: Array, axis_name: str | None) -> tuple[Array, Array, Array]:
     """Potentials f, g [b] and partners [b, d] of this device's rows, in the problem of all devices' rows."""
-    size, first = x.shape[0], 0
-    if axis_name is not None:
-        x, y = jax.lax.all_gather((x, y), axis_name, tiled=True)
-        first = jax.lax.axis_index(axis_name) * size
+    size, first = x.shape[0], 0 if axis_name is None else jax.lax.axis_index(axis_name) * x.shape[0]
+    x, y = gathered((x, y), axis_name)
     cost = PairwiseCost(x, y)
     index, _ = exact.assignment(cost)
     f, g = exact.potentials(cost, index)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import optax
 
-from otgen.nn.autoencoder import NETWORKS
+from otgen.nn.autoencoder import NETWORKS, PRECISIONS
 
 
 class Checked:
@@ -60,6 +60,7 @@ class Settings(Checked):
       epochs: passes over the images; a fraction is legal.
       batch_size: images per step, over all devices.
       learning_rate: peak of the warm-up and cosine schedule of Adam.
+      precision: type that the networks compute in, "float32" or "bfloat16"; parameters and losses are float32.
     """
 
     latent_dim: int = 16
@@ -69,6 +70,7 @@ class Settings(Checked):
     epochs: float = 24
     batch_size: int = 250
     learning_rate: float = 2e-3
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
@@ -77,9 +79,14 @@ class Settings(Checked):
         for units in self.hidden:
             self.whole("hidden", units)
         self.one_of("network", NETWORKS)
+        self.one_of("precision", PRECISIONS)
         if self.network == "conv" and self.width % 8:
             raise ValueError(f"width = {self.width}: give a multiple of 8, since channels are normalised in 8 groups.")
         self.positive("epochs", "learning_rate")
+
+    def networks(self) -> tuple[str, tuple[int, ...], int, str]:
+        """What `nn.autoencoder.encoder`, `decoder` and `Autoencoder` take after their shapes."""
+        return self.network, tuple(self.hidden), self.width, self.precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,10 +122,21 @@ def num_steps_of(config: Settings, num_images: int, rows: int) -> int:
     return max(1, round(config.epochs * num_images / rows))
 
 
-def adam(learning_rate: float, num_steps: int, **options: float) -> optax.GradientTransformation:
-    """Adam with 5 % linear warm-up and cosine decay to 1 % of the peak."""
+def adam(
+    learning_rate: float, num_steps: int, *, accumulate: int = 1, **options: float
+) -> optax.GradientTransformation:
+    """Adam with 5 % linear warm-up and cosine decay to 1 % of the peak.
+
+    Args:
+      learning_rate: the peak.
+      num_steps: length of the schedule, in batches.
+      accumulate: batches whose mean gradient makes one step of Adam; between them the parameters stay.
+      **options: of `optax.adam`.
+    """
+    num_steps = -(-num_steps // accumulate)
     warmup = max(1, num_steps // 20)
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, warmup, max(num_steps, warmup + 1), 0.01 * learning_rate
     )
-    return optax.adam(schedule, **options)
+    transform = optax.adam(schedule, **options)
+    return transform if accumulate == 1 else optax.MultiSteps(transform, accumulate).gradient_transformation()

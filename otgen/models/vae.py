@@ -55,8 +55,8 @@ class VAE(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.encoder = encoder(self.image_shape, 2 * c.latent_dim, c.network, c.hidden, c.width)
-        self.decoder = decoder(self.image_shape, c.network, c.hidden, c.width)
+        self.encoder = encoder(self.image_shape, 2 * c.latent_dim, *c.networks())
+        self.decoder = decoder(self.image_shape, *c.networks())
         self.log_scale = self.param("log_scale", nn.initializers.zeros, ())
 
     def __call__(self, images: Array, noise: Array) -> tuple[Array, Array, Array]:

@@ -22,7 +22,7 @@ from otgen.models.settings import GeneratorSettings, adam
 from otgen.nn.autoencoder import decoder, encoder, to_unit
 from otgen.nn.pixels import pixels_of, reconstruction_loss
 from otgen.ot.distances import SqEuclidean
-from otgen.train.parallel import normals
+from otgen.train.parallel import gathered, normals
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
 
@@ -58,8 +58,8 @@ class WAE(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.encoder = encoder(self.image_shape, c.latent_dim, c.network, c.hidden, c.width)
-        self.decoder = decoder(self.image_shape, c.network, c.hidden, c.width)
+        self.encoder = encoder(self.image_shape, c.latent_dim, *c.networks())
+        self.decoder = decoder(self.image_shape, *c.networks())
         self.log_scale = self.param("log_scale", nn.initializers.zeros, ())
 
     def __call__(self, images: Array) -> tuple[Array, Array]:
@@ -111,9 +111,7 @@ def loss(
     images, config = to_unit(images), module.config
     outputs, codes = module.apply({"params": params}, images)
     fit = reconstruction_loss(outputs, images, config.output, params["log_scale"]).mean()
-    if axis_name is not None:
-        codes, prior = jax.lax.all_gather((codes, prior), axis_name, tiled=True)
-    discrepancy = mmd_sq(codes, prior)
+    discrepancy = mmd_sq(*gathered((codes, prior), axis_name))
     value = fit + config.weight * discrepancy
     return value, {"loss": value, "reconstruction": fit, "mmd_sq": discrepancy}
 

@@ -66,8 +66,8 @@ class WGAN(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.critic = encoder(self.image_shape, 1, c.network, c.hidden, c.width)
-        self.generator = decoder(self.image_shape, c.network, c.hidden, c.width)
+        self.critic = encoder(self.image_shape, 1, *c.networks())
+        self.generator = decoder(self.image_shape, *c.networks())
 
     def __call__(self, noise: Array) -> Array:
         """Values [n] that the critic gives to the images generated from noise [n, d]."""

@@ -1,8 +1,12 @@
-"""Autoencoders as Flax Linen modules: dense layers for small images, convolutions for 28 to 64 pixels."""
+"""Autoencoders as Flax Linen modules: dense layers for small images, convolutions for 28 to 64 pixels.
+
+Parameters and outputs are float32 (or wider); the layers compute in their `dtype`, or in that of their input if None.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,6 +15,7 @@ from jax.typing import ArrayLike
 from otgen.types import Array
 
 NETWORKS = ("mlp", "conv")
+PRECISIONS = ("float32", "bfloat16")
 
 
 class MLPEncoder(nn.Module):
@@ -18,13 +23,14 @@ class MLPEncoder(nn.Module):
 
     latent_dim: int
     hidden: Sequence[int]
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
         x = images.reshape(images.shape[0], -1)
         for width in self.hidden:
-            x = nn.gelu(nn.Dense(width)(x))
-        return nn.Dense(self.latent_dim)(x)
+            x = nn.gelu(nn.Dense(width, dtype=self.dtype)(x))
+        return widened(nn.Dense(self.latent_dim, dtype=self.dtype)(x))
 
 
 class MLPDecoder(nn.Module):
@@ -32,14 +38,16 @@ class MLPDecoder(nn.Module):
 
     image_shape: tuple[int, int, int]
     hidden: Sequence[int]
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, codes: Array) -> Array:
         x = codes
         for width in reversed(self.hidden):
-            x = nn.gelu(nn.Dense(width)(x))
+            x = nn.gelu(nn.Dense(width, dtype=self.dtype)(x))
         height, width, channels = self.image_shape
-        return nn.Dense(height * width * channels)(x).reshape(-1, height, width, channels)
+        x = widened(nn.Dense(height * width * channels, dtype=self.dtype)(x))
+        return x.reshape(-1, height, width, channels)
 
 
 class ConvEncoder(nn.Module):
@@ -48,14 +56,15 @@ class ConvEncoder(nn.Module):
     latent_dim: int
     width: int
     levels: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
         x = images
         for level in range(self.levels):
-            x = nn.Conv(self.width * 2**level, (4, 4), strides=2)(x)
-            x = nn.gelu(nn.GroupNorm(num_groups=8)(x))
-        return nn.Dense(self.latent_dim)(x.reshape(x.shape[0], -1))
+            x = nn.Conv(self.width * 2**level, (4, 4), strides=2, dtype=self.dtype)(x)
+            x = nn.gelu(nn.GroupNorm(num_groups=8, dtype=self.dtype)(x))
+        return widened(nn.Dense(self.latent_dim, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
 
 
 class ConvDecoder(nn.Module):
@@ -64,19 +73,20 @@ class ConvDecoder(nn.Module):
     image_shape: tuple[int, int, int]
     width: int
     levels: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, codes: Array) -> Array:
         height, width, channels = self.image_shape
         scale = 2**self.levels
         top = self.width * 2 ** (self.levels - 1)
-        x = nn.Dense(height // scale * (width // scale) * top)(codes)
+        x = nn.Dense(height // scale * (width // scale) * top, dtype=self.dtype)(codes)
         x = x.reshape(-1, height // scale, width // scale, top)
         for level in reversed(range(self.levels)):
-            x = nn.gelu(nn.GroupNorm(num_groups=8)(x))
-            last = level == 0
-            x = nn.ConvTranspose(channels if last else self.width * 2 ** (level - 1), (4, 4), strides=(2, 2))(x)
-        return x
+            x = nn.gelu(nn.GroupNorm(num_groups=8, dtype=self.dtype)(x))
+            outputs = channels if level == 0 else self.width * 2 ** (level - 1)
+            x = nn.ConvTranspose(outputs, (4, 4), strides=(2, 2), dtype=self.dtype)(x)
+        return widened(x)
 
 
 def num_levels(image_shape: tuple[int, int, int]) -> int:
@@ -88,8 +98,29 @@ def num_levels(image_shape: tuple[int, int, int]) -> int:
     return levels
 
 
+def compute_type(precision: str) -> Any:
+    """Return the `dtype` of layers by the name of a precision: "float32" (that of the input, if wider) or "bfloat16".
+
+    Raises:
+      ValueError: for another name.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision = {precision!r} is unknown: choose one of {', '.join(PRECISIONS)}.")
+    return None if precision == "float32" else jnp.bfloat16
+
+
+def widened(x: Array) -> Array:
+    """Outputs of a network in float32, or as they are if wider."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def encoder(
-    image_shape: tuple[int, int, int], num_outputs: int, network: str, hidden: Sequence[int], width: int
+    image_shape: tuple[int, int, int],
+    num_outputs: int,
+    network: str,
+    hidden: Sequence[int],
+    width: int,
+    precision: str = "float32",
 ) -> nn.Module:
     """Return a network from images [n, h, w, c] to vectors [n, num_outputs]: an encoder, or a critic.
 
@@ -97,19 +128,21 @@ def encoder(
       ValueError: for an unknown network, or images too small to convolve.
     """
     if levels_of(image_shape, network) is None:
-        return MLPEncoder(num_outputs, tuple(hidden))
-    return ConvEncoder(num_outputs, width, levels_of(image_shape, network))
+        return MLPEncoder(num_outputs, tuple(hidden), compute_type(precision))
+    return ConvEncoder(num_outputs, width, levels_of(image_shape, network), compute_type(precision))
 
 
-def decoder(image_shape: tuple[int, int, int], network: str, hidden: Sequence[int], width: int) -> nn.Module:
+def decoder(
+    image_shape: tuple[int, int, int], network: str, hidden: Sequence[int], width: int, precision: str = "float32"
+) -> nn.Module:
     """Return a network from codes [n, d] to pixel logits [n, h, w, c]: a decoder, or a generator.
 
     Raises:
       ValueError: for an unknown network, or images too small to convolve.
     """
     if levels_of(image_shape, network) is None:
-        return MLPDecoder(tuple(image_shape), tuple(hidden))
-    return ConvDecoder(tuple(image_shape), width, levels_of(image_shape, network))
+        return MLPDecoder(tuple(image_shape), tuple(hidden), compute_type(precision))
+    return ConvDecoder(tuple(image_shape), width, levels_of(image_shape, network), compute_type(precision))
 
 
 def levels_of(image_shape: tuple[int, int, int], network: str) -> int | None:
@@ -133,6 +166,7 @@ class Autoencoder(nn.Module):
       network: "mlp" or "conv".
       hidden: widths of the dense layers of the encoder (mlp).
       width: channels after the first convolution, a multiple of 8 (conv).
+      precision: type that the layers compute in, "float32" or "bfloat16"; parameters and outputs are float32.
     """
 
     image_shape: tuple[int, int, int]
@@ -140,10 +174,11 @@ class Autoencoder(nn.Module):
     network: str = "mlp"
     hidden: Sequence[int] = (512, 256)
     width: int = 32
+    precision: str = "float32"
 
     def setup(self) -> None:
-        self.encoder = encoder(self.image_shape, self.latent_dim, self.network, self.hidden, self.width)
-        self.decoder = decoder(self.image_shape, self.network, self.hidden, self.width)
+        self.encoder = encoder(self.image_shape, self.latent_dim, self.network, self.hidden, self.width, self.precision)
+        self.decoder = decoder(self.image_shape, self.network, self.hidden, self.width, self.precision)
 
     def __call__(self, images: Array) -> Array:
         """Pixel logits of the reconstructions of images [n, h, w, c] in [0, 1]."""

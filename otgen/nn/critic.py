@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from otgen.nn.autoencoder import levels_of
+from otgen.nn.autoencoder import compute_type, levels_of, widened
 from otgen.types import Array
 
 _LEAK = 0.2  # slope of the activation below zero
@@ -17,14 +18,15 @@ class DenseCritic(nn.Module):
     """Images [n, h, w, c] to values [n] through dense layers, each followed by a residual block of its width."""
 
     hidden: Sequence[int]
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
         x = images.reshape(images.shape[0], -1)
         for width in self.hidden:
-            x = nn.leaky_relu(nn.Dense(width)(x), _LEAK)
-            x = x + nn.leaky_relu(nn.Dense(width)(x), _LEAK)
-        return nn.Dense(1)(x)[:, 0]
+            x = nn.leaky_relu(nn.Dense(width, dtype=self.dtype)(x), _LEAK)
+            x = x + nn.leaky_relu(nn.Dense(width, dtype=self.dtype)(x), _LEAK)
+        return widened(nn.Dense(1, dtype=self.dtype)(x)[:, 0])
 
 
 class ConvCritic(nn.Module):
@@ -32,25 +34,29 @@ class ConvCritic(nn.Module):
 
     width: int
     levels: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        x = nn.Conv(self.width, (3, 3))(images)
+        x = nn.Conv(self.width, (3, 3), dtype=self.dtype)(images)
         for level in range(self.levels):
             width = self.width * 2**level
-            block = nn.Conv(width, (3, 3))(nn.leaky_relu(x, _LEAK))
-            block = nn.Conv(width, (3, 3))(nn.leaky_relu(block, _LEAK))
-            skip = x if x.shape[-1] == width else nn.Conv(width, (1, 1), use_bias=False)(x)
+            block = nn.Conv(width, (3, 3), dtype=self.dtype)(nn.leaky_relu(x, _LEAK))
+            block = nn.Conv(width, (3, 3), dtype=self.dtype)(nn.leaky_relu(block, _LEAK))
+            skip = x if x.shape[-1] == width else nn.Conv(width, (1, 1), use_bias=False, dtype=self.dtype)(x)
             x = nn.avg_pool((block + skip) / jnp.sqrt(2.0), (2, 2), strides=(2, 2))
         x = nn.leaky_relu(x, _LEAK).reshape(x.shape[0], -1)
-        return nn.Dense(1)(nn.leaky_relu(nn.Dense(4 * self.width)(x), _LEAK))[:, 0]
+        x = nn.leaky_relu(nn.Dense(4 * self.width, dtype=self.dtype)(x), _LEAK)
+        return widened(nn.Dense(1, dtype=self.dtype)(x)[:, 0])
 
 
-def critic(image_shape: tuple[int, int, int], network: str, hidden: Sequence[int], width: int) -> nn.Module:
+def critic(
+    image_shape: tuple[int, int, int], network: str, hidden: Sequence[int], width: int, precision: str = "float32"
+) -> nn.Module:
     """Return a critic of images: "mlp" of dense layers `hidden`, or "conv" of `width` channels at full size.
 
     Raises:
       ValueError: for an unknown network, or images too small to convolve.
     """
-    levels = levels_of(image_shape, network)
-    return DenseCritic(tuple(hidden)) if levels is None else ConvCritic(width, levels)
+    levels, dtype = levels_of(image_shape, network), compute_type(precision)
+    return DenseCritic(tuple(hidden), dtype) if levels is None else ConvCritic(width, levels, dtype)

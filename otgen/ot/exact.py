@@ -17,8 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
-from scipy.optimize import linear_sum_assignment, linprog
-from scipy.sparse import csc_array
 
 from otgen.ot.check import is_traced, require_finite
 from otgen.ot.costs import Cost
@@ -184,6 +182,8 @@ def assignment(cost: Cost | ArrayLike) -> Assignment:
 
 def _match(matrix: Array) -> Array:
     def host(matrix: Any) -> np.ndarray:
+        from scipy.optimize import linear_sum_assignment  # at the top it would take half as long as importing JAX
+
         matrix = np.asarray(matrix, np.float64)
         if not np.isfinite(matrix).all():  # the value shows NaN; SciPy would raise inside the callback
             return np.arange(matrix.shape[0], dtype=np.int32)
@@ -337,6 +337,9 @@ def _program(matrix: Any, a: Any, b: Any) -> Plan:
 
 def _vertex(matrix: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """The plan and the rows' potentials; None if HiGHS gives up. All weights are positive."""
+    from scipy.optimize import linprog
+    from scipy.sparse import csc_array
+
     n, m = matrix.shape
     rows = matrix.min(1)  # what is common to a row changes no plan, and may be much larger than what matters
     reduced = matrix - rows[:, None]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import platform
 import warnings
 import zlib
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+from otgen.train import hosts
 
 _STATE, _SUMS = "state", "sums"  # items of a checkpoint
 
@@ -18,61 +25,134 @@ class Checkpoints:
     """The checkpoints of one stage of a run.
 
     A save that is killed half-way is ignored when restoring; a checkpoint that was damaged later is put aside with a
-    warning, and the one before it used. A folder that another configuration has written to is refused.
+    warning, and the one before it used. A folder that another configuration has written to is refused. Where several
+    hosts run, the first writes and reads, and tells the others what it read.
 
     Args:
       folder: where they lie; made if need be.
       config: JSON-like description of what makes the numbers; must equal that of the checkpoints in the folder.
       keep: how many of the newest to keep.
+      best: name of a metric; the state at which it was least is kept as well, see `restore`.
 
     Raises:
       ValueError: if the folder holds checkpoints of another configuration, naming the fields that differ.
+      OSError: if nothing can be written there.
     """
 
-    def __init__(self, folder: Path | str, config: dict[str, Any], keep: int = 2):
+    def __init__(self, folder: Path | str, config: dict[str, Any], keep: int = 2, *, best: str | None = None):
         if keep < 1:
             raise ValueError(f"keep = {keep} would keep no checkpoint: give 1 or more.")
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
         self.folder = Path(folder).absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self._config = json.loads(json.dumps(config))
+        self._manager, self._best, self._metric = None, None, best
+        if not hosts.is_first():
+            return
         refuse_other_config(self.folder / "config.json", self._config)
+        several = {"active_processes": {0}, "barrier_sync_key_prefix": "first"} if jax.process_count() > 1 else {}
+        alone = ocp.options.MultiprocessingOptions(primary_host=0, **several)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=False, multiprocessing_options=alone)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
         # Written beside and renamed, so that a reader never meets half a file.
         beside = self.folder / "config.json.new"
         beside.write_text(json.dumps(self._config, indent=2, sort_keys=True))
         beside.replace(self.folder / "config.json")
+        if best is not None:
+            self._best = Checkpoints(self.folder / "best", config, keep=1)
 
-    def save(self, step: int, tree: Any) -> None:
-        """Save a pytree of arrays under a step, in the background. A step that is there already is left alone."""
+    def save(self, step: int, tree: Any, metrics: dict[str, float] | None = None) -> None:
+        """Save a pytree of arrays under a step, in the background. A step that is there already is left alone.
+
+        Args:
+          step: its number.
+          tree: what is saved.
+          metrics: needed if there is a metric to be the best in.
+
+        Raises:
+          OSError: if this or the save before it could not be written; those before are intact.
+          ValueError: if the metrics lack the one to be the best in.
+        """
+        if self._manager is None:
+            return
+        if self._best is not None:
+            self._save_best(step, tree, metrics or {})
+        self._write(step, tree, metrics or {})
+
+    def _save_best(self, step: int, tree: Any, metrics: dict[str, float]) -> None:
+        if self._metric not in metrics:
+            known = ", ".join(metrics) or "none"
+            raise ValueError(f"best = {self._metric!r} is no metric of this training; its metrics: {known}.")
+        before = self._best.newest()
+        least = None if before is None else self._best._facts(before)["metrics"][self._metric]
+        if least is None or metrics[self._metric] < least:
+            self._best.save(step, tree, metrics)
+
+    def _write(self, step: int, tree: Any, metrics: dict[str, float]) -> None:
         if step in self._manager.all_steps():
             return
         args = self._ocp.args
         leaves = _sums(tree)
-        sums = {"leaves": leaves, "checksum": _checksum_of(leaves)}
-        items = {_STATE: args.StandardSave(tree), _SUMS: args.JsonSave(sums)}
-        if not self._manager.save(step, args=args.Composite(**items), force=True):
+        about = {"config": self._config, "versions": versions(), "metrics": metrics}
+        facts = {"leaves": leaves, "checksum": _checksum_of(leaves), **about}
+        if jax.process_count() > 1:
+            tree = jax.tree.map(np.asarray, tree)
+        items = {_STATE: args.StandardSave(tree), _SUMS: args.JsonSave(facts)}
+        with self._writing():
+            saved = self._manager.save(step, args=args.Composite(**items), force=True)
+        if not saved:
             raise RuntimeError(f"Orbax declined to save step {step} to {self.folder}; newest: {self.newest()}.")
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say what it means that a checkpoint cannot be written."""
+        try:
+            yield
+        except Exception as error:
+            steps = sorted(int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdigit())
+            good = f"step {steps[-1]} is the last one" if steps else "there is none before it"
+            raise OSError(
+                f"a checkpoint could not be written to {self.folder} ({_first_line(error)}); {good}. Make room there, "
+                "or give another folder, and resume."
+            ) from error
+
     def newest(self) -> int | None:
-        """The newest complete step, or None."""
-        self._manager.wait_until_finished()
+        """The newest complete step, or None; on the first host."""
+        if self._manager is None:
+            return None
+        with self._writing():
+            self._manager.wait_until_finished()
         return self._manager.latest_step()
 
-    def restore(self, like: Any) -> Any | None:
+    def restore(self, like: Any, *, best: bool = False) -> Any | None:
         """Return the newest checkpoint that can be read, with the structure, shapes and types of `like`.
 
         Those that cannot, or whose numbers are not the ones saved, are renamed to damaged-STEP, with a warning.
+        Several hosts call it together.
+
+        Args:
+          like: a pytree of arrays.
+          best: whether the state at which the metric was least is wanted instead.
 
         Returns:
           The pytree; None if there is no checkpoint.
 
         Raises:
           ValueError: if the newest readable checkpoint holds other arrays than `like` or comes from a version without
-            checksums, or none can be read.
+            checksums, or none can be read; if the best is wanted and none was kept.
         """
+        if best and self._metric is None:
+            raise ValueError("no best checkpoint is kept: name its metric, Checkpoints(..., best=...).")
+        if jax.process_count() == 1:
+            return (self._best if best else self)._restore(like)
+        found = (self._best if best else self)._restore(like) if hosts.is_first() else None
+        if not hosts.agreed(found is not None):
+            return None
+        return hosts.from_first(like if found is None else found)
+
+    def _restore(self, like: Any) -> Any | None:
         self._manager.wait_until_finished()
         steps, damaged = sorted(self._manager.all_steps(), reverse=True), []
         for step in steps:
@@ -83,7 +163,7 @@ class Checkpoints:
                 continue
             if damaged:
                 told = f"damaged checkpoints in {self.folder}: {'; '.join(damaged)}. Going on from step {step}"
-                warnings.warn(f"{told}; the damaged ones are kept under other names.", stacklevel=2)
+                warnings.warn(f"{told}; the damaged ones are kept under other names.", stacklevel=3)
                 for late in steps[: len(damaged)]:
                     (self.folder / str(late)).rename(_free(self.folder / f"damaged-{late}"))
                 self._manager.reload()
@@ -94,6 +174,13 @@ class Checkpoints:
             )
         return None
 
+    def _facts(self, step: int) -> dict[str, Any]:
+        """What was saved beside the arrays of a step; raises _Damage."""
+        found = self._item(step, _SUMS, self._ocp.args.JsonRestore())
+        if not isinstance(found, dict) or _checksum_of(found.get("leaves")) != found.get("checksum"):
+            raise _Damage("its checksums changed after they were saved")
+        return found
+
     def _read(self, step: int, like: Any) -> Any:
         """The checkpoint of a step; raises ValueError if it is one of other arrays, _Damage if it cannot be read."""
         args, wanted = self._ocp.args, jax.tree.map(_shape_of, like)
@@ -101,10 +188,8 @@ class Checkpoints:
             raise ValueError(
                 f"the checkpoint of step {step} in {self.folder} has no checksums: an older otgen wrote it."
             )
-        found = self._item(step, _SUMS, args.JsonRestore())
-        if not isinstance(found, dict) or _checksum_of(found.get("leaves")) != found.get("checksum"):
-            raise _Damage("its checksums changed after they were saved")
-        sums = found["leaves"]
+        facts = self._facts(step)
+        sums = facts["leaves"]
         stored = {name: entry[:2] for name, entry in sums.items()}
         shapes = {name: entry[:2] for name, entry in _sums(wanted).items()}
         differing = sorted(name for name in {*stored, *shapes} if stored.get(name) != shapes.get(name))
@@ -115,6 +200,10 @@ class Checkpoints:
         changed = [name for name, entry in _sums(found).items() if entry != sums[name]]
         if changed:
             raise _Damage(f"numbers of {changed[0]} changed after they were saved")
+        other = [f"{name} {old}" for name, old in facts.get("versions", {}).items() if versions().get(name) != old]
+        if other:
+            told = f"the checkpoint of step {step} in {self.folder} was made with {', '.join(other)}"
+            warnings.warn(f"{told}: the numbers that follow may differ in their last digits.", stacklevel=5)
         return found
 
     def _item(self, step: int, name: str, how: Any, again: bool = True) -> Any:
@@ -129,9 +218,18 @@ class Checkpoints:
             raise _Damage(_first_line(error)) from error
 
     def close(self) -> None:
-        """Wait for the saves under way."""
-        self._manager.wait_until_finished()
+        """Wait for the saves under way.
+
+        Raises:
+          OSError: if the last of them could not be written.
+        """
+        if self._manager is None:
+            return
+        with self._writing():
+            self._manager.wait_until_finished()
         self._manager.close()
+        if self._best is not None:
+            self._best.close()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -142,6 +240,17 @@ class Checkpoints:
 
 class _Damage(Exception):
     """A checkpoint that cannot be read, or not as it was written."""
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of otgen, Python and the libraries that make the numbers."""
+    names = ("otgen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    found = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return {"python": platform.python_version(), **found}
 
 
 def _sums(tree: Any) -> dict[str, list[Any]]:

@@ -1,4 +1,4 @@
-"""Callbacks `(step, metrics)`: a progress bar, a file of JSON lines, and several at once."""
+"""Callbacks `(step, metrics)`: a progress bar, a file of JSON lines, TensorBoard events, and several at once."""
 
 from __future__ import annotations
 
@@ -37,15 +37,67 @@ class Progress:
 
 
 class JsonLines:
-    """Append one JSON object per call to a file, with the stage, the step and the seconds since the start."""
+    """Append one JSON object per call to a file, with the stage, the step and the seconds since the start.
+
+    Lines of the same stage from that step on, which a run that was killed had written after its last checkpoint, are
+    dropped at the first call.
+    """
 
     def __init__(self, path: Path, stage: str):
         self._path, self._stage, self._start = Path(path), stage, time.perf_counter()
+        self._fresh = True
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
+        if self._fresh and self._path.exists():
+            self._forget(step)
+        self._fresh = False
         seconds = round(time.perf_counter() - self._start, 3)
         with open(self._path, "a") as file:
             file.write(json.dumps({"stage": self._stage, "step": step, "seconds": seconds, **metrics}) + "\n")
+
+    def _forget(self, step: int) -> None:
+        lines = self._path.read_text().splitlines()
+        kept = [line for line in lines if not self._is_later(line, step)]
+        if len(kept) < len(lines):
+            beside = self._path.with_suffix(".new")
+            beside.write_text("".join(line + "\n" for line in kept))
+            beside.replace(self._path)
+
+    def _is_later(self, line: str, step: int) -> bool:
+        try:
+            found = json.loads(line)
+            return found["stage"] == self._stage and found["step"] >= step
+        except (ValueError, KeyError, TypeError):  # half a line, of a run that was killed
+            return True
+
+
+class TensorBoard:
+    """Write metrics as TensorBoard events, each under stage/name. Use as a context manager.
+
+    Args:
+      folder: where the events go.
+      stage: what is going on.
+
+    Raises:
+      ImportError: if tensorboardX cannot be imported.
+    """
+
+    def __init__(self, folder: Path, stage: str):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise ImportError("TensorBoard events need tensorboardX: pip install tensorboardX.") from error
+        self._writer, self._stage = SummaryWriter(str(folder)), stage
+
+    def __call__(self, step: int, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(f"{self._stage}/{name}", value, step)
+
+    def __enter__(self) -> TensorBoard:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._writer.close()
 
 
 def together(*callbacks: Callback | None) -> Callback:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
+import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from otgen.data.batches import batches
+from otgen.train import hosts
 from otgen.train.checkpoint import Checkpoints
-from otgen.train.parallel import mapped
+from otgen.train.parallel import mapped, replicated, several
 from otgen.types import Callback, Key
+
+Watch = Callable[[int, Any], None]
 
 
 class NonFinite(ArithmeticError):
@@ -30,47 +35,79 @@ def train(
     fixed: tuple[Any, ...] = (),
     callback: Callback | None = None,
     checkpoints: Checkpoints | None = None,
+    watch: Watch | None = None,
     log_every: int = 50,
     save_every: int = 500,
+    steps_per_call: int = 1,
 ) -> Any:
     """Run a training step over batches.
 
     Args:
-      step: `step(state, batch, key, *fixed, axis_name) -> (state, metrics)`; mapped over the local devices here.
+      step: `step(state, batch, key, *fixed, axis_name) -> (state, metrics)`; mapped over the devices here.
       state: what it starts from, with a field `step`.
-      batches: the batches of the steps that follow.
+      batches: the batches of the steps that follow; this host's rows of each.
       key: key of the run; the step folds the step number into it.
       fixed: pytrees of arrays that every step reads and none changes; they are not in the checkpoints.
-      callback: called every `log_every` steps and at the end with the metrics as floats.
+      callback: called every `log_every` steps and at the end with the metrics as floats, on the first host.
       checkpoints: where the state is saved every `save_every` steps, at the end, and when interrupted.
+      watch: called with the step and the state every `save_every` steps, on the first host, to draw what is learned.
+      log_every, save_every: how often, in steps.
+      steps_per_call: steps that are one call of the device, so that small models do not wait for the host; only the
+        last of them is logged. Their batches are held together.
 
     Returns:
       The state after the last batch.
 
     Raises:
+      ValueError: for numbers of steps below 1, or `log_every` and `save_every` that `steps_per_call` does not divide.
       NonFinite: if a logged metric is NaN or infinite, with the step, the metric and the last good checkpoint.
-      KeyboardInterrupt: on Ctrl-C or SIGTERM, after the state has been saved.
+      KeyboardInterrupt: on Ctrl-C or SIGTERM, after the state has been saved; a second one ends at once.
     """
-    run, now, metrics = mapped(step, *fixed), int(state.step), None
-    try:
-        with sigterm_interrupts():
-            for batch in batches:
-                state, metrics = run(state, batch, key)
-                now += 1
-                due = checkpoints is not None and now % save_every == 0
-                if due or now % log_every == 0:
-                    report(now, metrics, callback, checkpoints)
-                    metrics = None
-                if due:
-                    save(now, state, checkpoints)
-    except KeyboardInterrupt:
-        if checkpoints:
-            save(int(state.step), state, checkpoints)
-        raise
+    _check(log_every, save_every, steps_per_call)
+    now, metrics, numbers = int(state.step), None, {}
+    one = mapped(step, *fixed, donate=True)
+    many = mapped(several(step), *fixed, donate=True) if steps_per_call > 1 else one
+    state = replicated(state, copy=True)  # since its memory is given away
+    with interruptions() as interrupted:
+        for num, batch in _calls(batches, now, steps_per_call):
+            state, metrics = (one if num == 1 else many)(state, batch, key)
+            now += num
+            stop = interrupted(now)
+            due = now % save_every == 0
+            if due or stop or now % log_every == 0:
+                numbers, metrics = report(now, metrics, callback, checkpoints), None
+            if (due or stop) and checkpoints is not None:
+                save(now, state, checkpoints, numbers)
+            if stop:
+                raise KeyboardInterrupt
+            if due and watch is not None and hosts.is_first():
+                watch(now, state)
     if metrics is not None:
-        report(now, metrics, callback, checkpoints)
-    save(now, state, checkpoints)
+        numbers = report(now, metrics, callback, checkpoints)
+    save(now, state, checkpoints, numbers)
     return state
+
+
+def _check(log_every: int, save_every: int, steps_per_call: int) -> None:
+    for name, value in {"log_every": log_every, "save_every": save_every, "steps_per_call": steps_per_call}.items():
+        if value < 1:
+            raise ValueError(f"{name} = {value}: give 1 or more.")
+    if log_every % steps_per_call or save_every % steps_per_call:
+        raise ValueError(
+            f"steps_per_call = {steps_per_call} does not divide log_every = {log_every} and save_every = {save_every}."
+        )
+
+
+def _calls(batches: Iterable[Any], start: int, most: int) -> Iterator[tuple[int, Any]]:
+    """Batches one by one or `most` together along a second axis, always the same ones, wherever a run resumes."""
+    left, now = iter(batches), start
+    while found := list(itertools.islice(left, most - now % most)):
+        whole = len(found) == most
+        now += len(found)
+        if whole and most > 1:
+            yield most, jax.tree.map(lambda *rows: jnp.stack(rows, 1), *found)
+        else:
+            yield from ((1, batch) for batch in found)
 
 
 def train_on(
@@ -110,13 +147,13 @@ def train_on(
     return train(step, state, rows, keys[1], checkpoints=checkpoints, **options)
 
 
-def save(step: int, state: Any, checkpoints: Checkpoints | None) -> None:
+def save(step: int, state: Any, checkpoints: Checkpoints | None, metrics: dict[str, float] | None = None) -> None:
     """Save a state that is finite; raise NonFinite otherwise."""
     leaves = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
     if not all(bool(jnp.isfinite(leaf).all()) for leaf in leaves):
         raise NonFinite(f"the state has NaN or infinite numbers at step {step}: {_advice(checkpoints)}.")
     if checkpoints:
-        checkpoints.save(step, state)
+        checkpoints.save(step, state, metrics)
 
 
 def _advice(checkpoints: Checkpoints | None) -> str:
@@ -125,29 +162,51 @@ def _advice(checkpoints: Checkpoints | None) -> str:
     return f"lower the learning rate or look at the data; {where}"
 
 
-def report(step: int, metrics: dict, callback: Callback | None, checkpoints: Checkpoints | None) -> None:
-    """Turn metrics into floats, refuse non-finite ones, and hand them to the callback."""
+def report(step: int, metrics: dict, callback: Callback | None, checkpoints: Checkpoints | None) -> dict[str, float]:
+    """Return metrics as floats, refuse non-finite ones, and hand them to the callback on the first host."""
     numbers = {name: float(value) for name, value in metrics.items()}
     for name, value in numbers.items():
         if not math.isfinite(value):
             raise NonFinite(f"{name} = {value} at step {step}: {_advice(checkpoints)}.")
-    if callback:
+    if callback and hosts.is_first():
         callback(step, numbers)
+    return numbers
 
 
 @contextlib.contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C while inside, where signal handlers may be set (the main thread)."""
+def interruptions() -> Iterator[Callable[[int], bool]]:
+    """Hold back Ctrl-C and SIGTERM while inside; what it gives says after a step whether to save and stop there.
 
-    def interrupt(number, frame):
-        raise KeyboardInterrupt
+    Several hosts stop at the same step, whichever of them was told to. A second signal interrupts at once. Outside the
+    main thread, where signals cannot be handled, nothing is held back.
+    """
+    told = []
 
+    def handle(number, frame):
+        if told:
+            raise KeyboardInterrupt
+        told.append(number)
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def interrupted(step: int) -> bool:
+        if jax.process_count() == 1:
+            return bool(told)
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    # JAX handles SIGTERM where there are several hosts, and tells the others.
+    numbers = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM)
+    before: dict[int, Any] = {}
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
+        for number in numbers:
+            before[number] = signal.signal(number, handle)
     except ValueError:
-        yield
+        yield interrupted
         return
     try:
-        yield
+        yield interrupted
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -17,19 +17,29 @@ from otgen.types import Array, Key
 AXIS = "devices"
 
 
-def mapped(step: Callable[..., tuple[Any, dict]], *fixed: Any) -> Callable[[Any, Any, Key], tuple[Any, dict]]:
-    """Map a training step over the local devices, with replicated state and the batch split along its first axis.
+def mapped(
+    step: Callable[..., tuple[Any, dict]], *fixed: Any, donate: bool = False
+) -> Callable[[Any, Any, Key], tuple[Any, dict]]:
+    """Map a training step over the devices of all hosts, with replicated state and the batch split by rows.
 
     Args:
       step: `step(state, batch, key, *fixed, axis_name) -> (state, metrics)`, averaging what it reduces over
         `axis_name`, so that state and metrics come out equal on every device.
       *fixed: pytrees of arrays that every step reads and none changes; replicated once.
+      donate: whether the memory of a state that was given is used for the one that comes back: the former is gone.
+        Static.
 
     Returns:
-      `(state, batch, key) -> (state, metrics)` for a whole batch. The batch's rows must divide among the devices.
+      `(state, batch, key) -> (state, metrics)` for this host's rows of a batch, which must divide among its devices.
     """
     axes = (None, 0, None, *(None,) * len(fixed))
-    every = jax.pmap(functools.partial(step, axis_name=AXIS), axis_name=AXIS, in_axes=axes, out_axes=None)
+    every = jax.pmap(
+        functools.partial(step, axis_name=AXIS),
+        axis_name=AXIS,
+        in_axes=axes,
+        out_axes=None,
+        donate_argnums=(0,) if donate else (),
+    )
     fixed = tuple(replicated(tree) for tree in fixed)
 
     def call(state: Any, batch: Any, key: Key) -> tuple[Any, dict]:
@@ -38,13 +48,54 @@ def mapped(step: Callable[..., tuple[Any, dict]], *fixed: Any) -> Callable[[Any,
     return call
 
 
-def replicated(state: Any) -> Any:
-    """Put a state on the local devices the way a mapped step returns it, or its second call compiles once more."""
+def several(step: Callable[..., tuple[Any, dict]]) -> Callable[..., tuple[Any, dict]]:
+    """Turn a training step into one that takes several in a row: it is given their batches along a second axis.
+
+    The metrics are those of the last step. Small models are then not held up by the time a call takes.
+
+    Args:
+      step: as in `mapped`; the batches it sees are `batch[:, i]`.
+    """
+
+    def steps(state: Any, batch: Any, key: Key, *fixed: Any, axis_name: str | None = None) -> tuple[Any, dict]:
+        def one(state: Any, part: Any) -> tuple[Any, dict]:
+            return step(state, part, key, *fixed, axis_name=axis_name)
+
+        state, metrics = jax.lax.scan(one, state, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), batch))
+        return state, jax.tree.map(lambda values: values[-1], metrics)
+
+    return steps
+
+
+def replicated(state: Any, *, copy: bool = False) -> Any:
+    """Put a state on the devices of this host the way a mapped step returns it, or its second call compiles once more.
+
+    Args:
+      state: pytree of arrays.
+      copy: whether the result must share no memory with what was given, nor one leaf with another.
+    """
     everywhere = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec())
+    if copy:
+        state = jax.tree.map(jnp.copy, state)
     first = next((leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)), None)
-    if jax.process_count() > 1 or (first is not None and first.sharding == everywhere):
+    if first is not None and first.sharding == everywhere:
         return state
     return jax.device_put(state, everywhere)
+
+
+def gathered(rows: Any, axis_name: str | None) -> Any:
+    """Return the rows [n, ...] of every device, one after the other, on all of them: [devices * n, ...].
+
+    What is computed from them, such as a transport problem, is that of the whole batch rather than one for each
+    device. Gradients flow back to the device a row came from; average them over devices as usual.
+
+    Args:
+      rows: pytree of arrays that share their first axis.
+      axis_name: the mapped axis, if there is one. Static.
+    """
+    if axis_name is None:
+        return rows
+    return jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis_name, tiled=True), rows)
 
 
 def sample_keys(key: Key, step: ArrayLike, num: int, axis_name: str | None = None) -> Key:

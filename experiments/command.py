@@ -1,0 +1,213 @@
+"""What all experiments share: where a run writes, how it resumes and is stopped, its progress, its command line."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import dataclasses
+import json
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from otgen.train import Checkpoints, JsonLines, NonFinite, Progress, TensorBoard, hosts, together
+from otgen.train.checkpoint import refuse_other_config
+
+_OWN = (
+    "config.json",
+    "config.json.new",
+    "metrics.jsonl",
+    "results.json",
+    "results.json.new",
+    "table.md",
+    "checkpoints",
+    "events",
+    "model",
+    "watch",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where and how an experiment runs; none of it makes the numbers."""
+
+    data_dir: str | None = None
+    """Folder of the raw or TFDS-prepared data and of feature weights; OTGEN_DATA if not given. Not needed for digits
+    and toys."""
+    cache_dir: str | None = None
+    """Where sets prepared from raw files are kept; the user's cache folder if not given."""
+    out: str | None = None
+    """Output folder; below runs/ if not given."""
+    resume: bool = False
+    """Continue the run in the output folder, bit-identically."""
+    overwrite: bool = False
+    """Delete the run in the output folder and start again."""
+    progress: bool = True
+    """Show progress bars."""
+    tensorboard: bool = False
+    """Also write TensorBoard events, below events/ in the output folder."""
+    distributed: bool = False
+    """Train together with the other processes of SLURM, Open MPI, a TPU pod, or `experiments.local_hosts`."""
+
+    def numbers(self, *skip: str) -> dict[str, Any]:
+        """The fields that make the numbers, less those to be skipped."""
+        not_these = {*skip, *(field.name for field in dataclasses.fields(Options))}
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in not_these}
+
+
+def numbers_of(name: str, text: str) -> list[int]:
+    """The numbers in a text such as 0-2 or 0,3,7, each once; `name` is what the text is called.
+
+    Raises:
+      ValueError: for another text.
+    """
+    numbers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if not match:
+            raise ValueError(f"{name} = {text!r}: give numbers such as 0-2 or 0,3,7.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(f"{name} = {text!r}: the first of a range comes first.")
+        numbers += range(first, last + 1)
+    return list(dict.fromkeys(numbers))
+
+
+def open_folder(config: Any) -> Path:
+    """Make, resume or empty the output folder; refuse to mix runs. Hosts after the first get one that is thrown away.
+
+    Args:
+      config: Options with `folder()` and `identity()`, what makes the numbers.
+    """
+    if not hosts.is_first():
+        scratch = Path(tempfile.mkdtemp(prefix="otgen-"))
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        return scratch
+    folder = config.folder()
+    stored = folder / "config.json"
+    if stored.exists() and config.overwrite and not config.resume:
+        foreign = sorted(path.name for path in folder.iterdir() if path.name not in _OWN and path.suffix != ".png")
+        if foreign:
+            raise FileExistsError(
+                f"{folder} also holds {', '.join(foreign[:5])}: it is not deleted; move that, or --out."
+            )
+        shutil.rmtree(folder)
+    if stored.exists() and not config.resume:
+        raise FileExistsError(f"{folder} holds a run: pass --resume to continue it or --overwrite to start again.")
+    refuse_other_config(stored, config.identity())
+    folder.mkdir(parents=True, exist_ok=True)
+    write(stored, config.identity())
+    return folder
+
+
+def progress_of(config: Any, folder: Path) -> Callable[[str, int | None], Any]:
+    """A function (stage, total) -> context manager of a callback that shows and records progress."""
+
+    @contextlib.contextmanager
+    def progress(stage: str, total: int | None) -> Iterator[Any]:
+        with contextlib.ExitStack() as stack:
+            shown = config.progress and hosts.is_first()
+            calls = [stack.enter_context(Progress(total, stage, shown)), JsonLines(folder / "metrics.jsonl", stage)]
+            if config.tensorboard and hosts.is_first():
+                calls.append(stack.enter_context(TensorBoard(folder / "events", stage)))
+            yield together(*calls)
+
+    return progress
+
+
+def stage(
+    config: Any,
+    place: Path,
+    name: str,
+    total: int | None,
+    progress: Any,
+    work: Callable[..., Any],
+    settings: Any = None,
+) -> tuple[Any, float | None]:
+    """Do `work(callback=, checkpoints=)` under its own checkpoints.
+
+    Args:
+      config: of the experiment; what makes the numbers is its `identity()`.
+      place: folder of the stage. name: its name.
+      total: its steps, if known.
+      progress: from `progress_of`.
+      work: what is done.
+      settings: JSON-like, what makes the numbers beside `config`; a checkpoint of other settings is refused.
+
+    Returns:
+      Its result, and its seconds; None for the seconds where an earlier run had begun it.
+    """
+    identity = {**config.identity(), "stage": name, **({} if settings is None else {"settings of the stage": settings})}
+    saved = Checkpoints(place / "checkpoints", identity)
+    with saved as checkpoints, progress(name, total) as callback:
+        begun, start = checkpoints.newest() is not None, time.perf_counter()
+        result = jax.block_until_ready(work(callback=callback, checkpoints=checkpoints))
+        seconds = time.perf_counter() - start
+    return result, None if begun else round(seconds, 2)
+
+
+def place_of(folder: Path, seed: int, group: str) -> Path:
+    """Where the checkpoints and scores of a group of rows of the table are."""
+    return folder / "checkpoints" / f"seed-{seed}" / group.replace(", ", "-")
+
+
+def is_done(place: Path) -> bool:
+    """Whether a group has scores, on the first host."""
+    return hosts.agreed((place / "scores.json").exists())
+
+
+def save(place: Path, scores: dict[str, Any], shown: dict[str, Any]) -> None:
+    """Write what a group's figures need, then its scores: a group that has scores is done."""
+    place.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(place / "samples.npz", **{name: np.asarray(x) for name, x in shown.items()})
+    write(place / "scores.json", scores)
+
+
+def write(path: Path, content: Any) -> None:
+    """Write JSON at once: a reader never meets half a file."""
+    beside = path.with_suffix(path.suffix + ".new")
+    beside.write_text(json.dumps(content, indent=2))
+    beside.replace(path)
+
+
+def cli(kind: type, main: Callable[[Any], Any], description: str | None, show: Callable[[Any, Any], str]) -> None:
+    """Read options from the command line, run, and print what came out; errors in one line.
+
+    Args:
+      kind: dataclass of the options.
+      main: the experiment.
+      description: what `--help` says.
+      show: text to print, of the options and what `main` returned.
+    """
+    import tyro
+
+    config = tyro.cli(kind, description=description)
+    again = "continue with --resume" if hasattr(config, "resume") else "the same command goes on"
+    try:
+        if getattr(config, "distributed", False):
+            hosts.join()
+        results = main(config)
+    except (ValueError, OSError, ImportError, NonFinite) as error:
+        hosts.leave(error)
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        where = config.folder() if hasattr(config, "folder") else config.out
+        raise SystemExit(f"\ninterrupted; {again} (output in {where})") from None
+    except Exception as error:
+        hosts.leave(error)
+        raise
+    if hosts.is_first():
+        print(show(config, results))
+
+
+def show_table(config: Any, results: dict[str, Any]) -> str:
+    """The table of a run, and where its figures are."""
+    figures = ", ".join(str(config.folder() / name) for name in results["figures"])
+    return f"{(config.folder() / 'table.md').read_text()}\nfigures: {figures}"
