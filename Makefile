@@ -2,7 +2,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(if 
 PY := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all gpu-check lint clean
 .DEFAULT_GOAL := test
 
 # One environment with the exact versions of requirements.lock; made again when those or the project's own change.
@@ -25,6 +25,10 @@ test: lint
 
 test-all: lint
 	$(PY) -m pytest -n 2 -m ""
+
+# Where Python's own jax drives the accelerator already, run `python -m experiments.gpu_check` with it instead.
+gpu-check: $(READY)
+	$(PY) -m experiments.gpu_check
 
 clean:
 	rm -rf .venv runs dist build *.egg-info

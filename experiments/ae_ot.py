@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +29,7 @@ from experiments import ae_ot_table, ae_ot_toy, command
 from otgen import data
 from otgen.data import toy
 from otgen.models import ae_ot, store
+from otgen.nn.autoencoder import to_unit
 from otgen.train import Checkpoints, hosts
 
 _DEFAULTS = {  # fields of the model that a data set sets when the user does not
@@ -160,8 +162,15 @@ def fit(config: Config, folder: Path, train: data.Dataset, progress: Any, second
     total = ae_ot.num_steps_of(config.model(), len(images))
     saved = Checkpoints(folder / "checkpoints" / "autoencoder", identity)
     with saved as checkpoints, progress("autoencoder", total) as callback:
+        example = ae_ot.AEOT(images.shape[1:], config.model())
+        watch = command.watcher(
+            config,
+            folder,
+            "autoencoder",
+            lambda state: nn.sigmoid(example.apply({"params": state.params}, to_unit(images[:64]))),
+        )
         module, params = ae_ot.train_autoencoder(
-            train_key, images, config.model(), callback=callback, checkpoints=checkpoints
+            train_key, images, config.model(), callback=callback, checkpoints=checkpoints, watch=watch
         )
     seconds["autoencoder"] = time.perf_counter() - start
     start = time.perf_counter()

@@ -306,6 +306,17 @@ class Trial:
         toy_config = compare.Config(dataset=self._config.dataset, num_points=self._config.num_points)
         return _bounds(compare.load(toy_config)[0].images)
 
+    def _shown(self, module: gan_model.AEOTGAN, base: base_model.Model) -> Callable[[Any], Array]:
+        """What draws 64 images from a state in training, always of the same noise."""
+        codes = base_model.AEOT.codes
+
+        def images_of(state: Any) -> Array:
+            known = {"params": {**base.variables["params"], "generator": state.average}}
+            drawn = base.module.apply(base.variables, self._keys[3], 64, method=codes)
+            return module.apply(known, drawn, method="decode")
+
+        return images_of
+
     def _stage(
         self, group: str, name: str, total: int | None, work: Callable[..., Any], settings: Any
     ) -> tuple[Any, float | None]:
@@ -369,9 +380,11 @@ class Trial:
         config, images = self._config.gan(group), self._train.images
         total = gan_model.num_steps_of(config, len(images))
         fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-        train_it = functools.partial(gan_model.refine, self._keys[2], base, images, **fields)
-        params, last = self._stage(group, "gan", total, lambda **watch: train_it(**watch).variables, config)
         module = gan_model.AEOTGAN(base.module.image_shape, base.module.config, config)
+        watch = command.watcher(self._config, self._folder, f"{group} seed {self._seed}", self._shown(module, base))
+        watch = None if self._config.is_toy() else watch
+        train_it = functools.partial(gan_model.refine, self._keys[2], base, images, watch=watch, **fields)
+        params, last = self._stage(group, "gan", total, lambda **told: train_it(**told).variables, config)
         model = base._replace(module=module, variables=params)
         store.save(place_of(self._folder, self._seed, group) / "model", model, overwrite=True)
 

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from otgen import plot
 from otgen.train import Checkpoints, JsonLines, NonFinite, Progress, TensorBoard, hosts, together
 from otgen.train.checkpoint import refuse_other_config
 
@@ -53,6 +54,8 @@ class Options:
     """Show progress bars."""
     tensorboard: bool = False
     """Also write TensorBoard events, below events/ in the output folder."""
+    watch: bool = False
+    """Also draw what is learned every 500 steps, below watch/ in the output folder (ae_ot, ae_ot_gan)."""
     distributed: bool = False
     """Train together with the other processes of SLURM, Open MPI, a TPU pod, or `experiments.local_hosts`."""
 
@@ -120,6 +123,22 @@ def progress_of(config: Any, folder: Path) -> Callable[[str, int | None], Any]:
             yield together(*calls)
 
     return progress
+
+
+def watcher(config: Any, folder: Path, name: str, images_of: Callable[[Any], Any]) -> Any:
+    """A function (step, state) that draws images [n, h, w, c] of a state to watch/NAME-STEP.png; None if not wanted."""
+    if not config.watch:
+        return None
+
+    def watch(step: int, state: Any) -> None:
+        import matplotlib.pyplot as plt
+
+        (folder / "watch").mkdir(exist_ok=True)
+        ax = plot.image_grid(images_of(state), title=f"{name}, step {step:,}")
+        ax.figure.savefig(folder / "watch" / f"{name.replace(' ', '-')}-{step:06d}.png", dpi=110, bbox_inches="tight")
+        plt.close(ax.figure)
+
+    return watch
 
 
 def stage(

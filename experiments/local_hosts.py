@@ -20,6 +20,13 @@ import sys
 from otgen.train import hosts
 
 
+def free_address() -> str:
+    """An address of this machine that nobody listens to yet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
 def start(num: int, devices: int | None, words: list[str]) -> list[subprocess.Popen]:
     """Start `num` processes of an experiment that find one another.
 
@@ -28,10 +35,7 @@ def start(num: int, devices: int | None, words: list[str]) -> list[subprocess.Po
       devices: virtual CPU devices of each; None for those that there are, and then each process sees all of them.
       words: name of the experiment and its options.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    common = dict(os.environ)
+    address, common = free_address(), dict(os.environ)
     if devices is not None:
         flag = f"--xla_force_host_platform_device_count={devices}"
         common |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()}

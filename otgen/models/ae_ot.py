@@ -199,8 +199,7 @@ def train_autoencoder(
     *,
     callback: Callback | None = None,
     checkpoints: Any = None,
-    log_every: int = 50,
-    save_every: int = 500,
+    **options: Any,
 ) -> tuple[AEOT, Any]:
     """Train the autoencoder, going on from the newest checkpoint if there is one.
 
@@ -208,7 +207,7 @@ def train_autoencoder(
       key: random key of this stage.
       images: uint8 [N, h, w, c].
       config: the model.
-      callback, checkpoints, log_every, save_every: as in `train.train`.
+      callback, checkpoints, **options: as in `train.train`.
 
     Returns:
       The module and its parameters.
@@ -226,8 +225,7 @@ def train_autoencoder(
         batch_size=config.batch_size,
         callback=callback,
         checkpoints=checkpoints,
-        log_every=log_every,
-        save_every=save_every,
+        **options,
     )
     return module, state.params
 

@@ -384,6 +384,7 @@ def refine(
     features: Features | None = None,
     callback: Callback | None = None,
     checkpoints: Any = None,
+    watch: Callable[[int, State], None] | None = None,
     log_every: int = 50,
     save_every: int = 500,
     **config: Any,
@@ -395,7 +396,7 @@ def refine(
       model: a trained AE-OT, from `ae_ot.fit`; of one that was refined before, the generator is trained anew.
       images: its training images, uint8, or floats in [0, 1], [N, h, w, c].
       features: for feature = "perceptual", a pure function of images [n, h, w, c] in [0, 1] to features [n, p].
-      callback, checkpoints, log_every, save_every: as in `train.train`.
+      callback, checkpoints, watch, log_every, save_every: as in `train.train`.
       **config: fields of Config.
 
     Returns:
@@ -424,6 +425,7 @@ def refine(
             fixed=(fixed,),
             callback=callback,
             checkpoints=checkpoints,
+            watch=watch,
             log_every=log_every,
             save_every=save_every,
         )

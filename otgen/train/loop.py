@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -48,7 +49,8 @@ def train(
       batches: the batches of the steps that follow; this host's rows of each.
       key: key of the run; the step folds the step number into it.
       fixed: pytrees of arrays that every step reads and none changes; they are not in the checkpoints.
-      callback: called every `log_every` steps and at the end with the metrics as floats, on the first host.
+      callback: called every `log_every` steps and at the end with the metrics as floats and the samples per second
+        since the call before ("samples/s"), on the first host.
       checkpoints: where the state is saved every `save_every` steps, at the end, and when interrupted.
       watch: called with the step and the state every `save_every` steps, on the first host, to draw what is learned.
       log_every, save_every: how often, in steps.
@@ -64,7 +66,7 @@ def train(
       KeyboardInterrupt: on Ctrl-C or SIGTERM, after the state has been saved; a second one ends at once.
     """
     _check(log_every, save_every, steps_per_call)
-    now, metrics, numbers = int(state.step), None, {}
+    now, metrics, numbers, rate = int(state.step), None, {}, _Rate()
     one = mapped(step, *fixed, donate=True)
     many = mapped(several(step), *fixed, donate=True) if steps_per_call > 1 else one
     state = replicated(state, copy=True)  # since its memory is given away
@@ -72,10 +74,11 @@ def train(
         for num, batch in _calls(batches, now, steps_per_call):
             state, metrics = (one if num == 1 else many)(state, batch, key)
             now += num
+            rate.add(batch, num)
             stop = interrupted(now)
             due = now % save_every == 0
             if due or stop or now % log_every == 0:
-                numbers, metrics = report(now, metrics, callback, checkpoints), None
+                numbers, metrics = report(now, metrics, callback, checkpoints, rate), None
             if (due or stop) and checkpoints is not None:
                 save(now, state, checkpoints, numbers)
             if stop:
@@ -83,7 +86,7 @@ def train(
             if due and watch is not None and hosts.is_first():
                 watch(now, state)
     if metrics is not None:
-        numbers = report(now, metrics, callback, checkpoints)
+        numbers = report(now, metrics, callback, checkpoints, rate)
     save(now, state, checkpoints, numbers)
     return state
 
@@ -162,14 +165,32 @@ def _advice(checkpoints: Checkpoints | None) -> str:
     return f"lower the learning rate or look at the data; {where}"
 
 
-def report(step: int, metrics: dict, callback: Callback | None, checkpoints: Checkpoints | None) -> dict[str, float]:
+class _Rate:
+    """Samples per second, over all hosts, since it was last asked for."""
+
+    def __init__(self) -> None:
+        self._seen, self._since = 0, time.perf_counter()
+
+    def add(self, batch: Any, steps: int) -> None:
+        self._seen += jax.tree.leaves(batch)[0].shape[0] * steps * jax.process_count()
+
+    def take(self) -> float:
+        now = time.perf_counter()
+        found = self._seen / max(now - self._since, 1e-9)
+        self._seen, self._since = 0, now
+        return found
+
+
+def report(
+    step: int, metrics: dict, callback: Callback | None, checkpoints: Checkpoints | None, rate: _Rate
+) -> dict[str, float]:
     """Return metrics as floats, refuse non-finite ones, and hand them to the callback on the first host."""
     numbers = {name: float(value) for name, value in metrics.items()}
     for name, value in numbers.items():
         if not math.isfinite(value):
             raise NonFinite(f"{name} = {value} at step {step}: {_advice(checkpoints)}.")
     if callback and hosts.is_first():
-        callback(step, numbers)
+        callback(step, {**numbers, "samples/s": rate.take()})
     return numbers
 
 
