@@ -113,7 +113,7 @@ class Runner:
 
     def run(self, check: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """Run one check and return its record: status, seconds, peak memory, and its numbers or why there are none."""
-        from experiments.gpu_check_cases import Skipped, memory
+        from experiments.gpu_check_base import Skipped, memory
 
         if time.perf_counter() > self.deadline:
             return {"status": "not run", "reason": "the time was used up: raise --minutes"}
@@ -212,7 +212,8 @@ def main(arguments: Sequence[str] | None = None, checks: dict[str, Callable[[Any
         print(f"jax cannot be imported ({error}): nothing can be checked.")
         return 1
     stand_in = stand_in_for_jaxtyping()
-    from experiments.gpu_check_cases import CHECKS, Context
+    from experiments.gpu_check_base import Context
+    from experiments.gpu_check_cases import CHECKS
 
     checks = CHECKS if checks is None else checks
     if options.list:

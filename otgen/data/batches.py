@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import functools
 from collections.abc import Iterator
 
@@ -38,16 +37,15 @@ def batch_index(key: Key, step: int, num: int, batch_size: int) -> np.ndarray:
 
 
 def batches(
-    key: Key, arrays: tuple[np.ndarray, ...], batch_size: int, *, start: int = 0, stop: int, ahead: int = 2
-) -> Iterator[tuple[jax.Array, ...]]:
-    """Yield the batches of steps start..stop-1 as device arrays, the next ones already on their way.
+    key: Key, arrays: tuple[np.ndarray, ...], batch_size: int, *, start: int = 0, stop: int
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield the batches of steps start..stop-1.
 
     Args:
       key: the key of the run; the same key and step give the same batch.
       arrays: arrays that share their first axis.
       batch_size: rows over all hosts, divisible by their number; each host yields its own share.
       start, stop: the steps wanted.
-      ahead: how many batches are sent to the device before they are asked for.
 
     Raises:
       ValueError: if the batch is larger than the data set or does not divide among the hosts.
@@ -56,10 +54,6 @@ def batches(
     if batch_size % hosts:
         raise ValueError(f"batch_size = {batch_size} does not divide among {hosts} hosts: choose a multiple.")
     share = batch_size // hosts
-    queue: collections.deque = collections.deque()
     for step in range(start, stop):
         rows = batch_index(key, step, len(arrays[0]), batch_size)[host * share : (host + 1) * share]
-        queue.append(jax.device_put(tuple(array[rows] for array in arrays)))
-        if len(queue) > ahead:
-            yield queue.popleft()
-    yield from queue
+        yield tuple(array[rows] for array in arrays)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import itertools
 import math
@@ -13,11 +14,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from otgen.data.batches import batches
 from otgen.train import hosts
 from otgen.train.checkpoint import Checkpoints
-from otgen.train.parallel import mapped, replicated, several
+from otgen.train.parallel import Placed, mapped, placed, replicated, several
 from otgen.types import Callback, Key
 
 Watch = Callable[[int, Any], None]
@@ -71,10 +73,10 @@ def train(
     many = mapped(several(step), *fixed, donate=True) if steps_per_call > 1 else one
     state = replicated(state, copy=True)  # since its memory is given away
     with interruptions() as interrupted:
-        for num, batch in _calls(batches, now, steps_per_call):
+        for num, rows, batch in _ahead(_calls(batches, now, steps_per_call)):
             state, metrics = (one if num == 1 else many)(state, batch, key)
             now += num
-            rate.add(batch, num)
+            rate.add(rows * num)
             stop = interrupted(now)
             due = now % save_every == 0
             if due or stop or now % log_every == 0:
@@ -108,9 +110,20 @@ def _calls(batches: Iterable[Any], start: int, most: int) -> Iterator[tuple[int,
         whole = len(found) == most
         now += len(found)
         if whole and most > 1:
-            yield most, jax.tree.map(lambda *rows: jnp.stack(rows, 1), *found)
+            yield most, jax.tree.map(lambda *rows: np.stack(rows, 1), *found)
         else:
             yield from ((1, batch) for batch in found)
+
+
+def _ahead(calls: Iterable[tuple[int, Any]], num: int = 2) -> Iterator[tuple[int, int, Placed]]:
+    """Steps, rows and batch of every call; the next batches are on their way to the devices."""
+    queue: collections.deque = collections.deque()
+    for steps, batch in calls:
+        rows = jax.tree.leaves(batch)[0].shape[0] * jax.process_count()
+        queue.append((steps, rows, placed(batch)))
+        if len(queue) > num:
+            yield queue.popleft()
+    yield from queue
 
 
 def train_on(
@@ -171,8 +184,8 @@ class _Rate:
     def __init__(self) -> None:
         self._seen, self._since = 0, time.perf_counter()
 
-    def add(self, batch: Any, steps: int) -> None:
-        self._seen += jax.tree.leaves(batch)[0].shape[0] * steps * jax.process_count()
+    def add(self, num: int) -> None:
+        self._seen += num
 
     def take(self) -> float:
         now = time.perf_counter()

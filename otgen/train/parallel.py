@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,8 @@ def mapped(
     fixed = tuple(replicated(tree) for tree in fixed)
 
     def call(state: Any, batch: Any, key: Key) -> tuple[Any, dict]:
-        return every(replicated(state), split(batch), key, *fixed)
+        batch = batch.tree if isinstance(batch, Placed) else split(batch)
+        return every(replicated(state), batch, key, *fixed)
 
     return call
 
@@ -74,13 +75,33 @@ def replicated(state: Any, *, copy: bool = False) -> Any:
       state: pytree of arrays.
       copy: whether the result must share no memory with what was given, nor one leaf with another.
     """
-    everywhere = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec())
     if copy:
         state = jax.tree.map(jnp.copy, state)
     first = next((leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)), None)
-    if first is not None and first.sharding == everywhere:
+    if first is not None and first.sharding == _over_devices():
         return state
-    return jax.device_put(state, everywhere)
+    return jax.device_put(state, _over_devices())
+
+
+@functools.cache
+def _over_devices(*axes: str) -> NamedSharding:
+    """Arrays on the devices of this host: split along the first axis if it is named, else all of it on each."""
+    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(*axes))
+
+
+class Placed(NamedTuple):
+    """A batch that lies on the devices of this host already, [devices, rows, ...]."""
+
+    tree: Any
+
+
+def placed(batch: Any) -> Placed:
+    """Send a batch to the devices, without waiting until it is there.
+
+    Raises:
+      ValueError: if the rows do not divide among the devices.
+    """
+    return Placed(jax.device_put(split(batch), _over_devices(AXIS)))
 
 
 def gathered(rows: Any, axis_name: str | None) -> Any:
@@ -128,4 +149,4 @@ def split(batch: Any) -> Any:
     rows = jax.tree.leaves(batch)[0].shape[0]
     if rows % devices:
         raise ValueError(f"a batch of {rows} rows does not divide among {devices} devices: choose a multiple.")
-    return jax.tree.map(lambda leaf: jnp.reshape(leaf, (devices, rows // devices, *leaf.shape[1:])), batch)
+    return jax.tree.map(lambda leaf: leaf.reshape(devices, rows // devices, *leaf.shape[1:]), batch)
