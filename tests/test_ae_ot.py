@@ -165,3 +165,31 @@ def test_a_label_that_wins_nothing_raises(digits):
         except ValueError as error:
             failed += "wins almost no noise" in str(error)
     assert failed >= 1
+
+
+def test_batches_whose_gradients_are_averaged_are_one_large_batch(digits, key):
+    common = {"latent_dim": 3, "hidden": (16,), "epochs": 2}
+    _, large = ae_ot.train_autoencoder(key, digits.images[:128], ae_ot.Config(**common, batch_size=64))
+    _, four = ae_ot.train_autoencoder(key, digits.images[:128], ae_ot.Config(**common, batch_size=16, accumulate=4))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), four, large)
+    with pytest.raises(ValueError, match="accumulate = 0"):
+        ae_ot.Config(accumulate=0)
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_bfloat16_computes_in_that_type_and_keeps_float32(network, key):
+    """Losses agree within a few of its roundings, 2^-9 each, and the products are in bfloat16."""
+    images = jax.random.uniform(key, (8, 16, 16, 1))
+    options = {"latent_dim": 3, "hidden": (16,), "width": 8, "network": network}
+    values = {}
+    for precision in ("float32", "bfloat16"):
+        module, state = ae_ot.init(key, ae_ot.Config(**options, precision=precision), images, 10)
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params)} == {"float32"}
+        assert module.apply({"params": state.params}, images).dtype == jnp.float32
+        text = str(jax.make_jaxpr(lambda p, module=module: ae_ot.loss(p, module, images)[0])(state.params))
+        assert ("bf16" in text) == (precision == "bfloat16")
+        values[precision] = float(ae_ot.loss(state.params, module, images)[0])
+    assert values["bfloat16"] == pytest.approx(values["float32"], rel=4 * 2**-9)
+    assert values["bfloat16"] != values["float32"]
+    with pytest.raises(ValueError, match="precision = 'float16' is unknown: choose one of float32, bfloat16"):
+        ae_ot.Config(precision="float16")

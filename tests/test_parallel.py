@@ -157,15 +157,26 @@ SAVED = """
 import sys, jax, jax.numpy as jnp
 from otgen.train import Checkpoints, mapped
 step = lambda state, batch, key, axis_name: ({"w": state["w"] + jax.lax.psum(batch.sum(), axis_name)}, {})
-state, _ = mapped(step)({"w": jnp.arange(5.0)}, jnp.ones((8, 1)), jax.random.key(0))
+run = mapped(step)
+state, _ = run({"w": jnp.arange(5.0)}, jnp.ones((8, 1)), jax.random.key(0))
+for folder in sys.argv[2:]:
+    with Checkpoints(folder, {}) as checkpoints:
+        found = checkpoints.restore({"w": jnp.zeros(5)})
+    assert found["w"].tolist() == [8.0, 9.0, 10.0, 11.0, 12.0], folder
+    assert run(found, jnp.ones((8, 1)), jax.random.key(0))[0]["w"].tolist() == [16.0, 17.0, 18.0, 19.0, 20.0]
 with Checkpoints(sys.argv[1], {}) as checkpoints:
     checkpoints.save(1, state)
 """
 
 
-def test_a_checkpoint_of_four_devices_is_read_on_one(tmp_path):
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", SAVED, str(tmp_path)], env=environment, check=True)
-    with Checkpoints(tmp_path, {}) as checkpoints:
-        found = checkpoints.restore({"w": jnp.zeros(5)})
-    assert found["w"].tolist() == [8.0, 9.0, 10.0, 11.0, 12.0]
+@pytest.mark.slow
+def test_checkpoints_of_one_two_and_four_devices_are_read_on_any_of_them(tmp_path):
+    made: list[str] = []
+    for devices in (1, 2, 4, 2, 1):
+        flag = f"--xla_force_host_platform_device_count={devices}"
+        environment = {**os.environ, "XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"}
+        folder = str(tmp_path / str(len(made)))
+        subprocess.run([sys.executable, "-c", SAVED, folder, *made], env=environment, check=True)
+        made.append(folder)
+    with Checkpoints(made[2], {}) as checkpoints:  # of four devices
+        assert checkpoints.restore({"w": jnp.zeros(5)})["w"].tolist() == [8.0, 9.0, 10.0, 11.0, 12.0]
