@@ -59,7 +59,7 @@ class Judge:
       encode: images to the codes in which memorisation is measured.
       num: images per draw; at most the number of test images.
       data_dir: folder of feature weights.
-      features: as in `features_of`.
+      features: as in `features_of`; with inception, classes are told in LeNet's where that is the data set's own.
       neighbours: classes by nearest neighbours even where there is a classifier.
     """
 
@@ -80,13 +80,16 @@ class Judge:
         self._encode, self._dataset = encode, dataset
         self._labels = np.asarray(train.labels)
         self._classes = 1000 if dataset == "stacked_mnist" else int(max(train.labels.max(), test.labels.max())) + 1
-        self._train = self._features(train.images)
+        own = features_of(dataset, data_dir)  # Inception would take hours on all training images
+        self._of_classes = own if features == "inception" and own.name != evaluate.pixels.name else self._extract
         self._test = self._features(test.images[: self.num])
+        self._train, known = (self._of_classes(to_unit(part)) for part in (train.images, test.images[: self.num]))
         self._codes = encode(to_unit(train.images))
         self._test_distance = evaluate.nearest(encode(to_unit(test.images)), self._codes)[0][:, 0]
         self._classify = self._classifier(data_dir, neighbours)
         self._shares = evaluate.class_histogram(self._labels, self._classes)
-        guess = self._classify(to_unit(test.images[: self.num]), self._test)
+        self._known = known
+        guess = self._classify(to_unit(test.images[: self.num]), known)
         self.accuracy = float(np.mean(np.asarray(guess) == test.labels[: self.num]))
         self._weights = stacked.mode_weights(self._digits()) if dataset == "stacked_mnist" else None
 
@@ -111,7 +114,8 @@ class Judge:
     def __call__(self, images: Array) -> tuple[dict[str, float], Array]:
         """Scores of images in [0, 1], and their class shares."""
         features = self._features(images)
-        labels = self._classify(images, features)
+        seen = features if self._of_classes is self._extract else self._of_classes(images)
+        labels = self._classify(images, seen)
         shares = evaluate.class_histogram(labels, self._classes)
         near = evaluate.neighbour_scores(self._test, features)
         lmem = evaluate.memorisation(self._encode(images), self._codes, test_distance=self._test_distance)
@@ -123,7 +127,7 @@ class Judge:
             "lmem": lmem.value,
             "lmem_error": lmem.error,
             **near._asdict(),
-            **self._class_scores(labels, shares, features),
+            **self._class_scores(labels, shares, seen),
         }
         return {name: float(value) for name, value in scores.items()}, shares
 
@@ -131,7 +135,7 @@ class Judge:
         if self._weights is not None:
             found = evaluate.distinct_modes(labels, self._classes, self._weights)
             return {"modes": found.modes, "reverse_kl": found.reverse_kl, "kl_floor": found.kl_floor}
-        mixed = evaluate.mixture_rate(features, self._train[:_KNOWN], self._labels[:_KNOWN], self._test)
+        mixed = evaluate.mixture_rate(features, self._train[:_KNOWN], self._labels[:_KNOWN], self._known)
         return {"class_tv": evaluate.total_variation(shares, self._shares), "mixtures": mixed.excess}
 
 

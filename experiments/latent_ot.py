@@ -27,7 +27,7 @@ import numpy as np
 
 from experiments import ae_ot, command, compare, latent_ot_toy
 from experiments.command import place_of, save, stage, write
-from experiments.judge import Judge
+from experiments.judge import Judge, features_of
 from experiments.latent_ot_toy import FORMS, objective
 from otgen import data, plot
 from otgen.data import toy
@@ -98,6 +98,10 @@ class Config(command.Options):
     """Codes that a barycentre weighs, on average: 3, for Fashion-MNIST 1.4."""
     distil: bool = True
     """Images: also distil the map of the first solver into one network."""
+    features: str = "auto"
+    """Space of the distances of images: auto (LeNet or pixels), pixels, lenet, inception."""
+    feature_images: int = 5000
+    """Images of the one draw that a seed is scored with in features other than auto."""
     limit: int | None = None
     """Use only so many training images."""
     num_points: int = 4096
@@ -141,7 +145,7 @@ class Config(command.Options):
 
     def identity(self) -> dict[str, Any]:
         """What makes the numbers of a seed and a solver: all but these, and where and how it runs."""
-        own = self.numbers("seeds", "solvers", "distil")
+        own = self.numbers("seeds", "solvers", "distil", "features", "feature_images")
         return {**own, "settings": _SETS.get(self.dataset, _TOY)}
 
 
@@ -171,7 +175,14 @@ def check(config: Config) -> None:
     if not config.names() or not set(config.names()) <= set(FORMS):
         raise ValueError(f"solvers = {config.solvers!r}: choose among {', '.join(FORMS)}.")
     config.seed_list()
-    for name, least in (("limit", 100), ("num_points", 64), ("num_eval", 16), ("draws", 1), ("num_steps", 1)):
+    for name, least in (
+        ("limit", 100),
+        ("num_points", 64),
+        ("num_eval", 16),
+        ("feature_images", 16),
+        ("draws", 1),
+        ("num_steps", 1),
+    ):
         value = getattr(config, name)
         if value is not None and value < least:
             raise ValueError(f"{name} = {value} is too small: give {least} or more.")
@@ -179,6 +190,10 @@ def check(config: Config) -> None:
         raise ValueError(f"neighbours = {config.neighbours}: give 1 to 32.")
     if _is_toy(config) and any(value is not None for value in (config.latent_dim, config.epochs, config.limit)):
         raise ValueError("toys are points: latent_dim, epochs and limit are for images.")
+    if _is_toy(config) and config.features != "auto":
+        raise ValueError("toys are points: features are of images.")
+    if not _is_toy(config):  # raises for unknown features and missing weights
+        features_of(config.dataset, config.data_dir, "pixels" if config.features == "auto" else config.features)
     if _is_toy(config) and config.distributed:
         raise ValueError("toys are learned on one host: leave --distributed out.")
     for name in config.names():  # raises for the fields of the models
@@ -195,7 +210,7 @@ def run_images(config: Config, folder: Path, progress: Any) -> tuple[list[dict[s
         groups.append(f"{config.names()[0]}, network")
     runs, sets = [], None
     for seed in config.seed_list():
-        places = [place_of(folder, seed, group) for group in groups]
+        places = [_scores(config, folder, seed, group) for group in groups]
         missing = [g for g, place in zip(groups, places, strict=True) if not command.is_done(place)]
         if missing:
             sets = ae_ot.load(config) if sets is None else sets
@@ -206,6 +221,12 @@ def run_images(config: Config, folder: Path, progress: Any) -> tuple[list[dict[s
         return [], {}
     figures(config, folder, groups)
     return runs, {"judge": runs[0]["judge"], "figures": ["samples.png", "objective.png"]}
+
+
+def _scores(config: Config, folder: Path, seed: int, group: str) -> Path:
+    """Where the scores of a group are: checkpoints are beside those in the data set's own features."""
+    place = place_of(folder, seed, group)
+    return place if config.features == "auto" else place / f"{config.features}-{config.feature_images}"
 
 
 class Trial:
@@ -219,6 +240,8 @@ class Trial:
     """
 
     def __init__(self, config: Config, folder: Path, seed: int, progress: Any, train: data.Dataset, test: data.Dataset):
+        own = config.features == "auto"
+        self._num, self._draws_of_a_row = (config.num_eval, config.draws) if own else (config.feature_images, 1)
         self._config, self._folder, self._seed, self._progress = config, folder, seed, progress
         self._train, self._test = train, test
         self._keys = jax.random.split(jax.random.key(seed), 4)
@@ -231,13 +254,14 @@ class Trial:
             start, key = time.perf_counter(), self._keys[3]
             rows = {row: self._scored(key, row, draw) | notes for row, draw in draws.items()}
             spent = {"training": seconds, "scoring": round(time.perf_counter() - start, 2)}
-            judge = {"features": self._judge.name, "images_per_draw": self._judge.num, "draws": self._config.draws}
+            judge = {"features": self._judge.name, "images_per_draw": self._judge.num, "draws": self._draws_of_a_row}
             judge |= {"classifier": self._judge.classifier, "accuracy": self._judge.accuracy}
             scores = {"group": group, "seed": self._seed, "seconds": spent, "judge": judge, "rows": rows}
-            save(place_of(self._folder, self._seed, group), scores, {row: draw(key, 40) for row, draw in draws.items()})
+            shown = {row: draw(key, 40) for row, draw in draws.items()}
+            save(_scores(self._config, self._folder, self._seed, group), scores, shown)
 
     def _scored(self, key: Key, row: str, draw: Callable[[Key, int], Array]) -> dict[str, Any]:
-        times = 1 if row.startswith("reconstructed") else self._config.draws
+        times = 1 if row.startswith("reconstructed") else self._draws_of_a_row
         config = dataclasses.replace(self._config, draws=times)
         found = compare.judged(compare.Bench(config, self._train, self._test, self._judge, 0.0), key, draw)
         shares = {name: chosen(found["class_shares"]) for name, chosen in _SHARES.items()}
@@ -269,7 +293,7 @@ class Trial:
 
     @functools.cached_property
     def _judge(self) -> Judge:
-        rest = {"num": self._config.num_eval, "data_dir": self._config.data_dir}
+        rest = {"num": self._num, "data_dir": self._config.data_dir, "features": self._config.features}
         return Judge(self._config.dataset, self._train, self._test, self._encode, **rest)
 
     def _map(self, solver: str) -> tuple[latent_ot.Model, float | None]:
@@ -373,7 +397,7 @@ def figures(config: Config, folder: Path, groups: list[str]) -> None:
 
     seed, solvers, shown = config.seed_list()[0], config.names(), {}
     for group in groups:
-        with np.load(place_of(folder, seed, group) / "samples.npz") as file:
+        with np.load(_scores(config, folder, seed, group) / "samples.npz") as file:
             shown |= {row: file[row] for row in file}
     lines = -(-len(shown) // 3)
     figure, axes = plt.subplots(lines, 3, figsize=(12.6, 1.95 * lines), squeeze=False, layout="constrained")

@@ -109,3 +109,19 @@ def test_eight_gaussians_smoke_goes_on_with_more_seeds(tmp_path):
     again = latent_ot.main(latent_ot.Config.smoke(overwrite=True, solvers="c_transform", **options))
     here, there = (run["rows"]["c_transform, argmax"]["l2_uvp"]["mean"] for run in (again, first))
     assert here == pytest.approx(there)
+
+
+@pytest.mark.slow
+def test_other_features_are_scored_beside_the_first(tmp_path):
+    """Nothing is trained again, and the scores in the data set's own features stay."""
+    options = {"dataset": "digits", "solvers": "lp", "distil": False, "out": str(tmp_path)}
+    first = latent_ot.main(latent_ot.Config.smoke(**options))
+    again = latent_ot.main(latent_ot.Config.smoke(**options, resume=True, features="pixels", feature_images=150))
+    assert first["judge"]["images_per_draw"] == 200
+    assert (again["judge"]["images_per_draw"], again["judge"]["draws"]) == (150, 1)
+    assert first["rows"].keys() == again["rows"].keys()
+    place = tmp_path / "checkpoints" / "seed-0" / "lp"
+    assert (place / "scores.json").exists()
+    assert (place / "pixels-150" / "scores.json").exists()
+    with pytest.raises(ValueError, match="features are of images"):
+        latent_ot.main(latent_ot.Config.smoke(dataset="eight_gaussians", features="pixels", out=str(tmp_path / "toy")))

@@ -18,7 +18,7 @@ from otgen.train import Checkpoints, JsonLines, train
 from otgen.train.checkpoint import versions
 from tests.test_train import START, Walk, batches, step
 
-# A run of 3,000 short steps that saves every 5 of them, and whose state remembers all that it has been through.
+# A run of 6,000 short steps that saves every 5 of them, and whose state remembers all that it has been through.
 RUN = """
 import sys, time, jax, jax.numpy as jnp, numpy as np
 from typing import Any, NamedTuple
@@ -36,7 +36,7 @@ with Checkpoints(sys.argv[1] + "/checkpoints", {"seed": 0}) as checkpoints:
     print("ready", flush=True)
     lines = JsonLines(sys.argv[1] + "/metrics.jsonl", "walk")
     both = lambda step, metrics: (slowly(step, metrics), lines(step, metrics))
-    train_on((rows,), step, state, tuple(jax.random.split(jax.random.key(1))), num_steps=3000, batch_size=16,
+    train_on((rows,), step, state, tuple(jax.random.split(jax.random.key(1))), num_steps=6000, batch_size=16,
              checkpoints=checkpoints, callback=both, log_every=5, save_every=5)
 """
 
@@ -47,7 +47,7 @@ def last_state(folder: Path) -> np.ndarray:
     like = TrainState(jnp.zeros((50, 40)), (), jnp.int32(0))
     with Checkpoints(folder / "checkpoints", {"seed": 0}) as checkpoints:
         found = checkpoints.restore(like)
-    assert int(found.step) == 3000
+    assert int(found.step) == 6000
     return np.asarray(found.params)
 
 
@@ -60,15 +60,15 @@ def test_twenty_kills_at_random_times_change_no_bit(tmp_path):
     subprocess.run([sys.executable, "-c", RUN, str(whole)], check=True, capture_output=True)
     chance, kills = random.Random(0), 0
     while True:
-        process = subprocess.Popen([sys.executable, "-c", RUN, str(killed)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "ready\n"
-        if kills == 20:
-            assert process.wait(timeout=300) == 0
-            break
-        time.sleep(chance.uniform(0.0, 1.5))
-        assert process.poll() is None, "the run ended before it was killed twenty times"
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        command = [sys.executable, "-c", RUN, str(killed)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "ready\n"
+            if kills == 20:
+                assert process.wait(timeout=300) == 0
+                break
+            time.sleep(chance.uniform(0.0, 1.5))
+            assert process.poll() is None, "the run ended before it was killed twenty times"
+            os.kill(process.pid, signal.SIGKILL)
         kills += 1
     assert not list(killed.rglob("damaged-*"))
     np.testing.assert_array_equal(last_state(killed), last_state(whole))
