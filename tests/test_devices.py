@@ -134,7 +134,7 @@ def same(one: dict, other: dict, tolerance: float, *, moments: bool = False) -> 
     for name in one.keys() - {"devices"}:
         first, second = (np.array(run[name]["losses"]) for run in (one, other))
         for kind, (x, y) in enumerate(zip(first.T, second.T, strict=True)):
-            floor = 1e-6  # a residual is nothing but rounding
+            limit = tolerance * np.abs(x).max() + 1e-6  # a residual is nothing but rounding
             np.testing.assert_allclose(
                 y, x, rtol=0, atol=tolerance * np.abs(x).max() + floor, err_msg=f"{name}, {kind}"
             )
