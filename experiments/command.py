@@ -10,6 +10,7 @@ import re
 import shutil
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ _OWN = (
     "config.json",
     "config.json.new",
     "metrics.jsonl",
+    "metrics.new",
     "results.json",
     "results.json.new",
     "table.md",
@@ -220,6 +222,8 @@ def cli(kind: type, main: Callable[[Any], Any], description: str | None, show: C
         where = config.folder() if hasattr(config, "folder") else config.out
         raise SystemExit(f"\ninterrupted; {again} (output in {where})") from None
     except Exception as error:
+        if jax.process_count() > 1:
+            traceback.print_exc()
         hosts.leave(error)
         raise
     if hosts.is_first():

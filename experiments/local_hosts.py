@@ -4,8 +4,8 @@
 
 The last part is a command line of an experiment that knows `--distributed`. Every process writes what it has to say to
 the terminal; only the first writes files. If one of them dies, the others end by themselves within half a minute, and
-the same command with `--resume` goes on from the last checkpoint. Ctrl-C and SIGTERM are passed on: all stop at the
-same step, and it is saved.
+the same command with `--resume` goes on from the last checkpoint. Ctrl-C and SIGTERM are passed on: while they train,
+all stop at the same step, and it is saved; what is not training goes on to its end unless they are told again.
 """
 
 from __future__ import annotations
@@ -54,9 +54,12 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("give --num and --devices of 1 or more, and an experiment, such as ae_ot --dataset digits")
     running = start(options.num, options.devices, options.experiment)
 
+    harder = iter((signal.SIGTERM, signal.SIGINT))
+
     def pass_on(number, frame):
+        passed = next(harder, signal.SIGKILL)
         for process in running:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(passed)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, pass_on)

@@ -1,6 +1,7 @@
 """Shared set-up: shapes of annotated functions are checked in every test; data come from OTGEN_DATA."""
 
 import os
+import signal
 from pathlib import Path
 
 import jaxtyping
@@ -45,3 +46,11 @@ def few_memory_maps():
     if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture
+def heard():
+    """Ctrl-C is heard: a shell that starts the tests in the background has Python ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -172,6 +172,7 @@ def test_batches_whose_gradients_are_averaged_are_one_large_batch(digits, key):
     _, large = ae_ot.train_autoencoder(key, digits.images[:128], ae_ot.Config(**common, batch_size=64))
     _, four = ae_ot.train_autoencoder(key, digits.images[:128], ae_ot.Config(**common, batch_size=16, accumulate=4))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), four, large)
+    assert ae_ot.num_steps_of(ae_ot.Config(epochs=1, batch_size=16, accumulate=8), 64) == 8  # not 4: nothing is lost
     with pytest.raises(ValueError, match="accumulate = 0"):
         ae_ot.Config(accumulate=0)
 

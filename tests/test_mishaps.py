@@ -137,6 +137,54 @@ def test_the_best_checkpoint_is_kept_across_resumes(key, tmp_path):
         train(scripted, START, batches(0, 2), key, checkpoints=checkpoints, save_every=1)
 
 
+def test_a_finished_run_with_a_best_checkpoint_is_resumed(key, tmp_path):
+    for _ in range(2):
+        with Checkpoints(tmp_path, {}, best="x") as checkpoints:
+            state = checkpoints.restore(START) or START
+            train(step, state, batches(int(state.step), 4), key, checkpoints=checkpoints, save_every=2)
+
+
+def test_a_damaged_best_checkpoint_is_put_aside(key, tmp_path):
+    with Checkpoints(tmp_path, {}, best="x") as checkpoints:
+        train(step, START, batches(0, 4), key, checkpoints=checkpoints, save_every=4)
+    for path in (tmp_path / "best" / "4" / "sums").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with Checkpoints(tmp_path, {}, best="x") as checkpoints:
+        state = checkpoints.restore(START)
+        with pytest.warns(UserWarning, match=r"damaged checkpoints in .*best: step 4 .* becomes the best"):
+            train(step, state, batches(4, 8), key, checkpoints=checkpoints, save_every=4)
+        assert int(checkpoints.restore(START, best=True).step) == 8
+    assert (tmp_path / "best" / "damaged-4").is_dir()
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 5])
+def test_a_feed_may_fill_the_same_memory_again(key, steps_per_call):
+    def add(state, batch, key, *, axis_name=None):
+        return Walk(state.x + jax.lax.pmean(batch.mean(), axis_name), state.step + 1), {"x": state.x}
+
+    def feed():
+        rows = np.empty((8, 8192), np.float32)
+        for i in range(20):
+            rows[:] = i
+            yield rows
+
+    end = train(add, START, feed(), key, steps_per_call=steps_per_call)
+    assert float(end.x) == sum(range(20))
+
+
+@pytest.mark.usefixtures("heard")
+def test_a_signal_at_the_last_step_is_not_lost(key, tmp_path):
+    def stop(now, metrics):
+        if now == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        with pytest.raises(KeyboardInterrupt):
+            train(step, START, batches(0, 12), key, checkpoints=checkpoints, callback=stop)
+        assert checkpoints.newest() == 12
+
+
 def test_other_versions_are_told(tmp_path, monkeypatch):
     with Checkpoints(tmp_path, {}) as checkpoints:
         checkpoints.save(1, START)

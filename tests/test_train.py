@@ -77,14 +77,6 @@ def test_nan_stops_with_the_step_and_the_last_checkpoint(key, tmp_path):
         assert checkpoints.newest() == 20
 
 
-@pytest.fixture
-def heard():
-    """Ctrl-C is heard: a shell that starts the tests in the background has Python ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_is_saved_first(key, tmp_path, number):

@@ -131,8 +131,9 @@ class Model(NamedTuple):
 
 
 def num_steps_of(config: Config, num_images: int) -> int:
-    """Training steps of the autoencoder: whole batches per epoch, times the epochs; at least one."""
-    return max(1, round(config.epochs * (num_images // rows_of(config, num_images))))
+    """Batches of the autoencoder: whole ones per epoch, times the epochs, up to a multiple of those accumulated."""
+    num = max(1, round(config.epochs * (num_images // rows_of(config, num_images))))
+    return -(-num // config.accumulate) * config.accumulate
 
 
 def optimiser(config: Config, num_steps: int) -> optax.GradientTransformation:

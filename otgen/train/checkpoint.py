@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import platform
@@ -19,6 +20,7 @@ import numpy as np
 from otgen.train import hosts
 
 _STATE, _SUMS = "state", "sums"  # items of a checkpoint
+_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
 
 
 class Checkpoints:
@@ -53,7 +55,9 @@ class Checkpoints:
         refuse_other_config(self.folder / "config.json", self._config)
         several = {"active_processes": {0}, "barrier_sync_key_prefix": "first"} if jax.process_count() > 1 else {}
         alone = ocp.options.MultiprocessingOptions(primary_host=0, **several)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=False, multiprocessing_options=alone)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=False, cleanup_tmp_directories=True, multiprocessing_options=alone
+        )
         self.folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
         # Written beside and renamed, so that a reader never meets half a file.
@@ -77,18 +81,37 @@ class Checkpoints:
         """
         if self._manager is None:
             return
-        if self._best is not None:
-            self._save_best(step, tree, metrics or {})
         self._write(step, tree, metrics or {})
+        if self._best is not None and metrics:
+            self._save_best(step, tree, metrics)
 
     def _save_best(self, step: int, tree: Any, metrics: dict[str, float]) -> None:
         if self._metric not in metrics:
             known = ", ".join(metrics) or "none"
             raise ValueError(f"best = {self._metric!r} is no metric of this training; its metrics: {known}.")
-        before = self._best.newest()
-        least = None if before is None else self._best._facts(before)["metrics"][self._metric]
+        least = self._best._least(self._metric)
         if least is None or metrics[self._metric] < least:
             self._best.save(step, tree, metrics)
+
+    def _least(self, metric: str) -> float | None:
+        """The metric of the newest checkpoint; None if there is none that can be read, which is put aside."""
+        step = self.newest()
+        if step is None:
+            return None
+        try:
+            return self._facts(step)["metrics"][metric]
+        except _Damage as error:
+            self._put_aside([step], f"step {step} ({error})", "The next state becomes the best")
+            return None
+
+    def _put_aside(self, steps: list[int], told: str, next_: str) -> None:
+        warnings.warn(
+            f"damaged checkpoints in {self.folder}: {told}. {next_}; the damaged ones are kept under other names.",
+            stacklevel=5,
+        )
+        for step in steps:
+            (self.folder / str(step)).rename(_free(self.folder / f"damaged-{step}"))
+        self._manager.reload()
 
     def _write(self, step: int, tree: Any, metrics: dict[str, float]) -> None:
         if step in self._manager.all_steps():
@@ -162,15 +185,11 @@ class Checkpoints:
                 damaged.append(f"step {step} ({error})")
                 continue
             if damaged:
-                told = f"damaged checkpoints in {self.folder}: {'; '.join(damaged)}. Going on from step {step}"
-                warnings.warn(f"{told}; the damaged ones are kept under other names.", stacklevel=3)
-                for late in steps[: len(damaged)]:
-                    (self.folder / str(late)).rename(_free(self.folder / f"damaged-{late}"))
-                self._manager.reload()
+                self._put_aside(steps[: len(damaged)], "; ".join(damaged), f"Going on from step {step}")
             return found
         if damaged:
             raise ValueError(
-                f"no checkpoint in {self.folder} can be read: {'; '.join(damaged)}. Delete the folder to start again."
+                f"no checkpoint in {self.folder} can be read: {'; '.join(damaged)}. Move the folder to start again."
             )
         return None
 
@@ -213,6 +232,9 @@ class Checkpoints:
         except (MemoryError, PermissionError):  # not the checkpoint's fault
             raise
         except Exception as error:
+            busy = not again and getattr(error, "errno", None) in _OF_THE_MACHINE
+            if busy or "RESOURCE_EXHAUSTED" in str(error):
+                raise
             if again:
                 return self._item(step, name, how, again=False)
             raise _Damage(_first_line(error)) from error
@@ -225,17 +247,24 @@ class Checkpoints:
         """
         if self._manager is None:
             return
-        with self._writing():
-            self._manager.wait_until_finished()
-        self._manager.close()
-        if self._best is not None:
-            self._best.close()
+        try:
+            with self._writing():
+                self._manager.wait_until_finished()
+        finally:
+            self._manager.close()
+            if self._best is not None:
+                self._best.close()
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *error) -> None:
-        self.close()
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        try:
+            self.close()
+        except OSError as failed:
+            if error is None:
+                raise
+            error.add_note(str(failed))  # what ends the run is told first
 
 
 class _Damage(Exception):

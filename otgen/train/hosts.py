@@ -86,4 +86,4 @@ def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}"
 
 
-_LOST = ("Gloo", "gloo", "Connection closed by peer", "connection", "heartbeat", "NCCL", "DEADLINE", "UNAVAILABLE")
+_LOST = ("Gloo", "Connection closed by peer", "Connection reset by peer", "heartbeat", "NCCL", "UNAVAILABLE")

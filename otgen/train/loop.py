@@ -54,7 +54,8 @@ def train(
       callback: called every `log_every` steps and at the end with the metrics as floats and the samples per second
         since the call before ("samples/s"), on the first host.
       checkpoints: where the state is saved every `save_every` steps, at the end, and when interrupted.
-      watch: called with the step and the state every `save_every` steps, on the first host, to draw what is learned.
+      watch: called with the step and the state every `save_every` steps, on the first host, to draw what is learned;
+        the state is gone with the next step, so what is kept of it is a copy.
       log_every, save_every: how often, in steps.
       steps_per_call: steps that are one call of the device, so that small models do not wait for the host; only the
         last of them is logged. Their batches are held together.
@@ -69,6 +70,7 @@ def train(
     """
     _check(log_every, save_every, steps_per_call)
     now, metrics, numbers, rate = int(state.step), None, {}, _Rate()
+    fixed = tuple(replicated(tree) for tree in fixed)
     one = mapped(step, *fixed, donate=True)
     many = mapped(several(step), *fixed, donate=True) if steps_per_call > 1 else one
     state = replicated(state, copy=True)  # since its memory is given away
@@ -77,7 +79,7 @@ def train(
             state, metrics = (one if num == 1 else many)(state, batch, key)
             now += num
             rate.add(rows * num)
-            stop = interrupted(now)
+            stop = interrupted()
             due = now % save_every == 0
             if due or stop or now % log_every == 0:
                 numbers, metrics = report(now, metrics, callback, checkpoints, rate), None
@@ -87,9 +89,11 @@ def train(
                 raise KeyboardInterrupt
             if due and watch is not None and hosts.is_first():
                 watch(now, state)
-    if metrics is not None:
-        numbers = report(now, metrics, callback, checkpoints, rate)
-    save(now, state, checkpoints, numbers)
+        if metrics is not None:
+            numbers = report(now, metrics, callback, checkpoints, rate)
+        save(now, state, checkpoints, numbers)
+        if interrupted():
+            raise KeyboardInterrupt
     return state
 
 
@@ -105,7 +109,7 @@ def _check(log_every: int, save_every: int, steps_per_call: int) -> None:
 
 def _calls(batches: Iterable[Any], start: int, most: int) -> Iterator[tuple[int, Any]]:
     """Batches one by one or `most` together along a second axis, always the same ones, wherever a run resumes."""
-    left, now = iter(batches), start
+    left, now = (jax.tree.map(_held, batch) for batch in batches), start
     while found := list(itertools.islice(left, most - now % most)):
         whole = len(found) == most
         now += len(found)
@@ -113,6 +117,11 @@ def _calls(batches: Iterable[Any], start: int, most: int) -> Iterator[tuple[int,
             yield most, jax.tree.map(lambda *rows: np.stack(rows, 1), *found)
         else:
             yield from ((1, batch) for batch in found)
+
+
+def _held(leaf: Any) -> Any:
+    """An array that stays as it is: a feed may fill the same memory again before this batch is used."""
+    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
 def _ahead(calls: Iterable[tuple[int, Any]], num: int = 2) -> Iterator[tuple[int, int, Placed]]:
@@ -173,7 +182,10 @@ def save(step: int, state: Any, checkpoints: Checkpoints | None, metrics: dict[s
 
 
 def _advice(checkpoints: Checkpoints | None) -> str:
-    good = checkpoints.newest() if checkpoints else None
+    try:
+        good = checkpoints.newest() if checkpoints else None
+    except OSError as error:  # of a save under way
+        return f"lower the learning rate or look at the data; and {error}"
     where = f"the last checkpoint is step {good} in {checkpoints.folder}" if good is not None else "none was saved"
     return f"lower the learning rate or look at the data; {where}"
 
@@ -207,35 +219,43 @@ def report(
     return numbers
 
 
+_ASKED = itertools.count(1)  # how often hosts have asked whether to stop: the same on all of them
+
+
 @contextlib.contextmanager
-def interruptions() -> Iterator[Callable[[int], bool]]:
+def interruptions() -> Iterator[Callable[[], bool]]:
     """Hold back Ctrl-C and SIGTERM while inside; what it gives says after a step whether to save and stop there.
 
-    Several hosts stop at the same step, whichever of them was told to. A second signal interrupts at once. Outside the
-    main thread, where signals cannot be handled, nothing is held back.
+    Several hosts stop at the same step, whichever of them was told to. A second signal interrupts at once. Signals
+    that are ignored stay ignored; outside the main thread, where they cannot be handled, nothing is held back.
     """
-    told = []
+    told, me = [], os.getpid()
 
     def handle(number, frame):
-        if told:
+        if os.getpid() != me:  # a worker that the feed has forked
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif told:
             raise KeyboardInterrupt
-        told.append(number)
-        if jax.process_count() > 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            told.append(number)
+            if jax.process_count() > 1:
+                os.kill(os.getpid(), signal.SIGTERM)
 
-    def interrupted(step: int) -> bool:
+    def interrupted() -> bool:
         if jax.process_count() == 1:
             return bool(told)
         from jax.experimental import multihost_utils
 
-        return multihost_utils.reached_preemption_sync_point(step)
+        return multihost_utils.reached_preemption_sync_point(next(_ASKED))
 
     # JAX handles SIGTERM where there are several hosts, and tells the others.
     numbers = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM)
     before: dict[int, Any] = {}
     try:
         for number in numbers:
-            before[number] = signal.signal(number, handle)
+            if signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, handle)
     except ValueError:
         yield interrupted
         return
