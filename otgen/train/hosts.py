@@ -35,8 +35,8 @@ def join() -> None:
         )
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"cannot join the other hosts: {str(error).rstrip('.')}. Start every process under SLURM, Open MPI or on a TPU pod, or set "
-            f"{_ADDRESS}=host:port, {_NUM} and {_INDEX} for each."
+            f"cannot join the other hosts: {str(error).rstrip('.')}. Start every process under SLURM, Open MPI or on a "
+            f"TPU pod, or set {_ADDRESS}=host:port, {_NUM} and {_INDEX} for each."
         ) from error
 
 
