@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +13,40 @@ import numpy as np
 Array = jax.Array
 Held = jax.Array | np.ndarray  # numbers not on a device yet: the jitted call that takes them puts them there
 Key = jax.Array  # a typed PRNG key made by jax.random.key
+
+
+def as_pytree(cls: type, leaves: tuple[str, ...] | None = None, static: tuple[str, ...] = ()) -> type:
+    """Make a class a pytree; a decorator of frozen dataclasses. Copies skip the checks of the constructor.
+
+    Not `jax.tree_util.register_dataclass`: up to jax 0.12 the structures of two such classes with fields alike compare
+    equal, so that a jitted function may run for the one what it has compiled for the other.
+
+    Args:
+      cls: the class.
+      leaves: names of the fields that are leaves; None for all fields but the static ones.
+      static: names of the others; of a dataclass those too whose metadata say {"static": True}.
+    """
+    if leaves is None:
+        fields = dataclasses.fields(cls)
+        static = (*static, *(it.name for it in fields if it.metadata.get("static") and it.name not in static))
+        leaves = tuple(it.name for it in fields if it.name not in static)
+
+    def unflatten(aux: tuple, children: tuple) -> Any:
+        made = object.__new__(cls)
+        for name, value in zip(leaves + static, (*children, *aux), strict=True):
+            object.__setattr__(made, name, value)
+        return made
+
+    jax.tree_util.register_pytree_with_keys(
+        cls,
+        lambda it: (
+            [(jax.tree_util.GetAttrKey(name), getattr(it, name)) for name in leaves],
+            tuple(getattr(it, name) for name in static),
+        ),
+        unflatten,
+        lambda it: (tuple(getattr(it, name) for name in leaves), tuple(getattr(it, name) for name in static)),
+    )
+    return cls
 
 
 @runtime_checkable

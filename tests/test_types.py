@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -29,3 +30,20 @@ def test_parts_load_when_named():
     assert og.models.ae_ot.Config().latent_dim == 16
     with pytest.raises(AttributeError, match="no attribute 'sinkhorm'"):
         _ = og.sinkhorm
+
+
+def test_structures_of_different_classes_differ():
+    """A jitted function must never take one cost, kernel or prior for another, whatever their hashes are."""
+    from otgen.eval import kernel
+    from otgen.ot import distances, latent
+
+    alike = [
+        [distances.SqEuclidean(), distances.Euclidean(), distances.Cosine(), kernel.Cubic(), kernel.Energy()],
+        [kernel.Gaussian(1.0), distances.Scaled(1.0)],
+        [latent.Normal(), latent.Uniform(), latent.Cauchy()],
+    ]
+    for group in alike:
+        structures = [jax.tree.structure(it) for it in group]
+        for i, one in enumerate(structures):
+            assert [one == other for other in structures] == [i == j for j in range(len(structures))]
+            assert jax.tree.unflatten(one, jax.tree.leaves(group[i])) == group[i]

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from otgen.eval.samples import as_samples
 from otgen.ot.costs import product
 from otgen.ot.distances import Euclidean, SqEuclidean
-from otgen.types import Array
+from otgen.types import Array, as_pytree
 
 _BLOCK = 2**20  # entries of a kernel matrix in memory at a time
 
@@ -41,7 +41,7 @@ class Kernel(Protocol):
         ...
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclass(frozen=True)
 class Cubic:
     """(x.y / d + 1)^3, the kernel of the kernel inception distance.
@@ -60,7 +60,7 @@ class Cubic:
         return r * (3 * g * g + r * (3 * g + r)) + 3 * p * q * (g + a)
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclass(frozen=True)
 class Gaussian:
     """exp(-|x - y|^2 / (2 bandwidth^2)).
@@ -76,7 +76,7 @@ class Gaussian:
         return jnp.exp(-0.5 * SqEuclidean().pairwise(u / self.bandwidth, v / self.bandwidth))
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclass(frozen=True)
 class Energy:
     """-|x - y|, which makes the kernel distance the energy distance 2 E|x - y| - E|x - x'| - E|y - y'|."""

@@ -28,18 +28,14 @@ from otgen.ot import conjugate, semidiscrete
 from otgen.ot.check import as_points, require_positive
 from otgen.ot.scores import top_scores
 from otgen.ot.source import gaussian
-from otgen.types import Array, Callback, Key, Sampler
+from otgen.types import Array, Callback, Key, Sampler, as_pytree
 
 SOLVERS = {"c_transform": map_c_transform, "lp": map_lp, "icnn": map_icnn}
 FORMS = ("argmax", "barycentre", "gradient")
 _NEAREST = 64  # codes that a barycentre weighs
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("params", "table", "units", "codes", "h", "temperature", "residual"),
-    meta_fields=("solver", "module", "sampler"),
-)
+@functools.partial(as_pytree, static=("solver", "module", "sampler"))
 @dataclasses.dataclass(frozen=True)
 class Map:
     """A learned map, a pytree.

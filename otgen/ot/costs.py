@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from otgen.ot.check import as_points, require_finite
 from otgen.ot.distances import CostFn, SqEuclidean, as_cost_fn
-from otgen.types import Array
+from otgen.types import Array, as_pytree
 
 BLOCK = 2**20  # entries of the cost matrix in memory at a time, 4 MiB in float32
 
@@ -108,27 +108,6 @@ def _softmin(block: Array, epsilon: ArrayLike, potential: Array, log_weights: Ar
     top = jax.lax.stop_gradient(jnp.max(scores, axis))
     top = jnp.where(jnp.isfinite(top), top, 0.0)  # a row of minus infinities: log 0, not NaN
     return -epsilon * (jnp.log(jnp.sum(jnp.exp(scores - along(top, 1 - axis)), axis)) + top)
-
-
-def _register(cls: type, leaves: tuple[str, ...], static: tuple[str, ...] = ()) -> type:
-    """Make a class a pytree whose copies inside transformations skip the checks of its constructor."""
-
-    def unflatten(aux: tuple, children: tuple) -> Any:
-        made = object.__new__(cls)
-        for name, value in zip(leaves + static, (*children, *aux), strict=True):
-            object.__setattr__(made, name, value)
-        return made
-
-    jax.tree_util.register_pytree_with_keys(
-        cls,
-        lambda it: (
-            [(jax.tree_util.GetAttrKey(name), getattr(it, name)) for name in leaves],
-            tuple(getattr(it, name) for name in static),
-        ),
-        unflatten,
-        lambda it: (tuple(getattr(it, name) for name in leaves), tuple(getattr(it, name) for name in static)),
-    )
-    return cls
 
 
 class DenseCost(Cost):
@@ -293,5 +272,5 @@ class PairwiseCost(Cost):
         return f"PairwiseCost({self.shape[0]} x {self.shape[1]}, {self.cost_fn})"
 
 
-_register(DenseCost, ("values",))
-_register(PairwiseCost, ("x", "y", "cost_fn"), ("block", "kernel"))
+as_pytree(DenseCost, ("values",))
+as_pytree(PairwiseCost, ("x", "y", "cost_fn"), ("block", "kernel"))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from otgen.types import Array
+from otgen.types import Array, as_pytree
 
 UNROLL = 8  # up to this dimension differences are taken one by one: exact, and XLA fuses them with what follows
 
@@ -32,7 +32,7 @@ class CostFn:
         return jax.vmap(lambda xi: jax.vmap(lambda yj: self(xi, yj))(y))(x)
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclass(frozen=True)
 class SqEuclidean(CostFn):
     """|x - y|^2, not halved."""
@@ -51,7 +51,7 @@ class SqEuclidean(CostFn):
         return jnp.maximum(jnp.sum(x**2, 1)[:, None] + jnp.sum(y**2, 1) - 2 * cross, 0.0)
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclass(frozen=True)
 class Euclidean(CostFn):
     """|x - y|, with gradient zero where the points meet."""
@@ -67,7 +67,7 @@ class Euclidean(CostFn):
         return _root(SqEuclidean().pairwise(x, y))
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclass(frozen=True)
 class PNorm(CostFn):
     """The p-norm (sum_k |x_k - y_k|^p)^(1/p), p >= 1 static, with gradient zero where the points meet."""
@@ -88,7 +88,7 @@ class PNorm(CostFn):
         return jnp.where(largest > 0, scale * jnp.where(largest > 0, total, 1.0) ** (1 / self.p), 0.0)
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclass(frozen=True)
 class Cosine(CostFn):
     """1 - cos(x, y), between 0 and 2; a zero vector is at distance 1 from everything."""
@@ -102,7 +102,7 @@ class Cosine(CostFn):
         return 1 - jnp.matmul(jax.vmap(_unit)(x), jax.vmap(_unit)(y).T, precision=jax.lax.Precision.HIGHEST)
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclass(frozen=True)
 class Scaled(CostFn):
     """A cost after each feature is multiplied by its scale [d]: scales can be learned, they are pytree leaves."""

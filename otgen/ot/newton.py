@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from otgen.ot.costs import Cost, DenseCost, product
-from otgen.types import Array, Held
+from otgen.types import Array, Held, as_pytree
 
 LIMIT = 30.0  # largest |log scaling| before potentials are absorbed: exp(60) is far from overflow
 SLOW = 0.4  # Sinkhorn is left for Newton when it keeps more than this share of the error
@@ -31,7 +31,7 @@ ABSORB = 40  # more absorptions than this without success mean that rounding is 
 START, RATIO, LOOSE = 0.05, 0.25, 0.03  # annealing: first epsilon over the mean cost, its factor, the error to leave at
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclass(frozen=True)
 class Problem:
     """The marginals and their relaxation: tau = rho / (rho + epsilon), 1 where a marginal is met exactly."""

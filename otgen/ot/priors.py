@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.scipy.special import betainc, log_ndtr, ndtr, ndtri
 
 from otgen.ot import sums
-from otgen.types import Array, Key
+from otgen.types import Array, Key, as_pytree
 
 _NODES = 4096  # of a tabulated quantile function
 _DRAWS = 2**20  # draws behind a tabulated radial law
@@ -28,10 +28,7 @@ def _pytree(*static: str):
     """Make a class a frozen dataclass and a pytree whose fields are leaves, but for the static ones."""
 
     def decorate(cls: type) -> type:
-        cls = dataclasses.dataclass(frozen=True)(cls)
-        names = [field.name for field in dataclasses.fields(cls)]
-        leaves = [name for name in names if name not in static]
-        return jax.tree_util.register_dataclass(cls, data_fields=leaves, meta_fields=list(static))
+        return as_pytree(dataclasses.dataclass(frozen=True)(cls), static=static)
 
     return decorate
 
