@@ -73,7 +73,7 @@ class Checkpoints:
         Args:
           step: its number.
           tree: what is saved.
-          metrics: needed if there is a metric to be the best in.
+          metrics: by name; without any, the best is left as it is.
 
         Raises:
           OSError: if this or the save before it could not be written; those before are intact.
