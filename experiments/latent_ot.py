@@ -279,7 +279,8 @@ class Trial:
         """The model without a map, the mean and scale of its codes, and seconds."""
         config, images = self._config.model(self._config.names()[0]), self._train.images
         train = functools.partial(latent_ot.train_autoencoder, self._keys[0], images, config)
-        params, seconds = self._stage("autoencoder", num_steps_of(config, len(images)), train)
+        total = num_steps_of(latent_ot.autoencoder(config), len(images))
+        params, seconds = self._stage("autoencoder", total, train)
         model = latent_ot.Model(latent_ot.LatentOT(images.shape[1:], config), {"params": params})
         return model, *latent_ot.standardisation(latent_ot.encode(model, images)), seconds
 

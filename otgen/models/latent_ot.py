@@ -139,8 +139,12 @@ def default_form(config: Config) -> str:
 
 def train_autoencoder(key: Key, images: np.ndarray, config: Config, **options: Any) -> Any:
     """Train the autoencoder and return its parameters; `options` as in `ae_ot.train_autoencoder`."""
-    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(Settings)}
-    return ae_ot.train_autoencoder(key, images, ae_ot.Config(**fields), **options)[1]
+    return ae_ot.train_autoencoder(key, images, autoencoder(config), **options)[1]
+
+
+def autoencoder(config: Config) -> ae_ot.Config:
+    """Return the settings of the first stage, as `ae_ot` has them."""
+    return ae_ot.Config(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Settings)})
 
 
 def standardisation(codes: Array) -> tuple[Array, Array]:
