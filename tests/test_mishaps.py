@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from otgen.train import Checkpoints, JsonLines, train
+from otgen.train import Checkpoints, JsonLines, averaged, train
 from otgen.train.checkpoint import versions
 from tests.test_train import START, Walk, batches, step
 
@@ -22,11 +22,11 @@ from tests.test_train import START, Walk, batches, step
 RUN = """
 import sys, time, jax, jax.numpy as jnp, numpy as np
 from typing import Any, NamedTuple
-from otgen.train import Checkpoints, JsonLines, TrainState
+from otgen.train import Checkpoints, JsonLines, TrainState, averaged
 from otgen.train.loop import train_on
 def step(state, batch, key, *, axis_name=None):
     noise = jax.random.normal(jax.random.fold_in(key, state.step), state.params.shape)
-    params = 0.99 * state.params + noise * jax.lax.pmean(batch.mean(), axis_name)
+    params = 0.99 * state.params + noise * averaged(batch.mean(), axis_name)
     return TrainState(params, (), state.step + 1), {"norm": jnp.linalg.norm(params)}
 def slowly(step, metrics):
     time.sleep(0.02)
@@ -161,7 +161,7 @@ def test_a_damaged_best_checkpoint_is_put_aside(key, tmp_path):
 @pytest.mark.parametrize("steps_per_call", [1, 5])
 def test_a_feed_may_fill_the_same_memory_again(key, steps_per_call):
     def add(state, batch, key, *, axis_name=None):
-        return Walk(state.x + jax.lax.pmean(batch.mean(), axis_name), state.step + 1), {"x": state.x}
+        return Walk(state.x + averaged(batch.mean(), axis_name), state.step + 1), {"x": state.x}
 
     def feed():
         rows = np.empty((8, 8192), np.float32)

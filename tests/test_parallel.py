@@ -155,8 +155,8 @@ def test_a_mapped_step_is_traced_once():
 
 SAVED = """
 import sys, jax, jax.numpy as jnp
-from otgen.train import Checkpoints, mapped
-step = lambda state, batch, key, axis_name: ({"w": state["w"] + jax.lax.psum(batch.sum(), axis_name)}, {})
+from otgen.train import Checkpoints, averaged, mapped
+step = lambda state, batch, key, axis_name: ({"w": state["w"] + averaged(8 * batch.mean(), axis_name)}, {})
 run = mapped(step)
 state, _ = run({"w": jnp.arange(5.0)}, jnp.ones((8, 1)), jax.random.key(0))
 for folder in sys.argv[2:]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from otgen.train import Checkpoints, JsonLines, Progress, together, train
+from otgen.train import Checkpoints, JsonLines, Progress, averaged, together, train
 from otgen.train.loop import NonFinite
 
 
@@ -22,7 +22,7 @@ class Walk(NamedTuple):
 
 def step(state, batch, key, *, axis_name=None):
     noise = jax.random.normal(jax.random.fold_in(key, state.step))
-    mean = jax.lax.pmean(batch.mean(), axis_name)
+    mean = averaged(batch.mean(), axis_name)
     x = 0.9 * state.x + noise + mean
     return Walk(x, state.step + 1), {"x": x}
 
@@ -210,11 +210,32 @@ def test_a_hiccup_of_the_machine_is_not_damage(tmp_path, monkeypatch):
     assert (tmp_path / "20").is_dir()
 
 
-def test_a_checkpoint_without_checksums_is_refused(tmp_path):
+def test_a_checkpoint_of_an_older_layout_is_refused(tmp_path):
     two_checkpoints(tmp_path)
     (tmp_path / "20" / "default").mkdir()
     with Checkpoints(tmp_path, {}) as checkpoints, pytest.raises(ValueError, match="an older otgen wrote it"):
         checkpoints.restore(BIG)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8", "bool", "float32", "uint32"])
+def test_arrays_of_all_kinds_come_back(tmp_path, dtype):
+    tree = {
+        "odd": jnp.ones(3, jnp.int8),
+        "x": (jnp.arange(10).reshape(2, 5) / 3).astype(dtype),
+        "none": jnp.zeros((0, 2)),
+    }
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        checkpoints.save(1, tree)
+        found = checkpoints.restore(tree)
+    for name, leaf in tree.items():
+        assert (found[name].dtype, found[name].shape) == (leaf.dtype, leaf.shape)
+        assert np.array_equal(np.asarray(found[name]), np.asarray(leaf))
+        assert found[name].sharding == leaf.sharding
+
+
+def test_a_typed_key_in_a_state_is_refused(tmp_path):
+    with Checkpoints(tmp_path, {}) as checkpoints, pytest.raises(ValueError, match=r"\['key'\] is a typed random key"):
+        checkpoints.save(1, {"key": jax.random.key(0), "x": jnp.zeros(2)})
 
 
 def test_other_arrays_are_refused_and_left_alone(tmp_path):

@@ -39,7 +39,7 @@ from otgen.nn.autoencoder import decoder, to_unit
 from otgen.nn.critic import critic
 from otgen.ot import extension
 from otgen.train.loop import NonFinite, train_on
-from otgen.train.parallel import sample_keys
+from otgen.train.parallel import averaged, sample_keys
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
 
@@ -248,8 +248,7 @@ def slopes_of(
 ) -> Array:
     """Return the squared norms [3] of the gradients of the generator's terms."""
     slopes = jax.jacrev(terms)(state.generator.params, module, state.critic.params, fixed, batch, features)
-    if axis_name is not None:
-        slopes = jax.lax.pmean(slopes, axis_name)
+    slopes = averaged(slopes, axis_name)
     return sum(jnp.sum(leaf**2, axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(slopes))
 
 

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from otgen.models.apply import check_images
 from otgen.models.settings import GeneratorSettings, num_steps_of, rows_of
 from otgen.train.loop import train_on
+from otgen.train.parallel import averaged
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
 
@@ -86,7 +87,6 @@ def descend(
 ) -> tuple[TrainState, dict[str, Array]]:
     """Take one step of an optimiser on `loss(params, *arguments) -> (value, metrics)`, averaged over devices."""
     gradient, metrics = jax.grad(loss, has_aux=True)(state.params, *arguments)
-    if axis_name is not None:
-        gradient, metrics = jax.lax.pmean((gradient, metrics), axis_name)
+    gradient, metrics = averaged((gradient, metrics), axis_name)
     updates, opt_state = transform.update(gradient, state.opt_state, state.params)
     return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), metrics

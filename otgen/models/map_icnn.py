@@ -35,7 +35,7 @@ from otgen.models.map_training import MapSettings, noise, optimiser
 from otgen.models.settings import Settings
 from otgen.nn.potentials import Convex
 from otgen.ot import conjugate
-from otgen.train.parallel import gathered
+from otgen.train.parallel import averaged, gathered
 from otgen.train.state import TrainState
 from otgen.types import Array, Key, Sampler
 
@@ -129,8 +129,7 @@ def make_update(module: Convex, config: Config, sampler: Sampler):
         x = noise(sampler, key, network.step, *y.shape, axis_name)
         before = Table(table.points[index], table.lengths[index])
         slope, (found, metrics) = jax.grad(method, has_aux=True)(network.params, module, config, x, y, before)
-        if axis_name is not None:
-            slope, metrics = jax.lax.pmean((slope, metrics), axis_name)
+        slope, metrics = averaged((slope, metrics), axis_name)
         index, found = gathered((index, found), axis_name)
         table = jax.tree.map(lambda all_, some: all_.at[index].set(some), table, found)
         updates, opt_state = transform.update(slope, network.opt_state, network.params)

@@ -20,7 +20,7 @@ from otgen.data.batches import batches
 from otgen.train import hosts
 from otgen.train.checkpoint import Checkpoints
 from otgen.train.parallel import Placed, mapped, placed, replicated, several
-from otgen.types import Callback, Key
+from otgen.types import Array, Callback, Key
 
 Watch = Callable[[int, Any], None]
 
@@ -174,11 +174,17 @@ def train_on(
 
 def save(step: int, state: Any, checkpoints: Checkpoints | None, metrics: dict[str, float] | None = None) -> None:
     """Save a state that is finite; raise NonFinite otherwise."""
-    leaves = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
-    if not all(bool(jnp.isfinite(leaf).all()) for leaf in leaves):
+    if not _finite(state):
         raise NonFinite(f"the state has NaN or infinite numbers at step {step}: {_advice(checkpoints)}.")
     if checkpoints:
         checkpoints.save(step, state, metrics)
+
+
+@jax.jit
+def _finite(state: Any) -> Array:
+    """Whether all numbers of a pytree are finite."""
+    leaves = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
 def _advice(checkpoints: Checkpoints | None) -> str:

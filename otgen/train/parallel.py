@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jax.typing import ArrayLike
 
 from otgen.types import Array, Key
@@ -22,9 +22,12 @@ def mapped(
 ) -> Callable[[Any, Any, Key], tuple[Any, dict]]:
     """Map a training step over the devices of all hosts, with replicated state and the batch split by rows.
 
+    Where there is one device in all the step is jitted as it is: an average over one device is not free.
+
     Args:
       step: `step(state, batch, key, *fixed, axis_name) -> (state, metrics)`, averaging what it reduces over
-        `axis_name`, so that state and metrics come out equal on every device.
+        `axis_name` by `averaged`, so that state and metrics come out equal on every device. `axis_name` is None on one
+        device.
       *fixed: pytrees of arrays that every step reads and none changes; replicated once.
       donate: whether the memory of a state that was given is used for the one that comes back: the former is gone.
         Static.
@@ -32,14 +35,13 @@ def mapped(
     Returns:
       `(state, batch, key) -> (state, metrics)` for this host's rows of a batch, which must divide among its devices.
     """
-    axes = (None, 0, None, *(None,) * len(fixed))
-    every = jax.pmap(
-        functools.partial(step, axis_name=AXIS),
-        axis_name=AXIS,
-        in_axes=axes,
-        out_axes=None,
-        donate_argnums=(0,) if donate else (),
-    )
+    given = (0,) if donate else ()
+    if alone():
+        every = jax.jit(functools.partial(step, axis_name=None), donate_argnums=given)
+    else:
+        axes = (None, 0, None, *(None,) * len(fixed))
+        here = functools.partial(step, axis_name=AXIS)
+        every = jax.pmap(here, axis_name=AXIS, in_axes=axes, out_axes=None, donate_argnums=given)
     fixed = tuple(replicated(tree) for tree in fixed)
 
     def call(state: Any, batch: Any, key: Key) -> tuple[Any, dict]:
@@ -47,6 +49,21 @@ def mapped(
         return every(replicated(state), batch, key, *fixed)
 
     return call
+
+
+def alone() -> bool:
+    """Whether there is one device in all, over all hosts."""
+    return jax.device_count() == 1
+
+
+def averaged(tree: Any, axis_name: str | None) -> Any:
+    """Return the mean of every leaf of a pytree over the devices of the mapped axis; the tree itself where it is None.
+
+    Example:
+      >>> averaged({"slope": 2.0}, None)
+      {'slope': 2.0}
+    """
+    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
 def several(step: Callable[..., tuple[Any, dict]]) -> Callable[..., tuple[Any, dict]]:
@@ -84,13 +101,15 @@ def replicated(state: Any, *, copy: bool = False) -> Any:
 
 
 @functools.cache
-def _over_devices(*axes: str) -> NamedSharding:
+def _over_devices(*axes: str) -> Sharding:
     """Arrays on the devices of this host: split along the first axis if it is named, else all of it on each."""
+    if alone():
+        return SingleDeviceSharding(jax.devices()[0])
     return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(*axes))
 
 
 class Placed(NamedTuple):
-    """A batch that lies on the devices of this host already, [devices, rows, ...]."""
+    """A batch that lies on the devices of this host already, as a mapped step takes it."""
 
     tree: Any
 
@@ -140,11 +159,13 @@ def normals(key: Key, step: ArrayLike, num: int, dim: int, axis_name: str | None
 
 
 def split(batch: Any) -> Any:
-    """Reshape every leaf [b, ...] of a batch to [devices, b / devices, ...].
+    """Reshape every leaf [b, ...] of a batch to [devices, b / devices, ...]; on one device in all leave it as it is.
 
     Raises:
       ValueError: if the rows do not divide among the devices.
     """
+    if alone():
+        return batch
     devices = jax.local_device_count()
     rows = jax.tree.leaves(batch)[0].shape[0]
     if rows % devices:
