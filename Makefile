@@ -1,8 +1,9 @@
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(if $(shell $(p) -c 'import sys; print(sys.version_info >= (3, 11) or "")' 2>/dev/null),$(p))))
 PY := .venv/bin/python
 READY := .venv/.ready
+DOCS := .venv/.docs
 
-.PHONY: demo test test-all gpu-check lint clean
+.PHONY: demo test test-all gpu-check docs docs-serve bench lint clean
 .DEFAULT_GOAL := test
 
 # One environment with the exact versions of requirements.lock; made again when those or the project's own change.
@@ -30,5 +31,25 @@ test-all: lint
 gpu-check: $(READY)
 	$(PY) -m experiments.gpu_check
 
+# The documentation site, in site/: its tools have a lock of their own and are installed when it is first built.
+$(DOCS): $(READY) requirements-docs.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --requirement requirements-docs.lock
+	@touch $(DOCS)
+
+docs: $(DOCS)
+	$(PY) -m mkdocs build --strict
+
+docs-serve: $(DOCS)
+	$(PY) -m mkdocs serve
+
+# Every benchmark in turn, more than an hour on two quiet cores; DATA is the folder of MNIST, CIFAR-10 and feature weights.
+DATA ?= $(OTGEN_DATA)
+bench: $(READY)
+	$(PY) -m experiments.bench_latent
+	$(PY) -m experiments.bench_gaussian
+	$(PY) -m experiments.bench_sinkhorn
+	$(PY) -m experiments.bench_train $(if $(DATA),--data-dir $(DATA))
+	$(if $(DATA),$(PY) -m experiments.bench_features --data-dir $(DATA),@echo "bench_features needs data: make bench DATA=folder")
+
 clean:
-	rm -rf .venv runs dist build *.egg-info
+	rm -rf .venv runs dist build site *.egg-info

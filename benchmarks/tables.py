@@ -1,4 +1,4 @@
-"""Print the README's tables of results from the JSON beside this file: `python benchmarks/tables.py`."""
+"""Print the tables of results of docs/ from the JSON beside this file: `python benchmarks/tables.py`."""
 
 from __future__ import annotations
 

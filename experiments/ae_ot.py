@@ -7,7 +7,7 @@ with simpler laws in the same latent space.
     python -m experiments.ae_ot --dataset mnist --data-dir DATA        # 60,000 images, about 8 minutes on two cores
     python -m experiments.ae_ot --dataset twenty_five_gaussians        # no autoencoder: latent = data
 
-What to expect (seed 0, two cores): README.md, "Results". Everything is written below runs/ae_ot/DATASET-seed-SEED:
+What to expect (seed 0, two cores): docs/methods/ae-ot.md. Everything is written below runs/ae_ot/DATASET-seed-SEED:
 config.json, metrics.jsonl, results.json, figures, checkpoints, and the trained model, for `otgen.load`. `--resume`
 continues a run that was killed.
 """

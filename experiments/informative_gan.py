@@ -10,7 +10,7 @@ r"""The informative OT-GAN on Gaussians, digits, MNIST, Fashion-MNIST and dSprit
 A variant is `default`, one of the names below, or a field of `otgen.models.informative_gan.Config` with another value,
 such as lam=0.05. Everything is written below runs/informative_gan/DATASET: config.json, metrics.jsonl, results.json,
 table.md, figures, checkpoints. `--resume` continues a run that was stopped, also with other seeds or variants: the
-table holds all that the folder has, the figures what was asked for last. For numbers see README.md, "Results".
+table holds all that the folder has, the figures what was asked for last. Numbers: docs/methods/informative-gan.md.
 """
 
 from __future__ import annotations

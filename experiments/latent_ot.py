@@ -8,7 +8,7 @@
 
 Toys: every form of every map against the semi-discrete one. Images: autoencoder, map to its codes, decoder, scored
 beside a Gaussian prior in the same codes; the first solver's map is also distilled into one network. For numbers see
-README.md, "Results". Everything is written below runs/latent_ot/DATASET: config.json, metrics.jsonl, results.json,
+docs/methods/latent-ot.md. Everything is written below runs/latent_ot/DATASET: config.json, metrics.jsonl, results.json,
 table.md, figures, checkpoints. `--resume` continues a run that was stopped, also with more seeds or solvers.
 """
 

@@ -1,0 +1,311 @@
+"""What README and docs/ say: links, commands, names and code are held against the project."""
+
+import ast
+import contextlib
+import functools
+import importlib
+import importlib.util
+import io
+import json
+import re
+import shlex
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import tyro
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)|<img src=\"([^\"]+)\"")
+
+
+def hook(name: str) -> types.ModuleType:
+    """A module of docs/hooks/."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / "hooks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@functools.cache
+def generated() -> dict[str, str]:
+    """Pages that are made while the site is built."""
+    notebooks = [f"notebooks/{path.stem}.md" for path in hook("gallery").notebooks()]
+    return {**hook("reference").pages(), **dict.fromkeys(["notebooks/index.md", *notebooks] if notebooks else [], "")}
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"`[^`\n]*`", "", FENCE.sub("", text))
+
+
+def anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w]+", "-", heading.lower().replace(".", "")).strip("-") for heading in headings}
+
+
+def python_blocks(text: str) -> list[str]:
+    return [code for language, code in FENCE.findall(text) if language == "python"]
+
+
+def commands(text: str) -> list[list[str]]:
+    """Words of every `python -m experiments.NAME ...`, in blocks and in the text."""
+    blocks = [code for language, code in FENCE.findall(text) if language != "python"]
+    blocks += re.findall(r"^ {4}.*$", FENCE.sub("", text), re.MULTILINE)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    spans = [span.replace("\n", " ") for span in re.findall(r"`([^`]+)`", FENCE.sub("", text))]
+    found = []
+    for line in (*lines, *spans):
+        if "python -m experiments." in line:
+            command = line[line.index("python -m experiments.") :].split("  #")[0].split(" # ")[0]
+            found.append(shlex.split(command.replace(r"\|", "|"))[2:])
+    return found
+
+
+def options_of(module: types.ModuleType) -> set[str]:
+    """Options of a script that reads them by argparse."""
+    return set(re.findall(r"add_argument\(\"(--[\w-]+)\"", Path(module.__file__).read_text()))
+
+
+def check(words: list[str]) -> None:
+    """Raise unless a module has the options that a command gives it, with values of their type."""
+    module = importlib.import_module(words[0])
+    arguments = [{"SEED": "0", "N": "1"}.get(word, word) for word in words[1:] if word not in ("--help", "...")]
+    if hasattr(module, "Config"):
+        heard = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(heard), contextlib.redirect_stdout(heard):
+                tyro.cli(module.Config, args=arguments)
+        except SystemExit:
+            raise AssertionError(f"{' '.join(words)}\n{heard.getvalue()}") from None
+        return
+    nested = next((k for k, word in enumerate(arguments) if (ROOT / "experiments" / f"{word}.py").exists()), None)
+    own = arguments if nested is None else arguments[:nested]
+    assert {word for word in own if word.startswith("--")} <= options_of(module), words
+    if nested is not None:
+        check([f"experiments.{arguments[nested]}", *arguments[nested + 1 :]])
+
+
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+def test_links_and_images_exist(path):
+    for target in (one or two for one, two in LINK.findall(without_code(path.read_text()))):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        there = (path.parent / name).resolve() if name else path
+        inside = str(there.relative_to(ROOT / "docs")) if there.is_relative_to(ROOT / "docs") else ""
+        assert there.exists() or inside in generated(), f"{path.name} links to {target}"
+        if anchor and there.suffix == ".md" and there.exists():
+            assert anchor in anchors(there.read_text()), f"{path.name} links to {target}"
+
+
+def test_every_figure_of_the_docs_is_shown():
+    text = "\n".join(path.read_text() for path in PAGES)
+    assert [it.name for it in (ROOT / "docs").glob("*.png") if it.name not in text] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+def test_commands_name_modules_and_options_that_exist(path):
+    for words in commands(path.read_text()):
+        check(words)
+
+
+def test_a_wrong_command_is_found():
+    assert commands("x `python -m experiments.ae_ot\n--sead 0` y") == [["experiments.ae_ot", "--sead", "0"]]
+    assert commands("    python -m experiments.sweep ae_ot  # here") == [["experiments.sweep", "ae_ot"]]
+    for words in (["experiments.ae_ot", "--sead", "0"], ["experiments.ae_ot", "--seed", "many"]):
+        with pytest.raises(AssertionError):
+            check(words)
+    with pytest.raises(AssertionError):
+        check(["experiments.local_hosts", "--num", "2", "ae_ot", "--sead", "0"])
+    with pytest.raises(ModuleNotFoundError):
+        check(["experiments.ae_to"])
+
+
+def test_targets_of_make_exist():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for path in PAGES:
+        text = path.read_text()
+        said = re.findall(r"`make ([\w-]+)", text) + re.findall(r"^ {4}make ([\w-]+)", text, re.MULTILINE)
+        assert set(said) <= targets, path.name
+
+
+def resolved(chain: str) -> None:
+    value = importlib.import_module("otgen")
+    for part in chain.split(".")[1:]:
+        value = getattr(value, part)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+def test_names_in_code_exist(path):
+    text = path.read_text()
+    chains = set(re.findall(r"`(og(?:\.\w+)+)", FENCE.sub("", text)))
+    for code in python_blocks(text):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.Attribute):
+                chain = ast.unparse(node)
+                if re.fullmatch(r"og(\.\w+)+", chain):
+                    chains.add(chain)
+    for chain in chains:
+        resolved(chain)
+
+
+@pytest.mark.parametrize(
+    "package", ["otgen", *(f"otgen.{it}" for it in ("ot", "models", "eval", "data", "train", "nn"))]
+)
+def test_every_public_name_is_in_the_reference(package):
+    reference, module = hook("reference"), importlib.import_module(package)
+    table = generated()[reference.page_of(package)]
+    for name in dir(module):
+        value = getattr(module, name)
+        if name.startswith("_") or (isinstance(value, types.ModuleType) and not value.__name__.startswith("otgen")):
+            continue
+        if isinstance(value, types.ModuleType):
+            assert reference.page_of(value.__name__) in generated(), name
+        else:
+            assert f"[`{name}`]" in table, name
+            assert reference.page_of(value.__module__) in generated(), name
+
+
+def test_every_module_has_a_page_in_the_navigation():
+    reference = hook("reference")
+    said = json.dumps(reference.nav())
+    for path in (ROOT / "otgen").rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[-1] != "__init__":
+            assert f'"{reference.page_of(".".join(parts))}"' in said
+
+
+def test_the_reference_follows_a_name_to_where_it_is_defined():
+    reference = hook("reference")
+    assert reference.offered("otgen")["sinkhorn_divergence"] == "otgen.ot.divergence.sinkhorn_divergence"
+    assert reference.offered("otgen")["save"] == "otgen.models.store.save"
+    assert reference.offered("otgen.models.vae")["sample"] == "otgen.models.apply.sample"
+    assert reference.escaped("a <b, c> `<d>` |e|") == "a &lt;b, c> `<d>` &#124;e&#124;"
+
+
+def test_docstrings_are_made_safe_for_markdown():
+    pytest.importorskip("griffe", reason="the documentation tools are not installed: make docs")
+    plain = hook("docstrings").plain
+    assert plain("min <C, P> of [K] [M], `<x>` and 2*a") == r"min &lt;C, P> of [K] \[M], `<x>` and 2\*a"
+    assert plain("* a list\n\n    code <x>\n") == "* a list\n\n    code <x>\n"
+    assert plain("  x: first,\n    then <x, y>.") == "  x: first,\n    then &lt;x, y>."
+
+
+def test_equations_become_mathml():
+    pytest.importorskip("latex2mathml", reason="the documentation tools are not installed: make docs")
+    convert = hook("equations").on_page_content
+    made = convert(r'<div class="arithmatex">\[\min_x \lvert x \rvert \&lt; 1\]</div>', None, None, None)
+    assert made.startswith('<div class="equation"><math')
+    assert "<munder>" in made
+    assert "arithmatex" not in made
+    assert convert("<p>no $5$ here</p>", None, None, None) == "<p>no $5$ here</p>"
+
+
+def test_notebooks_become_pages(tmp_path):
+    gallery = hook("gallery")
+    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+    picture = {"output_type": "display_data", "data": {"image/png": pixel, "text/plain": "<Figure>"}}
+    printed = {"output_type": "stream", "name": "stdout", "text": ["half\r", "done\n"]}
+    warned = {"output_type": "stream", "name": "stderr", "text": ["noise\n"]}
+    cells = [
+        {"cell_type": "markdown", "source": ["# A title\n", "\n", "What it shows, see [tour](00_tour.ipynb)."]},
+        {"cell_type": "code", "source": ["print(1)"], "outputs": [printed, warned, picture]},
+    ]
+    path = tmp_path / "01_example.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    text, pictures = gallery.page(path)
+    assert gallery.title_of(path) == ("A title", "What it shows, see [tour](00_tour.ipynb).")
+    assert "[tour](00_tour.md)" in text
+    assert "```python\nprint(1)\n```" in text
+    assert "```text\ndone\n```" in text
+    assert "noise" not in text
+    assert pictures["01_example_0.png"].startswith(b"\x89PNG")
+    assert "](01_example_0.png)" in text
+
+
+def test_the_results_of_the_readme_stand_on_the_pages():
+    """Numbers that the README repeats are those of the pages they come from."""
+    readme = (ROOT / "README.md").read_text()
+    pages = "\n".join(path.read_text() for path in (ROOT / "docs").rglob("*.md"))
+    measured = re.findall(r"\d*\.\d+ ± \d*\.\d+", readme)
+    assert len(measured) > 10
+    assert [it for it in measured if it not in pages] == []
+    for row in re.findall(r"^\| \d+, \d+ \|.*$", readme, re.MULTILINE):
+        name, *cells = [cell.strip() for cell in row.strip("|").split("|")]
+        full = next(line for line in pages.splitlines() if line.startswith(f"| {name} |"))
+        assert set(cells) <= {cell.strip() for cell in full.split("|")}, name
+
+
+def run_blocks(path: Path, first: int | None = None) -> dict:
+    """Run the Python blocks of a page one after the other; `first` for so many of them."""
+    module = types.ModuleType("page")
+    sys.modules["page"] = module
+    for code in python_blocks(path.read_text())[:first]:
+        exec(compile(code, str(path), "exec"), module.__dict__)
+    return module.__dict__
+
+
+@pytest.mark.slow
+def test_the_six_lines_of_the_readme_run():
+    names = run_blocks(ROOT / "README.md", 1)
+    assert names["z"].shape == (64, 8)
+    assert names["info"].status == 0
+
+
+@pytest.mark.slow
+def test_getting_started_runs(capsys):
+    names = run_blocks(ROOT / "docs" / "getting-started.md")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("CONVERGED")
+    before, after = (float(it) for it in said[2].split())
+    assert after < 0.1 * before
+    assert said[3].startswith("True")
+    assert said[-2] == "True"  # the model that was loaded draws the same images
+    assert float(names["jnp"].mean(names["distance"] < 0.3)) > 0.95
+    assert names["sevens"].shape == (16, 8, 8, 1)
+
+
+@pytest.mark.slow
+def test_the_model_of_the_guide_learns_and_shares_its_batch(key):
+    """The page's promise: a tenth of the untrained divergence, and rows of several devices count as one batch."""
+    import jax
+    import jax.numpy as jnp
+
+    page = run_blocks(ROOT / "docs" / "adding-a-model.md")
+    module, model, fresh, og = page["model"].module, page["model"], page["fresh"], page["og"]
+    start = {"params": module.init(key, jnp.zeros((1, 2)))["params"]}
+    drawn = [page["sample"](key, model._replace(variables=it), 1000).reshape(-1, 2) for it in (start, model.variables)]
+    untrained, trained = (float(og.sinkhorn_divergence(x, fresh, epsilon=0.05)) for x in drawn)
+    assert trained < 0.1 * untrained
+
+    images = fresh[:8].reshape(8, 1, 1, 2)
+    noise = jax.random.normal(key, (8, 2))
+    whole, _ = page["loss"](model.variables["params"], module, images, noise)
+    halves = [it.reshape(2, 4, *it.shape[1:]) for it in (images, noise)]
+    shared = jax.vmap(
+        lambda x, z: page["loss"](model.variables["params"], module, x, z, "i")[0], axis_name="i", in_axes=(0, 0)
+    )(*halves)
+    assert jnp.allclose(shared, whole, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_site_builds(tmp_path):
+    for name in ("mkdocs", "material", "mkdocstrings", "latex2mathml"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed: `make docs` installs the documentation tools")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    reference = hook("reference")
+    for module in reference.modules():
+        page = (tmp_path / "site" / reference.page_of(module)).with_suffix(".html").read_text()
+        assert [name for name in reference.defined(module) if f'id="{module}.{name}"' not in page] == []
+    for path in (tmp_path / "site").rglob("*.html"):
+        text = path.read_text()
+        assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=\"?https?://", text), f"{path} fetches something"
+        assert "arithmatex" not in text, f"{path} has an equation that was not converted"
