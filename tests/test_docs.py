@@ -192,6 +192,7 @@ def test_docstrings_are_made_safe_for_markdown():
     pytest.importorskip("griffe", reason="the documentation tools are not installed: make docs")
     plain = hook("docstrings").plain
     assert plain("min <C, P> of [K] [M], `<x>` and 2*a") == r"min &lt;C, P> of [K] \[M], `<x>` and 2\*a"
+    assert plain("a *new word*, f(*args)") == r"a *new word*, f(\*args)"
     assert plain("* a list\n\n    code <x>\n") == "* a list\n\n    code <x>\n"
     assert plain("  x: first,\n    then <x, y>.") == "  x: first,\n    then &lt;x, y>."
 

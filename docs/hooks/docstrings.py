@@ -6,12 +6,12 @@ import re
 
 import griffe
 
-_CODE = re.compile(r"(`[^`]*`)")
+_KEPT = re.compile(r"(`[^`]*`|(?<![\w*])\*\w[^*]*\w\*(?![\w*]))")  # code, *emphasis*
 _START = re.compile(r"(\s*\**\s*)(.*)")  # a list's star, the stars of **options
 
 
 class PlainText(griffe.Extension):
-    """Keep <x, y> from becoming a tag, [K][M] a link and a *lone* star an emphasis."""
+    """Keep <x, y> from becoming a tag, [K][M] a link, and a star of a product an emphasis."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: object) -> None:
         """Escape the docstring of an object as it is loaded."""
@@ -20,7 +20,7 @@ class PlainText(griffe.Extension):
 
 
 def plain(text: str) -> str:
-    """Escape what Markdown would eat, outside backticks and indented blocks."""
+    """Escape what Markdown would eat, outside backticks, emphasis and indented blocks."""
     made, code, before = [], False, ""
     for line in text.split("\n"):
         # Four spaces after an empty line are code; elsewhere they go on with an argument's description.
@@ -32,6 +32,6 @@ def plain(text: str) -> str:
 
 def _line(line: str) -> str:
     start, rest = _START.match(line).groups()
-    parts = _CODE.split(rest)
+    parts = _KEPT.split(rest)
     parts[::2] = [it.replace("<", "&lt;").replace("*", r"\*") for it in parts[::2]]
     return start + re.sub(r"\](\s*)\[", r"]\1\\[", "".join(parts))
