@@ -204,23 +204,34 @@ def test_equations_become_mathml():
     assert made.startswith('<div class="equation"><math')
     assert "<munder>" in made
     assert "arithmatex" not in made
+    paired = r'<span class="arithmatex">\(|x - y|^2 + f(a | b)\)</span>'
+    assert convert(paired, None, None, None).count('fence="true"') == 2
     assert convert("<p>no $5$ here</p>", None, None, None) == "<p>no $5$ here</p>"
+
+
+def test_code_in_a_table_shows_its_bars():
+    cell = r"<td><code>|a\|b</code> \|</td> <code>\|</code>"
+    assert hook("tables").on_page_content(cell, None, None, None) == r"<td><code>|a|b</code> \|</td> <code>\|</code>"
 
 
 def test_notebooks_become_pages(tmp_path):
     gallery = hook("gallery")
     pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
     picture = {"output_type": "display_data", "data": {"image/png": pixel, "text/plain": "<Figure>"}}
+    shown = "What it shows, see [tour](00_tour.ipynb)."
     printed = {"output_type": "stream", "name": "stdout", "text": ["half\r", "done\n"]}
     warned = {"output_type": "stream", "name": "stderr", "text": ["noise\n"]}
     cells = [
-        {"cell_type": "markdown", "source": ["# A title\n", "\n", "What it shows, see [tour](00_tour.ipynb)."]},
+        {
+            "cell_type": "markdown",
+            "source": ["# A title\n", "\n", "What it shows, see [tour](00_tour.ipynb). By this\n", "\n", "$$x$$"],
+        },
         {"cell_type": "code", "source": ["print(1)"], "outputs": [printed, warned, picture]},
     ]
     path = tmp_path / "01_example.ipynb"
     path.write_text(json.dumps({"cells": cells}))
     text, pictures = gallery.page(path)
-    assert gallery.title_of(path) == ("A title", "What it shows, see [tour](00_tour.ipynb).")
+    assert gallery.title_of(path) == ("A title", shown)
     assert "[tour](00_tour.md)" in text
     assert "```python\nprint(1)\n```" in text
     assert "```text\ndone\n```" in text

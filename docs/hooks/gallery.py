@@ -37,12 +37,13 @@ def page(path: Path) -> tuple[str, dict[str, bytes]]:
 
 
 def title_of(path: Path) -> tuple[str, str]:
-    """The heading of a notebook, and the first paragraph after it."""
+    """The heading of a notebook, and the whole sentences of the first paragraph after it."""
     first = next(("".join(it["source"]) for it in json.loads(path.read_text())["cells"]), "")
     blocks = [block.strip() for block in first.split("\n\n") if block.strip()]
     heading = blocks[0].splitlines()[0].lstrip("# ") if blocks else path.stem
     below = " ".join(blocks[0].splitlines()[1:]) if blocks else ""
-    return heading, (below or (blocks[1] if len(blocks) > 1 else "")).replace("\n", " ")
+    text = (below or (blocks[1] if len(blocks) > 1 else "")).replace("\n", " ")
+    return heading, re.sub(r"(?<=[.?!]) [^.?!]*[^.?!\s]\s*$", "", text) if text[-1:] not in ".?!" else text
 
 
 def on_config(config):
