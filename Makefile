@@ -37,10 +37,10 @@ $(DOCS): $(READY) requirements-docs.lock
 	@touch $(DOCS)
 
 docs: $(DOCS)
-	$(PY) -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 docs-serve: $(DOCS)
-	$(PY) -m mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs serve
 
 # Every benchmark in turn, more than an hour on two quiet cores; DATA is the folder of MNIST, CIFAR-10 and feature weights.
 DATA ?= $(OTGEN_DATA)

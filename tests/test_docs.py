@@ -126,6 +126,17 @@ def test_a_wrong_command_is_found():
         check(["experiments.ae_to"])
 
 
+def test_the_two_lock_files_agree():
+    pins = []
+    for name in ("requirements.lock", "requirements-docs.lock"):
+        lines = (ROOT / name).read_text().split()
+        assert all(re.fullmatch(r"[a-z0-9-]+==[\w.]+", line) for line in lines), name
+        pins.append(dict(line.split("==") for line in lines))
+    both = pins[0].keys() & pins[1].keys()
+    assert "ruff" in both
+    assert [name for name in both if pins[0][name] != pins[1][name]] == []
+
+
 def test_targets_of_make_exist():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for path in PAGES:
