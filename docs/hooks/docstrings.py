@@ -7,6 +7,7 @@ import re
 import griffe
 
 _KEPT = re.compile(r"(`[^`]*`|(?<![\w*])\*\w[^*]*\w\*(?![\w*]))")  # code, *emphasis*
+_EXAMPLE = re.compile(r"^( *)Example:$", re.MULTILINE)
 _START = re.compile(r"(\s*\**\s*)(.*)")  # a list's star, the stars of **options
 
 
@@ -16,16 +17,21 @@ class PlainText(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **kwargs: object) -> None:
         """Escape the docstring of an object as it is loaded."""
         if obj.docstring:
-            obj.docstring.value = plain(obj.docstring.value)
+            obj.docstring.value = _EXAMPLE.sub(r"\1Examples:", plain(obj.docstring.value))  # the name griffe knows
 
 
 def plain(text: str) -> str:
-    """Escape what Markdown would eat, outside backticks, emphasis and indented blocks."""
-    made, code, before = [], False, ""
+    """Escape what Markdown would eat, outside backticks, emphasis, doctests and indented blocks."""
+    made, code, before, doctest = [], False, "", None
     for line in text.split("\n"):
+        indent = len(line) - len(line.lstrip())
+        if line.lstrip().startswith(">>>"):
+            doctest = indent
+        elif doctest is not None and (not line.strip() or indent < doctest):
+            doctest = None
         # Four spaces after an empty line are code; elsewhere they go on with an argument's description.
         code = line.startswith("    ") and (code or not before.strip())
-        made.append(line if code else _line(line))
+        made.append(line if code or doctest is not None else _line(line))
         before = line
     return "\n".join(made)
 

@@ -11,14 +11,14 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("ot", "models", "eval", "data", "train", "nn")
-TITLES = {
+TITLES = {  # of the packages, in this order
     "ot": "Transport",
     "models": "Models",
     "eval": "Evaluation",
     "data": "Data",
     "train": "Training",
     "nn": "Networks",
+    "plot": "Figures",
 }
 
 
@@ -30,7 +30,9 @@ def modules() -> list[str]:
 
 def packages() -> list[str]:
     """Otgen and its packages."""
-    return ["otgen", *(f"otgen.{name}" for name in PACKAGES)]
+    names = {path.parent.name for path in (ROOT / "otgen").glob("*/__init__.py")}
+    order = sorted(names, key=lambda name: (list(TITLES).index(name) if name in TITLES else len(TITLES), name))
+    return ["otgen", *(f"otgen.{name}" for name in order)]
 
 
 def offered(module: str) -> dict[str, str]:
@@ -98,7 +100,7 @@ def nav() -> list:
         short = package.split(".")[1]
         own = [it for it in modules() if it.startswith(package + ".")]
         entries: list = [f"reference/{short}/index.md", *({it.split(".")[-1]: page_of(it)} for it in own)]
-        parts.append({f"{TITLES[short]}: {package}": entries})
+        parts.append({f"{_title(package)}": entries})
     single = [it for it in modules() if it.count(".") == 1]
     return [*parts, *({it: page_of(it)} for it in single)]
 
@@ -129,9 +131,13 @@ def _front() -> str:
     )
 
 
-def _package(package: str) -> str:
+def _title(package: str) -> str:
     short = package.split(".")[1]
-    lines = [f"# {TITLES[short]}: {package}", "", escaped(ast.get_docstring(_tree(package)) or ""), ""]
+    return f"{TITLES[short]}: {package}" if short in TITLES else package
+
+
+def _package(package: str) -> str:
+    lines = [f"# {_title(package)}", "", escaped(ast.get_docstring(_tree(package)) or ""), ""]
     if offered(package):
         lines += [f"## Names of `{package}`", "", _table(package), ""]
     own = [it for it in modules() if it.startswith(package + ".")]
