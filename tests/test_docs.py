@@ -165,9 +165,7 @@ def test_names_in_code_exist(path):
         resolved(chain)
 
 
-@pytest.mark.parametrize(
-    "package", ["otgen", *(f"otgen.{it}" for it in ("ot", "models", "eval", "data", "train", "nn"))]
-)
+@pytest.mark.parametrize("package", hook("reference").packages())
 def test_every_public_name_is_in_the_reference(package):
     reference, module = hook("reference"), importlib.import_module(package)
     table = generated()[reference.page_of(package)]
@@ -179,7 +177,9 @@ def test_every_public_name_is_in_the_reference(package):
             assert reference.page_of(value.__name__) in generated(), name
         else:
             assert f"[`{name}`]" in table, name
-            assert reference.page_of(value.__module__) in generated(), name
+            home = reference.offered(package).get(name, f"{package}.{name}").rpartition(".")[0]
+            assert reference.page_of(home) in generated(), name
+            assert getattr(importlib.import_module(home), name) is value
 
 
 def test_every_module_has_a_page_in_the_navigation():
@@ -205,6 +205,8 @@ def test_docstrings_are_made_safe_for_markdown():
     assert plain("min <C, P> of [K] [M], `<x>` and 2*a") == r"min &lt;C, P> of [K] \[M], `<x>` and 2\*a"
     assert plain("a *new word*, f(*args)") == r"a *new word*, f(\*args)"
     assert plain("* a list\n\n    code <x>\n") == "* a list\n\n    code <x>\n"
+    doctest = "Example:\n  >>> f(a * b) < 2\n  True * 1\n\n"
+    assert plain(f"{doctest}2 * 3") == rf"{doctest}2 \* 3"
     assert plain("  x: first,\n    then <x, y>.") == "  x: first,\n    then &lt;x, y>."
 
 
