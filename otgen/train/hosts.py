@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 SILENCE = 20  # seconds without a sign of life after which a host counts as dead
+PATIENCE = 7 * 24 * 3600  # seconds that a host at its end waits for the others, which may still score and draw
 _ADDRESS, _NUM, _INDEX = "OTGEN_COORDINATOR", "OTGEN_NUM_PROCESSES", "OTGEN_PROCESS_ID"
 
 
@@ -24,15 +25,14 @@ def join() -> None:
     """
     given = {name: os.environ[name] for name in (_ADDRESS, _NUM, _INDEX) if name in os.environ}
     missing = [name for name in (_ADDRESS, _NUM, _INDEX) if name not in given]
+    limits = {"heartbeat_timeout_seconds": SILENCE, "shutdown_timeout_seconds": PATIENCE}
     try:
         if not given:
-            jax.distributed.initialize(heartbeat_timeout_seconds=SILENCE)
+            jax.distributed.initialize(**limits)
             return
         if missing:
             raise ValueError(f"{', '.join(missing)} not set")
-        jax.distributed.initialize(
-            given[_ADDRESS], int(given[_NUM]), int(given[_INDEX]), heartbeat_timeout_seconds=SILENCE
-        )
+        jax.distributed.initialize(given[_ADDRESS], int(given[_NUM]), int(given[_INDEX]), **limits)
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"cannot join the other hosts: {str(error).rstrip('.')}. Start every process under SLURM, Open MPI or on a "
