@@ -101,6 +101,7 @@ def test_points_take_one_colour_or_one_each():
     shown = values.get_facecolor()
     assert np.allclose(shown[0], shown[2])
     assert not np.allclose(shown[0], shown[1])
+    assert plot.points(X, size=np.array([1.0, 2.0, 3.0]), label="x").collections[0].get_sizes().tolist() == [1, 2, 3]
     with pytest.raises(ValueError, match="5 numbers for 3 points"):
         plot.points(X, color=np.arange(5.0))
     with pytest.raises(ValueError, match=r"shape \[n, 2\]"):
@@ -282,6 +283,8 @@ def test_a_table_writes_its_numbers_with_the_decimals_of_the_column():
         ["ours", "1.23 ± 0.05", "3", "2.00e-05", "-"],
         ["other", "12.50 ± 1.05", "12,345", "-", "0.500"],
     ]
+    shares = {"a": {"x": 0.5556}, "b": {"x": 0.0146}, "c": {"x": 0.0643}}
+    assert [row[1] for row in texts_of(plot.table(shares))[1:]] == ["0.556", "0.015", "0.064"]
     wide = {"a": {"x": 0.00012}, "b": {"x": 250.0}, "c": {"x": 0.0}}
     assert [row[1] for row in texts_of(plot.table(wide, digits=2))[1:]] == ["0.00", "250.00", "0.00"]
 

@@ -107,8 +107,8 @@ def table(rows: Mapping[str, Mapping[str, Any]], ax: Axes | None = None, title: 
       rows: row -> column -> a number or (mean, standard deviation); what a row lacks, or None, is drawn as a dash.
       ax: where to draw; None makes a figure of the table's size.
       title: above the table.
-      digits: significant digits of the smallest number of a column (not counting deviations and zeros), unless that
-        takes three decimals or more beyond those of the largest; whole numbers are written in full.
+      digits: significant digits of the largest number of a column. Smaller ones may have one less and deviations only
+        one, for which up to two decimals are added; whole numbers are written in full.
 
     Returns:
       The axis.
@@ -147,19 +147,25 @@ def _column(entries: list[Any], name: str, digits: int) -> list[str]:
             raise TypeError
     except (TypeError, ValueError):
         raise ValueError(f"column {name!r} holds {entries}: give numbers, (mean, deviation) or None.") from None
-    form = _form([abs(it[0]) for it in read if it and math.isfinite(it[0]) and it[0]], digits)
+    sizes, deviations = ([abs(it[k]) for it in read if len(it) > k and math.isfinite(it[k]) and it[k]] for k in (0, 1))
+    form = _form(sizes, deviations, digits)
     if all(isinstance(number, int) for number in numbers):
         form = ",d"
     return [" ± ".join(f"{number:{form}}" for number in it) or "-" for it in read]
 
 
-def _form(sizes: list[float], digits: int) -> str:
-    """The format of a column of numbers of these sizes."""
-    largest, smallest = max(sizes, default=1.0), min(sizes, default=1.0)
+def _form(sizes: list[float], deviations: list[float], digits: int) -> str:
+    """The format of a column of numbers of these sizes, with deviations of those."""
+
+    def decimals(size: float, digits: int) -> int:
+        return digits - 1 - math.floor(math.log10(size))
+
+    largest = max(sizes, default=1.0)
     if largest < 1e-4 or largest >= 1e9:
         return f".{digits - 1}e"
-    decimals = [digits - 1 - math.floor(math.log10(size)) for size in (largest, smallest)]
-    return f",.{max(0, min(decimals[1], max(0, decimals[0]) + 2))}f"
+    least = max(0, decimals(largest, digits))
+    wanted = max([decimals(size, digits - 1) for size in sizes] + [decimals(size, 1) for size in deviations] + [least])
+    return f",.{min(wanted, least + 2)}f"
 
 
 def diagnosis(report: Any, ax: Axes | None = None, title: str = "") -> Axes:

@@ -20,7 +20,12 @@ SQUARE = (-0.5, 0.5, -0.5, 0.5)  # where cells are drawn
 
 
 def points(
-    x: Array, ax: Axes | None = None, title: str = "", color: Any = BLUE, size: float = 3.0, label: str | None = None
+    x: Array,
+    ax: Axes | None = None,
+    title: str = "",
+    color: Any = BLUE,
+    size: float | Array = 3.0,
+    label: str | None = None,
 ) -> Axes:
     """Draw points [n, 2] with equal scales on both axes.
 
@@ -30,7 +35,7 @@ def points(
       title: above the picture.
       color: one colour for all; or for every point a colour ([n, 3], [n, 4] or n names) or a number ([n], shown by a
         colour map that is read in grey as well).
-      size: area of a point, in square typographic points.
+      size: area of a point, in square typographic points; one number, or one for every point.
       label: name in the legend, which is drawn if there is one.
 
     Returns:
@@ -46,7 +51,7 @@ def points(
     ax.set_aspect("equal")
     ax.set_title(title)
     if label is not None:
-        ax.legend(frameon=False, markerscale=max(1.0, (20 / size) ** 0.5))
+        ax.legend(frameon=False, markerscale=max(1.0, (20 / float(np.mean(size))) ** 0.5))
     return ax
 
 
