@@ -89,6 +89,7 @@ def test_an_interrupted_run_is_saved_first(key, tmp_path, number):
     with Checkpoints(tmp_path, {}) as checkpoints:
         with pytest.raises(KeyboardInterrupt):
             train(step, START, feed(), key, checkpoints=checkpoints)
+        assert [path.name for path in tmp_path.glob("[0-9]*")] == ["16"]  # written when the interruption is told
         assert checkpoints.newest() == 16  # two batches are on their way to the device
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
@@ -181,7 +182,7 @@ def test_no_readable_checkpoint_is_said(tmp_path):
 
 def test_a_changed_checksum_is_damage_and_not_another_model(tmp_path):
     two_checkpoints(tmp_path)
-    path = next(path for path in (tmp_path / "20" / "sums").rglob("*") if b"20000" in path.read_bytes())
+    path = next(path for path in (tmp_path / "20" / "state").rglob("*") if b"20000" in path.read_bytes())
     path.write_bytes(path.read_bytes().replace(b"20000", b"20001"))
     with Checkpoints(tmp_path, {}) as checkpoints, pytest.warns(UserWarning, match="checksums changed"):
         assert float(checkpoints.restore(BIG)["w"][0]) == 10.0

@@ -21,8 +21,8 @@ import numpy as np
 
 from otgen.train import hosts
 
-_STATE, _SUMS = "state", "sums"  # items of a checkpoint
-_LAYOUT = 2  # of the items
+_ITEM = "state"  # of a checkpoint, which has one
+_LAYOUT = 2  # of what is stored
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
 
 
@@ -32,9 +32,6 @@ class Checkpoints:
     A save that is killed half-way is ignored when restoring; a checkpoint that was damaged later is put aside with a
     warning, and the one before it used. A folder that another configuration has written to is refused. Where several
     hosts run, the first writes and reads, and tells the others what it read.
-
-    A checkpoint holds the numbers of all arrays one after the other, which costs Orbax half the time that one entry
-    for each does, and beside them their paths, shapes, types and checksums as JSON.
 
     Args:
       folder: where they lie; made if need be.
@@ -105,7 +102,7 @@ class Checkpoints:
         if step is None:
             return None
         try:
-            return self._facts(step)["metrics"][metric]
+            return self._item(step, numbers=False)[0]["metrics"][metric]
         except _Damage as error:
             self._put_aside([step], f"step {step} ({error})", "The next state becomes the best")
             return None
@@ -122,15 +119,14 @@ class Checkpoints:
     def _write(self, step: int, tree: Any, metrics: dict[str, float]) -> None:
         if step in self._manager.all_steps():
             return
-        args = self._ocp.args
-        numbers = {name: _bytes_of(name, leaf) for name, leaf in _named(tree)}
-        leaves = {name: [*_kind(leaf), zlib.crc32(numbers[name])] for name, leaf in _named(tree)}
+        from otgen.train import stored
+
         about = {"config": self._config, "versions": versions(), "metrics": metrics}
-        facts = {"layout": _LAYOUT, "leaves": leaves, "checksum": _checksum_of(leaves), **about}
-        whole = {"bytes": np.concatenate(list(numbers.values()))}
-        items = {_STATE: args.StandardSave(whole), _SUMS: args.JsonSave(facts)}
+        facts = {"layout": _LAYOUT, "leaves": {name: _kind(leaf) for name, leaf in _named(tree)}, **about}
+        numbers = {name: _bytes_of(name, leaf) for name, leaf in _named(tree)}
+        item = {_ITEM: stored.Save(numbers, facts)}
         with self._writing():
-            saved = self._manager.save(step, args=args.Composite(**items), force=True)
+            saved = self._manager.save(step, args=self._ocp.args.Composite(**item), force=True)
         if not saved:
             raise RuntimeError(f"Orbax declined to save step {step} to {self.folder}; newest: {self.newest()}.")
 
@@ -199,19 +195,12 @@ class Checkpoints:
             )
         return None
 
-    def _facts(self, step: int) -> dict[str, Any]:
-        """What was saved beside the arrays of a step; raises _Damage."""
-        found = self._item(step, _SUMS, self._ocp.args.JsonRestore())
-        if not isinstance(found, dict) or _checksum_of(found.get("leaves")) != found.get("checksum"):
-            raise _Damage("its checksums changed after they were saved")
-        return found
-
     def _read(self, step: int, like: Any) -> Any:
         """The checkpoint of a step; raises ValueError if it is one of other arrays, _Damage if it cannot be read."""
         older = f"the checkpoint of step {step} in {self.folder} is laid out in another way: an older otgen wrote it."
-        if (self.folder / str(step) / "default").is_dir():
+        if any((self.folder / str(step) / name).is_dir() for name in ("default", "sums")):
             raise ValueError(older)
-        facts = self._facts(step)
+        facts, whole = self._item(step)
         if facts.get("layout") != _LAYOUT:
             raise ValueError(older)
         sums = facts["leaves"]
@@ -222,10 +211,10 @@ class Checkpoints:
             told = ", ".join(f"{name} (stored {stored.get(name)}, now {shapes.get(name)})" for name in differing[:3])
             raise ValueError(f"the checkpoint of step {step} in {self.folder} holds other arrays: {told}.")
         sizes = {name: np.dtype(kind).itemsize * math.prod(shape) for name, (shape, kind, _) in sums.items()}
-        empty = {"bytes": np.empty(sum(sizes.values()), np.uint8)}
-        whole = self._item(step, _STATE, self._ocp.args.StandardRestore(empty))["bytes"]
         ends = dict(zip(sizes, np.cumsum(list(sizes.values())), strict=True))
-        numbers = {name: np.asarray(whole[ends[name] - size : ends[name]]) for name, size in sizes.items()}
+        numbers = {name: whole[ends[name] - size : ends[name]] for name, size in sizes.items()}
+        if len(whole) != sum(sizes.values()):
+            raise _Damage(f"{len(whole)} bytes of numbers instead of {sum(sizes.values())}")
         changed = [name for name, found in numbers.items() if zlib.crc32(found) != sums[name][2]]
         if changed:
             raise _Damage(f"numbers of {changed[0]} changed after they were saved")
@@ -237,10 +226,18 @@ class Checkpoints:
             lambda path, leaf: _placed_like(leaf, numbers[jax.tree_util.keystr(path)]), like
         )
 
-    def _item(self, step: int, name: str, how: Any, again: bool = True) -> Any:
-        """One item of a checkpoint, tried twice; raises _Damage for whatever reading a broken file comes to raise."""
+    def _item(self, step: int, again: bool = True, *, numbers: bool = True) -> tuple[dict[str, Any], Any]:
+        """Facts and bytes of a step, tried twice; raises _Damage for whatever reading a broken file comes to raise."""
+        from otgen.train import stored
+
         try:
-            return self._manager.restore(step, args=self._ocp.args.Composite(**{name: how}))[name]
+            item = {_ITEM: stored.Restore(numbers)}
+            facts, whole = self._manager.restore(step, args=self._ocp.args.Composite(**item))[_ITEM]
+            if stored.checksum_of(facts["leaves"]) != facts["checksum"]:
+                raise _Damage("its checksums changed after they were saved")
+            return facts, whole
+        except _Damage:
+            raise
         except (MemoryError, PermissionError):  # not the checkpoint's fault
             raise
         except Exception as error:
@@ -248,7 +245,7 @@ class Checkpoints:
             if busy or "RESOURCE_EXHAUSTED" in str(error):
                 raise
             if again:
-                return self._item(step, name, how, again=False)
+                return self._item(step, again=False, numbers=numbers)
             raise _Damage(_first_line(error)) from error
 
     def close(self) -> None:
@@ -305,10 +302,10 @@ def _kind(leaf: Any) -> list[Any]:
 
 
 def _bytes_of(name: str, leaf: Any) -> np.ndarray:
-    """The numbers of a leaf as bytes."""
+    """The numbers of a leaf as bytes, in memory of their own: that of the leaf is given to the next step."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         raise ValueError(f"{name} is a typed random key: keep jax.random.key_data of it in the state.")
-    return np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
+    return np.array(leaf, order="C", copy=True).reshape(-1).view(np.uint8)
 
 
 def _placed_like(leaf: Any, numbers: np.ndarray) -> Any:
@@ -316,10 +313,6 @@ def _placed_like(leaf: Any, numbers: np.ndarray) -> Any:
     found = numbers.view(leaf.dtype).reshape(leaf.shape)
     place = getattr(leaf, "sharding", None) if jax.process_count() == 1 else None
     return jnp.array(found) if place is None else jax.device_put(found, place, may_alias=False)
-
-
-def _checksum_of(leaves: Any) -> int:
-    return zlib.crc32(json.dumps(leaves, sort_keys=True).encode())
 
 
 def _first_line(error: Exception) -> str:

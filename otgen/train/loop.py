@@ -64,11 +64,12 @@ def train(
       The state after the last batch.
 
     Raises:
-      ValueError: for numbers of steps below 1, or `log_every` and `save_every` that `steps_per_call` does not divide.
+      ValueError: for numbers of steps below 1, or `log_every` and, where something is saved or watched, `save_every`
+        that `steps_per_call` does not divide.
       NonFinite: if a logged metric is NaN or infinite, with the step, the metric and the last good checkpoint.
       KeyboardInterrupt: on Ctrl-C or SIGTERM, after the state has been saved; a second one ends at once.
     """
-    _check(log_every, save_every, steps_per_call)
+    _check(log_every, save_every, steps_per_call, checkpoints is not None or watch is not None)
     now, metrics, numbers, rate = int(state.step), None, {}, _Rate()
     fixed = tuple(replicated(tree) for tree in fixed)
     one = mapped(step, *fixed, donate=True)
@@ -86,22 +87,29 @@ def train(
             if (due or stop) and checkpoints is not None:
                 save(now, state, checkpoints, numbers)
             if stop:
-                raise KeyboardInterrupt
+                _end(checkpoints)
             if due and watch is not None and hosts.is_first():
                 watch(now, state)
         if metrics is not None:
             numbers = report(now, metrics, callback, checkpoints, rate)
         save(now, state, checkpoints, numbers)
         if interrupted():
-            raise KeyboardInterrupt
+            _end(checkpoints)
     return state
 
 
-def _check(log_every: int, save_every: int, steps_per_call: int) -> None:
+def _end(checkpoints: Checkpoints | None) -> None:
+    """Interrupt, once what is saved in the background is there."""
+    if checkpoints is not None:
+        checkpoints.newest()
+    raise KeyboardInterrupt
+
+
+def _check(log_every: int, save_every: int, steps_per_call: int, saves: bool) -> None:
     for name, value in {"log_every": log_every, "save_every": save_every, "steps_per_call": steps_per_call}.items():
         if value < 1:
             raise ValueError(f"{name} = {value}: give 1 or more.")
-    if log_every % steps_per_call or save_every % steps_per_call:
+    if log_every % steps_per_call or (saves and save_every % steps_per_call):
         raise ValueError(
             f"steps_per_call = {steps_per_call} does not divide log_every = {log_every} and save_every = {save_every}."
         )
