@@ -317,6 +317,15 @@ def test_paths_of_bounded_priors_inside_and_outside_jit():
     np.testing.assert_allclose(jax.jit(lambda s: latent.lerp(s, z0, z1, prior))(t), path, atol=1e-6)
 
 
+def test_operations_of_many_uniforms_compile_once_outside_jit():
+    corners = draws(latent.Uniform(), 4, (8,))
+    square = latent.grid(corners, 3, 3, latent.Uniform())
+    np.testing.assert_allclose(square[::2, ::2].reshape(4, 8), jnp.stack(corners), atol=1e-6)
+    before = sums.uniform_match._cache_size()
+    latent.grid(corners, 4, 5, latent.Uniform())
+    assert sums.uniform_match._cache_size() == before
+
+
 @pytest.mark.slow
 def test_learned_priors_return_codes_with_equal_frequency():
     codes = jax.random.normal(jax.random.key(0), (100, 3)) * jnp.array([3.0, 1.0, 0.5])

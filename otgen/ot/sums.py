@@ -78,6 +78,7 @@ def tails(table: Table, y: Array) -> tuple[Array, Array]:
     return at(table.below), at(table.above)
 
 
+@jax.jit  # or every call outside jit compiles the branches of its cond again
 def uniform_match(weights: Float[Array, " n"], y: Array) -> Array:
     """Map y = sum_i w_i u_i, u_i uniform on [-1, 1], to the uniform law by T(y) = 2 F_Q(y) - 1, elementwise.
 
