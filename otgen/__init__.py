@@ -2,6 +2,9 @@
 
 The names a notebook types; everything else lives in the modules they come from. Heavy parts (models, plots) load when
 they are first used, with them `save` and `load` of trained models.
+
+Examples in docstrings take `og`, `jax`, `jnp` and `np` for imported (`import otgen as og`, ...) and `data_dir` for the
+folder of the data; the numbers that they show are rounded.
 """
 
 import importlib

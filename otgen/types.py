@@ -25,6 +25,15 @@ def as_pytree(cls: type, leaves: tuple[str, ...] | None = None, static: tuple[st
       cls: the class.
       leaves: names of the fields that are leaves; None for all fields but the static ones.
       static: names of the others; of a dataclass those too whose metadata say {"static": True}.
+
+    Example:
+      >>> import dataclasses
+      >>> @og.types.as_pytree
+      ... @dataclasses.dataclass(frozen=True)
+      ... class Line:
+      ...     slope: float
+      >>> print(jax.tree.map(lambda leaf: 2 * leaf, Line(3.0)).slope)
+      6.0
     """
     if leaves is None:
         fields = dataclasses.fields(cls)
@@ -56,6 +65,12 @@ class Sampler(Protocol):
     Samplers are static arguments of jitted functions, so they must be hashable and should be defined
     once at module level (a new lambda per call retraces). A sampler that is the image of the unit cube
     under a map may offer that map as the attribute `from_cube`; solvers then feed it quasi-random points.
+
+    Example:
+      >>> def corners(key, num, dim):
+      ...     return jax.random.bernoulli(key, shape=(num, dim)).astype(jnp.float32)
+      >>> print(isinstance(corners, og.types.Sampler), corners(jax.random.key(0), 5, 2).shape)
+      True (5, 2)
     """
 
     def __call__(self, key: Key, num: int, dim: int) -> Array: ...
@@ -63,13 +78,28 @@ class Sampler(Protocol):
 
 @runtime_checkable
 class Callback(Protocol):
-    """What every solver and trainer calls as it goes: the step reached and numbers worth showing."""
+    """What every solver and trainer calls as it goes: the step reached and numbers worth showing.
+
+    Example:
+      >>> def show(step, metrics):
+      ...     print(step, metrics)
+      >>> isinstance(show, og.types.Callback)
+      True
+      >>> show(10, {"loss": 0.5})
+      10 {'loss': 0.5}
+    """
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None: ...
 
 
 class Status(enum.IntEnum):
-    """How a solver ended. Inside jit it travels as an int32; `explain` turns it into advice."""
+    """How a solver ended. Inside jit it travels as an int32; `explain` turns it into advice.
+
+    Example:
+      >>> info = og.sinkhorn.run(og.DenseCost(jnp.array([[0.0, 1.0], [1.0, 0.0]])), epsilon=1.0)[1]
+      >>> print(info.status == og.Status.CONVERGED, og.Status(int(info.status)).name)
+      True CONVERGED
+    """
 
     CONVERGED = 0
     MAX_STEPS = 1
@@ -90,7 +120,12 @@ ADVICE = {
 
 
 def status_of(error: Array, tol: Array) -> Array:
-    """Return the int32 status of a recomputed error: CONVERGED if and only if it is below `tol`."""
+    """Return the int32 status of a recomputed error: CONVERGED if and only if it is below `tol`.
+
+    Example:
+      >>> print(og.types.status_of(0.01, 0.1), og.types.status_of(0.5, 0.1), og.types.status_of(jnp.nan, 0.1))
+      0 1 2
+    """
     error, tol = jnp.asarray(error), jnp.asarray(tol)
     unfinished = jnp.where(error < tol, Status.CONVERGED, Status.MAX_STEPS)
     return jnp.where(jnp.isfinite(error), unfinished, Status.NONFINITE).astype(jnp.int32)
@@ -104,6 +139,10 @@ def explain(info: Any) -> str:
 
     Returns:
       One line: the status by name, and the advice that goes with it.
+
+    Example:
+      >>> print(og.explain(og.Status.CONVERGED))
+      CONVERGED: converged: the error recomputed at the end is below tol.
     """
     status = Status(int(getattr(info, "status", info)))
     return f"{status.name}: {ADVICE[status]}"

@@ -22,6 +22,12 @@ def from_ott(geometry: Any) -> DenseCost | PairwiseCost:
 
     Raises:
       ValueError: if it is no OTT geometry.
+
+    Example:
+      >>> from ott.geometry import pointcloud
+      >>> geometry = pointcloud.PointCloud(jnp.array([[0.0], [1.0]]), jnp.array([[3.0]]), epsilon=0.1)
+      >>> print(og.from_ott(geometry).matrix().T)
+      [[9. 4.]]
     """
     from ott.geometry import costs, pointcloud
     from ott.geometry import geometry as base
@@ -41,6 +47,11 @@ def to_ott(cost: Cost, epsilon: float | None = None) -> Geometry:
     Args:
       cost: a PairwiseCost becomes a PointCloud, any other cost a Geometry of its matrix.
       epsilon: temperature, as in OTT-JAX, where None means its own default.
+
+    Example:
+      >>> geometry = og.to_ott(og.PairwiseCost(jnp.array([[0.0], [1.0]]), jnp.array([[3.0]])), epsilon=0.1)
+      >>> print(type(geometry).__name__, geometry.epsilon, geometry.cost_matrix.T)
+      PointCloud 0.1 [[9. 4.]]
     """
     import jax
     from ott.geometry import costs, geometry, pointcloud

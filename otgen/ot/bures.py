@@ -51,6 +51,10 @@ def bures_sq(cov_a: ArrayLike, cov_b: ArrayLike) -> Float[Array, "*batch"]:
       ValueError: for matrices that are not square, of different dimensions, or (outside jit) not finite, not symmetric
         or indefinite.
 
+    Example:
+      >>> print(og.gaussian.bures_sq(jnp.eye(2), 4 * jnp.eye(2)))  # 2 (1 - 2)^2
+      2.0
+
     Reference: Bhatia, Jain and Lim (2019), arXiv 1712.01504; Gelbrich (1990).
     """
     a, b = as_covariances("cov_a", cov_a, "cov_b", cov_b)
@@ -73,6 +77,13 @@ def entropic_bures_sq(cov_a: ArrayLike, cov_b: ArrayLike, *, epsilon: ArrayLike)
 
     Raises:
       ValueError: as in `bures_sq`, or for a negative epsilon.
+
+    Example:
+      >>> a, b = jnp.eye(2), 4 * jnp.eye(2)
+      >>> print(og.gaussian.entropic_bures_sq(a, b, epsilon=0.0))  # bures_sq
+      2.0
+      >>> print(og.gaussian.entropic_bures_sq(a, b, epsilon=1e5))  # to tr A + tr B = 10
+      10.0
 
     Reference: Janati et al. (2020), arXiv 2006.02572, theorem 1, with 2 sigma^2 = epsilon.
     """
@@ -97,6 +108,10 @@ def bures_sq_factors(factor_a: ArrayLike, factor_b: ArrayLike) -> Float[Array, "
     Raises:
       ValueError: for arrays that are not matrices, of different numbers of rows, or (outside jit) not finite.
 
+    Example:
+      >>> print(og.gaussian.bures_sq_factors(jnp.array([[1.0], [0.0]]), jnp.array([[0.0], [2.0]])))  # 1 + 4
+      5.0
+
     Reference: paper C (arXiv 2303.03027), the loss L^1; Bhatia, Jain and Lim (2019), theorem 1.
     """
     a, b = as_factor("factor_a", factor_a), as_factor("factor_b", factor_b)
@@ -117,6 +132,10 @@ def perturbed_bures_sq(cov_model: ArrayLike, cov_target: ArrayLike, *, tau: Arra
 
     Raises:
       ValueError: as in `bures_sq`, or for a negative tau.
+
+    Example:
+      >>> print(og.gaussian.perturbed_bures_sq(jnp.zeros((2, 2)), 4 * jnp.eye(2), tau=1.0))
+      2.0
 
     Reference: paper C (arXiv 2303.03027), the smooth perturbative loss.
     """
@@ -144,6 +163,10 @@ def perturbed_bures_sq_factors(
 
     Raises:
       ValueError: as in `bures_sq_factors`, or for a negative tau.
+
+    Example:
+      >>> print(og.gaussian.perturbed_bures_sq_factors(jnp.zeros((2, 1)), 2 * jnp.eye(2), tau=1.0))
+      2.0
 
     Reference: paper C (arXiv 2303.03027), the smooth perturbative loss.
     """

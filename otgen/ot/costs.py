@@ -23,7 +23,12 @@ BLOCK = 2**20  # entries of the cost matrix in memory at a time, 4 MiB in float3
 
 
 def product(left: ArrayLike, right: ArrayLike) -> Array:
-    """Return left @ right at the highest precision: on an accelerator the default rounds to fewer bits."""
+    """Return left @ right at the highest precision: on an accelerator the default rounds to fewer bits.
+
+    Example:
+      >>> print(og.costs.product(jnp.array([[1.0, 2.0]]), jnp.array([3.0, 4.0])))
+      [11.]
+    """
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -31,6 +36,11 @@ class Cost:
     """A ground cost between n source and m target points, in units of the caller's choice.
 
     Subclass it with `shape`, `dtype` and `map_blocks` (and register it as a pytree) to bring a cost of your own.
+
+    Example:
+      >>> cost = og.PairwiseCost(jnp.array([[0.0], [2.0]]), jnp.array([[1.0]]))
+      >>> print(isinstance(cost, og.costs.Cost), cost.shape, cost.mean())  # both points are at squared distance 1
+      True (2, 1) 1.0
     """
 
     @property
@@ -71,6 +81,13 @@ class Cost:
         Returns:
           One number per point of the other side, in units of the cost; infinite where every point is left out.
 
+        Example:
+          >>> cost = og.DenseCost(jnp.array([[0.0, 1.0, 4.0], [4.0, 1.0, 0.0]]))
+          >>> print(cost.softmin(0.01, jnp.zeros(3)))  # the minimum of each row
+          [0. 0.]
+          >>> print(cost.softmin(0.01, jnp.zeros(2), axis=0))  # of each column; -.01 log 2 where it is met twice
+          [0. 0.993 0.]
+
         Reference: Peyre and Cuturi (2019), arXiv 1803.00567, section 4.4.
         """
         potential = jnp.asarray(potential)
@@ -99,7 +116,12 @@ class Cost:
 
 
 def along(values: Array, axis: int) -> Array:
-    """Give a vector the shape in which it runs along one axis of a block."""
+    """Give a vector the shape in which it runs along one axis of a block.
+
+    Example:
+      >>> print(og.costs.along(jnp.arange(3), 1).shape, og.costs.along(jnp.arange(3), 0).shape)
+      (1, 3) (3, 1)
+    """
     return values[None, :] if axis == 1 else values[:, None]
 
 
@@ -118,6 +140,11 @@ class DenseCost(Cost):
 
     Raises:
       ValueError: if it is not a matrix with two sides, or (outside jit) not finite.
+
+    Example:
+      >>> cost = og.DenseCost(jnp.array([[0, 2], [3, 1], [1, 1]]))
+      >>> print(cost, cost.dtype, cost.mean())
+      DenseCost(3 x 2) float32 1.3333
     """
 
     values: Array
@@ -170,6 +197,15 @@ class PairwiseCost(Cost):
 
     Raises:
       ValueError: for other shapes, different dimensions, an empty side, or (outside jit) non-finite points.
+
+    Example:
+      >>> cost = og.PairwiseCost(jnp.array([[0.0, 0.0], [1.0, 0.0]]), jnp.array([[0.0, 2.0], [1.0, 2.0]]))
+      >>> print(cost.matrix())
+      [[4. 5.]
+       [5. 4.]]
+      >>> print(og.PairwiseCost(cost.x, cost.y, lambda x, y: jnp.abs(x - y).sum()).matrix())
+      [[2. 3.]
+       [3. 2.]]
     """
 
     x: Array

@@ -19,6 +19,14 @@ class CostFn:
     """A cost of two vectors: `cost(x, y)` for one pair, `cost.pairwise(x, y)` for all, parameters as pytree leaves.
 
     `invariant` says that moving both points by one vector changes nothing, which lets clouds be centred.
+
+    Example:
+      >>> class Manhattan(og.distances.CostFn):
+      ...     invariant = True
+      ...     def __call__(self, x, y):
+      ...         return jnp.sum(jnp.abs(x - y))
+      >>> print(Manhattan().pairwise(jnp.zeros((1, 2)), jnp.array([[1.0, 2.0], [3.0, 4.0]])))
+      [[3. 7.]]
     """
 
     invariant: ClassVar[bool] = False
@@ -35,7 +43,12 @@ class CostFn:
 @as_pytree
 @dataclass(frozen=True)
 class SqEuclidean(CostFn):
-    """|x - y|^2, not halved."""
+    """|x - y|^2, not halved.
+
+    Example:
+      >>> print(og.distances.SqEuclidean()(jnp.zeros(2), jnp.array([3.0, 4.0])))
+      25.0
+    """
 
     invariant: ClassVar[bool] = True
 
@@ -54,7 +67,14 @@ class SqEuclidean(CostFn):
 @as_pytree
 @dataclass(frozen=True)
 class Euclidean(CostFn):
-    """|x - y|, with gradient zero where the points meet."""
+    """|x - y|, with gradient zero where the points meet.
+
+    Example:
+      >>> print(og.distances.Euclidean()(jnp.zeros(2), jnp.array([3.0, 4.0])))
+      5.0
+      >>> print(jax.grad(og.distances.Euclidean())(jnp.zeros(2), jnp.zeros(2)))  # not NaN
+      [0. 0.]
+    """
 
     invariant: ClassVar[bool] = True
 
@@ -70,7 +90,12 @@ class Euclidean(CostFn):
 @as_pytree
 @dataclass(frozen=True)
 class PNorm(CostFn):
-    """The p-norm (sum_k |x_k - y_k|^p)^(1/p), p >= 1 static, with gradient zero where the points meet."""
+    """The p-norm (sum_k |x_k - y_k|^p)^(1/p), p >= 1 static, with gradient zero where the points meet.
+
+    Example:
+      >>> print(og.distances.PNorm(1.0)(jnp.zeros(2), jnp.array([3.0, 4.0])))
+      7.0
+    """
 
     p: float = field(default=2.0, metadata={"static": True})
     invariant: ClassVar[bool] = True
@@ -91,7 +116,12 @@ class PNorm(CostFn):
 @as_pytree
 @dataclass(frozen=True)
 class Cosine(CostFn):
-    """1 - cos(x, y), between 0 and 2; a zero vector is at distance 1 from everything."""
+    """1 - cos(x, y), between 0 and 2; a zero vector is at distance 1 from everything.
+
+    Example:
+      >>> print(og.distances.Cosine()(jnp.array([1.0, 0.0]), jnp.array([0.0, 5.0])))
+      1.0
+    """
 
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         """Return 1 - cos(x, y)."""
@@ -105,7 +135,12 @@ class Cosine(CostFn):
 @as_pytree
 @dataclass(frozen=True)
 class Scaled(CostFn):
-    """A cost after each feature is multiplied by its scale [d]: scales can be learned, they are pytree leaves."""
+    """A cost after each feature is multiplied by its scale [d]: scales can be learned, they are pytree leaves.
+
+    Example:
+      >>> print(og.distances.Scaled(jnp.array([1.0, 10.0]))(jnp.zeros(2), jnp.ones(2)))  # 1 + 10^2
+      101.0
+    """
 
     scales: Array
     base: CostFn = SqEuclidean()
@@ -125,7 +160,14 @@ class Scaled(CostFn):
 
 
 class Custom(CostFn):
-    """A plain function of two vectors as a cost; the function is static."""
+    """A plain function of two vectors as a cost; the function is static.
+
+    Example:
+      >>> def hamming(x, y):
+      ...     return jnp.sum(x != y)
+      >>> print(og.distances.Custom(hamming)(jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 0.0, 0.0])))
+      2.0
+    """
 
     def __init__(self, function: Callable[..., Any]):
         self.function = function
@@ -147,6 +189,12 @@ def as_cost_fn(cost_fn: Any) -> CostFn:
 
     Raises:
       ValueError: if it cannot be called.
+
+    Example:
+      >>> print(og.distances.as_cost_fn(jnp.dot)(jnp.ones(3), jnp.ones(3)))
+      3.0
+      >>> print(og.distances.as_cost_fn(og.distances.Cosine()))
+      Cosine()
     """
     if isinstance(cost_fn, CostFn):
         return cost_fn

@@ -54,6 +54,13 @@ def sinkhorn_divergence(
     Raises:
       ValueError: outside jit, as in `PairwiseCost` and `sinkhorn.run`.
 
+    Example:
+      >>> x = jnp.array([[0.0], [1.0]])
+      >>> print(og.sinkhorn_divergence(x, x, epsilon=0.5))
+      0.0
+      >>> print(og.sinkhorn_divergence(x, x + 3.0, epsilon=0.5))  # a shift s has s^2, whatever epsilon
+      9.0
+
     Reference: Genevay et al. (2018), arXiv 1706.00292; Feydy et al. (2019), arXiv 1810.08278; Sejourne et al. (2019),
     arXiv 1910.12958 (unbalanced).
     """

@@ -69,6 +69,12 @@ class State(NamedTuple):
     Attributes:
       f: of the rows [n], centred: sum a_i f_i = 0.
       g: of the columns [m], the best for f.
+
+    Example:
+      >>> cost = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+      >>> state = og.dual.State(jnp.zeros(2), og.dual.transform(cost, jnp.zeros(2), epsilon=1.0))
+      >>> print(og.dual.gap(cost, *state, epsilon=1.0))  # by symmetry these are optimal
+      0.0
     """
 
     f: Array
@@ -101,6 +107,15 @@ def run(
 
     Raises:
       ValueError: as in `value`, and for a tol that is not positive or a negative max_steps.
+
+    Example:
+      >>> cost = jnp.array([[0.0, 2.0], [2.0, 0.0]])
+      >>> state, info = og.dual.run(cost, epsilon=0.5, smoothing="quadratic")
+      >>> print(og.dual.density(cost, *state, epsilon=0.5, smoothing="quadratic"))  # exactly zero off the diagonal
+      [[2. 0.]
+       [0. 2.]]
+      >>> print(info.primal_value)  # <C, P> = 0, and epsilon E r^2 / 2
+      0.5
 
     Reference: Blondel et al. (2018), arXiv 1710.06276, who maximise the same function by L-BFGS.
     """

@@ -24,6 +24,13 @@ class State(NamedTuple):
     Attributes:
       f: potential of the source points [n], in units of the cost.
       g: potential of the target points [m].
+
+    Example:
+      >>> state = og.sinkhorn.State(jnp.zeros(2), jnp.zeros(2))  # the plan is then a b' exp(-c / epsilon)
+      >>> cost = og.DenseCost(jnp.array([[0.0, 1.0], [1.0, 0.0]]))
+      >>> print(og.sinkhorn.plan(cost, state, epsilon=1.0), np.exp(-1) / 4)
+      [[0.25 0.092]
+       [0.092 0.25]] 0.092
     """
 
     f: Held
@@ -137,6 +144,14 @@ def marginals(
 
     Raises:
       ValueError: outside jit, for weights or an epsilon that cannot be.
+
+    Example:
+      >>> x, a, b = np.array([[0.0], [1.0]]), np.array([0.3, 0.7]), np.array([0.6, 0.4])
+      >>> cost = og.PairwiseCost(x, x)
+      >>> state, _ = og.sinkhorn.run(cost, a, b, epsilon=0.5, tol=1e-5)
+      >>> rows, columns = og.sinkhorn.marginals(cost, state, a, b, epsilon=0.5)
+      >>> print(rows, columns)
+      [0.3 0.7] [0.6 0.4]
     """
     a, b = as_masses(cost, a, b, 1.0, 0.5, axis_name)
     (epsilon,) = as_numbers(cost, epsilon=epsilon)
@@ -166,6 +181,14 @@ def plan(
 
     Raises:
       ValueError: outside jit, for weights or an epsilon that cannot be.
+
+    Example:
+      >>> x, a, b = np.array([[0.0], [1.0]]), np.array([0.3, 0.7]), np.array([0.6, 0.4])
+      >>> cost = og.PairwiseCost(x, x)
+      >>> state, _ = og.sinkhorn.run(cost, a, b, epsilon=0.02, tol=1e-5)
+      >>> print(og.sinkhorn.plan(cost, state, a, b, epsilon=0.02))  # .3 has to move
+      [[0.3 0.]
+       [0.3 0.4]]
     """
     a, b = as_masses(cost, a, b, 1.0, 0.5)
     (epsilon,) = as_numbers(cost, epsilon=epsilon)
@@ -201,6 +224,12 @@ def apply_plan(
 
     Raises:
       ValueError: for vectors of another length, and as in `plan`.
+
+    Example:
+      >>> cost = og.PairwiseCost(jnp.array([[0.0], [1.0]]), jnp.array([[5.0], [7.0]]))
+      >>> state, _ = og.sinkhorn.run(cost, epsilon=0.01, tol=1e-5)
+      >>> print(2 * og.sinkhorn.apply_plan(cost, state, jnp.array([[5.0], [7.0]]), epsilon=0.01).T)  # where 0 and 1 go
+      [[5. 6.9972]]
     """
     a, b = as_masses(cost, a, b, 1.0, 0.5)
     (epsilon,) = as_numbers(cost, epsilon=epsilon)
@@ -237,6 +266,12 @@ def primal_cost(
 
     Raises:
       ValueError: as in `plan`.
+
+    Example:
+      >>> cost = og.PairwiseCost(jnp.array([[0.0], [1.0]]), jnp.array([[0.0], [3.0]]))
+      >>> state, _ = og.sinkhorn.run(cost, epsilon=0.01, tol=1e-5)
+      >>> print(og.sinkhorn.primal_cost(cost, state, epsilon=0.01))  # (0 + 4) / 2
+      2.0
     """
     a, b = as_masses(cost, a, b, 1.0, 0.5)
     (epsilon,) = as_numbers(cost, epsilon=epsilon)

@@ -34,6 +34,11 @@ class Coupling(NamedTuple):
       i: indices into x [n + m] (int32).
       j: indices into y [n + m] (int32).
       mass: of the pair (x_i, y_j), sums to 1 [n + m].
+
+    Example:
+      >>> plan = og.exact.coupling_line(jnp.array([0.0, 1.0]), jnp.array([5.0]))
+      >>> print(plan.i[plan.mass > 0], plan.j[plan.mass > 0], plan.mass[plan.mass > 0])
+      [0 1] [0 0] [0.5 0.5]
     """
 
     i: Array
@@ -47,6 +52,11 @@ class Assignment(NamedTuple):
     Attributes:
       index: row i goes to column index[i] [n] (int32).
       value: mean cost of the pairs, the optimum of the linear program with weights 1/n.
+
+    Example:
+      >>> found = og.exact.assignment(jnp.array([[0.0, 1.0], [3.0, 5.0]]))
+      >>> print(found.index, found.value)  # 1 + 3 is less than 0 + 5
+      [1 0] 2.
     """
 
     index: Array
@@ -62,6 +72,11 @@ class Plan(NamedTuple):
         positive.
       g: potentials of the columns [m].
       value: sum_ij plan_ij c_ij.
+
+    Example:
+      >>> found = og.exact.plan(jnp.array([[0.0, 1.0], [3.0, 5.0]]))
+      >>> print(found.plan.tolist(), found.value)
+      [[0., 0.5], [0.5, 0.]] 2.
     """
 
     plan: Array
@@ -99,6 +114,13 @@ def coupling_line(
 
     Raises:
       ValueError: for points that are not on the line or not finite, or weights that are no probabilities.
+
+    Example:
+      >>> plan = og.exact.coupling_line(jnp.array([0.0, 1.0]), jnp.array([9.0, 5.0, 7.0]))
+      >>> matrix = jnp.zeros((2, 3)).at[plan.i, plan.j].add(plan.mass)
+      >>> print(matrix)  # half of y's mass each, in order
+      [[0. 0.3333 0.1667]
+       [0.3333 0. 0.1667]]
 
     Reference: Santambrogio (2015), Optimal Transport for Applied Mathematicians, section 2.2; Peyre and Cuturi (2019),
     arXiv 1803.00567, remark 2.30.
@@ -145,6 +167,12 @@ def value_line(
 
     Raises:
       ValueError: as in `coupling_line`.
+
+    Example:
+      >>> print(og.exact.value_line(jnp.array([0.0, 1.0]), jnp.array([4.0, 3.0])))  # 0 goes to 3, and 1 to 4
+      9.0
+      >>> print(og.exact.value_line(jnp.array([0.0, 1.0]), jnp.array([4.0, 3.0]), h=jnp.abs))
+      3.0
     """
     x, y = _line("x", x), _line("y", y)
     i, j, mass = coupling_line(x, y, a, b)
@@ -172,6 +200,11 @@ def assignment(cost: Cost | ArrayLike) -> Assignment:
 
     Raises:
       ValueError: if the cost is not square, or (outside jit) not finite.
+
+    Example:
+      >>> found = og.exact.assignment(og.PairwiseCost(jnp.array([[0.0], [1.0]]), jnp.array([[1.1], [0.1]])))
+      >>> print(found.index, found.value)
+      [1 0] 0.01
 
     Reference: Crouse (2016), On implementing 2D rectangular assignment algorithms.
     """
@@ -213,6 +246,12 @@ def potentials(cost: Cost | ArrayLike, index: ArrayLike) -> tuple[Float[Array, "
 
     Raises:
       ValueError: if the cost is not square, or (outside jit) if index is no permutation or not an optimal one.
+
+    Example:
+      >>> cost = jnp.array([[0.0, 1.0], [3.0, 5.0]])
+      >>> f, g = og.exact.potentials(cost, og.exact.assignment(cost).index)
+      >>> print(f, g, f.mean() + g.mean())
+      [-1.5 1.5] [1.5 2.5] 2.
 
     Reference: Ahuja, Magnanti and Orlin (1993), Network Flows, section 9.
     """
@@ -272,6 +311,13 @@ def plan(cost: Cost | ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None
     Raises:
       ValueError: for more than 4 million entries, weights that are no probabilities, or (outside jit) a cost that is
         not finite.
+
+    Example:
+      >>> found = og.exact.plan(jnp.array([[0.0, 2.0], [2.0, 0.0]]), jnp.array([0.75, 0.25]), jnp.array([0.5, 0.5]))
+      >>> print(found.plan.tolist(), found.value)  # a quarter has to move
+      [[0.5, 0.25], [0., 0.25]] 0.5
+      >>> print(found.f @ jnp.array([0.75, 0.25]) + found.g @ jnp.array([0.5, 0.5]))
+      0.5
 
     Reference: Peyre and Cuturi (2019), arXiv 1803.00567, section 3; Huangfu and Hall (2018), Parallelizing the dual
     revised simplex method.

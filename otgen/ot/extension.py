@@ -40,6 +40,11 @@ class Extension(NamedTuple):
     Attributes:
       centres: mass centres of the cells [N, d]; infinite where no sample fell.
       angle: dihedral angle in radians above which a face counts as singular.
+
+    Example:
+      >>> ext = og.extension.Extension(centres=jnp.array([[-0.25, 0.0], [0.25, 0.0]]), angle=jnp.array(0.5))
+      >>> print(ext.centres.shape, ext.angle)
+      (2, 2) 0.5
     """
 
     centres: Array
@@ -54,6 +59,13 @@ class Combination(NamedTuple):
       index: targets combined [n, k] (int32); index[:, 0] is the winner, T(x) = y[index[:, 0]].
       weight: their weights [n, k], summing to 1; 0 where the angle ruled a neighbour out. Non-negative for pairs and
         simplices; of either sign for the local form.
+
+    Example:
+      >>> y, state = jnp.array([[0.0], [1.0], [2.0]]), og.semidiscrete.from_heights(jnp.array([0.0, 0.0, -0.5]))
+      >>> ext = og.extension.init(jax.random.key(0), state, y)
+      >>> new = og.extension.transport(jax.random.key(1), ext, state, y, jnp.array([[-0.3], [0.3]]))
+      >>> print(new.index[:, 0], jnp.allclose(new.points, (new.weight[..., None] * y[new.index]).sum(1)))
+      [0 1] True
     """
 
     points: Array
@@ -72,6 +84,11 @@ def dihedral_angle(a: Float[Array, "*p d"], b: Float[Array, "*q d"]) -> Float[Ar
 
     Returns:
       Angles [...] in radians, in [0, pi).
+
+    Example:
+      >>> a, b = jnp.array([1.0, 0.0]), jnp.array([-1.0, 0.0])
+      >>> print(og.extension.dihedral_angle(a, b), np.pi / 2)  # planes of slopes 1 and -1
+      1.571 1.571
     """
 
     def normal(slope):
@@ -131,6 +148,12 @@ def init(
 
     Returns:
       Extension.
+
+    Example:
+      >>> y = jnp.array([[-1.0, 0.0], [1.0, 0.0]])
+      >>> ext = og.extension.init(jax.random.key(0), og.semidiscrete.from_heights(jnp.zeros(2)), y)
+      >>> print(jnp.abs(ext.centres - y / 4).max() < 0.01)  # centres of the halves of the square
+      True
     """
     if num is not None and num < 1:
         raise ValueError(f"num = {num} samples for the centres: give at least 1, or None.")
@@ -219,6 +242,16 @@ def transport(
 
     Raises:
       ValueError: for an unknown method or an angle outside [0, pi].
+
+    Example:
+      >>> y = jnp.array([[-1.1, 0.0], [-1.0, 0.0], [1.0, 0.0], [1.1, 0.0]])  # two pairs; the map jumps between them
+      >>> state, _ = og.semidiscrete.run(jax.random.key(1), y)
+      >>> ext = og.extension.init(jax.random.key(2), state, y)
+      >>> x = jnp.linspace(-0.49, 0.49, 50)[:, None] * jnp.array([1.0, 0.0])
+      >>> filtered = og.extension.transport(jax.random.key(3), ext, state, y, x).points[:, 0]
+      >>> anywhere = og.extension.transport(jax.random.key(3), ext, state, y, x, angle=jnp.pi).points[:, 0]
+      >>> print(bool(jnp.any(jnp.abs(filtered) < 0.9)), bool(jnp.any(jnp.abs(anywhere) < 0.9)))  # across the jump
+      False True
     """
     angle = extension.angle if angle is None else angle
     check_form(method, angle)
@@ -231,7 +264,11 @@ def transport(
 
 
 def check_form(method: str, angle: Array | float) -> None:
-    """Raise ValueError for an unknown form of the extension or (outside jit) an angle outside [0, pi]."""
+    """Raise ValueError for an unknown form of the extension or (outside jit) an angle outside [0, pi].
+
+    Example:
+      >>> og.extension.check_form("pairs", 0.5)  # says nothing: both are legal
+    """
     if method not in METHODS:
         raise ValueError(f"method = {method!r} is unknown: choose one of {', '.join(METHODS)}.")
     if not is_traced(angle) and not 0 <= float(angle) <= math.pi:
@@ -263,6 +300,14 @@ def sample(
 
     Raises:
       ValueError: for an unknown method or an angle outside [0, pi].
+
+    Example:
+      >>> y = jnp.array([[-1.1, 0.0], [-1.0, 0.0], [1.0, 0.0], [1.1, 0.0]])
+      >>> state, _ = og.semidiscrete.run(jax.random.key(1), y)
+      >>> ext = og.extension.init(jax.random.key(2), state, y)
+      >>> points = og.extension.sample(jax.random.key(3), ext, state, y, 200)
+      >>> print(points.shape, bool(jnp.all(jnp.abs(points[:, 0]) >= 0.999)))  # new points within the pairs only
+      (200, 2) True
     """
     source_key, place_key = jax.random.split(key)
     x = source_samples(source_key, num, y.shape[1], sampler)
@@ -271,7 +316,13 @@ def sample(
 
 @functools.partial(jax.jit, static_argnames=("num", "dim", "sampler"))
 def source_samples(key: Key, num: int, dim: int, sampler: Sampler = uniform_cube) -> Float[Array, "num dim"]:
-    """Draw the first `num` points [num, dim] of a quasi-random stream of the source law."""
+    """Draw the first `num` points [num, dim] of a quasi-random stream of the source law.
+
+    Example:
+      >>> x = og.extension.source_samples(jax.random.key(0), 1000, 2)
+      >>> print(x.shape, bool(jnp.all(jnp.abs(x) <= 0.5)), bool(jnp.all(jnp.abs(x.mean(0)) < 0.01)))
+      (1000, 2) True True
+    """
     if num < 1:
         raise ValueError(f"num = {num}: ask for at least one sample.")
     blocks = [draw(key, sampler, start, TILE, dim) for start in range(0, num, TILE)]

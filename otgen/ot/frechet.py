@@ -23,6 +23,11 @@ class Moments(NamedTuple):
       mean: their mean [d].
       factor: R [d, d] with R' R = sum (x - mean)(x - mean)'. A factor keeps what the sum of squares would round away:
         the null space of fewer samples than dimensions stays exact.
+
+    Example:
+      >>> known = og.gaussian.moments(jnp.array([[0.0], [2.0]]))
+      >>> print(known.count, known.mean, known.covariance())
+      2. [1.] [[2.]]
     """
 
     count: Array
@@ -46,6 +51,11 @@ def moments(features: ArrayLike, known: Moments | None = None) -> Moments:
 
     Raises:
       ValueError: for other shapes or (outside jit) non-finite features, or another dimension than the known one.
+
+    Example:
+      >>> first = og.gaussian.moments(jnp.array([[0.0, 1.0], [2.0, 1.0]]))
+      >>> print(og.gaussian.moments(jnp.array([[4.0, 4.0]]), first).mean)
+      [2. 2.]
     """
     new = _moments(as_points("features", features, least=1))
     return new if known is None else merge(known, new)
@@ -75,6 +85,12 @@ def merge(a: Moments, b: Moments) -> Moments:
 
     Raises:
       ValueError: if their dimensions differ.
+
+    Example:
+      >>> one, two = og.gaussian.moments(jnp.array([[0.0], [2.0]])), og.gaussian.moments(jnp.array([[4.0], [6.0]]))
+      >>> both = og.gaussian.merge(one, two)
+      >>> print(both.count, both.mean, both.covariance(), np.var([0, 2, 4, 6], ddof=1))
+      4. [3.] [[6.6667]] 6.6667
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"moments of dimension {a.mean.shape[-1]} and {b.mean.shape[-1]}: use one feature extractor.")
@@ -105,6 +121,11 @@ def frechet_distance(features_a: ArrayLike | Moments, features_b: ArrayLike | Mo
 
     Raises:
       ValueError: for other shapes, different dimensions, fewer than 2 samples, or (outside jit) non-finite features.
+
+    Example:
+      >>> x = jax.random.normal(jax.random.key(0), (100, 3))
+      >>> print(og.gaussian.frechet_distance(x, x + jnp.array([1.0, 2.0, 0.0])))  # |shift|^2
+      5.0
 
     Reference: Dowson and Landau (1982); Heusel et al. (2017), arXiv 1706.08500.
     """

@@ -37,6 +37,12 @@ class Affine(NamedTuple):
       matrix: M [..., d, d].
       source: mean of the source [..., d].
       target: mean of the target [..., d].
+
+    Example:
+      >>> move = og.gaussian.Affine(2 * jnp.eye(2), jnp.zeros(2), jnp.ones(2))
+      >>> print(move(jnp.array([[1.0, 0.0], [0.0, 3.0]])))
+      [[3. 1.]
+       [1. 7.]]
     """
 
     matrix: Array
@@ -56,6 +62,11 @@ class Info(NamedTuple):
       error: |F' - F| / |F| of the last step, F the factor of the covariance.
       num_steps: steps taken (int32).
       status: see `otgen.types.Status`.
+
+    Example:
+      >>> _, info = og.gaussian.barycenter(jnp.stack([jnp.eye(2), 9 * jnp.eye(2)]))
+      >>> print(og.explain(info), int(info.num_steps) < 10)
+      CONVERGED: converged: the error recomputed at the end is below tol. True
     """
 
     error: Array
@@ -75,6 +86,11 @@ def w2_sq(mean_a: ArrayLike, cov_a: ArrayLike, mean_b: ArrayLike, cov_b: ArrayLi
 
     Raises:
       ValueError: as in `bures_sq`, or for means of another dimension.
+
+    Example:
+      >>> mean_a, mean_b = jnp.zeros(2), jnp.array([3.0, 4.0])
+      >>> print(og.gaussian.w2_sq(mean_a, jnp.eye(2), mean_b, 4 * jnp.eye(2)))  # 25 + 2 (1 - 2)^2
+      27.0
     """
     a, b = as_covariances("cov_a", cov_a, "cov_b", cov_b)
     mean_a, mean_b = _mean("mean_a", mean_a, a), _mean("mean_b", mean_b, b)
@@ -106,6 +122,11 @@ def map_matrix(cov_a: ArrayLike, cov_b: ArrayLike) -> Float[Array, "*batch d d"]
     Raises:
       ValueError: as in `bures_sq`.
 
+    Example:
+      >>> print(og.gaussian.map_matrix(jnp.diag(jnp.array([1.0, 4.0])), jnp.diag(jnp.array([9.0, 1.0]))))
+      [[3. 0.]
+       [0. 0.5]]
+
     Reference: Dowson and Landau (1982); Bhatia, Jain and Lim (2019), arXiv 1712.01504.
     """
     a, b = as_covariances("cov_a", cov_a, "cov_b", cov_b)
@@ -134,6 +155,12 @@ def transport_map(
 
     Raises:
       ValueError: as in `w2_sq`.
+
+    Example:
+      >>> move = og.gaussian.transport_map(jnp.eye(2), 4 * jnp.eye(2), jnp.array([0.0, 0.0]), jnp.array([1.0, 1.0]))
+      >>> print(move(jnp.array([[0.0, 0.0], [1.0, 0.0]])))
+      [[1. 1.]
+       [3. 1.]]
     """
     matrix = map_matrix(cov_a, cov_b)
     return Affine(matrix, _mean("mean_a", mean_a, matrix), _mean("mean_b", mean_b, matrix))
@@ -152,6 +179,10 @@ def geodesic_cov(t: ArrayLike, cov_a: ArrayLike, cov_b: ArrayLike) -> Float[Arra
     Raises:
       ValueError: as in `bures_sq`.
 
+    Example:
+      >>> print(og.gaussian.geodesic_cov(0.5, jnp.eye(1), 9 * jnp.eye(1)))  # standard deviations 1, 2, 3
+      [[4.]]
+
     Reference: McCann (1997); Takatsu (2011).
     """
     a, b = as_covariances("cov_a", cov_a, "cov_b", cov_b)
@@ -168,7 +199,13 @@ def _geodesic(t: Array, a: Array, b: Array) -> Array:
 def geodesic(
     t: ArrayLike, mean_a: ArrayLike, cov_a: ArrayLike, mean_b: ArrayLike, cov_b: ArrayLike
 ) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch d d"]]:
-    """Return mean and covariance of the Gaussian at time t between two Gaussians; see `geodesic_cov`."""
+    """Return mean and covariance of the Gaussian at time t between two Gaussians; see `geodesic_cov`.
+
+    Example:
+      >>> mean, cov = og.gaussian.geodesic(0.5, jnp.array([0.0]), jnp.eye(1), jnp.array([2.0]), 9 * jnp.eye(1))
+      >>> print(mean, cov)
+      [1.] [[4.]]
+    """
     cov = geodesic_cov(t, cov_a, cov_b)
     mean_a, mean_b = _mean("mean_a", mean_a, cov), _mean("mean_b", mean_b, cov)
     t = jnp.asarray(t, cov.dtype)[..., None]
@@ -201,6 +238,12 @@ def barycenter(
 
     Raises:
       ValueError: as in `bures_sq`, for weights of another shape or sign, or a tol that is not positive.
+
+    Example:
+      >>> cov, info = og.gaussian.barycenter(jnp.stack([jnp.eye(2), 9 * jnp.eye(2)]), jnp.array([0.5, 0.5]))
+      >>> print(cov)  # standard deviation (1 + 3) / 2
+      [[4. 0.]
+       [0. 4.]]
 
     Reference: Alvarez-Esteban et al. (2016), arXiv 1511.05355, theorem 4.2; Agueh and Carlier (2011).
     """

@@ -54,6 +54,13 @@ def combine(weights: Any, z: Any, prior: Prior = STANDARD) -> Any:
     Raises:
       ValueError: outside jit, if weights and latents differ in number, if all weights are 0 (then the combination is
         one point, which no map can spread over the prior), or if a latent lies outside a bounded support.
+
+    Example:
+      >>> z = jax.random.normal(jax.random.key(0), (2, 10_000))
+      >>> print(og.latent.combine(jnp.array([0.5, 0.5]), z).std(), z.mean(0).std())  # about 1, and 1 / sqrt 2
+      0.9997 0.707
+      >>> print(og.latent.combine(jnp.array([3.0, 4.0]), [jnp.array([1.0]), jnp.array([2.0])]))  # (3 + 8) / 5
+      [2.2]
     """
     if isinstance(z, dict) or (not _is_sequence(z) and not hasattr(z, "ndim")):
         return jax.tree.map(lambda leaf: combine(weights, leaf, prior), z)
@@ -121,6 +128,14 @@ def lerp(t: Any, z0: Any, z1: Any, prior: Prior = STANDARD, *, equal_speed: bool
 
     Returns:
       Latents of shape t.shape + z0.shape; z0 and z1 exactly at the ends.
+
+    Example:
+      >>> z0, z1 = jnp.array([3.0, 0.0]), jnp.array([0.0, 3.0])
+      >>> print(og.latent.lerp(0.5, z0, z1), 1.5 * np.sqrt(2))  # the mean, times sqrt 2
+      [2.1213 2.1213] 2.1213
+      >>> print(og.latent.lerp(jnp.array([0.0, 1.0]), z0, z1))  # the ends
+      [[3. 0.]
+       [0. 3.]]
     """
     t = jnp.asarray(t, jnp.result_type(float))
     if equal_speed:
@@ -141,25 +156,48 @@ def _each(parameters: Array, weights_of: Any, z: Sequence[Any], prior: Prior) ->
 
 
 def bilinear(s: Any, t: Any, corners: Sequence[Any], prior: Prior = STANDARD) -> Any:
-    """Interpolate four corners (z00, z01, z10, z11): s runs from the first two to the last two, t within each two."""
+    """Interpolate four corners (z00, z01, z10, z11): s runs from the first two to the last two, t within each two.
+
+    Example:
+      >>> corners = [jnp.full(1, value) for value in (0.0, 1.0, 2.0, 3.0)]
+      >>> print(og.latent.bilinear(0.0, 1.0, corners), og.latent.bilinear(0.5, 0.5, corners))  # z01; twice the mean 1.5
+      [1.] [3.]
+    """
     weights = jnp.stack([(1 - s) * (1 - t), (1 - s) * t, s * (1 - t), jnp.asarray(s * t)])
     return combine(weights, tuple(corners), prior)
 
 
 def grid(corners: Sequence[Any], rows: int, columns: int, prior: Prior = STANDARD) -> Array:
-    """Return a grid [rows, columns, ...] of bilinear interpolations, with the corners at its corners."""
+    """Return a grid [rows, columns, ...] of bilinear interpolations, with the corners at its corners.
+
+    Example:
+      >>> corners = [jnp.full(1, value) for value in (0.0, 1.0, 2.0, 3.0)]
+      >>> print(og.latent.grid(corners, 2, 3)[..., 0])  # between two corners: sqrt 2 times the mean
+      [[0. 0.707 1.]
+       [2. 3.5355 3.]]
+    """
     across = [[(i / max(rows - 1, 1), j / max(columns - 1, 1)) for j in range(columns)] for i in range(rows)]
     return jnp.stack([jnp.stack([bilinear(s, t, corners, prior) for s, t in row]) for row in across])
 
 
 def centroid(z: Any, prior: Prior = STANDARD) -> Any:
-    """Return the prior-preserving centre of n latents: equal weights 1/n."""
+    """Return the prior-preserving centre of n latents: equal weights 1/n.
+
+    Example:
+      >>> print(og.latent.centroid(jnp.array([[1.0], [2.0], [3.0], [2.0]])))  # the mean 2, times sqrt 4
+      [4.]
+    """
     num = len(z) if _is_sequence(z) else jax.tree.leaves(z)[0].shape[0]
     return combine(jnp.full(num, 1.0 / num), z, prior)
 
 
 def analogy(a: Any, b: Any, c: Any, prior: Prior = STANDARD) -> Any:
-    """Return what is to c as b is to a: c + (b - a), brought back to the prior."""
+    """Return what is to c as b is to a: c + (b - a), brought back to the prior.
+
+    Example:
+      >>> print(og.latent.analogy(jnp.array([1.0]), jnp.array([2.0]), jnp.array([4.0])), 5 / np.sqrt(3))
+      [2.887] 2.887
+    """
     return combine(jnp.array([-1.0, 1.0, 1.0]), (a, b, c), prior)
 
 
@@ -168,6 +206,12 @@ def vicinity(key: Key, z: Array, radius: Any, prior: Prior = STANDARD) -> Array:
 
     Raises:
       ValueError: outside jit, for a negative radius.
+
+    Example:
+      >>> z = jax.random.normal(jax.random.key(0), (10_000,))
+      >>> near = og.latent.vicinity(jax.random.key(1), z, 0.5)
+      >>> print(near.std(), jnp.corrcoef(z, near)[0, 1])  # about 1, and 1 / sqrt(1.25)
+      1.0063 0.8975
     """
     if not is_traced(radius) and not float(radius) >= 0:
         raise ValueError(f"radius = {float(radius)} is negative: give 0 or more (1 forgets half).")
@@ -182,6 +226,11 @@ def walk(key: Key, z: Array, num: int, radius: Any, prior: Prior = STANDARD) -> 
 
     Raises:
       ValueError: outside jit, for a negative radius or a negative number of steps.
+
+    Example:
+      >>> path = og.latent.walk(jax.random.key(0), jnp.zeros(5000), 3, 10.0)
+      >>> print(path.shape, path[0].std(), path[-1].std())  # wherever it starts, it comes to the prior
+      (4, 5000) 0.0 1.001
     """
     if num < 0:
         raise ValueError(f"num = {num} steps is negative.")
@@ -197,20 +246,40 @@ def walk(key: Key, z: Array, num: int, radius: Any, prior: Prior = STANDARD) -> 
 
 
 def loop(z0: Any, z1: Any, num: int, prior: Prior = STANDARD) -> Any:
-    """Return a closed path [num, ...] through z0: cos(a) z0 + sin(a) z1 for angles a around a circle, brought back."""
+    """Return a closed path [num, ...] through z0: cos(a) z0 + sin(a) z1 for angles a around a circle, brought back.
+
+    Example:
+      >>> z0, z1 = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
+      >>> print(og.latent.loop(z0, z1, 4))
+      [[1. 0.]
+       [0. 1.]
+       [-1. 0.]
+       [0. -1.]]
+    """
     angle = 2 * jnp.pi * jnp.arange(num) / num
     return _each(angle, lambda a: jnp.stack([jnp.cos(a), jnp.sin(a)]), (z0, z1), prior)
 
 
 def subspace(coordinates: Any, z: Any, prior: Prior = STANDARD) -> Any:
-    """Return latents at coordinates [..., n] in the span of n latents, each brought back to the prior."""
+    """Return latents at coordinates [..., n] in the span of n latents, each brought back to the prior.
+
+    Example:
+      >>> print(og.latent.subspace(jnp.array([[1.0, 0.0], [1.0, 1.0]]), jnp.array([[2.0], [4.0]])), 6 / np.sqrt(2))
+      [[2.]
+       [4.2426]] 4.2426
+    """
     coordinates = jnp.asarray(coordinates, jnp.result_type(float))
     flat = jnp.stack([combine(row, z, prior) for row in coordinates.reshape(-1, coordinates.shape[-1])])
     return flat.reshape(*coordinates.shape[:-1], *flat.shape[1:])
 
 
 def raw(weights: Any, z: Any) -> Array:
-    """Return sum_i w_i z_i and leave it there: the combination that does not keep the prior, for comparison."""
+    """Return sum_i w_i z_i and leave it there: the combination that does not keep the prior, for comparison.
+
+    Example:
+      >>> print(og.latent.raw(jnp.array([0.5, 0.5]), jnp.array([[2.0], [4.0]])))
+      [3.]
+    """
     terms = list(z)
     weights = _checked(weights, terms, STANDARD)
     return _sum(weights, terms)
@@ -220,6 +289,10 @@ def slerp(t: Any, z0: Array, z1: Array) -> Array:
     """Interpolate along the great circle of the last axis: folklore, for comparison. t = 0 is z0.
 
     The norm keeps its mean but loses spread, and latents of a bounded prior leave their support.
+
+    Example:
+      >>> print(og.latent.slerp(0.5, jnp.array([2.0, 0.0]), jnp.array([0.0, 2.0])), np.sqrt(2))
+      [1.414 1.414] 1.414
     """
     norms = jnp.linalg.norm(z0, axis=-1, keepdims=True) * jnp.linalg.norm(z1, axis=-1, keepdims=True)
     angle = jnp.arccos(jnp.clip(jnp.sum(z0 * z1, -1, keepdims=True) / norms, -1, 1))
@@ -227,7 +300,15 @@ def slerp(t: Any, z0: Array, z1: Array) -> Array:
 
 
 def lol(weights: Any, z: Any, prior: Any = STANDARD) -> Array:
-    """Gaussianise, combine, and map back: keeps priors of independent coordinates, but is not the smallest change."""
+    """Gaussianise, combine, and map back: keeps priors of independent coordinates, but is not the smallest change.
+
+    Example:
+      >>> z = jnp.array([[0.5], [0.5]])
+      >>> print(og.latent.lol(jnp.array([0.5, 0.5]), z, og.latent.Uniform()))
+      [0.66]
+      >>> print(og.latent.combine(jnp.array([0.5, 0.5]), z, og.latent.Uniform()))
+      [0.75]
+    """
     terms = list(z)
     weights = _checked(weights, terms, prior)
     y = combine(weights, [gaussianise(prior, jnp.asarray(term)) for term in terms], STANDARD)

@@ -23,6 +23,13 @@ class Learned(Prior):
 
     Attributes:
       codes: [N, d].
+
+    Example:
+      >>> prior = og.latent.Learned(jnp.array([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+      >>> print(np.unique(prior.sample(jax.random.key(0), (50, 2)), axis=0))
+      [[-1. 0.]
+       [0. 1.]
+       [1. 0.]]
     """
 
     codes: Any

@@ -65,6 +65,14 @@ def objective(
     Raises:
       ValueError: for shapes that do not agree, non-finite points, epsilon not positive, unknown names.
 
+    Example:
+      >>> x, y = jnp.array([[0.0], [1.0]]), jnp.array([[0.0], [1.0]])
+      >>> zero = lambda points: jnp.zeros(len(points))  # a network, usually
+      >>> print(og.dual.objective(zero, zero, x, y, epsilon=0.1))
+      0.05
+      >>> print(og.dual.value(og.PairwiseCost(x, y), jnp.zeros(2), jnp.zeros(2), epsilon=0.1))
+      0.05
+
     Reference: Seguy et al. (2018), arXiv 1711.02283, algorithm 1.
     """
     cost, f, g, a, b = _batch(x, y, cost_fn, (f, g), a, b, epsilon)
@@ -87,6 +95,13 @@ def semi_objective(
 
     Unbiased in y when x are all points of their law. When x is a sample it is biased upwards by O(1/n), for the
     logarithm of a mean is not the mean of the logarithm. Everything else as in `objective`.
+
+    Example:
+      >>> x, y = jnp.array([[0.0], [1.0]]), jnp.array([[0.0], [1.0]])
+      >>> print(og.dual.semi_objective(lambda x: 2 * x[:, 0] ** 2, x, y, epsilon=0.1))
+      -0.4307
+      >>> print(og.dual.semidual(og.PairwiseCost(x, y), jnp.array([0.0, 2.0]), epsilon=0.1))
+      -0.4307
 
     Reference: Genevay et al. (2016), arXiv 1605.08527.
     """

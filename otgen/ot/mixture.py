@@ -35,6 +35,11 @@ class Mixture(NamedTuple):
       weights: of the components, not negative, sum to 1 [k].
       means: [k, d].
       covs: covariances, symmetric and positive semi-definite [k, d, d].
+
+    Example:
+      >>> p = og.mixture.Mixture(jnp.array([0.5, 0.5]), jnp.array([[0.0], [4.0]]), jnp.ones((2, 1, 1)))
+      >>> print(p.weights @ p.means)
+      [2.]
     """
 
     weights: Array
@@ -55,6 +60,11 @@ def as_mixture(name: str, mixture: Mixture | tuple) -> Mixture:
     Raises:
       ValueError: for other shapes, or (outside jit) non-finite numbers, weights that are negative or do not sum to 1,
         or covariances that are not symmetric or indefinite.
+
+    Example:
+      >>> p = og.mixture.as_mixture("p", (np.array([1, 3]) / 4, np.array([[0], [4]]), np.ones((2, 1, 1))))
+      >>> print(p.weights, p.means.dtype)
+      [0.25 0.75] float32
     """
     weights, means, covs = (of if isinstance(of, jax.Array) else np.asarray(of) for of in mixture)
     means, covs = as_points(f"{name}.means", means, least=1), as_covariance(f"{name}.covs", covs)
@@ -90,6 +100,12 @@ def component_costs(p: Mixture | tuple, q: Mixture | tuple) -> Float[Array, "k l
     Raises:
       ValueError: as in `as_mixture`, or for different dimensions.
 
+    Example:
+      >>> p = og.mixture.Mixture(jnp.array([0.5, 0.5]), jnp.array([[0.0], [4.0]]), jnp.ones((2, 1, 1)))
+      >>> print(og.mixture.component_costs(p, p))
+      [[0. 16.]
+       [16. 0.]]
+
     Reference: Delon and Desolneux (2020), arXiv 1907.05254, equation 4.
     """
     p, q = _both(p, q)
@@ -116,6 +132,11 @@ def w2_sq(p: Mixture | tuple, q: Mixture | tuple) -> Float[Array, ""]:
 
     Raises:
       ValueError: as in `component_costs` and `exact.plan`.
+
+    Example:
+      >>> p = og.mixture.Mixture(jnp.array([0.5, 0.5]), jnp.array([[0.0], [4.0]]), jnp.ones((2, 1, 1)))
+      >>> print(og.mixture.w2_sq(p, p._replace(means=p.means + 3)), og.mixture.w2_sq(p, p))
+      9.0 0.0
 
     Reference: Delon and Desolneux (2020), arXiv 1907.05254, proposition 4.
     """
@@ -160,6 +181,11 @@ def plan(p: Mixture | tuple, q: Mixture | tuple) -> Float[Array, "k l"]:
 
     Raises:
       ValueError: as in `w2_sq`.
+
+    Example:
+      >>> p = og.mixture.Mixture(jnp.array([0.75, 0.25]), jnp.array([[0.0], [4.0]]), jnp.ones((2, 1, 1)))
+      >>> print(og.mixture.plan(p, p._replace(weights=jnp.array([0.5, 0.5]))).tolist())
+      [[0.5, 0.25], [0., 0.25]]
     """
     return _solve(*_both(p, q)).plan
 
@@ -178,6 +204,11 @@ def log_density(p: Mixture | tuple, x: ArrayLike) -> Float[Array, " n"]:
 
     Raises:
       ValueError: as in `as_mixture`, for points of another dimension, or (outside jit) for singular covariances.
+
+    Example:
+      >>> p = og.mixture.Mixture(jnp.array([1.0]), jnp.zeros((1, 1)), jnp.ones((1, 1, 1)))
+      >>> print(og.mixture.log_density(p, jnp.array([[0.0], [1.0]])))  # of N(0, 1)
+      [-0.919 -1.419]
     """
     p = as_mixture("p", p)
     return jax.nn.logsumexp(_log_joint(p, _as_arguments(p, x)), 0)
@@ -233,6 +264,11 @@ def barycentric_map(p: Mixture | tuple, q: Mixture | tuple, x: ArrayLike) -> Flo
     Raises:
       ValueError: as in `w2_sq` and `log_density`.
 
+    Example:
+      >>> p = og.mixture.Mixture(jnp.array([0.5, 0.5]), jnp.array([[0.0], [40.0]]), jnp.ones((2, 1, 1)))
+      >>> print(og.mixture.barycentric_map(p, p._replace(covs=4 * p.covs), jnp.array([[1.0], [41.0]])).T)
+      [[2. 42.]]
+
     Reference: Delon and Desolneux (2020), arXiv 1907.05254, section 6.3.
     """
     p, q = _both(p, q)
@@ -272,6 +308,12 @@ def sample_map(key: Key, p: Mixture | tuple, q: Mixture | tuple, x: ArrayLike) -
 
     Raises:
       ValueError: as in `barycentric_map`.
+
+    Example:
+      >>> p = og.mixture.Mixture(jnp.array([1.0]), jnp.zeros((1, 1)), jnp.ones((1, 1, 1)))
+      >>> q = og.mixture.Mixture(jnp.array([0.5, 0.5]), jnp.array([[-9.0], [9.0]]), jnp.zeros((2, 1, 1)))
+      >>> print(np.unique(og.mixture.sample_map(jax.random.key(0), p, q, jnp.linspace(-1, 1, 100)[:, None])))
+      [-9. 9.]
 
     Reference: Delon and Desolneux (2020), arXiv 1907.05254, section 6.3.
     """
@@ -316,6 +358,12 @@ def geodesic(t: ArrayLike, p: Mixture | tuple, q: Mixture | tuple) -> Mixture:
     Raises:
       ValueError: as in `w2_sq`, or (outside jit) for a time outside of [0, 1].
 
+    Example:
+      >>> p = og.mixture.Mixture(jnp.array([0.5, 0.5]), jnp.array([[0.0], [4.0]]), jnp.ones((2, 1, 1)))
+      >>> half = og.mixture.geodesic(0.5, p, p._replace(means=p.means + 6))
+      >>> print(half.means[half.weights > 0].T)
+      [[3. 7.]]
+
     Reference: Delon and Desolneux (2020), arXiv 1907.05254, section 4.3.
     """
     p, q = _both(p, q)
@@ -341,6 +389,11 @@ def sample(key: Key, p: Mixture | tuple, num: int) -> Float[Array, "n d"]:
 
     Raises:
       ValueError: as in `as_mixture`.
+
+    Example:
+      >>> p = og.mixture.Mixture(jnp.array([0.5, 0.5]), jnp.array([[0.0], [4.0]]), jnp.zeros((2, 1, 1)))
+      >>> print(np.unique(og.mixture.sample(jax.random.key(0), p, 100)))
+      [0. 4.]
     """
     p = as_mixture("p", p)
     component, normal = jax.random.split(key)

@@ -35,6 +35,12 @@ class Weights(NamedTuple):
       code: [K].
       noise: [M], or [K, M] for noises whose weights depend on the code (each row sums to 1).
       data: [B].
+
+    Example:
+      >>> weights = og.structured.Weights(code=jnp.array([0.25, 0.75]))
+      >>> density = jnp.array([4.0, 0.0])[:, None, None]  # all mass on the first code: legal for one datum only
+      >>> print(og.structured.information(density, weights).code, np.log(4))
+      1.3863 1.3863
     """
 
     code: ArrayLike | None = None

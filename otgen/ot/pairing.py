@@ -52,6 +52,13 @@ def sample_plan(
 
     Raises:
       ValueError: for another name, or a permutation of unequal sides or weights.
+
+    Example:
+      >>> cost = og.PairwiseCost(jnp.array([[0.0], [1.0], [2.0]]), jnp.array([[2.1], [0.1], [1.1]]))
+      >>> state, _ = og.sinkhorn.run(cost, epsilon=0.05)
+      >>> i, j = og.sinkhorn.sample_plan(jax.random.key(0), cost, state, epsilon=0.05)
+      >>> print(i, j)  # each point once, and with its neighbour
+      [0 1 2] [1 2 0]
     """
     n, m = cost.shape
     if pairing not in PAIRINGS:

@@ -42,6 +42,14 @@ def perturbation(
     Plain smoothed transport with the cost C - p has the structured plan as its solution. Entropic: lam times the
     pointwise mutual information log r_c; quadratic: lam r_c. Arguments as in `run`; use `perturbed_cost(cost, p)`.
 
+    Example:
+      >>> cost = jnp.array([[[0.0, 1.0]], [[1.0, 0.0]]])
+      >>> state, _ = og.structured.run(cost, epsilon=0.5, lam=0.2)
+      >>> p = og.structured.perturbation(cost, state, epsilon=0.5, lam=0.2)
+      >>> print(p)  # code 0 and datum 0 go together: there the cost falls, elsewhere it rises
+      [[0.1316 -0.535]
+       [-0.535 0.1316]]
+
     Reference: after arXiv 1912.02160, derived here.
     """
     cost, weights, smoothing, f, _ = prepare(cost, weights, epsilon, lam, smoothing, state.f, state.g)
@@ -60,6 +68,12 @@ def perturbed_cost(cost: ArrayLike, p: ArrayLike) -> DenseCost:
 
     Raises:
       ValueError: for other shapes, or (outside jit) non-finite costs.
+
+    Example:
+      >>> cost = jnp.array([[[0.0, 1.0]], [[1.0, 0.0]]])
+      >>> print(og.structured.perturbed_cost(cost, jnp.array([[0.5, 0.0], [0.0, 0.5]])).matrix())
+      [[-0.5 1.]
+       [1. -0.5]]
     """
     cost, p = jnp.asarray(cost), jnp.asarray(p)
     if cost.ndim != 3 or p.shape not in (cost.shape, (cost.shape[0], cost.shape[2])):
@@ -82,6 +96,12 @@ def encoder_perturbation(log_q: ArrayLike, code: ArrayLike | None = None, *, lam
 
     Raises:
       ValueError: (outside jit) for a negative lam, non-finite log_q, or a code of weight zero.
+
+    Example:
+      >>> log_q = jnp.log(jnp.array([[0.9, 0.5], [0.1, 0.5]]))  # datum 0 looks like code 0, datum 1 like both
+      >>> print(og.structured.encoder_perturbation(log_q, lam=1.0))
+      [[0.588 0.]
+       [-1.6094 0.]]
 
     Reference: Barber and Agakov (2003); after arXiv 1912.02160, derived here.
     """
@@ -127,6 +147,13 @@ def alternate(
     Raises:
       ValueError: for other shapes, weights that are no probabilities, epsilon not positive, a negative lam.
 
+    Example:
+      >>> cost, q = jnp.array([[[0.0, 1.0]], [[1.0, 0.0]]]), jnp.zeros((2, 2))
+      >>> q, plain = og.structured.alternate(cost, q, epsilon=0.5, lam=0.2)
+      >>> q, better = og.structured.alternate(cost, q, epsilon=0.5, lam=0.2)
+      >>> print(plain, better, og.structured.run(cost, epsilon=0.5, lam=0.2)[1].dual_value)  # falls towards W
+      0.283 0.204 0.1974
+
     Reference: Yuille and Rangarajan (2003); after arXiv 1912.02160, derived here.
     """
     _check_strength(lam)
@@ -158,6 +185,14 @@ def adversary(
     r_c. Quadratic: E_n p = 0 and J*(p) = E p^2 / (2 epsilon). Along the code nothing is blurred but by delta: for lam =
     epsilon the plan is as sparse in the code as unsmoothed transport. Arguments as in `run`.
 
+    Example:
+      >>> cost = jnp.array([[[0.0, 1.0], [0.2, 1.2]], [[1.0, 0.0], [1.0, 0.0]]])
+      >>> state, _ = og.structured.run(cost, epsilon=0.5, lam=0.2)
+      >>> p = og.structured.adversary(cost, state, epsilon=0.5, lam=0.2)
+      >>> print(jnp.exp(p / 0.5).mean(1))  # its budget is spent for every code and datum
+      [[1. 1.]
+       [1. 1.]]
+
     Reference: after Paty and Cuturi (2020), arXiv 2002.03229.
     """
     cost, weights, smoothing, f, _ = prepare(cost, weights, epsilon, lam, smoothing, state.f, state.g)
@@ -182,6 +217,13 @@ def adversarial_value(
 
     At the optimum it is W, which no other p within the budget raises and no other feasible plan lowers.
     Arguments as in `dual_value`; p from `adversary`, density r of the plan, both [K, M, B].
+
+    Example:
+      >>> cost, numbers = jnp.array([[[0.0, 1.0], [0.2, 1.2]], [[1.0, 0.0], [1.0, 0.0]]]), {"epsilon": 0.5, "lam": 0.2}
+      >>> state, info = og.structured.run(cost, **numbers)
+      >>> p, density = og.structured.adversary(cost, state, **numbers), og.structured.density(cost, state, **numbers)
+      >>> print(og.structured.adversarial_value(cost, p, density, **numbers), info.dual_value)
+      0.2474 0.2474
     """
     cost, weights, smoothing, _, _ = prepare(cost, weights, epsilon, lam, smoothing)
     p, density = jnp.asarray(p), jnp.asarray(density)

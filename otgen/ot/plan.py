@@ -40,6 +40,12 @@ class State(NamedTuple):
       f: of the latents [K, M], centred.
       g: of the data [B], the best for f.
       proximal: subtracted from the cost [K, B] in the last step; zero unless lam > 0.9 epsilon.
+
+    Example:
+      >>> state, _ = og.structured.run(jnp.array([[[0.0, 1.0]], [[1.0, 0.0]]]), epsilon=0.5, lam=0.2)
+      >>> print(state.f.shape, state.g.shape, state.proximal)
+      (2, 1) (2,) [[0. 0.]
+       [0. 0.]]
     """
 
     f: Array
@@ -54,6 +60,12 @@ class Information(NamedTuple):
       latent: I(z; x) = E r log r, in nats.
       code: I(c; x) = E r_c log r_c, in nats, at most log K for uniform codes.
       code_square: E r_c^2, 1 for independent codes.
+
+    Example:
+      >>> density = jnp.array([[[2.0, 0.0]], [[0.0, 2.0]]])  # each of two codes has its datum
+      >>> told = og.structured.information(density)
+      >>> print(told.latent, told.code, told.code_square)
+      0.693 0.693 2.0
     """
 
     latent: Array
@@ -75,6 +87,16 @@ def dual_density(
 
     Entropic: r = exp(u / epsilon) M^(lam / delta). Quadratic: r = max(u + lam r_c, 0) / epsilon. Arguments as in
     `dual_value`.
+
+    Example:
+      >>> cost = jnp.array([[[0.0, 1.0]], [[1.0, 0.0]]])
+      >>> state, _ = og.structured.run(cost, epsilon=0.5, lam=0.2)
+      >>> print(og.structured.dual_density(cost, state.f, state.g, epsilon=0.5, lam=0.2)[:, 0])
+      [[1.931 0.069]
+       [0.069 1.931]]
+      >>> print(og.structured.density(cost, state, epsilon=0.5, lam=0.2)[:, 0])
+      [[1.931 0.069]
+       [0.069 1.931]]
     """
     cost, weights, smoothing, f, g = prepare(cost, weights, epsilon, lam, smoothing, f, g)
     u = f[..., None] + g - cost
@@ -97,6 +119,15 @@ def conditional(
 
     Entropic: softmax over codes of (epsilon / delta) log M times softmax over noises of (f - C) / epsilon, for weights
     that are not uniform multiplied by them. Its sum over noises is the code posterior. Arguments as in `dual_value`.
+
+    Example:
+      >>> cost = jnp.array([[[0.0, 1.0]], [[1.0, 0.0]]])
+      >>> print(og.structured.conditional(cost, jnp.zeros((2, 1)), epsilon=0.5, lam=0.2)[:, 0])
+      [[0.9656 0.0344]
+       [0.0344 0.9656]]
+      >>> print(jax.nn.softmax(-cost[:, 0] / 0.3, axis=0))  # without noise: softmax at epsilon - lam
+      [[0.9656 0.0344]
+       [0.0344 0.9656]]
 
     Reference: after arXiv 1912.02160, derived here.
     """
@@ -129,13 +160,26 @@ def density(
     """Return the density r of the plan that `run` found, also for lam = epsilon, where potentials alone do not show it.
 
     The mass of every datum is exact, that of the latents to `Info.error`. Arguments as in `run`.
+
+    Example:
+      >>> cost = jnp.array([[[0.0, 1.0]], [[1.0, 0.0]]])
+      >>> state, _ = og.structured.run(cost, epsilon=0.5, lam=0.5)  # the code is not smoothed at all
+      >>> print(og.structured.density(cost, state, epsilon=0.5, lam=0.5)[:, 0])
+      [[2. 0.]
+       [0. 2.]]
     """
     cost, weights, smoothing, f, _ = prepare(cost, weights, epsilon, lam, smoothing, state.f, state.g)
     return answer_of(cost, f, state.proximal, weights, epsilon, lam, smoothing).full
 
 
 def information(density: ArrayLike, weights: Weights | None = None) -> Information:
-    """Return I(z; x), I(c; x) and E r_c^2 of a plan, given its density r [K, M, B] and the weights."""
+    """Return I(z; x), I(c; x) and E r_c^2 of a plan, given its density r [K, M, B] and the weights.
+
+    Example:
+      >>> told = og.structured.information(jnp.ones((3, 2, 4)))  # independent
+      >>> print(told.latent, told.code, told.code_square)
+      0.0 0.0 1.0
+    """
     density, weights = as_arrays(density, weights)
     code = mean_noise(density, weights)
     return Information(
@@ -157,6 +201,11 @@ def regulariser(
 
     It equals delta E f(r_c) + epsilon (E f(r) - E f(r_c)), for the entropic f
     delta I(c; x) + epsilon I(n; x | c), the chain rule of information. Arguments as in `dual_value`.
+
+    Example:
+      >>> density = jnp.array([[[2.0, 0.0]], [[0.0, 2.0]]])
+      >>> print(og.structured.regulariser(density, epsilon=0.5, lam=0.2), (0.5 - 0.2) * np.log(2))
+      0.208 0.208
     """
     density, weights, smoothing, _, _ = prepare(density, weights, epsilon, lam, smoothing)
     return weights.data @ regulariser_of(density, weights, epsilon, lam, smoothing)

@@ -34,7 +34,12 @@ def _pytree(*static: str):
 
 
 class Prior:
-    """A law of latents. Sub-classes give `sample` and `match`."""
+    """A law of latents. Sub-classes give `sample` and `match`.
+
+    Example:
+      >>> print(isinstance(og.latent.Uniform(), og.latent.Prior), og.latent.Uniform().support)
+      True (-1.0, 1.0)
+    """
 
     support: tuple[float, float] | None = None  # of every coordinate, where it is bounded
 
@@ -55,6 +60,13 @@ class Normal(Prior):
       loc: mean, broadcast against the latent.
       scale: standard deviation, broadcast against the latent; or, if `tril` is given, unused.
       tril: lower-triangular factor [d, d] of the covariance of the last axis; None for independent coordinates.
+
+    Example:
+      >>> prior, half = og.latent.Normal(loc=1.0, scale=2.0), jnp.array([0.5, 0.5])
+      >>> print(prior.cdf(jnp.array(1.0)), prior.ppf(jnp.array(0.5)))
+      0.5 1.0
+      >>> print(prior.match(half, jnp.array(3.0)), 1 + 2 * np.sqrt(2))  # a mean of two draws that is 2 above loc
+      3.8284 3.8284
     """
 
     loc: Any = 0.0
@@ -96,6 +108,11 @@ class Stable(Prior):
     Attributes:
       alpha: stability in (0, 2]; 2 is a Gaussian of variance 2, 1 the Cauchy law.
       loc, scale: position and width.
+
+    Example:
+      >>> prior = og.latent.Stable(alpha=1.0)
+      >>> print(prior.match(jnp.array([1.0, 1.0]), jnp.array(3.0)))  # of two Cauchy draws: half their sum
+      1.5
     """
 
     alpha: Any
@@ -117,7 +134,12 @@ class Stable(Prior):
 
 @_pytree()
 class Cauchy(Prior):
-    """Cauchy coordinates; `y -> y / sum |w|` in units of the scale, so interpolation needs no change."""
+    """Cauchy coordinates; `y -> y / sum |w|` in units of the scale, so interpolation needs no change.
+
+    Example:
+      >>> print(og.latent.lerp(0.5, jnp.array([1.0]), jnp.array([2.0]), og.latent.Cauchy()))  # the mean itself
+      [1.5]
+    """
 
     loc: Any = 0.0
     scale: Any = 1.0
@@ -143,7 +165,13 @@ class Cauchy(Prior):
 
 @_pytree("low", "high")
 class Uniform(Prior):
-    """Uniform coordinates on [low, high]; `y -> 2 F_Q(y) - 1` in units of the half width (`sums.uniform_match`)."""
+    """Uniform coordinates on [low, high]; `y -> 2 F_Q(y) - 1` in units of the half width (`sums.uniform_match`).
+
+    Example:
+      >>> prior = og.latent.Uniform(0.0, 1.0)
+      >>> print(prior.match(jnp.array([0.5, 0.5]), jnp.array(0.25)))  # means have a triangular law: P(mean < 1/4) = 1/8
+      0.125
+    """
 
     low: float = -1.0
     high: float = 1.0
@@ -199,7 +227,13 @@ class _Tabulated(Prior):
 
 @_pytree()
 class TruncatedNormal(_Tabulated):
-    """A Gaussian restricted to [low, high] standard deviations around `loc` (the truncation trick)."""
+    """A Gaussian restricted to [low, high] standard deviations around `loc` (the truncation trick).
+
+    Example:
+      >>> prior = og.latent.TruncatedNormal(-1.5, 1.5)
+      >>> print(jnp.abs(prior.sample(jax.random.key(0), (1000,))).max() <= 1.5, prior.cdf(jnp.array(0.0)))
+      True 0.5
+    """
 
     low: Any = -2.0
     high: Any = 2.0
@@ -233,7 +267,12 @@ class TruncatedNormal(_Tabulated):
 
 @_pytree()
 class StudentT(_Tabulated):
-    """Independent Student-t coordinates with `df` >= 2 degrees of freedom (1 is the Cauchy law, which is exact)."""
+    """Independent Student-t coordinates with `df` >= 2 degrees of freedom (1 is the Cauchy law, which is exact).
+
+    Example:
+      >>> print(og.latent.StudentT(df=3.0).cdf(jnp.array([0.0, 3.182])))  # 3.182: the 97.5 % point of tables
+      [0.5 0.975]
+    """
 
     df: Any
     loc: Any = 0.0
@@ -273,6 +312,11 @@ class Mixture(_Tabulated):
 
     Attributes:
       weights, locs, scales: of the components [k].
+
+    Example:
+      >>> prior = og.latent.Mixture(weights=jnp.array([0.25, 0.75]), locs=jnp.array([-9.0, 9.0]), scales=jnp.ones(2))
+      >>> print(prior.cdf(jnp.array(0.0)))  # one quarter lies around -9
+      0.25
     """
 
     weights: Any
@@ -323,6 +367,11 @@ class Empirical(_Tabulated):
 
     Attributes:
       values: observations [m] shared by all coordinates, or [m, d] with a column for each coordinate of the last axis.
+
+    Example:
+      >>> prior = og.latent.Empirical(jax.random.exponential(jax.random.key(0), (10_000,)))
+      >>> print(jnp.abs(prior.cdf(jnp.array(1.0)) - (1 - jnp.exp(-1.0))) < 0.02)
+      True
     """
 
     values: Any
@@ -373,6 +422,11 @@ class Custom(_Tabulated):
       cdf: elementwise distribution function, defined at module level (it is static).
       inverse: elementwise quantile function (static).
       bound: |z| stays below this, but for a probability of about 1e-7 (static).
+
+    Example:
+      >>> logistic = og.latent.Custom(cdf=jax.nn.sigmoid, inverse=jax.scipy.special.logit, bound=16.0)
+      >>> print(logistic.cdf(jnp.array(0.0)), logistic.ppf(jnp.array(0.75)), np.log(3))
+      0.5 1.0986 1.0986
     """
 
     cdf: Callable[[Array], Array]

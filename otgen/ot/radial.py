@@ -27,6 +27,11 @@ class Sphere(Prior):
     Attributes:
       radius: of the sphere; None for sqrt(d), the norm of Gaussian latents.
       event_ndim: how many trailing axes form one vector: 1 for a sphere per token, more for one of the whole latent.
+
+    Example:
+      >>> z0, z1 = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
+      >>> print(og.latent.lerp(0.5, z0, z1, og.latent.Sphere(radius=1.0)), np.sqrt(0.5))
+      [0.707 0.707] 0.707
     """
 
     radius: Any = None
@@ -89,7 +94,13 @@ def _half_beta(key: Key, dim: int) -> Array:
 
 @_pytree()
 class Ball(_Radial):
-    """Uniform in the ball of a radius (along the last axis)."""
+    """Uniform in the ball of a radius (along the last axis).
+
+    Example:
+      >>> z = og.latent.Ball(radius=2.0).sample(jax.random.key(0), (1000, 3))
+      >>> print(bool(jnp.linalg.norm(z, axis=-1).max() <= 2.0))
+      True
+    """
 
     radius: Any = 1.0
 
@@ -104,7 +115,13 @@ class Ball(_Radial):
 
 @_pytree()
 class MultivariateT(_Radial):
-    """Multivariate Student-t along the last axis: a Gaussian vector divided by one sqrt(chi2_df / df)."""
+    """Multivariate Student-t along the last axis: a Gaussian vector divided by one sqrt(chi2_df / df).
+
+    Example:
+      >>> prior = og.latent.MultivariateT(df=5.0)
+      >>> print(prior.sample(jax.random.key(0), (4, 3)).shape)
+      (4, 3)
+    """
 
     df: Any
     scale: Any = 1.0

@@ -44,6 +44,11 @@ class Schedule(NamedTuple):
     Attributes:
       first, length: where the stage begins and how many steps it has (int32).
       rate, final: step size at its two ends, in units of the heights.
+
+    Example:
+      >>> state = og.semidiscrete.from_heights(jnp.zeros(3))
+      >>> print(state.schedule.length)  # no stage yet
+      0
     """
 
     first: Array
@@ -61,6 +66,11 @@ class State(NamedTuple):
       mu, nu: Adam's first and second moments of the gradient [N].
       step: steps taken (int32).
       schedule: the present stage.
+
+    Example:
+      >>> state = og.semidiscrete.from_heights(jnp.array([1.0, 2.0, 3.0]))
+      >>> print(state.h, state.step)
+      [-1. 0. 1.] 0
     """
 
     h: Array
@@ -86,6 +96,12 @@ class Info(NamedTuple):
       num_samples, num_heldout: samples the heights were trained on, and measured on.
       num_steps: steps taken.
       status: CONVERGED if and only if chi2 < tol.
+
+    Example:
+      >>> y = jnp.array([[-1.0], [0.0], [2.0]])
+      >>> state, info = og.semidiscrete.run(jax.random.key(0), y)
+      >>> print(info.status == og.Status.CONVERGED, info.num_unseen, bool(info.dual_value <= info.primal_cost))
+      True 0 True
     """
 
     chi2: Array
@@ -141,6 +157,12 @@ def init(
 
     Raises:
       ValueError: outside jit, for points or weights that cannot be meant.
+
+    Example:
+      >>> y = jnp.array([[0.0], [1.0], [4.0]])
+      >>> state = og.semidiscrete.init(jax.random.key(0), y)  # exact on the line: thirds of [-1/2, 1/2]
+      >>> print(og.semidiscrete.assign(state, y, jnp.array([[-0.4], [-0.2], [-0.1], [0.1], [0.2]])))
+      [0 0 1 1 2]
     """
     y = as_points("y", y)
     weights = as_weights(weights, y.shape[0])
@@ -156,7 +178,13 @@ def init(
 
 
 def from_heights(h: Float[Array, " N"]) -> State:
-    """Return a state that holds given heights [N], shifted to mean 0, and has no stage yet."""
+    """Return a state that holds given heights [N], shifted to mean 0, and has no stage yet.
+
+    Example:
+      >>> y = jnp.array([[-1.0], [1.0]])
+      >>> print(og.semidiscrete.assign(og.semidiscrete.from_heights(jnp.zeros(2)), y, jnp.array([[-0.3], [0.1]])))
+      [0 1]
+    """
     h = jnp.asarray(h)
     h = h.astype(jnp.promote_types(h.dtype, jnp.float32))
     h = h - h.mean()
@@ -179,6 +207,13 @@ def stage(
 
     The first step size is `first` times the spread of the scores; the last is a fraction of the error that
     sampling leaves in a height: the gap between the two best scores times sqrt(N / samples).
+
+    Example:
+      >>> y, weights = jax.random.normal(jax.random.key(0), (8, 2)), jnp.full(8, 1 / 8)
+      >>> state = og.semidiscrete.from_heights(jnp.zeros(8))
+      >>> state = og.semidiscrete.stage(jax.random.key(1), state, y, weights, num_steps=200, batch_size=256)
+      >>> print(state.schedule.length, bool(state.schedule.final < state.schedule.rate))
+      200 True
     """
     spread, gap = _scales(key, y, weights, state.h, sampler)
     dtype = state.h.dtype
@@ -214,6 +249,14 @@ def step(
 
     Returns:
       The next state.
+
+    Example:
+      >>> y, weights = jnp.array([[-1.0, 0.0], [1.0, 0.0]]), jnp.array([0.9, 0.1])
+      >>> state = og.semidiscrete.from_heights(jnp.zeros(2))
+      >>> state = og.semidiscrete.stage(jax.random.key(1), state, y, weights, num_steps=200, batch_size=256)
+      >>> state = og.semidiscrete.step(jax.random.key(2), state, y, weights, batch_size=256)
+      >>> print(bool(state.h[0] > state.h[1]))  # the cell of the heavy point grows
+      True
     """
     num, dim = y.shape
     stream = key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
@@ -263,13 +306,25 @@ def assign(state: State, y: Float[Array, "N d"], x: Float[Array, "n d"]) -> Int[
 
     Raises:
       ValueError: if points, heights and samples do not match.
+
+    Example:
+      >>> y = jnp.array([[-1.0, 0.0], [1.0, 0.0]])
+      >>> state, _ = og.semidiscrete.run(jax.random.key(0), y)
+      >>> print(og.semidiscrete.assign(state, y, jnp.array([[-0.3, 0.2], [0.3, 0.4]])))  # a half of the square each
+      [0 1]
     """
     y = matching(state, y, x)
     return top_scores(x, y - y.mean(0), state.h)[1][:, 0]
 
 
 def matching(state: State, y: Array, x: Array | None = None) -> Array:
-    """Return y after checking that the heights belong to as many points and the samples to their dimension."""
+    """Return y after checking that the heights belong to as many points and the samples to their dimension.
+
+    Example:
+      >>> state = og.semidiscrete.from_heights(jnp.zeros(2))
+      >>> print(og.semidiscrete.matching(state, jnp.array([[0, 1], [2, 3]])).dtype)  # made floating point
+      float32
+    """
     y = as_points("y", y)
     if state.h.shape != y.shape[:1]:
         raise ValueError(
@@ -305,6 +360,12 @@ def masses(
 
     Returns:
       Masses [N], summing to 1.
+
+    Example:
+      >>> y = jnp.array([[-1.0, 0.0], [1.0, 0.0]])
+      >>> state = og.semidiscrete.from_heights(jnp.array([1.0, -1.0]))  # the first wins up to x = 1
+      >>> print(og.semidiscrete.masses(jax.random.key(0), state, y, 1000))
+      [1. 0.]
     """
     y = matching(state, y)
     weights = as_weights(weights, y.shape[0])
@@ -337,6 +398,12 @@ def chi2(
 
     Returns:
       The estimate and its standard error.
+
+    Example:
+      >>> y, state = jnp.array([[-1.0, 0.0], [1.0, 0.0]]), og.semidiscrete.from_heights(jnp.array([1.0, -1.0]))
+      >>> value, error = og.semidiscrete.chi2(jax.random.key(0), state, y, 1000)
+      >>> print(value)  # one cell has everything: sum_i m_i^2 / nu_i - 1 = 1 / .5 - 1
+      1.0
     """
     y = matching(state, y)
     points, total, groups = cells.merge(y, as_weights(weights, y.shape[0]))
@@ -411,6 +478,14 @@ def run(
 
     Raises:
       ValueError: for points, weights or limits that cannot be meant.
+
+    Example:
+      >>> y = jnp.array([[-1.0, 0.0], [1.0, 0.0]])
+      >>> state, info = og.semidiscrete.run(jax.random.key(0), y, jnp.array([0.75, 0.25]))
+      >>> print(bool(info.chi2 < 0.05))
+      True
+      >>> print(og.semidiscrete.assign(state, y, jnp.array([[0.1, 0.0], [0.4, 0.0]])))  # cut near x = 1 / 4
+      [0 1]
     """
     y = as_points("y", y)
     weights = as_weights(weights, y.shape[0])

@@ -58,6 +58,11 @@ class Info(NamedTuple):
       dual_value: the dual objective there, a lower bound of `value` and as close to it as the square of the error.
       num_steps: products with the kernel and its transpose, which is what an iteration of Sinkhorn costs.
       status: CONVERGED if and only if error < tol; see `otgen.explain`.
+
+    Example:
+      >>> _, info = og.sinkhorn.run(og.DenseCost(jnp.array([[0.0, 1.0], [1.0, 0.0]])), epsilon=1.0)
+      >>> print(bool(info.error < 1e-3), info.status, info.dual_value)
+      True 0 0.38
     """
 
     error: Array
@@ -67,7 +72,12 @@ class Info(NamedTuple):
 
 
 def init(cost: Cost) -> State:
-    """Return zero potentials for a cost."""
+    """Return zero potentials for a cost.
+
+    Example:
+      >>> print(og.sinkhorn.init(og.DenseCost(jnp.array([[0.0, 1.0, 4.0]]))))
+      State(f=array([0.], dtype=float32), g=array([0., 0., 0.], dtype=float32))
+    """
     # NumPy: putting them on a device is for the jitted call that takes them.
     return State(np.zeros(cost.shape[0], cost.dtype), np.zeros(cost.shape[1], cost.dtype))
 
@@ -103,6 +113,12 @@ def step(
 
     Raises:
       ValueError: outside jit, as in `run`.
+
+    Example:
+      >>> cost = og.DenseCost(jnp.array([[0.0, 1.0], [1.0, 0.0]]))
+      >>> state = og.sinkhorn.step(og.sinkhorn.init(cost), cost, epsilon=1.0)
+      >>> print(state.f, -np.log((1 + np.exp(-1.0)) / 2))  # -log mean_j exp(-c_ij)
+      [0.38 0.38] 0.38
 
     Reference: Cuturi (2013), arXiv 1306.0895; Chizat et al. (2018), arXiv 1607.05816.
     """
@@ -175,6 +191,15 @@ def run(
       ValueError: outside jit: epsilon, tol or tau out of range or NaN, weights of another shape, negative, or,
         balanced, of different totals.
 
+    Example:
+      >>> x, y = jnp.array([[0.0], [1.0]]), jnp.array([[0.0], [2.0]])
+      >>> state, info = og.sinkhorn.run(og.PairwiseCost(x, y), epsilon=0.1, tol=1e-4)
+      >>> print(og.sinkhorn.plan(og.PairwiseCost(x, y), state, epsilon=0.1))  # 0 goes to 0, and 1 to 2
+      [[0.5 0.]
+       [0. 0.5]]
+      >>> print(og.explain(info))
+      CONVERGED: converged: the error recomputed at the end is below tol.
+
     Reference: Cuturi (2013), arXiv 1306.0895; Schmitzer (2019), arXiv 1610.06519 (stabilised kernels, scaling of
     epsilon); Brauer et al. (2017), arXiv 1710.06635 (Newton).
     """
@@ -227,6 +252,15 @@ def value(
 
     Raises:
       ValueError: outside jit, as in `run`.
+
+    Example:
+      >>> x, y = jnp.array([[0.0], [1.0]]), jnp.array([[0.0], [3.0]])
+      >>> value = lambda x: og.sinkhorn.value(og.PairwiseCost(x, y), epsilon=0.01, tol=1e-5)
+      >>> print(value(x))  # (0 + 4) / 2, and epsilon log 2 for the entropy
+      2.007
+      >>> print(jax.grad(value)(x))  # 2 (x - T(x)) / 2
+      [[0.]
+       [-2.]]
 
     Reference: Peyre and Cuturi (2019), arXiv 1803.00567, section 9.1; Danskin's theorem.
     """

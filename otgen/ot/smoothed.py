@@ -94,6 +94,14 @@ def value(
     Raises:
       ValueError: for shapes that do not agree, weights that are no probabilities, epsilon not positive, unknown names.
 
+    Example:
+      >>> cost = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+      >>> print(og.dual.value(cost, jnp.zeros(2), jnp.zeros(2), epsilon=0.1))  # potentials 0 pay nothing where c >= 0
+      0.05
+      >>> state, info = og.dual.run(cost, epsilon=0.1)
+      >>> print(og.dual.value(cost, *state, epsilon=0.1), 0.1 * np.log(2))  # the best ones: <C, P> = 0, and the entropy
+      0.0693 0.0693
+
     Reference: Blondel et al. (2018), arXiv 1710.06276, the smoothed dual.
     """
     return value_of(*prepare(cost, a, b, epsilon, f, g), epsilon, smoothing=by_name(smoothing))
@@ -124,6 +132,11 @@ def transform(
 
     Raises:
       ValueError: as in `value`.
+
+    Example:
+      >>> cost = jnp.array([[0.0, 1.0, 4.0], [4.0, 1.0, 0.0]])
+      >>> print(og.dual.transform(cost, jnp.zeros(2), epsilon=1e-3))  # near the minimum of each column
+      [0.0007 1. 0.0007]
     """
     cost, f, _, a, _ = prepare(cost, a, None, epsilon, f)
     return transform_of(cost, f, a, epsilon, smoothing=by_name(smoothing))
@@ -147,6 +160,14 @@ def semidual(
     """Return the semi-dual value max_g D(f, g): concave in f, differentiable in everything, never overflowing.
 
     Arguments, result and errors as in `value`.
+
+    Example:
+      >>> cost = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+      >>> print(og.dual.semidual(cost, jnp.zeros(2), epsilon=0.1))
+      0.0693
+      >>> print(jax.grad(lambda c: og.dual.semidual(c, jnp.zeros(2), epsilon=0.1))(cost))  # the plan
+      [[0.5 0.]
+       [0. 0.5]]
 
     Reference: Genevay et al. (2016), arXiv 1605.08527; Blondel et al. (2018), arXiv 1710.06276.
     """
@@ -179,6 +200,10 @@ def density(
     """Return the density r_ij = (f*)'((f_i + g_j - c_ij) / epsilon) of the plan a_i b_j r_ij, n x m in memory.
 
     Arguments and errors as in `value`.
+
+    Example:
+      >>> print(og.dual.density(jnp.array([[0.0, 1.0]]), jnp.zeros(1), jnp.zeros(2), epsilon=1.0), np.exp(-1))
+      [[1. 0.368]] 0.368
     """
     cost, f, g, _, _ = prepare(cost, None, None, epsilon, f, g)
     return _density(cost, f, g, epsilon, smoothing=by_name(smoothing))
@@ -202,6 +227,13 @@ def marginals(
     """Return the row sums a_i sum_j b_j r_ij and the column sums b_j sum_i a_i r_ij of the plan, streamed.
 
     At the optimum they are a and b. Arguments and errors as in `value`.
+
+    Example:
+      >>> cost = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+      >>> state, _ = og.dual.run(cost, jnp.array([0.3, 0.7]), epsilon=0.5)
+      >>> rows, columns = og.dual.marginals(cost, *state, jnp.array([0.3, 0.7]), epsilon=0.5)
+      >>> print(rows, columns)
+      [0.3 0.7] [0.5 0.5]
     """
     cost, f, g, a, b = prepare(cost, a, b, epsilon, f, g)
     smoothing = by_name(smoothing)
@@ -246,6 +278,12 @@ def gap(
 
     Returns:
       A scalar in units of the cost; W lies between the dual value and the dual value + gap.
+
+    Example:
+      >>> cost = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+      >>> f, g = og.dual.run(cost, epsilon=0.1)[0]
+      >>> print(og.dual.gap(cost, f, g, epsilon=0.1) < 1e-5, og.dual.gap(cost, f + 1, g, epsilon=0.1) > 0.1)
+      True True
     """
     cost, f, g, a, b = prepare(cost, a, b, epsilon, f, g)
     return gap_of(cost, f, g, a, b, epsilon, smoothing=by_name(smoothing))

@@ -43,6 +43,11 @@ class Smoothing:
       density: (f*)', of any number: the density that a score over epsilon stands for.
       level: `level(scores, weights, epsilon)`, the number g per row with sum_i w_i density((v_i + g) / epsilon) = 1,
         for scores [..., n] and weights that broadcast against them and sum to 1.
+
+    Example:
+      >>> quadratic, s = og.smoothing.by_name("quadratic"), jnp.array([-1.0, 2.0])
+      >>> print(quadratic.conjugate(s), quadratic.density(s))  # max(s, 0)^2 / 2 and its derivative
+      [0. 2.] [0. 2.]
     """
 
     name: str
@@ -60,6 +65,10 @@ def log_mean_exp(scores: ArrayLike, weights: ArrayLike, axis: int = -1) -> Array
       scores: v, any shape.
       weights: w >= 0, broadcast against the scores; not all zero along the axis.
       axis: the axis that is summed over. Static.
+
+    Example:
+      >>> print(og.smoothing.log_mean_exp(jnp.log(jnp.array([1.0, 3.0])), jnp.array([0.5, 0.5])), np.log(2))
+      0.693 0.693
     """
     scores = jnp.asarray(scores)
     weights = jnp.broadcast_to(jnp.asarray(weights), scores.shape)
@@ -83,6 +92,11 @@ def hinge_level(scores: ArrayLike, weights: ArrayLike, mass: ArrayLike) -> Array
 
     Returns:
       g [...].
+
+    Example:
+      >>> g = og.smoothing.hinge_level(jnp.array([1.0, 0.0]), jnp.array([0.5, 0.5]), 1.0)
+      >>> print(g)  # .5 max(1 + g, 0) + .5 max(g, 0) = 1
+      0.5
     """
     scores = jnp.asarray(scores)
     weights = jnp.broadcast_to(jnp.asarray(weights), scores.shape)
@@ -128,6 +142,10 @@ def by_name(smoothing: str | Smoothing) -> Smoothing:
 
     Raises:
       ValueError: for an unknown name.
+
+    Example:
+      >>> print(og.smoothing.by_name("entropic").name, float(og.smoothing.by_name("entropic").density(0.0)))
+      entropic 1.0
     """
     if isinstance(smoothing, Smoothing):
         return smoothing
@@ -146,5 +164,12 @@ def regularity(density: ArrayLike, a: ArrayLike, b: ArrayLike, smoothing: str | 
 
     Returns:
       A scalar.
+
+    Example:
+      >>> half = jnp.array([0.5, 0.5])
+      >>> print(og.smoothing.regularity(jnp.ones((2, 2)), half, half, "entropic"))  # independent
+      0.0
+      >>> print(og.smoothing.regularity(2 * jnp.eye(2), half, half, "entropic"), np.log(2))  # a permutation
+      0.693 0.693
     """
     return jnp.asarray(a) @ by_name(smoothing).value(jnp.asarray(density)) @ jnp.asarray(b)

@@ -118,6 +118,13 @@ def dual_value(
     Raises:
       ValueError: for other shapes, weights that are no probabilities, non-finite costs, epsilon or lam out of range.
 
+    Example:
+      >>> cost = jnp.array([[[0.0, 1.0]], [[1.0, 0.0]]])  # two codes, one noise, two data
+      >>> print(og.structured.dual_value(cost, jnp.zeros((2, 1)), jnp.zeros(2), epsilon=0.5, lam=0.2))
+      0.1446
+      >>> print(og.dual.value(cost[:, 0], jnp.zeros(2), jnp.zeros(2), epsilon=0.3))  # without noise: at epsilon - lam
+      0.1446
+
     Reference: after arXiv 1912.02160, derived here.
     """
     cost, weights, smoothing, f, g = prepare(cost, weights, epsilon, lam, smoothing, f, g)
@@ -144,6 +151,13 @@ def semidual(
     stop_gradient of the generated points). On a batch it is unbiased in the data; codes and noises that are samples
     bias it upwards by O(1/M). Arguments, result and errors as in `dual_value`.
 
+    Example:
+      >>> cost = jnp.array([[[0.0, 1.0]], [[1.0, 0.0]]])
+      >>> print(og.structured.semidual(cost, jnp.zeros((2, 1)), epsilon=0.5, lam=0.2))
+      0.1974
+      >>> print(og.dual.semidual(cost[:, 0], jnp.zeros(2), epsilon=0.3))
+      0.1974
+
     Reference: after arXiv 1912.02160, derived here.
     """
     cost, weights, smoothing, f, _ = prepare(cost, weights, epsilon, lam, smoothing, f)
@@ -165,7 +179,13 @@ def transform(
     lam: ArrayLike,
     smoothing: str | Smoothing = "entropic",
 ) -> Float[Array, " B"]:
-    """Return the g that maximises the dual for given f (formulas in `semidual`). Arguments as in `dual_value`."""
+    """Return the g that maximises the dual for given f (formulas in `semidual`). Arguments as in `dual_value`.
+
+    Example:
+      >>> cost = jnp.array([[[0.0, 1.0]], [[1.0, 0.0]]])
+      >>> print(og.structured.transform(cost, jnp.zeros((2, 1)), epsilon=0.5, lam=0.5))  # the minimum over codes
+      [0. 0.]
+    """
     cost, weights, smoothing, f, _ = prepare(cost, weights, epsilon, lam, smoothing, f)
     return respond(f[..., None] - cost, weights, epsilon, lam, smoothing).g
 
@@ -200,6 +220,16 @@ def run(
 
     Raises:
       ValueError: as in `dual_value`, and for a tol that is not positive or a negative max_steps.
+
+    Example:
+      >>> cost = jnp.array([[[0.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]])  # the code tells which datum is near
+      >>> state, info = og.structured.run(cost, epsilon=0.5, lam=0.45)
+      >>> told = og.structured.information(og.structured.density(cost, state, epsilon=0.5, lam=0.45))
+      >>> print(told.code, np.log(2))  # almost all there is to tell
+      0.693 0.693
+      >>> state, info = og.structured.run(cost, epsilon=0.5, lam=0.0)
+      >>> print(og.structured.information(og.structured.density(cost, state, epsilon=0.5, lam=0.0)).code)
+      0.3278
     """
     check_loop(tol, max_steps)
     start = (None, None) if state is None else (state.f, state.g)
