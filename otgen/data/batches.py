@@ -27,6 +27,12 @@ def batch_index(key: Key, step: int, num: int, batch_size: int) -> np.ndarray:
 
     Raises:
       ValueError: if a batch is larger than the data set.
+
+    Example:
+      >>> key = jax.random.key(0)
+      >>> epoch = np.concatenate([og.data.batch_index(key, step, 6, 2) for step in range(3)])
+      >>> print(np.sort(epoch))
+      [0 1 2 3 4 5]
     """
     if not 1 <= batch_size <= num:
         raise ValueError(f"batch_size = {batch_size} for a data set of {num} rows: choose 1 to {num}.")
@@ -49,6 +55,13 @@ def batches(
 
     Raises:
       ValueError: if the batch is larger than the data set or does not divide among the hosts.
+
+    Example:
+      >>> images, labels = np.arange(6)[:, None], np.arange(6)
+      >>> for x, label in og.data.batches(jax.random.key(0), (images, labels), 2, stop=2):
+      ...     print(x.shape, (x[:, 0] == label).all())
+      (2, 1) True
+      (2, 1) True
     """
     hosts, host = jax.process_count(), jax.process_index()
     if batch_size % hosts:

@@ -22,6 +22,11 @@ class Dataset(NamedTuple):
     Attributes:
       images: uint8 [n, height, width, channels].
       labels: int64 [n].
+
+    Example:
+      >>> data = og.data.Dataset(np.zeros((5, 8, 8, 1), np.uint8), np.arange(5))
+      >>> print(data.images.shape, data.labels.max())
+      (5, 8, 8, 1) 4
     """
 
     images: np.ndarray
@@ -64,6 +69,11 @@ def load(
     Raises:
       ValueError: for an unknown name or split, a truncated or altered file.
       FileNotFoundError: naming the files that are missing and where they were looked for.
+
+    Example:
+      >>> digits = og.data.load("digits")
+      >>> print(digits.images.shape, digits.images.dtype, og.data.load("digits", "test").labels[:5].tolist())
+      (1437, 8, 8, 1) uint8 [6, 6, 6, 2, 5]
     """
     if name not in NAMES:
         raise ValueError(f"data set {name!r} is unknown: choose one of {', '.join(NAMES)}.")

@@ -34,6 +34,12 @@ def factors_of(index: ArrayLike) -> np.ndarray:
 
     Raises:
       ValueError: for an index outside 0 to 737,279.
+
+    Example:
+      >>> print(og.data.sprites.factors_of([0, 1, 33]))  # position y is fastest, then x
+      [[0 0 0 0 0]
+       [0 0 0 0 1]
+       [0 0 0 1 1]]
     """
     index = np.asarray(index)
     if index.size and not 0 <= index.min() <= index.max() < NUM:
@@ -46,6 +52,10 @@ def index_of(factors: ArrayLike) -> np.ndarray:
 
     Raises:
       ValueError: for other shapes, or factors out of range.
+
+    Example:
+      >>> print(og.data.sprites.index_of([[0, 0, 0, 1, 1]]), og.data.sprites.factors_of([33]))
+      [33] [[0 0 0 1 1]]
     """
     return np.ravel_multi_index(_checked(factors).T, SIZES)
 
@@ -57,6 +67,10 @@ def values(factors: ArrayLike) -> np.ndarray:
 
     Raises:
       ValueError: for other shapes, or factors out of range.
+
+    Example:
+      >>> print(og.data.sprites.values([[0, 5, 39, 31, 0]]))  # a square, full size, turned by 2 pi, right, top
+      [[1. 1. 6.283 1. 0.]]
     """
     shape, scale, orientation, x, y = _checked(factors).T
     return np.stack([shape + 1.0, 0.5 + scale / 10, orientation * (2 * np.pi / 39), x / 31, y / 31], axis=1)
@@ -73,6 +87,11 @@ def render(factors: ArrayLike) -> np.ndarray:
 
     Raises:
       ValueError: for other shapes, or factors out of range.
+
+    Example:
+      >>> small, large = og.data.sprites.render([[0, 0, 0, 16, 16], [0, 5, 0, 16, 16]])
+      >>> print(small.shape, (large > 0).sum() > 3 * (small > 0).sum())
+      (64, 64, 1) True
     """
     factors = _checked(factors)
     order = np.argsort(factors[:, 0], kind="stable")  # blocks of one shape each
@@ -98,6 +117,11 @@ def sample(seed: int | np.random.Generator, num: int, split: str | None = None) 
 
     Raises:
       ValueError: for an unknown split, or more images than there are.
+
+    Example:
+      >>> images, factors = og.data.sprites.sample(0, 3)
+      >>> print(images.shape, (images == og.data.sprites.render(factors)).all())
+      (3, 64, 64, 1) True
     """
     known = NUM if split is None else indices(split)
     count = NUM if split is None else len(known)
@@ -119,6 +143,11 @@ def indices(split: str) -> np.ndarray:
 
     Raises:
       ValueError: for an unknown split.
+
+    Example:
+      >>> train, test = og.data.sprites.indices("train"), og.data.sprites.indices("test")
+      >>> print(len(train) + len(test), np.intersect1d(train, test).size)
+      737280 0
     """
     if split not in ("train", "test"):
         raise ValueError(f"dsprites has no split {split!r}: choose one of train, test.")

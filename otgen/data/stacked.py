@@ -29,6 +29,12 @@ def compose(
     Raises:
       ValueError: for images of several channels, or labels that are not one digit per image.
 
+    Example:
+      >>> digits, labels = np.arange(10)[:, None, None] * np.ones((10, 2, 2)), np.arange(10)
+      >>> images, modes = og.data.stacked.compose(0, digits, labels, 3)
+      >>> print(images.shape, (images[:, 0, 0] @ [100, 10, 1] == modes).all())
+      (3, 2, 2, 3) True
+
     Reference: Metz et al. (2016), arXiv 1611.02163; Srivastava et al. (2017), arXiv 1705.07761.
     """
     images, labels = np.asarray(images), np.asarray(labels)
@@ -49,6 +55,11 @@ def mode_weights(labels: np.ndarray) -> np.ndarray:
     """Return the probabilities [1000] of the modes, from the labels [n] of the digits that are stacked.
 
     The digits of MNIST are not quite equally frequent, so neither are the modes (.7 to 1.5 in a thousand).
+
+    Example:
+      >>> weights = og.data.stacked.mode_weights(np.array([0, 0, 0, 1]))
+      >>> print(weights[0], 0.75**3, weights[11], 0.75 * 0.25**2)
+      0.422 0.422 0.047 0.047
     """
     share = np.bincount(labels, minlength=10) / len(labels)
     return np.einsum("a,b,c->abc", share, share, share).reshape(-1)
@@ -67,6 +78,12 @@ def load_split(split: str, mnist: Callable[[str], Dataset]) -> Dataset:
 
     Raises:
       ValueError: for another split.
+
+    Example:
+      >>> digits = og.data.load("digits")
+      >>> stacked = og.data.stacked.load_split("test", lambda split: digits)
+      >>> print(stacked.images.shape, stacked.labels.max() < 1000)
+      (10000, 8, 8, 3) True
     """
     if split not in _SIZE:
         raise ValueError(f"stacked_mnist has no split {split!r}: choose one of {', '.join(_SIZE)}.")

@@ -15,29 +15,59 @@ def _mixture(key: Key, n: int, centres: Array, deviation: float) -> Array:
 
 
 def eight_gaussians_centres() -> Array:
-    """The 8 centres [8, 2] on a circle of radius 2."""
+    """The 8 centres [8, 2] on a circle of radius 2.
+
+    Example:
+      >>> print(og.data.toy.eight_gaussians_centres()[:2])
+      [[2. 0.]
+       [1.414 1.414]]
+    """
     angle = jnp.arange(8) * jnp.pi / 4
     return 2.0 * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
 
 
 def twenty_five_gaussians_centres() -> Array:
-    """The 25 centres [25, 2] on the grid {-4, -2, 0, 2, 4}^2."""
+    """The 25 centres [25, 2] on the grid {-4, -2, 0, 2, 4}^2.
+
+    Example:
+      >>> print(og.data.toy.twenty_five_gaussians_centres()[:2])
+      [[-4. -4.]
+       [-2. -4.]]
+    """
     side = jnp.arange(-4.0, 5.0, 2.0)
     return jnp.stack(jnp.meshgrid(side, side), axis=-1).reshape(-1, 2)
 
 
 def eight_gaussians(key: Key, n: int) -> Array:
-    """Draw from 8 Gaussians of standard deviation 0.1 on a circle of radius 2: [n, 2]."""
+    """Draw from 8 Gaussians of standard deviation 0.1 on a circle of radius 2: [n, 2].
+
+    Example:
+      >>> radius = jnp.linalg.norm(og.data.toy.eight_gaussians(jax.random.key(0), 1000), axis=1)
+      >>> print(jnp.abs(radius - 2).max() < 0.5)
+      True
+    """
     return _mixture(key, n, eight_gaussians_centres(), 0.1)
 
 
 def twenty_five_gaussians(key: Key, n: int) -> Array:
-    """Draw from 25 Gaussians of standard deviation 0.05 on the grid {-4, -2, 0, 2, 4}^2: [n, 2]."""
+    """Draw from 25 Gaussians of standard deviation 0.05 on the grid {-4, -2, 0, 2, 4}^2: [n, 2].
+
+    Example:
+      >>> x = og.data.toy.twenty_five_gaussians(jax.random.key(0), 1000)
+      >>> print(jnp.abs(x / 2 - (x / 2).round()).max() < 0.15)
+      True
+    """
     return _mixture(key, n, twenty_five_gaussians_centres(), 0.05)
 
 
 def swiss_roll(key: Key, n: int) -> Array:
-    """Draw from a spiral of one and a half turns, radius 1.5 pi to 4.5 pi, with noise 0.25: [n, 2]."""
+    """Draw from a spiral of one and a half turns, radius 1.5 pi to 4.5 pi, with noise 0.25: [n, 2].
+
+    Example:
+      >>> radius = jnp.linalg.norm(og.data.toy.swiss_roll(jax.random.key(0), 1000), axis=1)
+      >>> print(radius.min() > 1.5 * jnp.pi - 1, radius.max() < 4.5 * jnp.pi + 1)
+      True True
+    """
     angle_key, noise_key = jax.random.split(key)
     t = 1.5 * jnp.pi * (1 + 2 * jax.random.uniform(angle_key, (n,)))
     roll = jnp.stack([t * jnp.cos(t), t * jnp.sin(t)], axis=1)
@@ -45,7 +75,13 @@ def swiss_roll(key: Key, n: int) -> Array:
 
 
 def rings(key: Key, n: int) -> Array:
-    """Draw from four concentric rings of radii 1 to 4 with noise 0.08, equally likely: [n, 2]."""
+    """Draw from four concentric rings of radii 1 to 4 with noise 0.08, equally likely: [n, 2].
+
+    Example:
+      >>> radius = jnp.linalg.norm(og.data.toy.rings(jax.random.key(0), 1000), axis=1)
+      >>> print(np.unique(np.asarray(radius).round()))
+      [1. 2. 3. 4.]
+    """
     ring_key, angle_key, noise_key = jax.random.split(key, 3)
     radius = 1.0 + jax.random.randint(ring_key, (n,), 0, 4)
     angle = 2 * jnp.pi * jax.random.uniform(angle_key, (n,))
@@ -54,7 +90,13 @@ def rings(key: Key, n: int) -> Array:
 
 
 def checkerboard(key: Key, n: int) -> Array:
-    """Draw uniformly from the 8 dark unit squares of a 4 x 4 board on [-2, 2]^2: [n, 2]."""
+    """Draw uniformly from the 8 dark unit squares of a 4 x 4 board on [-2, 2]^2: [n, 2].
+
+    Example:
+      >>> x = jnp.floor(og.data.toy.checkerboard(jax.random.key(0), 1000))
+      >>> print(np.unique(x.sum(1) % 2))  # squares of one colour
+      [0.]
+    """
     square_key, place_key = jax.random.split(key)
     square = jax.random.randint(square_key, (n,), 0, 8)
     row = square // 2
@@ -64,7 +106,12 @@ def checkerboard(key: Key, n: int) -> Array:
 
 
 def two_moons(key: Key, n: int) -> Array:
-    """Draw from two interleaved half circles of radius 1 with noise 0.05, equally likely: [n, 2]."""
+    """Draw from two interleaved half circles of radius 1 with noise 0.05, equally likely: [n, 2].
+
+    Example:
+      >>> print(og.data.toy.two_moons(jax.random.key(0), 100).shape)
+      (100, 2)
+    """
     moon_key, angle_key, noise_key = jax.random.split(key, 3)
     lower = jax.random.bernoulli(moon_key, 0.5, (n,))[:, None]
     angle = jnp.pi * jax.random.uniform(angle_key, (n,))
@@ -79,7 +126,13 @@ DISTRIBUTIONS = {
 
 
 def centres_of(name: str) -> tuple[Array, float] | None:
-    """Mode centres and standard deviation of a Gaussian mixture by name; None for the other toys."""
+    """Mode centres and standard deviation of a Gaussian mixture by name; None for the other toys.
+
+    Example:
+      >>> centres, deviation = og.data.toy.centres_of("eight_gaussians")
+      >>> print(centres.shape, deviation, og.data.toy.centres_of("rings"))
+      (8, 2) 0.1 None
+    """
     known = {
         "eight_gaussians": (eight_gaussians_centres, 0.1),
         "twenty_five_gaussians": (twenty_five_gaussians_centres, 0.05),
@@ -91,7 +144,14 @@ def centres_of(name: str) -> tuple[Array, float] | None:
 
 
 def standardise(x: Array) -> tuple[Array, Array, Array]:
-    """Shift and scale every coordinate of x [n, d] to mean 0 and variance 1; return also the mean and scale [d]."""
+    """Shift and scale every coordinate of x [n, d] to mean 0 and variance 1; return also the mean and scale [d].
+
+    Example:
+      >>> x, mean, scale = og.data.toy.standardise(jnp.array([[0.0, 1.0], [4.0, 2.0]]))
+      >>> print(x, mean, scale)
+      [[-1. -1.]
+       [1. 1.]] [2. 1.5] [2. 0.5]
+    """
     mean, scale = x.mean(0), x.std(0)
     return (x - mean) / scale, mean, scale
 
@@ -101,6 +161,11 @@ def zipf_covariance(key: Key, dim: int, least: float) -> Array:
 
     s_i = s_1 / i + N(0, 1), shifted to that minimum, with s_1 the largest singular value of a Gaussian matrix; random
     eigenvectors.
+
+    Example:
+      >>> values = jnp.linalg.eigvalsh(og.data.toy.zipf_covariance(jax.random.key(0), 4, 0.5))
+      >>> print(values.min(), 0.5 + 1 / 4)
+      0.75 0.75
 
     Reference: the targets in the experiments of paper C (arXiv 2303.03027).
     """

@@ -36,6 +36,11 @@ class Components(NamedTuple):
     Attributes:
       centres: [3, d].
       maps: [3, d, d].
+
+    Example:
+      >>> law = og.data.wasserstein2.input_law(2)
+      >>> print(law.centres.shape, law.maps.shape)
+      (3, 2) (3, 2, 2)
     """
 
     centres: Array
@@ -51,6 +56,10 @@ class Networks(NamedTuple):
       bias: three arrays [2, h_k].
       convex: two arrays [2, h_(k+1), h_k] with no negative entry.
       final: [2, 1, h_2], with no negative entry.
+
+    Example:
+      >>> print(og.data.wasserstein2.load(2, data_dir).params.final.shape)
+      (2, 1, 32)
     """
 
     quadratic: tuple[Array, Array, Array]
@@ -68,6 +77,11 @@ class Benchmark(NamedTuple):
       components: the source law P.
       mean: of the sum of the networks' gradients over P [d].
       scale: square root of that gradient's variance over P, averaged over coordinates [].
+
+    Example:
+      >>> pair = og.data.wasserstein2.load(2, data_dir)
+      >>> print(pair.mean.shape, pair.scale > 0)
+      (2,) True
     """
 
     params: Networks
@@ -92,6 +106,12 @@ def load(dim: int, data_dir: str | os.PathLike | None = None) -> Benchmark:
     Raises:
       ValueError: for another dimension.
       FileNotFoundError: naming the files that are missing and where they were looked for.
+
+    Example:
+      >>> pair = og.data.wasserstein2.load(2, data_dir)
+      >>> y = og.data.wasserstein2.sample_target(jax.random.key(0), pair, 1000)
+      >>> print(y.shape, jnp.abs(y.var(0).mean() - 1) < 0.2)
+      (1000, 2) True
     """
     components = input_law(dim)
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[_read(file) for file in _files(dim, data_dir)])
@@ -111,6 +131,11 @@ def input_law(dim: int) -> Components:
 
     Raises:
       ValueError: for a dimension that the benchmark does not have.
+
+    Example:
+      >>> law = og.data.wasserstein2.input_law(2)
+      >>> print((law.centres**2).sum(1).mean() + (law.maps**2).sum((1, 2)).mean())  # E|x|^2 = d
+      2.0
     """
     if dim not in DIMS:
         raise ValueError(f"the benchmark has no dimension {dim!r}: choose one of {', '.join(map(str, DIMS))}.")
@@ -133,6 +158,12 @@ def sample(key: Key, benchmark: Benchmark, num: int) -> Float[Array, "num d"]:
 
     Returns:
       Points [num, d].
+
+    Example:
+      >>> pair = og.data.wasserstein2.load(2, data_dir)
+      >>> x = og.data.wasserstein2.sample(jax.random.key(0), pair, 4000)
+      >>> print(jnp.abs((x**2).sum(1).mean() - 2) < 0.1)  # E|x|^2 = d
+      True
     """
     which, normal = jax.random.split(key)
     centres, maps = benchmark.components
@@ -143,7 +174,15 @@ def sample(key: Key, benchmark: Benchmark, num: int) -> Float[Array, "num d"]:
 
 
 def sample_target(key: Key, benchmark: Benchmark, num: int) -> Float[Array, "num d"]:
-    """Draw points of the target law T#P [num, d]; arguments as for `sample`."""
+    """Draw points of the target law T#P [num, d]; arguments as for `sample`.
+
+    Example:
+      >>> pair, key = og.data.wasserstein2.load(2, data_dir), jax.random.key(0)
+      >>> x = og.data.wasserstein2.sample(key, pair, 5)
+      >>> y = og.data.wasserstein2.sample_target(key, pair, 5)
+      >>> print(jnp.allclose(og.data.wasserstein2.transport(pair, x), y))
+      True
+    """
     return transport(benchmark, sample(key, benchmark, num))
 
 
@@ -160,6 +199,12 @@ def potential(benchmark: Benchmark, x: ArrayLike) -> Float[Array, " n"]:
 
     Raises:
       ValueError: if x is not a matrix with d columns.
+
+    Example:
+      >>> pair, x = og.data.wasserstein2.load(2, data_dir), jnp.array([[0.3, -0.2]])
+      >>> slope = jax.grad(lambda x: og.data.wasserstein2.potential(pair, x)[0])(x)
+      >>> print(jnp.allclose(slope, og.data.wasserstein2.transport(pair, x), atol=1e-4))
+      True
     """
     return jax.vmap(functools.partial(_potential, benchmark))(_as_rows("x", x, benchmark))
 
@@ -177,6 +222,13 @@ def transport(benchmark: Benchmark, x: ArrayLike) -> Float[Array, "n d"]:
 
     Raises:
       ValueError: if x is not a matrix with d columns.
+
+    Example:
+      >>> pair = og.data.wasserstein2.load(2, data_dir)
+      >>> x, z = og.data.wasserstein2.sample(jax.random.key(0), pair, 200).reshape(2, 100, 2)
+      >>> moved = og.data.wasserstein2.transport(pair, x) - og.data.wasserstein2.transport(pair, z)
+      >>> print(jnp.all(jnp.sum(moved * (x - z), 1) >= -1e-5))  # the gradient of a convex function is monotone
+      True
     """
     return jax.vmap(jax.grad(_potential, 1), (None, 0))(benchmark, _as_rows("x", x, benchmark))
 
@@ -201,6 +253,11 @@ def inverse(benchmark: Benchmark, y: ArrayLike, *, tol: ArrayLike = 1e-5, max_st
 
     Raises:
       ValueError: if y is not a matrix with d columns.
+
+    Example:
+      >>> pair, x = og.data.wasserstein2.load(2, data_dir), jnp.array([[0.3, -0.2]])
+      >>> print(og.data.wasserstein2.inverse(pair, og.data.wasserstein2.transport(pair, x)))
+      [[0.3 -0.2]]
     """
     y = _as_rows("y", y, benchmark)
     num, dim = y.shape

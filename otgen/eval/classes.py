@@ -25,6 +25,11 @@ def nearest_label(features: Array, known: Array, labels: ArrayLike, num_classes:
 
     Returns:
       Labels [n], int32.
+
+    Example:
+      >>> known = jnp.array([[0.0], [0.1], [5.0], [5.1]])
+      >>> print(og.eval.nearest_label(jnp.array([[0.3], [4.0]]), known, jnp.array([0, 0, 1, 1]), 2, k=2))
+      [0 1]
     """
     _, index = nearest(features, known, k)
     votes = jax.nn.one_hot(jnp.asarray(labels)[index], num_classes).sum(1)
@@ -32,13 +37,24 @@ def nearest_label(features: Array, known: Array, labels: ArrayLike, num_classes:
 
 
 def predicted_labels(outputs: ArrayLike) -> Array:
-    """Return labels [n], int32, from the logits [n, classes] of a classifier, or from its labels [n]."""
+    """Return labels [n], int32, from the logits [n, classes] of a classifier, or from its labels [n].
+
+    Example:
+      >>> logits = jnp.array([[0.1, 2.0], [3.0, 0.0]])
+      >>> print(og.eval.predicted_labels(logits), og.eval.predicted_labels(jnp.array([4, 2])))
+      [1 0] [4 2]
+    """
     outputs = jnp.asarray(outputs)
     return (outputs.argmax(-1) if outputs.ndim == 2 else outputs).astype(jnp.int32)
 
 
 def class_histogram(labels: ArrayLike, num_classes: int) -> Array:
-    """Return the share of each class [num_classes]."""
+    """Return the share of each class [num_classes].
+
+    Example:
+      >>> print(og.eval.class_histogram(jnp.array([0, 1, 1, 1]), 3))
+      [0.25 0.75 0.]
+    """
     return jnp.bincount(jnp.asarray(labels), length=num_classes) / len(labels)
 
 
@@ -47,6 +63,10 @@ def class_counts(labels: ArrayLike, num_classes: int) -> np.ndarray:
 
     Raises:
       ValueError: for no labels, or labels [n] that are not integers from 0 to num_classes - 1.
+
+    Example:
+      >>> print(og.eval.class_counts(jnp.array([0, 1, 1, 1]), 3))
+      [1 3 0]
     """
     labels = np.asarray(labels)
     if labels.ndim != 1 or not labels.size or labels.dtype.kind not in "iu":
@@ -57,7 +77,12 @@ def class_counts(labels: ArrayLike, num_classes: int) -> np.ndarray:
 
 
 def total_variation(p: Array, q: Array) -> Array:
-    """Return half the L1 distance of two histograms, in [0, 1]."""
+    """Return half the L1 distance of two histograms, in [0, 1].
+
+    Example:
+      >>> print(og.eval.total_variation(jnp.array([0.5, 0.5]), jnp.array([1.0, 0.0])))
+      0.5
+    """
     return 0.5 * jnp.sum(jnp.abs(p - q))
 
 
@@ -99,6 +124,13 @@ def class_test(
     Raises:
       ValueError: for labels out of range, bad weights or counts, or both given.
 
+    Example:
+      >>> fair = og.eval.class_test(np.repeat([0, 1], [48, 52]), 2)
+      >>> print(fair.chi2, fair.p_value > 0.5)  # (2^2 + 2^2) / 50
+      0.16 True
+      >>> print(og.eval.class_test(np.repeat([0, 1], [480, 520]), 2, np.array([0.4, 0.6])).p_value < 1e-6)
+      True
+
     Reference: Pearson (1900), Phil. Mag. 50.
     """
     observed = class_counts(labels, num_classes)
@@ -125,6 +157,10 @@ def ambiguous_rate(logits: ArrayLike, confidence: float = 0.9) -> Array:
 
     Args:
       logits: [n, classes]. confidence: the level, in (0, 1]. Compare with real held-out samples.
+
+    Example:
+      >>> print(og.eval.ambiguous_rate(jnp.array([[9.0, 0.0], [0.5, 0.4]])))  # the second is undecided
+      0.5
     """
     return _share_below(logits, confidence)
 
@@ -175,6 +211,16 @@ def mixture_rate(
 
     Raises:
       ValueError: for a level outside (0, 1), or what `mixture_score` refuses.
+
+    Example:
+      >>> key = jax.random.split(jax.random.key(0), 2)
+      >>> labels = np.arange(400) % 2
+      >>> known, held_out = (jax.random.normal(it, (400, 2)) + 20.0 * labels[:, None] for it in key)
+      >>> halfway = 0.5 * (known[0::2] + known[1::2])  # of points of either class
+      >>> print(og.eval.mixture_rate(halfway, known, labels, held_out).rate > 0.9)
+      True
+      >>> print(og.eval.mixture_rate(known + 0.01, known, labels, held_out).rate < 0.1)
+      True
     """
     if not 0 < level < 1:
         raise ValueError(f"level = {level}: give a share of real samples in (0, 1), such as 0.05.")

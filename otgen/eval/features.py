@@ -30,6 +30,11 @@ class Extractor:
     Attributes:
       name: what it is, for people.
       apply: function from images [n, ...] to features [n, d].
+
+    Example:
+      >>> means = og.eval.Extractor("mean of rows", lambda images: jnp.asarray(images).mean((2, 3)))
+      >>> print(means.name, means(jnp.ones((2, 4, 4, 1))).shape)
+      mean of rows (2, 4)
     """
 
     name: str
@@ -71,6 +76,11 @@ def lenet(data_dir: str | os.PathLike) -> Extractor:
 
     Raises:
       FileNotFoundError: if the weights are not there.
+
+    Example:
+      >>> features = og.eval.lenet(data_dir)
+      >>> print(features(np.zeros((2, 28, 28, 1))).shape)
+      (2, 84)
     """
     weights = _lenet_weights(data_dir)
     return Extractor("LeNet (MNIST), 84-d", lambda images: _run_lenet(_lenet, weights, images))
@@ -87,6 +97,11 @@ def digit_classifier(data_dir: str | os.PathLike) -> Callable[[ArrayLike], Array
 
     Raises:
       FileNotFoundError: if the weights are not there.
+
+    Example:
+      >>> logits = og.eval.digit_classifier(data_dir)(og.data.load("mnist", "test", data_dir).images[:4])
+      >>> print(logits.argmax(1), og.data.load("mnist", "test", data_dir).labels[:4])
+      [2 0 4 8] [2 0 4 8]
     """
     weights = _lenet_weights(data_dir)
     return lambda images: _run_lenet(_digit_logits, weights, images)
@@ -110,6 +125,10 @@ def inception(data_dir: str | os.PathLike, dim: int = 768, piece: int = _INCEPTI
     Raises:
       FileNotFoundError: if the weights are not there.
       ValueError: for another dim.
+
+    Example:
+      >>> print(og.eval.inception(data_dir, 64).name)
+      Inception-v3 2015, 64-d
     """
     features = _inception(data_dir, (dim,), piece)
     return Extractor(f"Inception-v3 2015, {dim}-d", lambda images: features(images)[dim])
@@ -118,7 +137,13 @@ def inception(data_dir: str | os.PathLike, dim: int = 768, piece: int = _INCEPTI
 def inception_all(
     data_dir: str | os.PathLike, piece: int = _INCEPTION_PIECE
 ) -> Callable[[ArrayLike], dict[int, Array]]:
-    """Return all layers of `inception` in one pass: a function from images to {dim: features [n, dim]}."""
+    """Return all layers of `inception` in one pass: a function from images to {dim: features [n, dim]}.
+
+    Example:
+      >>> features = og.eval.inception_all(data_dir)
+      >>> print({dim: out.shape for dim, out in features(np.zeros((1, 32, 32, 3))).items()})
+      {64: (1, 64), 192: (1, 192), 768: (1, 768), 1280: (1, 1280)}
+    """
     return _inception(data_dir, network.DIMS, piece)
 
 
@@ -137,6 +162,12 @@ def moments_of(extractor: Callable[[Any], Any], batches: Iterable[ArrayLike]) ->
 
     Raises:
       ValueError: if there is no batch, or for one array instead of batches.
+
+    Example:
+      >>> images = jax.random.uniform(jax.random.key(0), (64, 2, 2, 1))
+      >>> gathered = og.eval.moments_of(og.eval.pixels, (images[:32], images[32:]))
+      >>> print(gathered.count, jnp.allclose(gathered.mean, images.reshape(64, 4).mean(0)))
+      64.0 True
     """
     if hasattr(batches, "ndim"):
         raise ValueError(f"batches is one array of shape {batches.shape}: give several, or [images] for a single one.")

@@ -42,6 +42,11 @@ def nmi(codes: ArrayLike, labels: ArrayLike) -> float:
     """Return the mutual information of codes [n] and labels [n] over the mean of their entropies, in [0, 1].
 
     Two constants are taken for equal partitions: 1. The normaliser is the arithmetic mean, scikit-learn's default.
+
+    Example:
+      >>> codes, labels = np.array([0, 0, 1, 1]), np.array([7, 7, 3, 3])
+      >>> print(og.eval.nmi(codes, labels), og.eval.nmi(np.array([0, 1, 0, 1]), labels))  # names do not matter
+      1.0 0.0
     """
     counts = contingency(codes, labels)
     if counts.size == 1:
@@ -53,6 +58,11 @@ def matched_accuracy(codes: ArrayLike, labels: ArrayLike) -> float:
     """Return the accuracy of codes [n] as labels [n] under the best one-to-one naming of their values.
 
     Code values left without a label, where there are more of them, count as errors; so do labels without a code.
+
+    Example:
+      >>> codes, labels = np.array([0, 0, 1, 1]), np.array([7, 7, 3, 7])
+      >>> print(og.eval.matched_accuracy(codes, labels))  # 0 is named 7, and 1 is named 3
+      0.75
 
     Reference: Kuhn (1955), the Hungarian method, here on the contingency table.
     """

@@ -25,6 +25,10 @@ class Estimate(NamedTuple):
     Attributes:
       value: the estimate.
       error: its standard error, in the same unit.
+
+    Example:
+      >>> print(og.eval.Estimate(value=jnp.array(2.0), error=jnp.array(0.1)).value)
+      2.0
     """
 
     value: Array
@@ -38,6 +42,11 @@ class Interval(NamedTuple):
       low, high: ends of the interval.
       value: the estimate.
       error: its standard error.
+
+    Example:
+      >>> found = og.eval.over_seeds([1.0, 2.0, 3.0])
+      >>> print(found.low < found.value < found.high, found.error, 1 / np.sqrt(3))
+      True 0.5774 0.5774
     """
 
     low: Held
@@ -66,6 +75,11 @@ def over_seeds(values: ArrayLike | Sequence, level: float = 0.95) -> Interval:
 
     Raises:
       ValueError: for fewer than two runs, values that are not finite, or a level outside (0, 1).
+
+    Example:
+      >>> found = og.eval.over_seeds([1.0, 3.0])
+      >>> print(found.value, found.error, (found.high - found.value) / found.error)  # two runs: 12.7 standard errors
+      2.0 1.0 12.7062
 
     Reference: Student (1908), The probable error of a mean.
     """
@@ -115,6 +129,12 @@ def bootstrap(
     Raises:
       ValueError: for no arrays, fewer than two rows, paired arrays of different length, fewer than two repeats, a level
         outside (0, 1) or another method.
+
+    Example:
+      >>> x = jax.random.normal(jax.random.key(0), (400,))
+      >>> found = og.eval.bootstrap(jax.random.key(1), jnp.mean, x)
+      >>> print(found.value == x.mean(), jnp.abs(found.error - 1 / 20) < 0.01)  # 1 / sqrt(400)
+      True True
 
     Reference: Efron (1987), Better bootstrap confidence intervals; Efron and Tibshirani (1993), An Introduction to the
     Bootstrap, chapters 13 and 14.

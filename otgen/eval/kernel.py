@@ -109,6 +109,12 @@ def kernel_distance(x: ArrayLike, y: ArrayLike, kernel: Kernel | None = None) ->
     Raises:
       ValueError: for other shapes, different dimensions, or (outside jit) non-finite features.
 
+    Example:
+      >>> x, y = jax.random.normal(jax.random.key(0), (2, 200, 4))
+      >>> near, far = og.eval.kernel_distance(x, y), og.eval.kernel_distance(x, y + 5)
+      >>> print(jnp.abs(near.value) < 3 * near.error, far.value > 10 * far.error)
+      True True
+
     Reference: Binkowski et al. (2018), arXiv 1801.01401, equation 4; Gretton et al. (2012), A kernel two-sample test,
     equation 3; Sutherland and Deka (2019), arXiv 1906.02104 (another unbiased estimate of the variance).
     """

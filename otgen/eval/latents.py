@@ -27,6 +27,12 @@ class Diagnosis(NamedTuple):
       outside: share of coordinates outside a bounded support.
       autocorrelation: correlation of coordinates from one step to the next, for walks; None otherwise.
       num: latents tested.
+
+    Example:
+      >>> z = jax.random.normal(jax.random.key(0), (100, 3))
+      >>> found = og.eval.diagnose(z, og.latent.Normal())
+      >>> print(found.num, found.ks_p.shape, found.outside)
+      100 (3,) 0.0
     """
 
     ks: np.ndarray
@@ -75,6 +81,13 @@ def diagnose(z: Array, prior: Prior, *, path: bool = False) -> Diagnosis:
 
     Raises:
       ValueError: for fewer than 8 latents, or NaN among them.
+
+    Example:
+      >>> z0, z1 = jax.random.normal(jax.random.key(0), (2, 200, 16))
+      >>> print(og.eval.diagnose(og.latent.lerp(0.5, z0, z1), og.latent.Normal()).norm_p > 0.01)
+      True
+      >>> print(og.eval.diagnose(0.5 * (z0 + z1), og.latent.Normal()).norm_p < 1e-6)  # means are too short
+      True
     """
     z = jnp.asarray(z, jnp.result_type(float))
     last = z[-1] if path else z

@@ -27,6 +27,11 @@ def l2_uvp(mapped: ArrayLike, truth: ArrayLike, target_variance: ArrayLike | Non
     Raises:
       ValueError: if the clouds differ in shape, or (outside jit) for a variance that is not positive.
 
+    Example:
+      >>> truth, mean = jnp.array([[-1.0], [1.0]]), jnp.zeros((2, 1))
+      >>> print(og.eval.l2_uvp(truth, truth, 1.0), og.eval.l2_uvp(mean, truth, 1.0))  # a target of variance 1
+      0.0 100.0
+
     Reference: Korotin et al. (2021), arXiv 2106.01954, section 4.2.
     """
     mapped, truth = _same_shape(2, mapped=mapped, truth=truth)
@@ -52,6 +57,13 @@ def cosine(mapped: ArrayLike, truth: ArrayLike, x: ArrayLike) -> Float[Array, ""
 
     Raises:
       ValueError: if the clouds differ in shape.
+
+    Example:
+      >>> x = jnp.array([[0.0, 0.0], [1.0, 1.0]])
+      >>> print(og.eval.cosine(x + jnp.array([1.0, 0.0]), x + jnp.array([5.0, 0.0]), x))  # the same direction
+      1.0
+      >>> print(og.eval.cosine(x + jnp.array([1.0, 0.0]), x + jnp.array([0.0, 1.0]), x))  # orthogonal
+      0.0
 
     Reference: Korotin et al. (2021), arXiv 2106.01954, section 4.2.
     """

@@ -37,7 +37,16 @@ class ModeScores(NamedTuple):
 
 @jax.jit
 def mode_scores(samples: Float[Array, "n d"], centres: Float[Array, "k d"], deviation: ArrayLike) -> ModeScores:
-    """Score samples [n, d] against the centres [k, d] of an equally weighted mixture of one standard deviation."""
+    """Score samples [n, d] against the centres [k, d] of an equally weighted mixture of one standard deviation.
+
+    Example:
+      >>> centres = og.data.toy.eight_gaussians_centres()
+      >>> found = og.eval.mode_scores(og.data.toy.eight_gaussians(jax.random.key(0), 2000), centres, 0.1)
+      >>> print(found.modes, found.share_3sd > 0.98)
+      8 True
+      >>> print(og.eval.mode_scores(centres[:2] + 0.05, centres, 0.1).modes)
+      2
+    """
     square = jnp.sum((samples[:, None] - centres) ** 2, axis=-1)
     nearest, distance = square.argmin(1), jnp.sqrt(square.min(1))
     good, near = distance <= 4 * deviation, distance <= 3 * deviation
@@ -84,6 +93,11 @@ def distinct_modes(labels: ArrayLike, num_modes: int, weights: ArrayLike | None 
     Raises:
       ValueError: for no labels, labels that are not integers in range, or bad weights.
 
+    Example:
+      >>> found = og.eval.distinct_modes(np.array([0, 0, 2]), 4)
+      >>> print(found.modes, found.expected, 4 * (1 - 0.75**3))  # three draws from four modes
+      2 2.3125 2.3125
+
     Reference: Metz et al. (2016), arXiv 1611.02163; Lin et al. (2018), arXiv 1712.04086, section 4.
     """
     counts = class_counts(labels, num_modes)
@@ -119,6 +133,11 @@ def stacked_labels(classify: Callable[[Any], ArrayLike], images: ArrayLike) -> n
 
     Raises:
       ValueError: for images of another number of channels.
+
+    Example:
+      >>> images = jnp.stack([jnp.full((2, 2), digit) for digit in (3, 0, 7)], -1)[None]
+      >>> print(og.eval.stacked_labels(lambda channel: channel.max((1, 2, 3)), images))
+      [307]
     """
     shape = np.shape(images)
     if len(shape) != 4 or shape[-1] != 3:

@@ -48,6 +48,13 @@ def nearest(x: ArrayLike, y: ArrayLike, k: int = 1) -> tuple[Float[Array, "n {k}
 
     Raises:
       ValueError: for other shapes, different dimensions, (outside jit) non-finite points, or fewer than k candidates.
+
+    Example:
+      >>> distance, index = og.eval.nearest(jnp.array([[0.0], [3.0]]), jnp.array([[2.0], [9.0], [-1.0]]), k=2)
+      >>> print(distance, index)
+      [[1. 2.]
+       [1. 4.]] [[2 0]
+       [0 2]]
     """
     x, y = as_samples(1, x=x, y=y)
     if not 1 <= k <= y.shape[0]:
@@ -105,6 +112,12 @@ def neighbour_scores(real: ArrayLike, generated: ArrayLike, k: int = 3, k_densit
     Raises:
       ValueError: for other shapes, different dimensions, (outside jit) non-finite features, or too few rows.
 
+    Example:
+      >>> real, same, far = jax.random.normal(jax.random.key(0), (3, 100, 2))
+      >>> found = og.eval.neighbour_scores(real, same)
+      >>> print(found.precision > 0.8, found.recall > 0.8, og.eval.neighbour_scores(real, far + 50).precision)
+      True True 0.0
+
     Reference: Kynkaanniemi et al. (2019), arXiv 1904.06991; Naeem et al. (2020), arXiv 2002.09797.
     """
     real, generated = _pair(real, generated, max(k, k_density), k)
@@ -131,6 +144,12 @@ def precision_recall(real: ArrayLike, generated: ArrayLike, k: int = 3) -> tuple
     Raises:
       ValueError: for other shapes or fewer than k + 1 rows.
 
+    Example:
+      >>> real = jax.random.normal(jax.random.key(0), (100, 2))
+      >>> precision, recall = og.eval.precision_recall(real, real[:8] * 0.1)  # real, but of the middle only
+      >>> print(precision, recall < 0.5)
+      1.0 True
+
     Reference: Kynkaanniemi et al. (2019), arXiv 1904.06991.
     """
     return neighbour_scores(real, generated, k, k)[:2]
@@ -152,6 +171,12 @@ def density_coverage(real: ArrayLike, generated: ArrayLike, k: int = 5) -> tuple
 
     Raises:
       ValueError: for other shapes or fewer than k + 1 real rows.
+
+    Example:
+      >>> real = jax.random.normal(jax.random.key(0), (100, 2))
+      >>> density, coverage = og.eval.density_coverage(real, jnp.zeros((100, 2)))  # one point, again and again
+      >>> print(density > 1, coverage < 0.2)
+      True True
 
     Reference: Naeem et al. (2020), arXiv 2002.09797, equations 3 to 5.
     """
@@ -192,6 +217,11 @@ def memorisation(
     Raises:
       ValueError: for other shapes, different dimensions, (outside jit) non-finite codes, or not exactly one of test and
         test_distance.
+
+    Example:
+      >>> train, test = jax.random.normal(jax.random.key(0), (2, 100, 3))
+      >>> print(og.eval.memorisation(train[:50], train, test).value, og.eval.memorisation(test, train, test).value)
+      0.0 1.0
     """
     if (test is None) == (test_distance is None):
         raise ValueError("memorisation needs the test codes or their distances to the training codes, one of the two.")
@@ -214,5 +244,11 @@ def _ratio(ours: Array, known: Array) -> Estimate:
 
 
 def novelty(generated: ArrayLike, train: ArrayLike, test: ArrayLike) -> Float[Array, ""]:
-    """Return the ratio of `memorisation`, lmem in the tables, without its error."""
+    """Return the ratio of `memorisation`, lmem in the tables, without its error.
+
+    Example:
+      >>> train, test = jax.random.normal(jax.random.key(0), (2, 100, 3))
+      >>> print(og.eval.novelty(train, train, test), og.eval.novelty(test, train, test))
+      0.0 1.0
+    """
     return memorisation(generated, train, test).value

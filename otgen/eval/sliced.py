@@ -41,6 +41,11 @@ def sliced_w2_sq(key: Key, x: ArrayLike, y: ArrayLike, num: int = 256, *, orthog
       ValueError: for other shapes, different dimensions, fewer than 16 directions, or (outside jit) non-finite
         features.
 
+    Example:
+      >>> x = jax.random.normal(jax.random.key(0), (50, 2))
+      >>> print(og.eval.sliced_w2_sq(jax.random.key(1), x, x + jnp.array([3.0, 0.0])).value)  # |s|^2 / d
+      4.5
+
     Reference: Bonneel et al. (2015), Sliced and Radon Wasserstein barycenters of measures; Rowland et al. (2019),
     Orthogonal estimation of Wasserstein distances, arXiv 1903.03784.
     """

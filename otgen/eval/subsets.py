@@ -45,6 +45,12 @@ def subset_w2_sq(
       ValueError: for other shapes, different dimensions, more points or fewer repeats than there can be, or non-finite
         features.
 
+    Example:
+      >>> x = jax.random.normal(jax.random.key(0), (60, 2))
+      >>> found = og.eval.subset_w2_sq(jax.random.key(1), x, x + jnp.array([9.0, 0.0]), num=20, repeats=3)
+      >>> print(jnp.abs(found.value - 81) < 5)
+      True
+
     Reference: Fournier and Guillin (2015), arXiv 1312.2128 (the rate of the bias).
     """
     return _over_subsets(key, x, y, num, repeats, debiased, lambda a, b: assignment(PairwiseCost(a, b)).value)
@@ -84,6 +90,12 @@ def subset_divergence(
 
     Raises:
       ValueError: as `subset_w2_sq`, and for an epsilon that is not positive.
+
+    Example:
+      >>> x = jax.random.normal(jax.random.key(0), (60, 2))
+      >>> found = og.eval.subset_divergence(jax.random.key(1), x, x + jnp.array([9.0, 0.0]), num=20, repeats=3)
+      >>> print(jnp.abs(found.value - 81) < 5)
+      True
 
     Reference: Genevay et al. (2019), arXiv 1810.02733 (samples); Feydy et al. (2019), arXiv 1810.08278.
     """

@@ -167,6 +167,12 @@ class Autoencoder(nn.Module):
       hidden: widths of the dense layers of the encoder (mlp).
       width: channels after the first convolution, a multiple of 8 (conv).
       precision: type that the layers compute in, "float32" or "bfloat16"; parameters and outputs are float32.
+
+    Example:
+      >>> net = og.nn.Autoencoder((8, 8, 1), latent_dim=3, hidden=(16,))
+      >>> logits, variables = net.init_with_output(jax.random.key(0), jnp.zeros((5, 8, 8, 1)))
+      >>> print(net.apply(variables, jnp.zeros((5, 8, 8, 1)), method="encode").shape)
+      (5, 3)
     """
 
     image_shape: tuple[int, int, int]
@@ -198,6 +204,11 @@ class Autoencoder(nn.Module):
 
 
 def to_unit(images: ArrayLike) -> Array:
-    """Pixels in [0, 1] as float32, from uint8 or from floats that are there already."""
+    """Pixels in [0, 1] as float32, from uint8 or from floats that are there already.
+
+    Example:
+      >>> print(og.nn.to_unit(np.array([0, 255], np.uint8)), og.nn.to_unit(np.array([0.5])))
+      [0. 1.] [0.5]
+    """
     images = jnp.asarray(images)
     return images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images.astype(jnp.float32)

@@ -39,6 +39,13 @@ class DeepLinear(nn.Module):
       start: how weights are drawn, one of STARTS.
       scale: factor of all of them.
       rank: rank of the product for the start "low_rank".
+
+    Example:
+      >>> net = og.nn.DeepLinear((2, 4, 3))
+      >>> x, variables = net.init_with_output(jax.random.key(0), jnp.eye(2))
+      >>> first, second = variables["params"]["weights"]
+      >>> print(jnp.allclose(x, (second @ first).T, atol=1e-6))
+      True
     """
 
     widths: tuple[int, ...]

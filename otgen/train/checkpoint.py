@@ -42,6 +42,13 @@ class Checkpoints:
     Raises:
       ValueError: if the folder holds checkpoints of another configuration, naming the fields that differ.
       OSError: if nothing can be written there.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder, og.train.Checkpoints(folder, {"rate": 0.1}) as checkpoints:
+      ...     checkpoints.save(10, {"w": jnp.array([1.0, 2.0])})
+      ...     print(checkpoints.restore({"w": jnp.zeros(2)})["w"])
+      [1. 2.]
     """
 
     def __init__(self, folder: Path | str, config: dict[str, Any], keep: int = 2, *, best: str | None = None):

@@ -16,6 +16,10 @@ class Progress:
       total: the step at which the work is done; None if unknown.
       label: what is going on.
       enabled: False for silence.
+
+    Example:
+      >>> with og.train.Progress(10, "training", enabled=False) as progress:
+      ...     progress(10, {"loss": 0.5})
     """
 
     def __init__(self, total: int | None, label: str, enabled: bool = True):
@@ -41,6 +45,13 @@ class JsonLines:
 
     Lines of the same stage from that step on, which a run that was killed had written after its last checkpoint, are
     dropped at the first call.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     og.train.JsonLines(pathlib.Path(folder) / "metrics.jsonl", "training")(10, {"loss": 0.5})
+      ...     print('"step": 10' in (pathlib.Path(folder) / "metrics.jsonl").read_text())
+      True
     """
 
     def __init__(self, path: Path, stage: str):
@@ -80,6 +91,14 @@ class TensorBoard:
 
     Raises:
       ImportError: if tensorboardX cannot be imported.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with og.train.TensorBoard(pathlib.Path(folder), "training") as board:
+      ...         board(10, {"loss": 0.5})
+      ...     print(len(list(pathlib.Path(folder).iterdir())))
+      1
     """
 
     def __init__(self, folder: Path, stage: str):
@@ -101,7 +120,15 @@ class TensorBoard:
 
 
 def together(*callbacks: Callback | None) -> Callback:
-    """One callback that calls several; None among them is skipped."""
+    """One callback that calls several; None among them is skipped.
+
+    Example:
+      >>> steps, losses = [], []
+      >>> keep = lambda step, metrics: losses.append(metrics["loss"])
+      >>> og.train.together(lambda step, metrics: steps.append(step), None, keep)(10, {"loss": 0.5})
+      >>> print(steps, losses)
+      [10] [0.5]
+    """
     present = [callback for callback in callbacks if callback is not None]
 
     def call(step: int, metrics: dict[str, float]) -> None:

@@ -26,7 +26,12 @@ Watch = Callable[[int, Any], None]
 
 
 class NonFinite(ArithmeticError):
-    """A logged metric became NaN or infinite."""
+    """A logged metric became NaN or infinite.
+
+    Example:
+      >>> print(issubclass(og.train.NonFinite, ArithmeticError))
+      True
+    """
 
 
 def train(
@@ -68,6 +73,15 @@ def train(
         that `steps_per_call` does not divide.
       NonFinite: if a logged metric is NaN or infinite, with the step, the metric and the last good checkpoint.
       KeyboardInterrupt: on Ctrl-C or SIGTERM, after the state has been saved; a second one ends at once.
+
+    Example:
+      >>> def step(state, batch, key, *, axis_name=None):  # one step of gradient descent on (w - mean)^2
+      ...     error = state.params - og.train.averaged(batch.mean(), axis_name)
+      ...     return state._replace(params=state.params - 0.5 * error, step=state.step + 1), {"error": jnp.abs(error)}
+      >>> state = og.train.TrainState(jnp.float32(0), (), jnp.int32(0))
+      >>> state = og.train.train(step, state, [np.full(4, 3.0, np.float32)] * 20, jax.random.key(0))
+      >>> print(state.params, state.step)
+      3.0 20
     """
     _check(log_every, save_every, steps_per_call, checkpoints is not None or watch is not None)
     now, metrics, numbers, rate = int(state.step), None, {}, _Rate()

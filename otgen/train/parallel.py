@@ -34,6 +34,13 @@ def mapped(
 
     Returns:
       `(state, batch, key) -> (state, metrics)` for this host's rows of a batch, which must divide among its devices.
+
+    Example:
+      >>> def step(state, batch, key, *, axis_name=None):
+      ...     return state + og.train.averaged(batch.mean(), axis_name), {}
+      >>> state, _ = og.train.mapped(step)(jnp.float32(1), np.array([2.0, 4.0], np.float32), jax.random.key(0))
+      >>> print(state)
+      4.0
     """
     given = (0,) if donate else ()
     if alone():

@@ -14,6 +14,11 @@ class TrainState(NamedTuple):
       params: pytree of parameters.
       opt_state: state of the optax optimiser.
       step: steps taken (int32).
+
+    Example:
+      >>> state = og.train.TrainState({"w": jnp.zeros(3)}, (), jnp.int32(0))
+      >>> print(state._replace(step=state.step + 1).step)
+      1
     """
 
     params: Any
