@@ -41,6 +41,10 @@ class Config(Settings):
       tol: chi2 divergence of the cell masses that the transport is solved to.
       max_samples: limit of the noise samples the transport is trained on; None for the solver's.
       accumulate: batches whose mean gradient makes one step of the optimiser, where one large batch has no room.
+
+    Example:
+      >>> print(og.models.ae_ot.Config(latent_dim=8, epochs=100).tol)  # chi2 of the transport
+      0.05
     """
 
     tol: float = 0.05
@@ -61,6 +65,11 @@ class AEOT(nn.Module):
     Attributes:
       image_shape: (height, width, channels).
       config: see Config.
+
+    Example:
+      >>> module = og.models.ae_ot.AEOT((8, 8, 1), og.models.ae_ot.Config(latent_dim=2, hidden=(16,)))
+      >>> print(module.image_shape, module.config.latent_dim)
+      (8, 8, 1) 2
     """
 
     image_shape: tuple[int, int, int]
@@ -122,6 +131,13 @@ class Model(NamedTuple):
       variables: its `params` and `transport`.
       labels: labels [N] of the training images that the codes belong to, or None.
       info: how the transport solver ended.
+
+    Example:
+      >>> images = og.data.load("digits").images[:100]
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 2, "batch_size": 20, "tol": 0.5}
+      >>> model = og.models.ae_ot.fit(jax.random.key(0), images, **tiny)
+      >>> print(sorted(model.variables), model.labels, bool(model.info.chi2 < 0.5))
+      ['params', 'transport'] None True
     """
 
     module: AEOT
@@ -131,13 +147,25 @@ class Model(NamedTuple):
 
 
 def num_steps_of(config: Config, num_images: int) -> int:
-    """Batches of the autoencoder: whole ones per epoch, times the epochs, up to a multiple of those accumulated."""
+    """Batches of the autoencoder: whole ones per epoch, times the epochs, up to a multiple of those accumulated.
+
+    Example:
+      >>> config = og.models.ae_ot.Config(epochs=3, batch_size=10)
+      >>> print(og.models.ae_ot.num_steps_of(config, 45))  # 4 whole batches, 3 times
+      12
+    """
     num = max(1, round(config.epochs * (num_images // rows_of(config, num_images))))
     return -(-num // config.accumulate) * config.accumulate
 
 
 def optimiser(config: Config, num_steps: int) -> optax.GradientTransformation:
-    """Adam with 5 % linear warm-up and cosine decay to 1 % of the peak."""
+    """Adam with 5 % linear warm-up and cosine decay to 1 % of the peak.
+
+    Example:
+      >>> adam = og.models.ae_ot.optimiser(og.models.ae_ot.Config(), num_steps=100)
+      >>> print(adam.init(jnp.zeros(2)) is not None)
+      True
+    """
     return adam(config.learning_rate, num_steps, accumulate=config.accumulate)
 
 
@@ -149,6 +177,12 @@ def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[AEOT
       config: the model.
       example: images [n, h, w, c] of the right shape.
       num_steps: length of the learning-rate schedule.
+
+    Example:
+      >>> config = og.models.ae_ot.Config(latent_dim=2, hidden=(16,))
+      >>> module, state = og.models.ae_ot.init(jax.random.key(0), config, jnp.zeros((1, 8, 8, 1)), num_steps=10)
+      >>> print(module.image_shape, state.step)
+      (8, 8, 1) 0
     """
     module = AEOT(tuple(example.shape[1:]), config)
     params = module.init(key, to_unit(example[:1]))["params"]
@@ -165,6 +199,13 @@ def loss(params: Any, module: AEOT, images: Array) -> tuple[Array, dict[str, Arr
 
     Returns:
       Loss in nats per image; metrics `loss` and `mse` (mean squared pixel error).
+
+    Example:
+      >>> config = og.models.ae_ot.Config(latent_dim=2, hidden=(16,))
+      >>> module, state = og.models.ae_ot.init(jax.random.key(0), config, jnp.zeros((1, 8, 8, 1)), num_steps=10)
+      >>> loss, _ = og.models.ae_ot.loss(state.params, module, jnp.zeros((4, 8, 8, 1)))
+      >>> print(bool(20 < loss < 80), 64 * np.log(2))  # untrained: about log 2 a pixel
+      True 44.3614
     """
     images = to_unit(images)
     logits = module.apply({"params": params}, images)
@@ -173,7 +214,15 @@ def loss(params: Any, module: AEOT, images: Array) -> tuple[Array, dict[str, Arr
 
 
 def make_step(module: AEOT, num_steps: int):
-    """Return the pure training step `(state, images, key, *, axis_name) -> (state, metrics)` of the autoencoder."""
+    """Return the pure training step `(state, images, key, *, axis_name) -> (state, metrics)` of the autoencoder.
+
+    Example:
+      >>> images, config = jnp.ones((4, 8, 8, 1)), og.models.ae_ot.Config(latent_dim=2, hidden=(16,))
+      >>> module, state = og.models.ae_ot.init(jax.random.key(0), config, images, num_steps=10)
+      >>> state, metrics = jax.jit(og.models.ae_ot.make_step(module, num_steps=10))(state, images, jax.random.key(1))
+      >>> print(state.step, metrics["loss"].shape)
+      1 ()
+    """
     transform = optimiser(module.config, num_steps)
 
     def step(state: TrainState, images: Array, key: Key, *, axis_name: str | None = None):
@@ -184,12 +233,28 @@ def make_step(module: AEOT, num_steps: int):
 
 
 def encode(module: AEOT, variables: Any, images: Any) -> Array:
-    """Codes [n, d] of images [n, h, w, c], uint8 or in [0, 1], in the autoencoder's own scale."""
+    """Codes [n, d] of images [n, h, w, c], uint8 or in [0, 1], in the autoencoder's own scale.
+
+    Example:
+      >>> images = og.data.load("digits").images[:100]
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 2, "batch_size": 20, "tol": 0.5}
+      >>> model = og.models.ae_ot.fit(jax.random.key(0), images, **tiny)
+      >>> print(og.models.ae_ot.encode(model.module, model.variables, images[:5]).shape)
+      (5, 2)
+    """
     return rows(module, variables, images, "encode")
 
 
 def decode(module: AEOT, variables: Any, codes: Array) -> Array:
-    """Images [n, h, w, c] in [0, 1] of codes [n, d] in the autoencoder's own scale."""
+    """Images [n, h, w, c] in [0, 1] of codes [n, d] in the autoencoder's own scale.
+
+    Example:
+      >>> images = og.data.load("digits").images[:100]
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 2, "batch_size": 20, "tol": 0.5}
+      >>> model = og.models.ae_ot.fit(jax.random.key(0), images, **tiny)
+      >>> print(og.models.ae_ot.decode(model.module, model.variables, jnp.zeros((5, 2))).shape)
+      (5, 8, 8, 1)
+    """
     return rows(module, variables, codes, "decode")
 
 
@@ -212,6 +277,13 @@ def train_autoencoder(
 
     Returns:
       The module and its parameters.
+
+    Example:
+      >>> images = og.data.load("digits").images[:100]
+      >>> config = og.models.ae_ot.Config(latent_dim=2, hidden=(16,), epochs=2, batch_size=20)
+      >>> module, params = og.models.ae_ot.train_autoencoder(jax.random.key(0), images, config)
+      >>> print(module.config == config)
+      True
     """
     config = dataclasses.replace(config, batch_size=min(config.batch_size, len(images)))
     num_steps = num_steps_of(config, len(images))
@@ -254,6 +326,14 @@ def solve(
 
     Raises:
       ValueError: if the codes are not finite or all coincide.
+
+    Example:
+      >>> images = og.data.load("digits").images[:100]
+      >>> config = og.models.ae_ot.Config(latent_dim=2, hidden=(16,), epochs=2, batch_size=20, tol=0.5)
+      >>> module, params = og.models.ae_ot.train_autoencoder(jax.random.key(0), images, config)
+      >>> transport, info = og.models.ae_ot.solve(jax.random.key(1), module, params, images)
+      >>> print(info.status == og.Status.CONVERGED)
+      True
     """
     config = module.config
     codes = encode(module, {"params": params}, images)
@@ -296,6 +376,13 @@ def fit(
     Raises:
       ValueError: for images of another shape or range, labels that do not match, unknown fields.
       TypeError: for a field that Config does not have.
+
+    Example:
+      >>> images = og.data.load("digits").images[:100]
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 2, "batch_size": 20, "tol": 0.5}
+      >>> model = og.models.ae_ot.fit(jax.random.key(0), images, **tiny)
+      >>> print(og.models.ae_ot.sample(jax.random.key(1), model, 3).shape)
+      (3, 8, 8, 1)
     """
     images = check_images(images)
     labels = check_labels(labels, len(images))
@@ -306,7 +393,12 @@ def fit(
 
 
 def check_labels(labels: Any, num: int) -> Array | None:
-    """Return labels as int32 [num], or None; raise ValueError if they do not match the images."""
+    """Return labels as int32 [num], or None; raise ValueError if they do not match the images.
+
+    Example:
+      >>> print(og.models.ae_ot.check_labels([3, 1], 2), og.models.ae_ot.check_labels(None, 2))
+      [3 1] None
+    """
     if labels is None:
         return None
     labels = np.asarray(labels)
@@ -346,6 +438,13 @@ def sample(
 
     Raises:
       ValueError: for a label the model does not know, an unknown form, an angle outside [0, pi].
+
+    Example:
+      >>> digits = og.data.load("digits", "test")
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 2, "batch_size": 20, "tol": 0.5}
+      >>> model = og.models.ae_ot.fit(jax.random.key(0), digits.images, digits.labels, **tiny)
+      >>> print(og.models.ae_ot.sample(jax.random.key(1), model, 4, label=7, form="simplex").shape)
+      (4, 8, 8, 1)
     """
     if label is not None:
         codes = _codes_of_class(key, model, num, label, form, angle)

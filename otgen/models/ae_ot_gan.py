@@ -74,6 +74,10 @@ class Config(Checked):
 
     Raises:
       ValueError: for fields out of range.
+
+    Example:
+      >>> print(og.models.ae_ot_gan.Config(epochs=2).adversarial)
+      hinge
     """
 
     epochs: float = 12
@@ -115,6 +119,11 @@ class AEOTGAN(ae_ot.AEOT):
     Attributes:
       image_shape, config: of the AE-OT.
       gan: see Config.
+
+    Example:
+      >>> module = og.models.ae_ot_gan.AEOTGAN((8, 8, 1), og.models.ae_ot.Config(latent_dim=2, hidden=(16,)))
+      >>> print(module.gan == og.models.ae_ot_gan.Config())
+      True
     """
 
     gan: Config = Config()
@@ -151,6 +160,10 @@ class Batch(NamedTuple):
     Attributes:
       known: images x [n, h, w, c] of the pairs.
       pairs: their codes z = E(x) [n, d]. new: new codes w [n, d]. Both in the autoencoder's own scale.
+
+    Example:
+      >>> print(og.models.ae_ot_gan.Batch(jnp.zeros((4, 8, 8, 1)), jnp.zeros((4, 2)), jnp.zeros((4, 2))).known.shape)
+      (4, 8, 8, 1)
     """
 
     known: Array
@@ -167,6 +180,10 @@ class State(NamedTuple):
       slopes: squared norms of the gradients of the adversarial, content and feature terms [3], summed while they were
         measured.
       step: steps taken, those of the critic alone among them (int32).
+
+    Example:
+      >>> print(og.models.ae_ot_gan.State._fields)
+      ('generator', 'critic', 'average', 'slopes', 'step')
     """
 
     generator: TrainState
@@ -260,6 +277,12 @@ def balanced(gan: Config, slopes: Array) -> Array:
     Args:
       gan: the last stage.
       slopes: squared norms of the gradients [3].
+
+    Example:
+      >>> gan = og.models.ae_ot_gan.Config(adversarial_weight=1.0, content_weight=1.0, feature_weight=0.0)
+      >>> weights = og.models.ae_ot_gan.balanced(gan, jnp.array([1.0, 4.0, 1.0]))
+      >>> print(weights[0] / weights[1])  # the second gradient is twice as long
+      2.0
     """
     shares = gan.adversarial_weight * jnp.array([1.0, gan.content_weight, gan.feature_weight])
     return jnp.where(slopes > 0, shares * jnp.sqrt(slopes[0] / jnp.maximum(slopes, 1e-30)), 0.0)
@@ -274,7 +297,13 @@ def new_codes(module: AEOTGAN, fixed: Any, key: Key, num: int, axis_name: str | 
 
 
 def num_steps_of(config: Config, num_images: int) -> int:
-    """Steps of the last stage, those of the critic alone among them."""
+    """Steps of the last stage, those of the critic alone among them.
+
+    Example:
+      >>> config = og.models.ae_ot_gan.Config(epochs=2, batch_size=10, warmup=5)
+      >>> print(og.models.ae_ot_gan.num_steps_of(config, 100) > 5)
+      True
+    """
     return config.warmup + max(1, round(config.epochs * num_images / rows_of(config, num_images)))
 
 
@@ -283,6 +312,11 @@ def rows_of(config: Config, num_images: int) -> int:
 
     Raises:
       ValueError: if they cannot be shared by the devices in even numbers.
+
+    Example:
+      >>> config = og.models.ae_ot_gan.Config(batch_size=10)
+      >>> print(og.models.ae_ot_gan.rows_of(config, 100), og.models.ae_ot_gan.rows_of(config, 7))
+      10 6
     """
     rows, devices = min(config.batch_size, num_images - num_images % 2), jax.device_count()
     if rows < 2 or rows % (2 * devices):
@@ -406,6 +440,14 @@ def refine(
         of range, features that are missing or not wanted, rows that do not divide among the devices.
       TypeError: for a field that Config does not have.
       NonFinite, KeyboardInterrupt: as `train.train`; NonFinite also for a critic without any gradient.
+
+    Example:
+      >>> images = og.data.load("digits").images[:100]
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 2, "batch_size": 20, "tol": 0.5}
+      >>> base = og.models.ae_ot.fit(jax.random.key(0), images, **tiny)
+      >>> model = og.models.ae_ot_gan.refine(jax.random.key(1), base, images, epochs=1, batch_size=20)
+      >>> print(bool((model.variables["transport"]["h"] == base.variables["transport"]["h"]).all()))  # stays as it was
+      True
     """
     settings, images = Config(**config), check_images(images)
     _check(settings, model, images, features)
@@ -471,6 +513,13 @@ def fit(
 
     Raises:
       ValueError, TypeError: as `ae_ot.fit` and `refine`.
+
+    Example:
+      >>> images = og.data.load("digits").images[:100]
+      >>> base = {"latent_dim": 2, "hidden": (16,), "epochs": 2, "batch_size": 20, "tol": 0.5}
+      >>> model = og.models.ae_ot_gan.fit(jax.random.key(0), images, base=base, epochs=1, batch_size=20)
+      >>> print(og.models.ae_ot_gan.sample(jax.random.key(1), model, 3).shape)
+      (3, 8, 8, 1)
     """
     first, second = jax.random.split(key)
     settings = Config(**{name: value for name, value in config.items() if name != "features"})
@@ -499,6 +548,13 @@ def sample(
 
     Raises:
       ValueError: as `ae_ot.sample`; and for a label, a form or an angle where the latents are Gaussian.
+
+    Example:
+      >>> images = og.data.load("digits").images[:100]
+      >>> base = {"latent_dim": 2, "hidden": (16,), "epochs": 2, "batch_size": 20, "tol": 0.5}
+      >>> model = og.models.ae_ot_gan.fit(jax.random.key(0), images, base=base, epochs=1, batch_size=20)
+      >>> print(og.models.ae_ot_gan.sample(jax.random.key(1), model, 3, form="pairs").shape)
+      (3, 8, 8, 1)
     """
     gan = model.module.gan
     if gan.latents == "gaussian" and not label is form is angle is None:

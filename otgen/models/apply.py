@@ -56,6 +56,13 @@ def sample(key: Key, model: Model, num: int) -> Array:
 
     Raises:
       ValueError: if num < 1.
+
+    Example:
+      >>> images = og.data.load("digits").images[:64]
+      >>> model = og.models.vae.fit(jax.random.key(0), images, latent_dim=2, hidden=(16,), epochs=2, batch_size=16)
+      >>> new = og.models.vae.sample(jax.random.key(1), model, 3)
+      >>> print(new.shape, bool((new >= 0).all() & (new <= 1).all()))
+      (3, 8, 8, 1) True
     """
     if num < 1:
         raise ValueError(f"num = {num}: ask for at least one image.")

@@ -36,6 +36,12 @@ def budget_of(settings: Settings, example: Array, num_images: int, epochs: float
       example: one image [1, h, w, c].
       num_images: images in an epoch.
       epochs: passes over them.
+
+    Example:
+      >>> settings = og.models.vae.Config(latent_dim=2, hidden=(16,), batch_size=10)
+      >>> once = og.models.baselines.budget_of(settings, jnp.zeros((1, 8, 8, 1)), 100, 1)
+      >>> print(og.models.baselines.budget_of(settings, jnp.zeros((1, 8, 8, 1)), 100, 3) / once)
+      3.0
     """
     config = ae_ot.Config(**_fields(settings, Settings))
     return epochs * num_images * _per_image(ae_ot, config, example, rows_of(config, num_images))
@@ -60,6 +66,13 @@ def image_config(name: str, settings: GeneratorSettings, example: Array, num_ima
 
     Raises:
       ValueError: for an unknown name.
+
+    Example:
+      >>> settings = og.models.vae.Config(latent_dim=2, hidden=(16,), batch_size=10)
+      >>> budget = og.models.baselines.budget_of(settings, jnp.zeros((1, 8, 8, 1)), 100, 5)
+      >>> config = og.models.baselines.image_config("vae", settings, jnp.zeros((1, 8, 8, 1)), 100, budget)
+      >>> print(type(config).__name__, config.hidden, bool(config.epochs > 1))
+      Config (16,) True
     """
     if name not in IMAGES:
         raise ValueError(f"{name!r} is no model of images: choose one of {', '.join(IMAGES)}.")
@@ -76,7 +89,15 @@ def image_config(name: str, settings: GeneratorSettings, example: Array, num_ima
 def fit_images(
     name: str, key: Key, images: Any, config: Settings, *, callback: Callback | None = None, checkpoints: Any = None
 ) -> Draw:
-    """Train a model of images and return what draws images [n, h, w, c] from it; arguments as in `vae.fit`."""
+    """Train a model of images and return what draws images [n, h, w, c] from it; arguments as in `vae.fit`.
+
+    Example:
+      >>> images = og.data.load("digits").images[:64]
+      >>> config = og.models.vae.Config(latent_dim=2, hidden=(16,), epochs=1)
+      >>> draw = og.models.baselines.fit_images("vae", jax.random.key(0), images, config)
+      >>> print(draw(jax.random.key(1), 3).shape)
+      (3, 8, 8, 1)
+    """
     fields = _fields(config, type(config))
     trained = IMAGES[name].fit(key, images, callback=callback, checkpoints=checkpoints, **fields)
     return lambda key, num: IMAGES[name].sample(key, trained, num)
@@ -106,6 +127,12 @@ def fit_codes(
 
     Raises:
       ValueError: for an unknown name, a budget that is not positive, or codes that are not [N, d] and finite.
+
+    Example:
+      >>> codes = jax.random.normal(jax.random.key(0), (1000, 2))
+      >>> draws, about = og.models.baselines.fit_codes("ae_gaussian", 0, codes, 1e6)
+      >>> print({name: draw(jax.random.key(1), 5).shape for name, draw in draws.items()})
+      {'ae_gaussian': (5, 2)}
     """
     if not budget > 0:
         raise ValueError(f"budget = {budget} is not positive: give floating-point operations.")

@@ -51,6 +51,10 @@ class Config:
       batch_size: None for the full batch; else rows per step of Adam, over all devices.
       epochs: passes over the data with batches.
       learning_rate: peak of Adam's cosine schedule with batches, for data scaled to a largest eigenvalue of 1.
+
+    Example:
+      >>> print(og.models.bures_linear.Config(rank=2, depth=3).kind)
+      bures
     """
 
     rank: int = 50
@@ -91,6 +95,11 @@ class BuresLinear(nn.Module):
       data_shape: shape of one data point.
       config: see Config.
       scale: what the weights start from is multiplied by; set by `init`.
+
+    Example:
+      >>> module = og.models.bures_linear.BuresLinear((4,), og.models.bures_linear.Config(rank=2))
+      >>> print(module.data_shape)
+      (4,)
     """
 
     data_shape: tuple[int, ...]
@@ -126,6 +135,11 @@ class Info(NamedTuple):
       error: (loss - minimum) / minimum, or over the loss of the zero generator if the minimum is zero.
       num_steps: steps taken.
       status: see `otgen.types.Status`.
+
+    Example:
+      >>> model = og.models.bures_linear.fit(jax.random.key(1), np.random.default_rng(0).normal(size=(50, 3)), rank=2)
+      >>> print(og.explain(model.info).split(":")[0])
+      CONVERGED
     """
 
     loss: Array
@@ -136,7 +150,13 @@ class Info(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A trained linear generator: the Flax module, its variables `params` and `transport`, and how training ended."""
+    """A trained linear generator: the Flax module, its variables `params` and `transport`, and how training ended.
+
+    Example:
+      >>> model = og.models.bures_linear.fit(jax.random.key(1), np.random.default_rng(0).normal(size=(50, 3)), rank=2)
+      >>> print(sorted(model.variables))
+      ['params', 'transport']
+    """
 
     module: BuresLinear
     variables: dict[str, Any]
@@ -160,6 +180,12 @@ def init(key: Key, config: Config, data_shape: tuple[int, ...], factor: Array) -
 
     Raises:
       ValueError: for a rank above the dimension.
+
+    Example:
+      >>> factor, config = jnp.diag(jnp.array([3.0, 2.0, 1.0])), og.models.bures_linear.Config(rank=2)
+      >>> module, params = og.models.bures_linear.init(jax.random.key(0), config, (3,), factor)
+      >>> print(module.data_shape)
+      (3,)
     """
     dim = math.prod(data_shape)
     if config.rank > dim:
@@ -183,6 +209,13 @@ def loss(params: Any, module: BuresLinear, factor: Array) -> tuple[Array, dict[s
 
     Returns:
       The loss, and {"loss"}.
+
+    Example:
+      >>> factor, config = jnp.diag(jnp.array([3.0, 2.0, 1.0])), og.models.bures_linear.Config(rank=2)
+      >>> module, params = og.models.bures_linear.init(jax.random.key(0), config, (3,), factor)
+      >>> loss, _ = og.models.bures_linear.loss(params, module, factor)
+      >>> print(bool(loss >= og.models.bures_linear.minimum(factor, config)))
+      True
     """
     config = module.config
     value = loss_from_factor(params["generator"]["weights"], factor, tau=config.tau, kind=config.kind)
@@ -191,6 +224,11 @@ def loss(params: Any, module: BuresLinear, factor: Array) -> tuple[Array, dict[s
 
 def minimum(factor: Array, config: Config) -> Array:
     """Return the least loss a generator of the configured rank can have.
+
+    Example:
+      >>> factor, config = jnp.diag(jnp.array([3.0, 2.0, 1.0])), og.models.bures_linear.Config(rank=2)
+      >>> print(og.models.bures_linear.minimum(factor, config))  # the variance left out
+      1.0
 
     Reference: paper C (arXiv 2303.03027), the theorem on critical points; Eckart and Young (1936).
     """
@@ -202,7 +240,13 @@ def minimum(factor: Array, config: Config) -> Array:
 
 
 def optimiser(config: Config, num_steps: int, top: float) -> optax.GradientTransformation:
-    """Adam with a cosine schedule, its rate in units of the N-th root of the largest standard deviation."""
+    """Adam with a cosine schedule, its rate in units of the N-th root of the largest standard deviation.
+
+    Example:
+      >>> adam = og.models.bures_linear.optimiser(og.models.bures_linear.Config(rank=2), 100, 3.0)
+      >>> print(adam.init(jnp.zeros(2)) is not None)
+      True
+    """
     rate = config.learning_rate * top ** (0.5 / config.depth)
     return optax.adam(optax.cosine_decay_schedule(rate, num_steps))
 
@@ -212,6 +256,15 @@ def make_step(module: BuresLinear, num_steps: int, top: float):
 
     Rows [b, dim] are centred data. The loss is that of their own covariance, whose expectation is not the loss of the
     covariance of all data: the smaller the batch, the more the generator's small eigenvalues are shrunk.
+
+    Example:
+      >>> config = og.models.bures_linear.Config(rank=2, batch_size=8)
+      >>> module, params = og.models.bures_linear.init(jax.random.key(0), config, (3,), jnp.eye(3))
+      >>> opt_state = og.models.bures_linear.optimiser(config, 10, 1.0).init(params)
+      >>> state = og.train.TrainState(params, opt_state, jnp.int32(0))
+      >>> rows = jax.random.normal(jax.random.key(1), (8, 3))
+      >>> print(jax.jit(og.models.bures_linear.make_step(module, 10, 1.0))(state, rows, jax.random.key(2))[0].step)
+      1
     """
     transform = optimiser(module.config, num_steps, top)
 
@@ -249,6 +302,14 @@ def fit(
     Raises:
       ValueError: for fewer than 2 points, non-finite ones, a rank above their dimension, or fields out of range.
       TypeError: for a field that Config does not have.
+
+    Example:
+      >>> x = jax.random.normal(jax.random.key(0), (500, 3)) * jnp.array([3.0, 2.0, 0.5])
+      >>> model = og.models.bures_linear.fit(jax.random.key(1), np.asarray(x), rank=2, depth=2)
+      >>> print(jnp.abs(model.info.minimum - 0.25) < 0.05)  # two directions suffice but for 0.5^2
+      True
+      >>> print(model.info.loss / model.info.minimum < 1.01)
+      True
     """
     settings = Config(**config)
     data = np.asarray(data)
@@ -329,6 +390,13 @@ def descend(params: Any, module: BuresLinear, factor: Array, *, callback: Callba
 
     Returns:
       The weights, and the number of steps.
+
+    Example:
+      >>> factor, config = jnp.diag(jnp.array([3.0, 2.0, 1.0])), og.models.bures_linear.Config(rank=2)
+      >>> module, params = og.models.bures_linear.init(jax.random.key(0), config, (3,), factor)
+      >>> params, num_steps = og.models.bures_linear.descend(params, module, factor)
+      >>> print(jnp.abs(og.models.bures_linear.loss(params, module, factor)[0] - 1.0) < 1e-2)
+      True
     """
     config, least = module.config, minimum(factor, module.config)
     state, best, still = optax.lbfgs().init(params), jnp.inf, 0
@@ -356,6 +424,13 @@ def sample(key: Key, model: Model, num: int) -> Array:
 
     Raises:
       ValueError: if num < 1.
+
+    Example:
+      >>> x = jax.random.normal(jax.random.key(0), (500, 3)) * jnp.array([3.0, 2.0, 0.5])
+      >>> model = og.models.bures_linear.fit(jax.random.key(1), np.asarray(x), rank=2)
+      >>> new = og.models.bures_linear.sample(jax.random.key(2), model, 2000)
+      >>> print(new.shape, jnp.linalg.matrix_rank(jnp.cov(new.T), rtol=1e-4))
+      (2000, 3) 2
     """
     if num < 1:
         raise ValueError(f"num = {num}: ask for at least one point.")

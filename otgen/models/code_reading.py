@@ -34,6 +34,11 @@ class Reading(NamedTuple):
       probabilities: of the values of every categorical part, a list of [n, size].
       mean: of the continuous parts [n, continuous].
       deviation: of the continuous parts [n, continuous].
+
+    Example:
+      >>> reading = og.models.code_reading.Reading((jnp.array([[0.9, 0.1]]),), jnp.zeros((1, 0)), jnp.zeros((1, 0)))
+      >>> print(reading.probabilities[0].argmax(1))
+      [0]
     """
 
     probabilities: list[Array]
@@ -48,6 +53,10 @@ class Gap(NamedTuple):
       gap: smoothed cost of the batch's own optimum less that of the trained potential; at least 0 but for the tolerance
         of the solver. Part of it is the batch's, which its optimum fits and a potential trained on all data does not.
       start: the same gap for a potential of zero.
+
+    Example:
+      >>> print(og.models.code_reading.Gap(gap=jnp.array(0.1), start=jnp.array(2.0)).gap)
+      0.1
     """
 
     gap: Array
@@ -59,6 +68,14 @@ def predict(model: Any, images: ArrayLike) -> Reading:
 
     Raises:
       ValueError: for no image, or images that are not like those that the model was trained on.
+
+    Example:
+      >>> images = og.data.load("digits").images[:64]
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 1, "batch_size": 16, "dual_steps": 1}
+      >>> gan = og.models.informative_gan.fit(jax.random.key(0), images, categorical=(2,), **tiny)
+      >>> reading = og.models.code_reading.predict(gan, images[:5])
+      >>> print(reading.probabilities[0].shape, jnp.allclose(reading.probabilities[0].sum(1), 1.0))
+      (5, 2) True
     """
     latent, outputs = model.module.config.latent, rows(*model, _checked(model, images), "read")
     return Reading([jnp.exp(law) for law in latent.log_laws(outputs)], *latent.moments(outputs))
@@ -85,6 +102,14 @@ def couple(key: Key, model: Any, images: ArrayLike, num: int) -> tuple[Coupling,
 
     Raises:
       ValueError: if `num` is no multiple of the categorical values, and for images as `predict`.
+
+    Example:
+      >>> images = og.data.load("digits").images[:64]
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 1, "batch_size": 16, "dual_steps": 1}
+      >>> gan = og.models.informative_gan.fit(jax.random.key(0), images, categorical=(2,), **tiny)
+      >>> coupling, codes = og.models.code_reading.couple(jax.random.key(1), gan, images[:5], 30)
+      >>> print(codes.categories.shape)
+      (30, 1)
     """
     config, images = model.module.config, _checked(model, images)
     Settings.whole("num", num)
@@ -108,6 +133,14 @@ def posterior(key: Key, model: Any, images: ArrayLike, num: int = 2000) -> Readi
 
     Needs no encoder for the "structured" objective; for "encoder" the encoder is in the ground cost. Raises as
     `couple`.
+
+    Example:
+      >>> images = og.data.load("digits").images[:64]
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 1, "batch_size": 16, "dual_steps": 1}
+      >>> gan = og.models.informative_gan.fit(jax.random.key(0), images, categorical=(2,), **tiny)
+      >>> reading = og.models.code_reading.posterior(jax.random.key(1), gan, images[:5], 30)
+      >>> print(reading.probabilities[0].shape)
+      (5, 2)
     """
     config, images = model.module.config, _checked(model, images)
     found = []
@@ -123,7 +156,14 @@ def posterior(key: Key, model: Any, images: ArrayLike, num: int = 2000) -> Readi
 
 
 def information(reading: Reading) -> Array:
-    """Return I(c; x) in nats of every categorical part [parts]: entropy of the mean law less mean entropy."""
+    """Return I(c; x) in nats of every categorical part [parts]: entropy of the mean law less mean entropy.
+
+    Example:
+      >>> sure, unsure, none = jnp.eye(2), jnp.full((2, 2), 0.5), jnp.zeros((2, 0))
+      >>> reading = og.models.code_reading.Reading((sure, unsure), none, none)
+      >>> print(og.models.code_reading.information(reading), np.log(2))
+      [0.693 0.] 0.693
+    """
     each = [_entropy(law.mean(0)) - _entropy(law).mean() for law in reading.probabilities]
     return jnp.stack(each) if each else jnp.zeros(0)
 
@@ -137,6 +177,14 @@ def duality_gap(key: Key, model: Any, images: ArrayLike, num: int = 1000) -> Gap
 
     Raises:
       ValueError: as `couple`, and for quadratic smoothing or a structured lam, which Sinkhorn does not solve.
+
+    Example:
+      >>> images = og.data.load("digits").images[:64]
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 1, "batch_size": 16, "dual_steps": 1}
+      >>> gan = og.models.informative_gan.fit(jax.random.key(0), images, categorical=(2,), **tiny)
+      >>> found = og.models.code_reading.duality_gap(jax.random.key(1), gan, images[:16], 30)
+      >>> print(bool(found.gap >= 0))
+      True
     """
     config = model.module.config
     if config.smoothing != "entropic" or strengths(config)["lam"]:
@@ -157,6 +205,13 @@ def of_each_code(key: Key, model: Any, num: int, part: int = 0) -> Array:
 
     Raises:
       ValueError: as `traverse`.
+
+    Example:
+      >>> images = og.data.load("digits").images[:64]
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 1, "batch_size": 16, "dual_steps": 1}
+      >>> gan = og.models.informative_gan.fit(jax.random.key(0), images, categorical=(2,), **tiny)
+      >>> print(og.models.code_reading.of_each_code(jax.random.key(1), gan, 4).shape)
+      (2, 4, 8, 8, 1)
     """
     name = f"categorical {part}"
     return traverse(key, model, name, np.arange(_part(model.module.config.latent, name)[2]), num)
@@ -178,6 +233,14 @@ def traverse(key: Key, model: Any, name: str, values: ArrayLike, num: int, categ
 
     Raises:
       ValueError: for a part that the latent does not have, or values that it cannot have.
+
+    Example:
+      >>> images = og.data.load("digits").images[:64]
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 1, "batch_size": 16, "dual_steps": 1}
+      >>> gan = og.models.informative_gan.fit(jax.random.key(0), images, categorical=(2,), uniform=1, **tiny)
+      >>> rows = og.models.code_reading.traverse(jax.random.key(1), gan, "continuous 0", np.array([-1.0, 0.0, 1.0]), 2)
+      >>> print(rows.shape)
+      (3, 2, 8, 8, 1)
     """
     latent, values = model.module.config.latent, np.asarray(values)
     field, place, size = _part(latent, name)

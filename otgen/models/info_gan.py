@@ -61,6 +61,10 @@ class Config(GeneratorSettings):
 
     Raises:
       ValueError: for fields out of range.
+
+    Example:
+      >>> print(og.models.info_gan.Config(categorical=(10,), uniform=2).latent_dim)
+      16
     """
 
     latent_dim: int = 16
@@ -97,6 +101,11 @@ class InfoGAN(nn.Module):
     Attributes:
       image_shape: (height, width, channels).
       config: see Config.
+
+    Example:
+      >>> module = og.models.info_gan.InfoGAN((8, 8, 1), og.models.info_gan.Config(latent_dim=2, hidden=(16,)))
+      >>> print(module.image_shape, module.config.categorical)
+      (8, 8, 1) (10,)
     """
 
     image_shape: tuple[int, int, int]
@@ -144,6 +153,12 @@ class State(NamedTuple):
       critic: TrainState of trunk, discriminator's head and Q's head.
       average: moving average of the generator's parameters.
       step: steps of the generator (int32).
+
+    Example:
+      >>> config = og.models.info_gan.Config(latent_dim=2, hidden=(16,))
+      >>> _, state = og.models.info_gan.init(jax.random.key(0), config, jnp.zeros((1, 8, 8, 1)), 10)
+      >>> print(state._fields, state.step)
+      ('generator', 'critic', 'average', 'step') 0
     """
 
     generator: TrainState
@@ -172,6 +187,13 @@ def information(config: Config, outputs: Array, codes: Codes) -> tuple[Array, Ar
 
     Returns:
       The mean of log Q / P with the weights of the config, and without, a lower bound of the mutual information.
+
+    Example:
+      >>> config = og.models.info_gan.Config(categorical=(3,))
+      >>> codes = og.models.info_gan.Codes(jnp.array([[0]]), jnp.zeros((1, 0)))
+      >>> sure = jnp.array([[90.0, 0.0, 0.0]])  # logits of Q
+      >>> print(og.models.info_gan.information(config, sure, codes)[1], np.log(3))
+      1.0986 1.0986
     """
     discrete, continuous = (jnp.mean(ratio) for ratio in _log_ratio(config.latent, outputs, codes))
     return config.information * discrete + config.information_continuous * continuous, discrete + continuous
@@ -191,6 +213,13 @@ def discriminator_loss(
 
     Returns:
       E softplus(-D(x)) + E softplus(D(G(z))) less the weighted information; metric `discriminator`, the first two.
+
+    Example:
+      >>> config = og.models.info_gan.Config(latent_dim=2, hidden=(16,), categorical=(3,))
+      >>> images, codes = jnp.zeros((4, 8, 8, 1)), og.models.info_gan.Codes(jnp.zeros((4, 1), int), jnp.zeros((4, 0)))
+      >>> module, state = og.models.info_gan.init(jax.random.key(0), config, images, 10)
+      >>> print(og.models.info_gan.discriminator_loss(state.critic.params, module, images, images, codes)[0].shape)
+      ()
     """
     variables = {"params": critic}
     logits, outputs = module.apply(variables, fake, method="judge")
@@ -212,6 +241,14 @@ def generator_loss(
     Returns:
       E softplus(-D(G(z))) less the weighted information; metrics `generator`, the first term; `information`, the mean
       of log Q(c | G(z)) / P(c) without weights; `code_error`, how often Q misreads a categorical part, if there is one.
+
+    Example:
+      >>> config = og.models.info_gan.Config(latent_dim=2, hidden=(16,), categorical=(3,))
+      >>> codes, noise = og.models.info_gan.Codes(jnp.zeros((4, 1), int), jnp.zeros((4, 0))), jnp.zeros((4, 2))
+      >>> module, state = og.models.info_gan.init(jax.random.key(0), config, jnp.zeros((4, 8, 8, 1)), 10)
+      >>> params = state.generator.params, state.critic.params
+      >>> print(og.models.info_gan.generator_loss(*params, module, codes, noise)[0].shape)
+      ()
     """
     logits, outputs = module.apply({"params": {"generator": generator, **critic}}, codes, noise)
     fooled = nn.softplus(-logits).mean()
@@ -229,7 +266,14 @@ def _optimisers(config: Config, num_steps: int):
 
 
 def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[InfoGAN, State]:
-    """Return the module and the state that training starts from; `example` is one image or more [n, h, w, c]."""
+    """Return the module and the state that training starts from; `example` is one image or more [n, h, w, c].
+
+    Example:
+      >>> config = og.models.info_gan.Config(latent_dim=2, hidden=(16,))
+      >>> module, state = og.models.info_gan.init(jax.random.key(0), config, jnp.zeros((1, 8, 8, 1)), 10)
+      >>> print(module.image_shape, state.step)
+      (8, 8, 1) 0
+    """
     module = InfoGAN(tuple(example.shape[1:]), config)
     categories, values = len(config.categorical), config.latent.continuous
     codes = Codes(jnp.zeros((1, categories), jnp.int32), jnp.zeros((1, values)))
@@ -248,6 +292,12 @@ def make_step(module: InfoGAN, num_steps: int):
 
     Raises (when traced):
       ValueError: if the rows of a device are no multiple of `critic_steps`.
+
+    Example:
+      >>> images, config = jnp.ones((4, 8, 8, 1)), og.models.info_gan.Config(latent_dim=2, hidden=(16,), batch_size=4)
+      >>> module, state = og.models.info_gan.init(jax.random.key(0), config, images, 10)
+      >>> print(jax.jit(og.models.info_gan.make_step(module, 10))(state, images, jax.random.key(1))[0].step)
+      1
     """
     config = module.config
     for_generator, for_critic = _optimisers(config, num_steps)
@@ -286,6 +336,13 @@ def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints:
 
     Returns:
       Model: draw from it with `sample(key, model, num)`; read codes with the module's method `read`.
+
+    Example:
+      >>> images = og.data.load("digits").images[:64]
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 1, "batch_size": 16}
+      >>> model = og.models.info_gan.fit(jax.random.key(0), images, categorical=(3,), **tiny)
+      >>> print(og.models.info_gan.sample(jax.random.key(1), model, 3).shape)
+      (3, 8, 8, 1)
     """
     settings = Config(**config)
     module, state = fit_generator(

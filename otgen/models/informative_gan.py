@@ -87,6 +87,10 @@ class Config(GeneratorSettings):
 
     Raises:
       ValueError: for fields out of range, or a batch that codes and noises do not share evenly.
+
+    Example:
+      >>> print(og.models.informative_gan.Config(categorical=(10,), uniform=2).objective)
+      encoder
     """
 
     latent_dim: int = 16
@@ -176,7 +180,13 @@ class Config(GeneratorSettings):
 
 
 class Potential(nn.Module):
-    """A dual potential h(c, y) of a code and a generated point, or h(y), in units of the mean cost."""
+    """A dual potential h(c, y) of a code and a generated point, or h(y), in units of the mean cost.
+
+    Example:
+      >>> potential = og.models.informative_gan.Potential((8, 8, 1), "mlp", (16,), 32)
+      >>> print(potential.features)
+      128
+    """
 
     image_shape: tuple[int, int, int]
     network: str
@@ -202,6 +212,11 @@ class InformativeGAN(nn.Module):
       image_shape: (height, width, channels).
       config: see Config.
       known: for ground = "features", the fixed function from images [n, h, w, c] to features [n, p]. Static.
+
+    Example:
+      >>> config = og.models.informative_gan.Config(latent_dim=2, hidden=(16,))
+      >>> print(og.models.informative_gan.InformativeGAN((8, 8, 1), config).config.categorical)
+      (10,)
     """
 
     image_shape: tuple[int, int, int]
@@ -260,6 +275,10 @@ class State(NamedTuple):
       average: moving average of the generator's parameters.
       unit: mean pixel cost of two data.
       step: steps of the generator (int32).
+
+    Example:
+      >>> print(og.models.informative_gan.State._fields)
+      ('generator', 'encoder', 'critic', 'own', 'features', 'average', 'unit', 'step')
     """
 
     generator: TrainState
@@ -278,6 +297,10 @@ class Model(NamedTuple):
     Attributes:
       module: the Flax module; its method `sample(key, num)` draws images.
       variables: its `params`, and `transport` with `unit`, the mean cost of two data.
+
+    Example:
+      >>> print(og.models.informative_gan.Model._fields)
+      ('module', 'variables')
     """
 
     module: InformativeGAN
@@ -289,6 +312,10 @@ def unit_of(images: Any) -> Array:
 
     Raises:
       ValueError: if all images are equal.
+
+    Example:
+      >>> print(og.models.informative_gan.unit_of(np.array([[0.0], [2.0]])))  # the mean of 0, 4, 4, 0
+      2.0
     """
     images = np.asarray(images)
     scale = 255.0 if images.dtype == np.uint8 else 1.0
@@ -314,7 +341,14 @@ def init(
     unit: ArrayLike,
     features: Callable[[Array], Array] | None = None,
 ) -> tuple[InformativeGAN, State]:
-    """Return the module and the state that training starts from; `unit` is that of the data, `features` as in `fit`."""
+    """Return the module and the state that training starts from; `unit` is that of the data, `features` as in `fit`.
+
+    Example:
+      >>> images, config = jnp.zeros((1, 8, 8, 1)), og.models.informative_gan.Config(latent_dim=2, hidden=(16,))
+      >>> module, state = og.models.informative_gan.init(jax.random.key(0), config, images, 10, unit=1.0)
+      >>> print(module.image_shape, state.step)
+      (8, 8, 1) 0
+    """
     if (features is None) == (config.ground == "features"):
         raise ValueError(f"ground = {config.ground!r}: give `features` for 'features', and only then.")
     module = InformativeGAN(tuple(example.shape[1:]), config, features)
@@ -339,6 +373,14 @@ def make_step(module: InformativeGAN, num_steps: int):
 
     Raises (when traced):
       ValueError: if the rows of a device are no multiple of dual_steps + 1.
+
+    Example:
+      >>> images = og.nn.to_unit(og.data.load("digits").images[:32])
+      >>> options = {"latent_dim": 2, "hidden": (16,), "categorical": (2,), "batch_size": 16, "dual_steps": 1}
+      >>> config = og.models.informative_gan.Config(**options)
+      >>> module, state = og.models.informative_gan.init(jax.random.key(0), config, images, 10, unit=1.0)
+      >>> print(jax.jit(og.models.informative_gan.make_step(module, 10))(state, images, jax.random.key(1))[0].step)
+      1
     """
     config = module.config
     for_networks, for_critics = _adam(config, num_steps), _adam(config, num_steps * config.dual_steps)
@@ -415,6 +457,13 @@ def fit(
       ValueError: for images of another shape or range, equal images, fields out of range, or features that the
         ground cost does not have.
       TypeError: for a field that Config does not have.
+
+    Example:
+      >>> images = og.data.load("digits").images[:64]
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 1, "batch_size": 16, "dual_steps": 1}
+      >>> model = og.models.informative_gan.fit(jax.random.key(0), images, categorical=(2,), **tiny)
+      >>> print(og.models.informative_gan.sample(jax.random.key(1), model, 3).shape)
+      (3, 8, 8, 1)
     """
     settings = Config(**config)
     images = check_images(images, settings.output)

@@ -44,6 +44,10 @@ class Config(Checked):
       learning_rate: peak of the warm-up and cosine schedule of Adam.
       average: decay of the moving average of the weights that samples are drawn with.
       solver_steps: midpoint steps from noise to code.
+
+    Example:
+      >>> print(og.models.latent_flow.Config(pairing="transport").epsilon)  # a share of the mean cost
+      0.02
     """
 
     pairing: str = "independent"
@@ -65,7 +69,13 @@ class Config(Checked):
 
 
 class State(NamedTuple):
-    """TrainState of the velocity field, the moving average of its parameters, and the steps taken."""
+    """TrainState of the velocity field, the moving average of its parameters, and the steps taken.
+
+    Example:
+      >>> _, state = og.models.latent_flow.init(jax.random.key(0), og.models.latent_flow.Config(width=16), 2)
+      >>> print(state._fields, state.step)
+      ('network', 'average', 'step') 0
+    """
 
     network: TrainState
     average: Any
@@ -79,6 +89,12 @@ class Flow(NamedTuple):
       module: the velocity field.
       params: its parameters.
       config: see Config.
+
+    Example:
+      >>> codes = 0.1 * jax.random.normal(jax.random.key(0), (200, 2))
+      >>> flow = og.models.latent_flow.fit(jax.random.key(1), codes, width=16, num_steps=10, batch_size=32)
+      >>> print(flow.config.num_steps)
+      10
     """
 
     module: Velocity
@@ -87,7 +103,14 @@ class Flow(NamedTuple):
 
 
 def loss(params: Any, module: Velocity, noise: Array, codes: Array, t: Array) -> tuple[Array, dict[str, Array]]:
-    """Return the mean over pairs (noise, code) [n, d] at times [n] of the squared error of the velocity."""
+    """Return the mean over pairs (noise, code) [n, d] at times [n] of the squared error of the velocity.
+
+    Example:
+      >>> module, state = og.models.latent_flow.init(jax.random.key(0), og.models.latent_flow.Config(width=16), 2)
+      >>> noise, codes, t = jnp.zeros((4, 2)), jnp.ones((4, 2)), jnp.linspace(0, 1, 4)
+      >>> print(og.models.latent_flow.loss(state.network.params, module, noise, codes, t)[0].shape)
+      ()
+    """
     at = (1 - t[:, None]) * noise + t[:, None] * codes
     error = module.apply({"params": params}, t, at) - (codes - noise)
     value = jnp.mean(jnp.sum(error**2, axis=1))
@@ -108,7 +131,15 @@ def _paired(key: Key, noise: Array, codes: Array, epsilon: float, axis_name: str
 
 
 def make_step(module: Velocity, config: Config):
-    """Return the pure training step `(state, codes, key, *, axis_name) -> (state, metrics)`."""
+    """Return the pure training step `(state, codes, key, *, axis_name) -> (state, metrics)`.
+
+    Example:
+      >>> config = og.models.latent_flow.Config(width=16, batch_size=8)
+      >>> module, state = og.models.latent_flow.init(jax.random.key(0), config, 2)
+      >>> step = jax.jit(og.models.latent_flow.make_step(module, config))
+      >>> print(step(state, jnp.ones((8, 2)), jax.random.key(1))[0].step)
+      1
+    """
     transform = adam(config.learning_rate, config.num_steps)
 
     def step(state: State, codes: Array, key: Key, *, axis_name: str | None = None):
@@ -127,7 +158,13 @@ def make_step(module: Velocity, config: Config):
 
 
 def init(key: Key, config: Config, dim: int) -> tuple[Velocity, State]:
-    """Return the velocity field in `dim` dimensions and the state that training starts from."""
+    """Return the velocity field in `dim` dimensions and the state that training starts from.
+
+    Example:
+      >>> module, state = og.models.latent_flow.init(jax.random.key(0), og.models.latent_flow.Config(width=16), 2)
+      >>> print(state.step)
+      0
+    """
     module = Velocity(dim, config.width, config.depth)
     params = module.init(key, jnp.zeros(1), jnp.zeros((1, dim)))["params"]
     network = TrainState(params, adam(config.learning_rate, config.num_steps).init(params), jnp.int32(0))
@@ -148,6 +185,13 @@ def fit(key: Key, codes: Any, *, callback: Callback | None = None, checkpoints: 
 
     Raises:
       ValueError: for codes of another shape or not finite, or fields out of range.
+
+    Example:
+      >>> codes = 3.0 + 0.1 * jax.random.normal(jax.random.key(0), (200, 2))
+      >>> options = {"width": 32, "num_steps": 300, "batch_size": 64, "average": 0.9}
+      >>> flow = og.models.latent_flow.fit(jax.random.key(1), codes, **options)
+      >>> print(jnp.abs(og.models.latent_flow.sample(jax.random.key(2), flow, 100).mean() - 3) < 0.3)
+      True
     """
     settings = Config(**config)
     codes = np.asarray(as_points("codes", codes))
@@ -184,6 +228,12 @@ def sample(key: Key, flow: Flow, num: int) -> Array:
 
     Raises:
       ValueError: if num < 1.
+
+    Example:
+      >>> codes = 0.1 * jax.random.normal(jax.random.key(0), (200, 2))
+      >>> flow = og.models.latent_flow.fit(jax.random.key(1), codes, width=16, num_steps=10, batch_size=32)
+      >>> print(og.models.latent_flow.sample(jax.random.key(2), flow, 5).shape)
+      (5, 2)
     """
     if num < 1:
         raise ValueError(f"num = {num}: ask for at least one code.")

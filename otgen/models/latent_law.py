@@ -26,6 +26,12 @@ class Transport(NamedTuple):
       codes: targets [N, d].
       h: heights [N].
       extension: centres of the cells, and the threshold of the angle.
+
+    Example:
+      >>> codes = jax.random.normal(jax.random.key(0), (32, 2))
+      >>> law, info = og.models.latent_law.transport(jax.random.key(1), codes, tol=0.5)
+      >>> print(law._fields)
+      ('codes', 'h', 'extension')
     """
 
     codes: Array
@@ -34,7 +40,14 @@ class Transport(NamedTuple):
 
 
 def gaussian(codes: Any) -> Mixture:
-    """Return the Gaussian with the mean and covariance of codes [N, d], a mixture of one component."""
+    """Return the Gaussian with the mean and covariance of codes [N, d], a mixture of one component.
+
+    Example:
+      >>> codes = jax.random.normal(jax.random.key(0), (5000, 2)) + 4
+      >>> law = og.models.latent_law.gaussian(codes)
+      >>> print(law.weights, jnp.abs(law.means - 4).max() < 0.1)
+      [1.] True
+    """
     codes = as_points("codes", codes)
     cov = jnp.atleast_2d(jnp.cov(codes.T))
     return Mixture(jnp.ones(1, codes.dtype), codes.mean(0)[None], cov[None])
@@ -57,6 +70,12 @@ def mixture(
 
     Raises:
       ValueError: for codes that are not [N, d] and finite, or if every number of components is above 80 % of them.
+
+    Example:
+      >>> codes = jax.random.normal(jax.random.key(0), (400, 2)) + 8.0 * (jnp.arange(400) % 2)[:, None]
+      >>> law, scores = og.models.latent_law.mixture(0, codes, (1, 2))
+      >>> print(len(law.weights), scores[2] > scores[1])  # two clusters
+      2 True
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
@@ -112,6 +131,12 @@ def transport(
 
     Raises:
       ValueError: if the codes are not finite or all coincide.
+
+    Example:
+      >>> codes = jax.random.normal(jax.random.key(0), (32, 2))
+      >>> law, info = og.models.latent_law.transport(jax.random.key(1), codes, tol=0.5)
+      >>> print(info.status == og.Status.CONVERGED)
+      True
     """
     solve_key, extend_key = jax.random.split(key)
     state = None
@@ -130,6 +155,13 @@ def transport(
 
 
 def sample_transport(key: Key, law: Transport, num: int, **form: Any) -> Array:
-    """Draw codes [num, d] by the extended map; `form`: method, angle, labels, as in `extension.sample`."""
+    """Draw codes [num, d] by the extended map; `form`: method, angle, labels, as in `extension.sample`.
+
+    Example:
+      >>> codes = jax.random.normal(jax.random.key(0), (32, 2))
+      >>> law, info = og.models.latent_law.transport(jax.random.key(1), codes, tol=0.5)
+      >>> print(og.models.latent_law.sample_transport(jax.random.key(2), law, 5).shape)
+      (5, 2)
+    """
     state = semidiscrete.from_heights(law.h)
     return extension.sample(key, law.extension, state, law.codes, num, **form)

@@ -43,6 +43,10 @@ class Config(Settings):
       solver: "c_transform", "lp" or "icnn", see `neural_map`.
       neighbours: codes that a barycentre weighs, on average.
       solver_options: fields of the solver's Config, as a mapping or as pairs.
+
+    Example:
+      >>> print(og.models.latent_ot.Config(latent_dim=8, solver="icnn").solver)
+      icnn
     """
 
     solver: str = "c_transform"
@@ -73,6 +77,11 @@ class LatentOT(nn.Module):
       config: see Config.
       potential: the network of the potential.
       shortcut: the network that the map is distilled into.
+
+    Example:
+      >>> module = og.models.latent_ot.LatentOT((8, 8, 1), og.models.latent_ot.Config(latent_dim=2, hidden=(16,)))
+      >>> print(module.image_shape, module.config.solver)
+      (8, 8, 1) c_transform
     """
 
     image_shape: tuple[int, int, int]
@@ -126,6 +135,14 @@ class Model(NamedTuple):
     Attributes:
       module: the Flax module.
       variables: its `params` and `transport`.
+
+    Example:
+      >>> images = og.data.load("digits").images[:100]
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 2, "batch_size": 20}
+      >>> options = {"num_steps": 10, "hidden": (16,), "batch_size": 32}
+      >>> model = og.models.latent_ot.fit(jax.random.key(0), images, solver_options=options, **tiny)
+      >>> print(sorted(model.variables))
+      ['params', 'transport']
     """
 
     module: LatentOT
@@ -133,22 +150,47 @@ class Model(NamedTuple):
 
 
 def default_form(config: Config) -> str:
-    """The form that makes new codes: the gradient of a convex potential, else the barycentre."""
+    """The form that makes new codes: the gradient of a convex potential, else the barycentre.
+
+    Example:
+      >>> config = og.models.latent_ot.Config(solver="lp")
+      >>> print(og.models.latent_ot.default_form(config))
+      barycentre
+    """
     return "gradient" if config.solver == "icnn" else "barycentre"
 
 
 def train_autoencoder(key: Key, images: np.ndarray, config: Config, **options: Any) -> Any:
-    """Train the autoencoder and return its parameters; `options` as in `ae_ot.train_autoencoder`."""
+    """Train the autoencoder and return its parameters; `options` as in `ae_ot.train_autoencoder`.
+
+    Example:
+      >>> images = og.data.load("digits").images[:100]
+      >>> config = og.models.latent_ot.Config(latent_dim=2, hidden=(16,), epochs=2, batch_size=20)
+      >>> params = og.models.latent_ot.train_autoencoder(jax.random.key(0), images, config)
+      >>> print(len(jax.tree.leaves(params)) > 0)
+      True
+    """
     return ae_ot.train_autoencoder(key, images, autoencoder(config), **options)[1]
 
 
 def autoencoder(config: Config) -> ae_ot.Config:
-    """Return the settings of the first stage, as `ae_ot` has them."""
+    """Return the settings of the first stage, as `ae_ot` has them.
+
+    Example:
+      >>> print(type(og.models.latent_ot.autoencoder(og.models.latent_ot.Config(latent_dim=8))).__name__)
+      Config
+    """
     return ae_ot.Config(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Settings)})
 
 
 def standardisation(codes: Array) -> tuple[Array, Array]:
-    """Mean and scale [d] of codes [N, d]: deviations, of coordinates that hardly vary a thousandth of the largest."""
+    """Mean and scale [d] of codes [N, d]: deviations, of coordinates that hardly vary a thousandth of the largest.
+
+    Example:
+      >>> mean, scale = og.models.latent_ot.standardisation(jnp.array([[1.0, 5.0], [3.0, 5.0]]))
+      >>> print(mean, scale)  # the second does not vary
+      [2. 5.] [1. 0.001]
+    """
     deviation = codes.std(0)
     return codes.mean(0), jnp.maximum(deviation, jnp.maximum(1e-3 * deviation.max(), 1e-30))
 
@@ -176,6 +218,15 @@ def solve(
 
     Raises:
       ValueError: if the codes are not finite or all coincide.
+
+    Example:
+      >>> images, options = og.data.load("digits").images[:100], {"num_steps": 10, "hidden": (16,), "batch_size": 32}
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 2, "batch_size": 20}
+      >>> config = og.models.latent_ot.Config(solver_options=options, **tiny)
+      >>> params = og.models.latent_ot.train_autoencoder(jax.random.key(0), images, config)
+      >>> model = og.models.latent_ot.solve(jax.random.key(1), params, images, config)
+      >>> print(og.models.latent_ot.sample(jax.random.key(2), model, 3).shape)
+      (3, 8, 8, 1)
     """
     bare = LatentOT(tuple(images.shape[1:]), config)
     codes = rows(bare, {"params": params}, images, "encode")
@@ -213,6 +264,14 @@ def fit(key: Key, images: np.ndarray, *, callback: Callback | None = None, **con
     Raises:
       ValueError: for images of another shape or range, fields out of range.
       TypeError: for a field that Config, or the solver's Config, does not have.
+
+    Example:
+      >>> images = og.data.load("digits").images[:100]
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 2, "batch_size": 20}
+      >>> options = {"num_steps": 10, "hidden": (16,), "batch_size": 32}
+      >>> model = og.models.latent_ot.fit(jax.random.key(0), images, solver_options=options, **tiny)
+      >>> print(og.models.latent_ot.sample(jax.random.key(1), model, 3).shape)
+      (3, 8, 8, 1)
     """
     images, settings = check_images(images), Config(**config)
     train_key, solve_key = jax.random.split(key)
@@ -221,12 +280,31 @@ def fit(key: Key, images: np.ndarray, *, callback: Callback | None = None, **con
 
 
 def map_of(model: Model) -> neural_map.Map:
-    """Return the map from N(0, I) to the standardised codes of a trained model."""
+    """Return the map from N(0, I) to the standardised codes of a trained model.
+
+    Example:
+      >>> images = og.data.load("digits").images[:100]
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 2, "batch_size": 20}
+      >>> options = {"num_steps": 10, "hidden": (16,), "batch_size": 32}
+      >>> model = og.models.latent_ot.fit(jax.random.key(0), images, solver_options=options, **tiny)
+      >>> print(og.models.latent_ot.map_of(model).solver)
+      c_transform
+    """
     return model.module.apply(model.variables, method="map")
 
 
 def distil(key: Key, model: Model, **options: Any) -> Model:
-    """Return the model with its map distilled into a network, form "network"; options as in `map_distil.distil`."""
+    """Return the model with its map distilled into a network, form "network"; options as in `map_distil.distil`.
+
+    Example:
+      >>> images = og.data.load("digits").images[:100]
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 2, "batch_size": 20}
+      >>> options = {"num_steps": 10, "hidden": (16,), "batch_size": 32}
+      >>> model = og.models.latent_ot.fit(jax.random.key(0), images, solver_options=options, **tiny)
+      >>> small = og.models.latent_ot.distil(jax.random.key(1), model, num_pairs=512, **options)
+      >>> print(og.models.latent_ot.sample(jax.random.key(2), small, 3, form="network").shape)
+      (3, 8, 8, 1)
+    """
     form = options.pop("form", None) or default_form(model.module.config)
     module, params = map_distil.distil(key, map_of(model), form=form, **options)
     variables = {**model.variables, "params": {**model.variables["params"], "shortcut": params}}
@@ -234,12 +312,30 @@ def distil(key: Key, model: Model, **options: Any) -> Model:
 
 
 def encode(model: Model, images: Any) -> Array:
-    """Codes [n, d] of images [n, h, w, c], uint8 or in [0, 1], in the autoencoder's own scale."""
+    """Codes [n, d] of images [n, h, w, c], uint8 or in [0, 1], in the autoencoder's own scale.
+
+    Example:
+      >>> images = og.data.load("digits").images[:100]
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 2, "batch_size": 20}
+      >>> options = {"num_steps": 10, "hidden": (16,), "batch_size": 32}
+      >>> model = og.models.latent_ot.fit(jax.random.key(0), images, solver_options=options, **tiny)
+      >>> print(og.models.latent_ot.encode(model, images[:5]).shape)
+      (5, 2)
+    """
     return rows(model.module, model.variables, images, "encode")
 
 
 def decode(model: Model, codes: Array) -> Array:
-    """Images [n, h, w, c] in [0, 1] of codes [n, d] in the autoencoder's own scale."""
+    """Images [n, h, w, c] in [0, 1] of codes [n, d] in the autoencoder's own scale.
+
+    Example:
+      >>> images = og.data.load("digits").images[:100]
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 2, "batch_size": 20}
+      >>> options = {"num_steps": 10, "hidden": (16,), "batch_size": 32}
+      >>> model = og.models.latent_ot.fit(jax.random.key(0), images, solver_options=options, **tiny)
+      >>> print(og.models.latent_ot.decode(model, jnp.zeros((5, 2))).shape)
+      (5, 8, 8, 1)
+    """
     return rows(model.module, model.variables, codes, "decode")
 
 
@@ -264,6 +360,14 @@ def sample(key: Key, model: Model, num: int, *, form: str | None = None, tempera
 
     Raises:
       ValueError: if num < 1, for an unknown form or one that the model does not have, a temperature not positive.
+
+    Example:
+      >>> images = og.data.load("digits").images[:100]
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 2, "batch_size": 20}
+      >>> options = {"num_steps": 10, "hidden": (16,), "batch_size": 32}
+      >>> model = og.models.latent_ot.fit(jax.random.key(0), images, solver_options=options, **tiny)
+      >>> print(og.models.latent_ot.sample(jax.random.key(1), model, 3, form="barycentre").shape)
+      (3, 8, 8, 1)
     """
     if num < 1:
         raise ValueError(f"num = {num}: ask for at least one image.")

@@ -25,7 +25,17 @@ _PIECE = 4096  # draws moved together
 
 
 def loss(params: Any, module: Displacement, x: Array, to: Array) -> tuple[Array, dict[str, Array]]:
-    """Return the mean squared distance of the network's images of x [n, d] from `to` [n, d]."""
+    """Return the mean squared distance of the network's images of x [n, d] from `to` [n, d].
+
+    Example:
+      >>> codes = og.data.toy.eight_gaussians(jax.random.key(0), 64)
+      >>> options = {"num_steps": 20, "hidden": (16,), "batch_size": 64}
+      >>> found = og.models.neural_map.fit(jax.random.key(1), None, codes, **options)
+      >>> module, params = og.models.map_distil.distil(jax.random.key(2), found, num_pairs=512, **options)
+      >>> x = og.models.neural_map.draw(jax.random.key(3), found, 8)
+      >>> print(og.models.map_distil.loss(params, module, x, og.models.neural_map.transport(found, x))[0].shape)
+      ()
+    """
     value = jnp.mean(jnp.sum((module.apply({"params": params}, x) - to) ** 2, axis=1))
     return value, {"loss": value}
 
@@ -56,6 +66,14 @@ def distil(
 
     Raises:
       ValueError: for fields out of range, and as `neural_map.transport`.
+
+    Example:
+      >>> codes = og.data.toy.eight_gaussians(jax.random.key(0), 64)
+      >>> options = {"num_steps": 20, "hidden": (16,), "batch_size": 64}
+      >>> found = og.models.neural_map.fit(jax.random.key(1), None, codes, **options)
+      >>> module, params = og.models.map_distil.distil(jax.random.key(2), found, num_pairs=512, **options)
+      >>> print(module.apply({"params": params}, jnp.zeros((3, 2))).shape)
+      (3, 2)
     """
     settings = MapSettings(**{"hidden": (512, 512), "num_steps": 5000, "learning_rate": 1e-3, **config})
     Settings.whole("num_pairs", num_pairs)

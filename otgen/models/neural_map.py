@@ -51,6 +51,12 @@ class Map:
       h: heights [N] in standard units; `heights` gives them in those of the codes.
       temperature: of the barycentre form, in units of |x - y|^2.
       residual: of "icnn", the root mean square of |grad psi(x*(y)) - y| over the codes, in units of y; else 0.
+
+    Example:
+      >>> codes = og.data.toy.eight_gaussians(jax.random.key(0), 64)
+      >>> found = og.models.neural_map.fit(jax.random.key(1), None, codes, num_steps=20, hidden=(16,), batch_size=64)
+      >>> print(found.solver, found.codes.shape, found.h.shape)
+      c_transform (64, 2) (64,)
     """
 
     solver: str
@@ -74,6 +80,13 @@ class Info(NamedTuple):
       dual_error: standard error of the dual value.
       l2_uvp: unexplained variance percentage against the true map; NaN if none was given.
       cosine: of the displacements, against the true map; NaN if none was given.
+
+    Example:
+      >>> codes = og.data.toy.eight_gaussians(jax.random.key(0), 64)
+      >>> found = og.models.neural_map.fit(jax.random.key(1), None, codes, num_steps=20, hidden=(16,), batch_size=64)
+      >>> info = og.models.neural_map.evaluate(jax.random.key(2), found, num=1024)
+      >>> print(bool(info.dual_value < info.primal_cost), jnp.isnan(info.l2_uvp))  # no true map was given
+      False True
     """
 
     primal_cost: Array
@@ -84,7 +97,12 @@ class Info(NamedTuple):
 
 
 def default_form(solver: str) -> str:
-    """The form of the map that suits a solver: the gradient of a convex potential, else the winning code."""
+    """The form of the map that suits a solver: the gradient of a convex potential, else the winning code.
+
+    Example:
+      >>> print(og.models.neural_map.default_form("icnn"), og.models.neural_map.default_form("c_transform"))
+      gradient argmax
+    """
     return "gradient" if solver == "icnn" else "argmax"
 
 
@@ -94,6 +112,10 @@ def config_of(solver: str, **fields: Any) -> MapSettings:
     Raises:
       ValueError: for an unknown solver, or fields out of range.
       TypeError: for a field that the solver does not have.
+
+    Example:
+      >>> print(type(og.models.neural_map.config_of("lp", num_steps=10)).__name__)
+      Config
     """
     if solver not in SOLVERS:
         raise ValueError(f"solver = {solver!r} is unknown: choose one of {', '.join(SOLVERS)}.")
@@ -130,6 +152,13 @@ def fit(
       ValueError: for codes of another shape or not finite or all alike, a source of another dimension, unknown
         solvers, fields out of range, batches that do not divide among the devices.
       TypeError: for a field that the solver's Config does not have.
+
+    Example:
+      >>> codes = og.data.toy.eight_gaussians(jax.random.key(0), 64)
+      >>> found = og.models.neural_map.fit(jax.random.key(1), None, codes, num_steps=200, hidden=(32,), batch_size=256)
+      >>> masses = og.semidiscrete.masses(jax.random.key(2), og.models.neural_map.heights(found), codes, 4096)
+      >>> print(masses.shape, bool(masses.sum() > 0.999))
+      (64,) True
     """
     settings = config_of(solver, **config)
     codes = as_points("codes", codes)
@@ -223,6 +252,13 @@ def transport(map_: Map, x: ArrayLike, form: str | None = None, temperature: Arr
     Raises:
       ValueError: for points of another dimension or (outside jit) not finite, an unknown form, a temperature that is
         not positive or given for another form.
+
+    Example:
+      >>> codes = og.data.toy.eight_gaussians(jax.random.key(0), 64)
+      >>> found = og.models.neural_map.fit(jax.random.key(1), None, codes, num_steps=20, hidden=(16,), batch_size=64)
+      >>> image = og.models.neural_map.transport(found, jnp.array([[2.0, 0.0]]))
+      >>> print(bool(jnp.any(jnp.all(image == codes, 1))))  # the winning code
+      True
     """
     form = default_form(map_.solver) if form is None else form
     if form not in FORMS:
@@ -262,7 +298,16 @@ def _checked(map_: Map, name: str, x: ArrayLike) -> Array:
 
 
 def heights(map_: Map) -> semidiscrete.State:
-    """Return the potential at the codes as a semi-discrete state, for `semidiscrete.chi2`, `extension` and the like."""
+    """Return the potential at the codes as a semi-discrete state, for `semidiscrete.chi2`, `extension` and the like.
+
+    Example:
+      >>> codes = og.data.toy.eight_gaussians(jax.random.key(0), 64)
+      >>> found = og.models.neural_map.fit(jax.random.key(1), None, codes, num_steps=20, hidden=(16,), batch_size=64)
+      >>> x = og.models.neural_map.draw(jax.random.key(2), found, 100)
+      >>> index = og.semidiscrete.assign(og.models.neural_map.heights(found), codes, x)
+      >>> print(jnp.mean(jnp.all(og.models.neural_map.transport(found, x, "argmax") == codes[index], 1)) > 0.95)
+      True
+    """
     units = map_.units
     h = units.source_scale * units.code_scale * map_.h
     return semidiscrete.from_heights(h - (map_.codes - units.code_mean) @ units.source_mean)
@@ -275,6 +320,12 @@ def potential(map_: Map, y: ArrayLike) -> Array:
 
     Raises:
       ValueError: for points of another dimension or not finite.
+
+    Example:
+      >>> codes = og.data.toy.eight_gaussians(jax.random.key(0), 64)
+      >>> found = og.models.neural_map.fit(jax.random.key(1), None, codes, num_steps=20, hidden=(16,), batch_size=64)
+      >>> print(og.models.neural_map.potential(found, codes).shape)
+      (64,)
     """
     y = _checked(map_, "y", y)
     standard = _to_standard(map_.units, y)
@@ -299,6 +350,14 @@ def inverse(map_: Map, y: ArrayLike) -> conjugate.Conjugate:
 
     Raises:
       ValueError: for another solver, or points of another dimension or not finite.
+
+    Example:
+      >>> codes = og.data.toy.eight_gaussians(jax.random.key(0), 64)
+      >>> options = {"solver": "icnn", "num_steps": 20, "hidden": (16,), "batch_size": 64}
+      >>> found = og.models.neural_map.fit(jax.random.key(1), None, codes, **options)
+      >>> x = og.models.neural_map.inverse(found, codes[:4]).points
+      >>> print(jnp.allclose(og.models.neural_map.transport(found, x, "gradient"), codes[:4], atol=1e-2))
+      True
     """
     if map_.solver != "icnn":
         raise ValueError(
@@ -324,6 +383,12 @@ def sample(key: Key, map_: Map, num: int, form: str | None = None, temperature: 
 
     Raises:
       ValueError: if num < 1, and as `transport`.
+
+    Example:
+      >>> codes = og.data.toy.eight_gaussians(jax.random.key(0), 64)
+      >>> found = og.models.neural_map.fit(jax.random.key(1), None, codes, num_steps=20, hidden=(16,), batch_size=64)
+      >>> print(og.models.neural_map.sample(jax.random.key(2), found, 5, "barycentre").shape)
+      (5, 2)
     """
     if num < 1:
         raise ValueError(f"num = {num}: ask for at least one point.")
@@ -331,7 +396,15 @@ def sample(key: Key, map_: Map, num: int, form: str | None = None, temperature: 
 
 
 def draw(key: Key, map_: Map, num: int) -> Array:
-    """Draw points [num, d] of the source."""
+    """Draw points [num, d] of the source.
+
+    Example:
+      >>> codes = og.data.toy.eight_gaussians(jax.random.key(0), 64)
+      >>> found = og.models.neural_map.fit(jax.random.key(1), None, codes, num_steps=20, hidden=(16,), batch_size=64)
+      >>> x = og.models.neural_map.draw(jax.random.key(2), found, 4000)
+      >>> print(jnp.abs(x.std() - 1) < 0.05)  # None: N(0, I)
+      True
+    """
     return jax.jit(map_.sampler, static_argnums=(1, 2))(key, num, map_.codes.shape[1])
 
 
@@ -350,6 +423,13 @@ def evaluate(key: Key, map_: Map, truth: Any = None, *, num: int = 2**14, form: 
 
     Raises:
       ValueError: as `transport`.
+
+    Example:
+      >>> codes = og.data.toy.eight_gaussians(jax.random.key(0), 64)
+      >>> found = og.models.neural_map.fit(jax.random.key(1), None, codes, num_steps=20, hidden=(16,), batch_size=64)
+      >>> info = og.models.neural_map.evaluate(jax.random.key(2), found, lambda x: x, num=1024)  # against the identity
+      >>> print(bool(info.dual_value <= info.primal_cost), bool(info.l2_uvp > 0))
+      False True
     """
     x = draw(key, map_, num)
     moved = transport(map_, x, form)

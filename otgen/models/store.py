@@ -53,6 +53,13 @@ def save(path: str | os.PathLike, model: Any, *, overwrite: bool = False) -> Non
     Raises:
       FileExistsError: if there is something at `path`, and `overwrite` is False or it is not just a saved model.
       ValueError: for what cannot be described, such as functions or classes from outside otgen, naming the field.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     og.save(f"{folder}/map", og.semidiscrete.from_heights(jnp.array([-1.0, 1.0])))
+      ...     print(og.load(f"{folder}/map").h)
+      [-1. 1.]
     """
     path = Path(os.path.abspath(path))
     description, arrays = describe(model)
@@ -92,6 +99,14 @@ def load(path: str | os.PathLike) -> Any:
       FileNotFoundError: if there is nothing at `path`.
       ValueError: if it is no saved model, was damaged or changed after it was saved, was written by a newer format, is
         made of classes that this version of otgen has no more or whose fields differ, or needs 64 bits.
+
+    Example:
+      >>> import tempfile
+      >>> law = og.mixture.Mixture(jnp.ones(1), jnp.zeros((1, 2)), jnp.eye(2)[None])
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     og.save(f"{folder}/law", law)
+      ...     print(type(og.load(f"{folder}/law")).__name__)
+      Mixture
     """
     path = Path(path)
     content = _read_text(path)

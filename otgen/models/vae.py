@@ -33,6 +33,11 @@ class Config(GeneratorSettings):
 
     Attributes:
       beta: weight of the divergence from the prior.
+
+    Example:
+      >>> config = og.models.vae.Config(latent_dim=2, hidden=(16,), epochs=3)
+      >>> print(config.latent_dim, config.network)
+      2 mlp
     """
 
     beta: float = 1.0
@@ -48,6 +53,11 @@ class VAE(nn.Module):
     Attributes:
       image_shape: (height, width, channels).
       config: see Config.
+
+    Example:
+      >>> module = og.models.vae.VAE((8, 8, 1), og.models.vae.Config(latent_dim=2, hidden=(16,)))
+      >>> print(module.image_shape, module.config.latent_dim)
+      (8, 8, 1) 2
     """
 
     image_shape: tuple[int, int, int]
@@ -93,6 +103,13 @@ def loss(params: Any, module: VAE, images: Array, noise: Array) -> tuple[Array, 
 
     Returns:
       Loss; metrics `loss` and its parts `reconstruction` and `divergence`.
+
+    Example:
+      >>> config = og.models.vae.Config(latent_dim=2, hidden=(16,))
+      >>> module, state = og.models.vae.init(jax.random.key(0), config, jnp.zeros((1, 8, 8, 1)), num_steps=10)
+      >>> loss, metrics = og.models.vae.loss(state.params, module, jnp.zeros((4, 8, 8, 1)), jnp.zeros((4, 2)))
+      >>> print(loss.shape, bool(loss > 0))  # nats an image
+      () True
     """
     images, config = to_unit(images), module.config
     outputs, mean, log_variance = module.apply({"params": params}, images, noise)
@@ -103,14 +120,30 @@ def loss(params: Any, module: VAE, images: Array, noise: Array) -> tuple[Array, 
 
 
 def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[VAE, TrainState]:
-    """Return the module and the state that training starts from; `example` is one image or more [n, h, w, c]."""
+    """Return the module and the state that training starts from; `example` is one image or more [n, h, w, c].
+
+    Example:
+      >>> config = og.models.vae.Config(latent_dim=2, hidden=(16,))
+      >>> module, state = og.models.vae.init(jax.random.key(0), config, jnp.zeros((1, 8, 8, 1)), num_steps=10)
+      >>> print(module.image_shape, state.step)
+      (8, 8, 1) 0
+    """
     module = VAE(tuple(example.shape[1:]), config)
     params = module.init(key, to_unit(example[:1]), jnp.zeros((1, config.latent_dim)))["params"]
     return module, TrainState(params, adam(config.learning_rate, num_steps).init(params), jnp.int32(0))
 
 
 def make_step(module: VAE, num_steps: int):
-    """Return the pure training step `(state, images, key, *, axis_name) -> (state, metrics)`."""
+    """Return the pure training step `(state, images, key, *, axis_name) -> (state, metrics)`.
+
+    Example:
+      >>> images, config = jnp.ones((4, 8, 8, 1)), og.models.vae.Config(latent_dim=2, hidden=(16,), batch_size=4)
+      >>> module, state = og.models.vae.init(jax.random.key(0), config, images, num_steps=10)
+      >>> step = jax.jit(og.models.vae.make_step(module, num_steps=10))  # pure: of your own loop, or pmapped
+      >>> state, metrics = step(state, images, jax.random.key(1))
+      >>> print(state.step, bool(jnp.isfinite(jnp.array(list(metrics.values()))).all()))
+      1 True
+    """
     transform = adam(module.config.learning_rate, num_steps)
 
     def step(state: TrainState, images: Array, key: Key, *, axis_name: str | None = None):
@@ -135,6 +168,12 @@ def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints:
     Raises:
       ValueError: for images of another shape or range, or fields out of range.
       TypeError: for a field that Config does not have.
+
+    Example:
+      >>> images = og.data.load("digits").images[:64]
+      >>> model = og.models.vae.fit(jax.random.key(0), images, latent_dim=2, hidden=(16,), epochs=2, batch_size=16)
+      >>> print(og.models.vae.sample(jax.random.key(1), model, 3).shape)
+      (3, 8, 8, 1)
     """
     module, state = fit_generator(
         key, images, Config(**config), init, make_step, callback=callback, checkpoints=checkpoints

@@ -35,6 +35,11 @@ class Config(GeneratorSettings):
 
     Attributes:
       weight: of the discrepancy, against a loss in nats per image.
+
+    Example:
+      >>> config = og.models.wae_mmd.Config(latent_dim=2, hidden=(16,), epochs=3)
+      >>> print(config.latent_dim, config.network)
+      2 mlp
     """
 
     weight: float = 100.0
@@ -51,6 +56,11 @@ class WAE(nn.Module):
     Attributes:
       image_shape: (height, width, channels).
       config: see Config.
+
+    Example:
+      >>> module = og.models.wae_mmd.WAE((8, 8, 1), og.models.wae_mmd.Config(latent_dim=2, hidden=(16,)))
+      >>> print(module.image_shape, module.config.latent_dim)
+      (8, 8, 1) 2
     """
 
     image_shape: tuple[int, int, int]
@@ -81,7 +91,13 @@ class WAE(nn.Module):
 
 
 def mmd_sq(x: Array, y: Array) -> Array:
-    """Return the unbiased squared maximum mean discrepancy of x [n, d] and y [n, d], inverse multiquadratic kernel."""
+    """Return the unbiased squared maximum mean discrepancy of x [n, d] and y [n, d], inverse multiquadratic kernel.
+
+    Example:
+      >>> x, y = jax.random.normal(jax.random.key(0), (2, 200, 2))
+      >>> print(jnp.abs(og.models.wae_mmd.mmd_sq(x, y)) < 0.02, og.models.wae_mmd.mmd_sq(x, y + 3) > 0.1)
+      True True
+    """
     n, d = x.shape
     pairwise = SqEuclidean().pairwise
 
@@ -107,6 +123,14 @@ def loss(
 
     Returns:
       Loss; metrics `loss` and its parts `reconstruction` and `mmd_sq`.
+
+    Example:
+      >>> config = og.models.wae_mmd.Config(latent_dim=2, hidden=(16,))
+      >>> module, state = og.models.wae_mmd.init(jax.random.key(0), config, jnp.zeros((1, 8, 8, 1)), num_steps=10)
+      >>> prior = jax.random.normal(jax.random.key(1), (4, 2))
+      >>> loss, metrics = og.models.wae_mmd.loss(state.params, module, jnp.zeros((4, 8, 8, 1)), prior)
+      >>> print(loss.shape, sorted(metrics))
+      () ['loss', 'mmd_sq', 'reconstruction']
     """
     images, config = to_unit(images), module.config
     outputs, codes = module.apply({"params": params}, images)
@@ -117,14 +141,30 @@ def loss(
 
 
 def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[WAE, TrainState]:
-    """Return the module and the state that training starts from; `example` is one image or more [n, h, w, c]."""
+    """Return the module and the state that training starts from; `example` is one image or more [n, h, w, c].
+
+    Example:
+      >>> config = og.models.wae_mmd.Config(latent_dim=2, hidden=(16,))
+      >>> module, state = og.models.wae_mmd.init(jax.random.key(0), config, jnp.zeros((1, 8, 8, 1)), num_steps=10)
+      >>> print(module.image_shape, state.step)
+      (8, 8, 1) 0
+    """
     module = WAE(tuple(example.shape[1:]), config)
     params = module.init(key, to_unit(example[:1]))["params"]
     return module, TrainState(params, adam(config.learning_rate, num_steps).init(params), jnp.int32(0))
 
 
 def make_step(module: WAE, num_steps: int):
-    """Return the pure training step `(state, images, key, *, axis_name) -> (state, metrics)`."""
+    """Return the pure training step `(state, images, key, *, axis_name) -> (state, metrics)`.
+
+    Example:
+      >>> images, config = jnp.ones((4, 8, 8, 1)), og.models.wae_mmd.Config(latent_dim=2, hidden=(16,), batch_size=4)
+      >>> module, state = og.models.wae_mmd.init(jax.random.key(0), config, images, num_steps=10)
+      >>> step = jax.jit(og.models.wae_mmd.make_step(module, num_steps=10))  # pure: of your own loop, or pmapped
+      >>> state, metrics = step(state, images, jax.random.key(1))
+      >>> print(state.step, bool(jnp.isfinite(jnp.array(list(metrics.values()))).all()))
+      1 True
+    """
     transform = adam(module.config.learning_rate, num_steps)
 
     def step(state: TrainState, images: Array, key: Key, *, axis_name: str | None = None):
@@ -135,7 +175,14 @@ def make_step(module: WAE, num_steps: int):
 
 
 def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints: Any = None, **config: Any) -> Model:
-    """Fit a Wasserstein autoencoder to images in memory; arguments, result and errors as in `vae.fit`."""
+    """Fit a Wasserstein autoencoder to images in memory; arguments, result and errors as in `vae.fit`.
+
+    Example:
+      >>> images = og.data.load("digits").images[:64]
+      >>> model = og.models.wae_mmd.fit(jax.random.key(0), images, latent_dim=2, hidden=(16,), epochs=2, batch_size=16)
+      >>> print(og.models.wae_mmd.sample(jax.random.key(1), model, 3).shape)
+      (3, 8, 8, 1)
+    """
     module, state = fit_generator(
         key, images, Config(**config), init, make_step, callback=callback, checkpoints=checkpoints
     )

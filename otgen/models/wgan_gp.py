@@ -38,6 +38,11 @@ class Config(GeneratorSettings):
       critic_steps: steps of the critic for one of the generator.
       penalty: weight of the gradient penalty.
       average: decay of the moving average of the generator's weights.
+
+    Example:
+      >>> config = og.models.wgan_gp.Config(latent_dim=2, hidden=(16,), epochs=3)
+      >>> print(config.latent_dim, config.network)
+      2 mlp
     """
 
     batch_size: int = 64
@@ -59,6 +64,11 @@ class WGAN(nn.Module):
     Attributes:
       image_shape: (height, width, channels).
       config: see Config.
+
+    Example:
+      >>> module = og.models.wgan_gp.WGAN((8, 8, 1), og.models.wgan_gp.Config(latent_dim=2, hidden=(16,)))
+      >>> print(module.image_shape, module.config.latent_dim)
+      (8, 8, 1) 2
     """
 
     image_shape: tuple[int, int, int]
@@ -93,6 +103,12 @@ class State(NamedTuple):
       generator, critic: TrainState of each, the parameters of the other left out.
       average: moving average of the generator's parameters.
       step: steps of the generator (int32).
+
+    Example:
+      >>> config = og.models.wgan_gp.Config(latent_dim=2, hidden=(16,))
+      >>> _, state = og.models.wgan_gp.init(jax.random.key(0), config, jnp.zeros((1, 8, 8, 1)), num_steps=10)
+      >>> print(state._fields, state.step)
+      ('generator', 'critic', 'average', 'step') 0
     """
 
     generator: TrainState
@@ -105,6 +121,14 @@ def critic_loss(critic: Any, module: WGAN, real: Array, fake: Array, share: Arra
     """Return the critic's loss on real and fake images [n, h, w, c], penalised at mixtures of shares [n], and metrics.
 
     Metrics: `w1`, the estimate E D(x) - E D(G(z)) of the Wasserstein-1 distance, and `penalty`.
+
+    Example:
+      >>> config = og.models.wgan_gp.Config(latent_dim=2, hidden=(16,))
+      >>> module, state = og.models.wgan_gp.init(jax.random.key(0), config, jnp.zeros((1, 8, 8, 1)), num_steps=10)
+      >>> images = jnp.zeros((4, 8, 8, 1))
+      >>> loss, metrics = og.models.wgan_gp.critic_loss(state.critic.params, module, images, images, jnp.zeros(4))
+      >>> print(loss.shape, bool(loss >= 0))  # equal images leave the penalty alone
+      () True
     """
 
     def value(images: Array) -> Array:
@@ -116,7 +140,15 @@ def critic_loss(critic: Any, module: WGAN, real: Array, fake: Array, share: Arra
 
 
 def generator_loss(generator: Any, critic: Any, module: WGAN, noise: Array) -> tuple[Array, dict[str, Array]]:
-    """Return -E D(G(z)) on noise [n, d], and metrics."""
+    """Return -E D(G(z)) on noise [n, d], and metrics.
+
+    Example:
+      >>> config = og.models.wgan_gp.Config(latent_dim=2, hidden=(16,))
+      >>> module, state = og.models.wgan_gp.init(jax.random.key(0), config, jnp.zeros((1, 8, 8, 1)), num_steps=10)
+      >>> params = state.generator.params, state.critic.params
+      >>> print(og.models.wgan_gp.generator_loss(*params, module, jnp.zeros((4, 2)))[0].shape)
+      ()
+    """
     value = -jnp.mean(module.apply({"params": {"generator": generator, "critic": critic}}, noise))
     return value, {"generator": value}
 
@@ -126,7 +158,14 @@ def _adam(config: Config, num_steps: int) -> optax.GradientTransformation:
 
 
 def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[WGAN, State]:
-    """Return the module and the state that training starts from; `example` is one image or more [n, h, w, c]."""
+    """Return the module and the state that training starts from; `example` is one image or more [n, h, w, c].
+
+    Example:
+      >>> config = og.models.wgan_gp.Config(latent_dim=2, hidden=(16,))
+      >>> module, state = og.models.wgan_gp.init(jax.random.key(0), config, jnp.zeros((1, 8, 8, 1)), num_steps=10)
+      >>> print(module.image_shape, state.step)
+      (8, 8, 1) 0
+    """
     module = WGAN(tuple(example.shape[1:]), config)
     params = module.init(key, jnp.zeros((1, config.latent_dim)))["params"]
     zero = jnp.int32(0)
@@ -146,6 +185,14 @@ def make_step(module: WGAN, num_steps: int):
 
     Raises (when traced):
       ValueError: if the rows of a device are no multiple of `critic_steps`.
+
+    Example:
+      >>> images, config = jnp.ones((4, 8, 8, 1)), og.models.wgan_gp.Config(latent_dim=2, hidden=(16,), batch_size=4)
+      >>> module, state = og.models.wgan_gp.init(jax.random.key(0), config, images, num_steps=10)
+      >>> step = jax.jit(og.models.wgan_gp.make_step(module, num_steps=10))  # pure: of your own loop, or pmapped
+      >>> state, metrics = step(state, images, jax.random.key(1))
+      >>> print(state.step, bool(jnp.isfinite(jnp.array(list(metrics.values()))).all()))
+      1 True
     """
     config = module.config
     for_generator, for_critic = _adam(config, num_steps), _adam(config, num_steps * config.critic_steps)
@@ -177,7 +224,14 @@ def _draw(key: Key, dim: int) -> tuple[Array, Array]:
 
 
 def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints: Any = None, **config: Any) -> Model:
-    """Fit a Wasserstein GAN to images in memory; arguments, result and errors as in `vae.fit`."""
+    """Fit a Wasserstein GAN to images in memory; arguments, result and errors as in `vae.fit`.
+
+    Example:
+      >>> images = og.data.load("digits").images[:64]
+      >>> model = og.models.wgan_gp.fit(jax.random.key(0), images, latent_dim=2, hidden=(16,), epochs=2, batch_size=16)
+      >>> print(og.models.wgan_gp.sample(jax.random.key(1), model, 3).shape)
+      (3, 8, 8, 1)
+    """
     settings = Config(**config)
     module, state = fit_generator(
         key,
