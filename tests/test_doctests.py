@@ -1,0 +1,82 @@
+"""Every public name shows by an example what it means, and every example says what it prints."""
+
+import doctest
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import otgen as og
+from tests.doctests import Checker, examples, modules, public
+
+NAMES = {"og": og, "jax": jax, "jnp": jnp, "np": np}
+QUICK = ("otgen.types", "otgen.ot.", "otgen.eval.information", "otgen.train.log")
+SLOW = ("otgen.ot.semidiscrete", "otgen.ot.extension", "otgen.ot.pairing", "otgen.ot.mixture", "otgen.ot.structured")
+
+STEP = "part of the last stage's step, which takes long to compile: `models.ae_ot_gan.fit` shows what comes of it"
+FIGURES = "plot."  # are looked at, in the documentation
+WITHOUT = {
+    "models.ae_ot_gan.critic_loss": STEP,
+    "models.ae_ot_gan.generator_loss": STEP,
+    "models.ae_ot_gan.init": STEP,
+    "models.ae_ot_gan.make_step": STEP,
+    "models.ae_ot_gan.new_codes": STEP,
+    "models.ae_ot_gan.slopes_of": STEP,
+    "models.ae_ot_gan.terms": STEP,
+}
+
+
+def cases():
+    for module in modules():
+        quick = module.startswith(QUICK) and module not in SLOW
+        yield pytest.param(module, marks=[] if quick else pytest.mark.slow)
+
+
+@pytest.fixture
+def compiled_once(tmp_path):
+    """Examples of a module build the same small networks again and again: each is compiled once."""
+    options = {"jax_compilation_cache_dir": str(tmp_path), "jax_persistent_cache_min_compile_time_secs": 0.0}
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.mark.parametrize("module", cases())
+def test_examples(module, compiled_once):
+    folder = os.environ.get("OTGEN_DATA")
+    data_dir = folder if folder and Path(folder).is_dir() else None
+    runner, told, left = doctest.DocTestRunner(Checker(), verbose=False), [], 0
+    with np.printoptions(precision=4, suppress=True):
+        for test in examples(module):
+            if data_dir is None and "data_dir" in test.docstring:
+                left += 1
+                continue
+            test.globs.update(NAMES, data_dir=data_dir)
+            runner.run(test, out=told.append)
+    assert not runner.failures, "".join(told)
+    if left and not runner.tries:
+        pytest.skip("set OTGEN_DATA to the folder of the data to run these examples")
+
+
+def test_every_public_name_has_an_example():
+    names = [(name, it.__doc__ or "") for name, it in public() if not name.startswith(FIGURES)]
+    without = {name for name, text in names if ">>>" not in text}
+    assert len(names) > 300
+    assert not without - set(WITHOUT), "give these an Example: section in their docstrings"
+    assert not set(WITHOUT) - without, "these have examples now: take them off the list"
+
+
+def test_a_wrong_number_is_told():
+    check = Checker().check_output
+    assert check("[1. 0.333]\n", "[1.        0.3333333]\n", 0)
+    assert check("[[1. 0.]\n [0. 1.]]\n", "[[1. 0.]\n [0. 1.]]\n", 0)
+    assert not check("[1. 0.333]\n", "[1. 0.334]\n", 0)
+    assert not check("2.0\n", "2.01\n", 0)
+    assert not check("(3, 2)\n", "(2, 3)\n", 0)
+    assert not check("True\n", "False\n", 0)
