@@ -6,18 +6,21 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 import pytest
 
 import otgen as og
 from tests.doctests import Checker, examples, modules, public
 
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
 NAMES = {"og": og, "jax": jax, "jnp": jnp, "np": np}
 QUICK = ("otgen.types", "otgen.ot.", "otgen.eval.information", "otgen.train.log")
 SLOW = ("otgen.ot.semidiscrete", "otgen.ot.extension", "otgen.ot.pairing", "otgen.ot.mixture", "otgen.ot.structured")
 
 STEP = "part of the last stage's step, which takes long to compile: `models.ae_ot_gan.fit` shows what comes of it"
-FIGURES = "plot."  # are looked at, in the documentation
 WITHOUT = {
     "models.ae_ot_gan.critic_loss": STEP,
     "models.ae_ot_gan.generator_loss": STEP,
@@ -45,6 +48,7 @@ def compiled_once(tmp_path):
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+    plt.close("all")
 
 
 @pytest.mark.parametrize("module", cases())
@@ -65,7 +69,7 @@ def test_examples(module, compiled_once):
 
 
 def test_every_public_name_has_an_example():
-    names = [(name, it.__doc__ or "") for name, it in public() if not name.startswith(FIGURES)]
+    names = [(name, it.__doc__ or "") for name, it in public()]
     without = {name for name, text in names if ">>>" not in text}
     assert len(names) > 300
     assert not without - set(WITHOUT), "give these an Example: section in their docstrings"

@@ -28,6 +28,11 @@ def plan_matrix(plan: Array, ax: Axes | None = None, title: str = "") -> Axes:
 
     Raises:
       ValueError: for another shape, or NaN.
+
+    Example:
+      >>> ax = plan_matrix(np.eye(3) / 3)
+      >>> ax.images[0].get_array().shape, ax.get_xlabel(), ax.get_ylabel()
+      ((3, 3), 'target', 'source')
     """
     plan = np.asarray(plan)
     if plan.ndim != 2 or 0 in plan.shape:
@@ -65,6 +70,12 @@ def curves(
 
     Raises:
       ValueError: for no curve, arrays of other or different shapes, or a curve without a positive value in decades.
+
+    Example:
+      >>> steps, loss, sd = np.arange(3), np.array([4.0, 2.0, 1.0]), np.full(3, 0.1)
+      >>> ax = curves({"train": (steps, loss, sd), "best": [1.0, 1.0, 1.0]}, ylabel="loss")
+      >>> [text.get_text() for text in ax.get_legend().get_texts()], len(ax.collections)
+      (['train', 'best'], 1)
     """
     if not curves:
         raise ValueError("no curves: give a dict of name -> values.")
@@ -115,6 +126,11 @@ def table(rows: Mapping[str, Mapping[str, Any]], ax: Axes | None = None, title: 
 
     Raises:
       ValueError: for no rows or columns, entries that are no numbers, less than one digit.
+
+    Example:
+      >>> ax = table({"AE-OT": {"Frechet": (0.113, 0.001), "modes": 10}, "VAE": {"Frechet": (2.27, 0.24)}})
+      >>> [cell.get_text().get_text() for cell in ax.tables[0].get_celld().values()][-3:]
+      ['VAE', '2.270 ± 0.240', '-']
     """
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     if not columns or digits < 1:
@@ -178,6 +194,11 @@ def diagnosis(report: Any, ax: Axes | None = None, title: str = "") -> Axes:
 
     Returns:
       The axis. Points far below the diagonal are coordinates that have left the prior.
+
+    Example:
+      >>> report = og.eval.diagnose(jax.random.normal(jax.random.key(0), (500, 4)), og.latent.Normal())
+      >>> len(diagnosis(report).lines)  # two tests, and the diagonal
+      3
     """
     ax = axis(ax)
     for p, colour, name in ((report.ks_p, BLUE, "Kolmogorov-Smirnov"), (report.cvm_p, ORANGE, "Cramer-von Mises")):

@@ -28,6 +28,11 @@ def image_grid(images: Array, columns: int | None = None, ax: Axes | None = None
 
     Raises:
       ValueError: for images of another shape, or less than one column.
+
+    Example:
+      >>> ax = image_grid(np.zeros((6, 28, 28, 1)), columns=3)
+      >>> ax.images[0].get_array().shape[:2]  # two rows of three, with gaps
+      (58, 88)
     """
     images = _checked(images, 4, "[n, h, w, c]")
     if columns is not None and columns < 1:
@@ -61,6 +66,11 @@ def traversal(
 
     Raises:
       ValueError: for images of another shape, or another number of labels.
+
+    Example:
+      >>> ax = traversal(np.zeros((2, 5, 8, 8, 1)), rows=["width", "slant"])
+      >>> [label.get_text() for label in ax.get_yticklabels()]
+      ['width', 'slant']
     """
     images = _checked(images, 5, "[rows, columns, h, w, c]")
     num_rows, num_columns, height, width, _ = images.shape

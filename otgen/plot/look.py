@@ -28,6 +28,12 @@ def style(dark: bool = False) -> AbstractContextManager:
 
     Returns:
       A context manager; it puts the former style back.
+
+    Example:
+      >>> with style(dark=True):
+      ...     ax = og.plot.points(np.zeros((1, 2)), title="on a dark page")
+      >>> ax.title.get_color() != og.plot.points(np.zeros((1, 2)), title="on a light one").title.get_color()
+      True
     """
     import matplotlib as mpl
     import matplotlib.pyplot as plt

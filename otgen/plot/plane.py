@@ -43,6 +43,11 @@ def points(
 
     Raises:
       ValueError: for points of another shape.
+
+    Example:
+      >>> ax = points(np.array([[0.0, 1.0], [2.0, 3.0]]), label="data")
+      >>> ax.collections[0].get_offsets().tolist()
+      [[0.0, 1.0], [2.0, 3.0]]
     """
     x = in_plane("x", x)
     ax = axis(ax)
@@ -82,6 +87,12 @@ def plan(x: Array, y: Array, plan: Any, ax: Axes | None = None, title: str = "",
     Raises:
       ValueError: for points or a plan of another shape, indices of no point, masses that are negative, not finite or
         all zero, a threshold outside [0, 1].
+
+    Example:
+      >>> x = np.array([[0.0, 0.0], [1.0, 0.0]])
+      >>> ax = plan(x, x + 1, np.array([[0.5, 0.0], [0.25, 0.25]]))
+      >>> [len(it.get_segments()) for it in ax.collections if hasattr(it, "get_segments")]
+      [3]
     """
     x, y = in_plane("x", x), in_plane("y", y)
     if not 0 <= threshold <= 1:
@@ -149,6 +160,13 @@ def cells(
 
     Raises:
       ValueError: for targets of another shape or number than the heights.
+
+    Example:
+      >>> y = jnp.array([[-1.0, 0.0], [1.0, 0.0]])
+      >>> ax = cells(og.semidiscrete.init(jax.random.key(0), y), y, resolution=8)
+      >>> left, right = ax.images[0].get_array()[0, 0], ax.images[0].get_array()[0, -1]
+      >>> bool((left != right).any())  # the cells of the two targets
+      True
     """
     y = in_plane("y", y)
     side = (jnp.arange(resolution) + 0.5) / resolution - 0.5
@@ -186,7 +204,12 @@ def _singular(winner: np.ndarray, y: np.ndarray, angle: float) -> np.ndarray:
 
 
 def colours(y: Array) -> np.ndarray:
-    """A colour [N, 3] for every point of the plane [N, 2]: hue by its direction, lightness by its distance."""
+    """A colour [N, 3] for every point of the plane [N, 2]: hue by its direction, lightness by its distance.
+
+    Example:
+      >>> colours(np.array([[1.0, 0.0], [-1.0, 0.0]])).round(2)  # opposite hues
+      array([[0.95, 0.14, 0.14], [0.14, 0.95, 0.95]])
+    """
     from matplotlib.colors import hsv_to_rgb
 
     centred = np.asarray(y) - np.asarray(y).mean(0)
@@ -227,6 +250,12 @@ def field(
 
     Raises:
       ValueError: if the function returns another shape, or numbers that are not finite; for limits out of order.
+
+    Example:
+      >>> ax = field(lambda x: 2 * x, resolution=3, limits=(-1, 1))
+      >>> arrows = ax.collections[0]
+      >>> arrows.U.round(3).tolist()[:3]  # the displacement, T(x) - x
+      [-1.0, 0.0, 1.0]
     """
     _, start = _grid(limits, resolution)
     end = np.asarray(function(jnp.asarray(start)))
@@ -266,6 +295,11 @@ def potential(
 
     Raises:
       ValueError: if the function returns another shape, or numbers that are not finite; for limits out of order.
+
+    Example:
+      >>> ax = potential(lambda x: (x**2).sum(-1), limits=(-1, 1), resolution=20)
+      >>> bool(ax.get_xlim()[1] == 1)
+      True
     """
     side, where = _grid(limits, resolution)
     values = np.asarray(function(jnp.asarray(where)))
