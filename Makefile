@@ -10,6 +10,7 @@ DOCS := .venv/.docs
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed; pass PYTHON=/path/to/python"; exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv .venv
+	@echo "Installing the packages of requirements.lock into .venv, 1.5 GB: minutes without a word, the first time only."
 	$(PY) -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $(READY)
