@@ -97,6 +97,10 @@ def open_folder(config: Any) -> Path:
         return scratch
     folder = config.folder()
     stored = folder / "config.json"
+    if not config.resume and folder.is_dir() and [path.name for path in folder.iterdir()] == [stored.name]:
+        stored.unlink()  # of a run that failed before it did anything, such as reading its data
+    if config.resume and not stored.exists():
+        print(f"there is no run in {folder} yet: one is started")
     if stored.exists() and config.overwrite and not config.resume:
         foreign = sorted(path.name for path in folder.iterdir() if path.name not in _OWN and path.suffix != ".png")
         if foreign:

@@ -130,6 +130,16 @@ def test_a_killed_run_resumes_to_the_same_results(tmp_path, stage):
     assert without_seconds(results[0]) == without_seconds(results[1])
 
 
+def test_a_start_that_failed_is_no_run(tmp_path, capsys):
+    options = {"dataset": "mnist", "data_dir": str(tmp_path / "none"), "out": str(tmp_path / "run")}
+    for _ in range(2):  # the second is not told that there is a run already
+        with pytest.raises((ValueError, FileNotFoundError), match="mnist"):
+            ae_ot.main(ae_ot.Config.smoke(**options))
+    with pytest.raises((ValueError, FileNotFoundError), match="mnist"):
+        ae_ot.main(ae_ot.Config.smoke(resume=True, **{**options, "out": str(tmp_path / "other")}))
+    assert "no run in" in capsys.readouterr().out
+
+
 def test_overwrite_spares_files_that_are_not_of_a_run(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "thesis.txt").write_text("years of work")
