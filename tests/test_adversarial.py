@@ -42,6 +42,7 @@ def test_penalties_of_a_quadratic_critic():
     assert float(found) == pytest.approx(((norm(between) - 1) ** 2).mean(), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["mlp", "conv"])
 def test_the_value_of_an_image_does_not_depend_on_its_batch(network):
     images = jnp.asarray(np.random.default_rng(2).random((6, 14, 14, 2), np.float32))

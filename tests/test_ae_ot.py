@@ -61,6 +61,7 @@ def test_samples_by_class_are_of_that_class(model, digits):
     assert min(right) > 0.85
 
 
+@pytest.mark.slow
 def test_class_shares_follow_the_data(model, digits):
     images = ae_ot.sample(jax.random.key(4), model, 2000)
     guess = nearest_label(pixels(images), pixels(digits.images / 255.0), digits.labels, 10)
@@ -167,6 +168,7 @@ def test_a_label_that_wins_nothing_raises(digits):
     assert failed >= 1
 
 
+@pytest.mark.slow
 def test_batches_whose_gradients_are_averaged_are_one_large_batch(digits, key):
     common = {"latent_dim": 3, "hidden": (16,), "epochs": 2}
     _, large = ae_ot.train_autoencoder(key, digits.images[:128], ae_ot.Config(**common, batch_size=64))
@@ -177,6 +179,7 @@ def test_batches_whose_gradients_are_averaged_are_one_large_batch(digits, key):
         ae_ot.Config(accumulate=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["mlp", "conv"])
 def test_bfloat16_computes_in_that_type_and_keeps_float32(network, key):
     """Losses agree within a few of its roundings, 2^-9 each, and the products are in bfloat16."""

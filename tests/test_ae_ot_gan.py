@@ -174,6 +174,7 @@ def test_new_codes_are_those_of_the_extended_map(start, base):
     np.testing.assert_allclose(codes, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_cells_that_no_noise_falls_into_do_no_harm(base, digits):
     """Their centres are infinite by contract; images that are there twice make such cells."""
     transport = dict(base.variables["transport"])

@@ -28,6 +28,7 @@ def test_a_quadratic_has_the_inverse_quadratic(x64):
     np.testing.assert_allclose(found.values, 0.5 * np.einsum("ni,ij,nj->n", y, inverse, y), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_steep_potentials_agree_with_scipy_from_far_away():
     rng = np.random.default_rng(1)
     y = rng.uniform(-1, 3, size=(200, 3)).astype(np.float32)
@@ -42,6 +43,7 @@ def test_steep_potentials_agree_with_scipy_from_far_away():
     np.testing.assert_allclose(found.points[:20], true, atol=2e-2)
 
 
+@pytest.mark.slow
 def test_values_are_bounds_from_below_that_rise_with_the_steps():
     y = jax.random.normal(jax.random.key(0), (100, 3)) + 1
     few, many = (conjugate.solve(steep, y, num_steps=steps) for steps in (3, 100))
@@ -50,6 +52,7 @@ def test_values_are_bounds_from_below_that_rise_with_the_steps():
     assert bool(jnp.all(many.values >= inequality - 1e-5))
 
 
+@pytest.mark.slow
 def test_a_warm_start_with_its_step_follows_a_small_change():
     y = jax.random.normal(jax.random.key(0), (100, 3)) + 1
     known = conjugate.solve(steep, y, num_steps=100)

@@ -143,6 +143,7 @@ def test_celeb_a_splits_by_file_number(tmp_path):
     assert sizes == {"train": 2, "validation": 1, "test": 1}
 
 
+@pytest.mark.slow
 def test_mnist_from_the_real_files(data_dir, tmp_path):
     test = data.load("mnist", "test", data_dir, cache_dir=tmp_path)
     assert test.images.shape == (10_000, 28, 28, 1)

@@ -56,6 +56,7 @@ def test_samples_lie_where_the_data_lie_and_a_gaussian_in_the_codes_does_not():
     assert float(ours.coverage) > float(plain.coverage) + 0.1
 
 
+@pytest.mark.slow
 def test_a_distilled_model_samples_in_one_pass():
     model = latent_ot.distil(jax.random.key(5), trained(), num_steps=200, hidden=(32, 32), batch_size=128)
     quick = latent_ot.sample(jax.random.key(6), model, 64, form="network")

@@ -160,6 +160,7 @@ def test_data_that_do_not_vary(key):
     np.testing.assert_allclose(bures_linear.sample(key, model, 3), 1.0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_step_on_two_devices_is_that_on_one(key):
     rows = jnp.asarray(data(40, 6) - 3, jnp.float32)
     config = bures_linear.Config(rank=2, batch_size=40)

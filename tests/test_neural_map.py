@@ -35,6 +35,7 @@ def wide(dim):
     return cov, gaussian.map_matrix(jnp.eye(dim), cov)
 
 
+@pytest.mark.slow
 def test_convex_networks_are_convex_and_start_as_the_identity():
     module = Convex((16, 16, 8))
     params = module.init(jax.random.key(0), jnp.zeros((1, 5)))["params"]

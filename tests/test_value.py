@@ -113,6 +113,7 @@ def test_envelope_and_unrolled_gradients_agree(x64):
     np.testing.assert_allclose(jax.grad(unrolled_steps)(x), envelope, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 @BOTH
 def test_hessian_vector_products(x64, taus, dense):
     x, y, a, b = clouds(12, 9, 3)
