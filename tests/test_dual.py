@@ -274,3 +274,20 @@ def test_bad_input_says_what_to_do():
 def test_a_semidual_with_a_point_of_weight_zero_is_finite():
     value = og.dual.semidual(np.array([[10.0], [0.0]]), np.zeros(2), np.array([1.0, 0.0]), epsilon=0.1)
     np.testing.assert_allclose(value, 10.0, rtol=1e-6)
+
+
+def test_float32_converges_where_potentials_could_drift():
+    """A semi-dual is the same for f and f + c: in float32 an ascent that lets c grow ends with a wrong bound."""
+    line = jnp.linspace(0.0, 1.0, 80)[:, None]
+
+    def histogram(*bumps):
+        found = sum(share * jnp.exp(-0.5 * ((line[:, 0] - at) / width) ** 2) / width for at, width, share in bumps)
+        return (found + 1e-3) / (found + 1e-3).sum()
+
+    a, b = histogram((0.3, 0.08, 1.0)), histogram((0.35, 0.05, 0.4), (0.75, 0.1, 0.6))
+    cost = PairwiseCost(line, line)
+    _, info = dual.run(cost, a, b, epsilon=0.01, tol=1e-5)
+    assert og.Status(int(info.status)).name == "CONVERGED"
+    assert float(info.dual_value) == pytest.approx(
+        float(og.sinkhorn.value(cost, a, b, epsilon=0.01, tol=1e-6)), abs=1e-5
+    )

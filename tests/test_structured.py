@@ -357,3 +357,14 @@ def test_bad_input_says_what_to_do():
         structured.perturbed_cost(cost, np.zeros((4, 5)))
     with pytest.raises(ValueError, match="at least 0"):
         structured.alternate(cost, np.zeros((3, 5)), weights, epsilon=0.1, lam=-1.0)
+
+
+@pytest.mark.parametrize("share", [0.95, 0.99, 1.0])
+def test_float32_converges_where_the_code_is_nearly_deterministic(share):
+    keys = jax.random.split(jax.random.key(1), 2)
+    angle = 0.5 * jnp.pi * jnp.arange(4)
+    latents = 0.5 * jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1)[:, None] + 0.4 * jax.random.normal(keys[0], (20, 2))
+    cost = jnp.sum((latents[:, :, None] - 2 * jax.random.normal(keys[1], (96, 2))) ** 2, -1)
+    _, info = og.structured.run(cost, epsilon=4.0, lam=share * 4.0, tol=1e-3)
+    assert og.Status(int(info.status)).name == "CONVERGED"
+    assert float(info.error) < 1e-4

@@ -50,13 +50,18 @@ def climb(function: Callable[[Array], Array], f: Array, weights: Array, num_step
     """Maximise a concave function of f by `num_steps` steps of L-BFGS in the variables sqrt(weights) f.
 
     That scale makes the curvature of a semi-dual alike in heavy and light points; points of weight zero stay where they
-    are.
+    are. A semi-dual does not see a shift of f, which rounding lets grow until sums of potentials are rounded away: the
+    function is given f - sum(weights f), and so is the caller. The weights sum to 1.
     """
     scale = jnp.where(weights > 0, 1 / jnp.sqrt(jnp.where(weights > 0, weights, 1)), 0)
     optimiser = optax.lbfgs(memory_size=MEMORY)
 
+    def moved(move: Array) -> Array:
+        found = f + scale * move
+        return found - jnp.sum(weights * found)
+
     def loss(move: Array) -> Array:
-        return -function(f + scale * move)
+        return -function(moved(move))
 
     def body(_: Array, carry: tuple) -> tuple:
         move, memory = carry
@@ -66,7 +71,7 @@ def climb(function: Callable[[Array], Array], f: Array, weights: Array, num_step
 
     start = jnp.zeros_like(f)
     move, _ = jax.lax.fori_loop(0, num_steps, body, (start, optimiser.init(start)))
-    return f + scale * move
+    return moved(move)
 
 
 def iterate(advance: Callable[..., Any], state: Any, tol: ArrayLike, max_steps: ArrayLike) -> tuple[Any, Any, Array]:
