@@ -146,3 +146,13 @@ def explain(info: Any) -> str:
     """
     status = Status(int(getattr(info, "status", info)))
     return f"{status.name}: {ADVICE[status]}"
+
+
+def averaged(tree: Any, axis_name: str | None) -> Any:
+    """Return the mean of every leaf of a pytree over the devices of the mapped axis; the tree itself where it is None.
+
+    Example:
+      >>> og.types.averaged({"slope": 2.0}, None)
+      {'slope': 2.0}
+    """
+    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)

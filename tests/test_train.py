@@ -211,9 +211,10 @@ def test_a_hiccup_of_the_machine_is_not_damage(tmp_path, monkeypatch):
     assert (tmp_path / "20").is_dir()
 
 
-def test_a_checkpoint_of_an_older_layout_is_refused(tmp_path):
+@pytest.mark.parametrize("folder", ["default", "sums"])
+def test_a_checkpoint_of_an_older_layout_is_refused(tmp_path, folder):
     two_checkpoints(tmp_path)
-    (tmp_path / "20" / "default").mkdir()
+    (tmp_path / "20" / folder).mkdir()
     with Checkpoints(tmp_path, {}) as checkpoints, pytest.raises(ValueError, match="an older otgen wrote it"):
         checkpoints.restore(BIG)
 

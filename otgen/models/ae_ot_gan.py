@@ -39,9 +39,9 @@ from otgen.nn.autoencoder import decoder, to_unit
 from otgen.nn.critic import critic
 from otgen.ot import extension
 from otgen.train.loop import NonFinite, train_on
-from otgen.train.parallel import averaged, sample_keys
+from otgen.train.parallel import sample_keys
 from otgen.train.state import TrainState
-from otgen.types import Array, Callback, Key
+from otgen.types import Array, Callback, Key, averaged
 
 FEATURES = ("latent", "perceptual", "none")
 LATENTS = ("transport", "gaussian")

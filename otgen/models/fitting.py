@@ -14,9 +14,8 @@ from jax.typing import ArrayLike
 from otgen.models.apply import check_images
 from otgen.models.settings import GeneratorSettings, num_steps_of, rows_of
 from otgen.train.loop import train_on
-from otgen.train.parallel import averaged
 from otgen.train.state import TrainState
-from otgen.types import Array, Callback, Key
+from otgen.types import Array, Callback, Key, averaged
 
 Loss = Callable[..., tuple[Array, dict[str, Array]]]
 

@@ -15,9 +15,8 @@ import jax.numpy as jnp
 
 from otgen.models.codes import Codes
 from otgen.ot import structured
-from otgen.ot.smoothed import mean_over
 from otgen.train.parallel import gathered
-from otgen.types import Array
+from otgen.types import Array, averaged
 
 _UPDATES = 5  # of the Sinkhorn iteration, for the plan between generated points
 _TINY = 1e-12
@@ -221,7 +220,7 @@ class Losses:
         return mass / jnp.maximum(self._row_masses(plan), _TINY) * plan
 
     def _row_masses(self, plan: Array) -> Array:
-        return mean_over(plan.sum(2, keepdims=True), self._axis)
+        return averaged(plan.sum(2, keepdims=True), self._axis)
 
     def adversary(self, params: Any, generator: Any, critic: Any, own: Any, encoder: Any, *batch: Any):
         """Minus the generator's loss, of the parameters of the features. No metrics."""

@@ -35,9 +35,9 @@ from otgen.models.map_training import MapSettings, noise, optimiser
 from otgen.models.settings import Settings
 from otgen.nn.potentials import Convex
 from otgen.ot import conjugate
-from otgen.train.parallel import averaged, gathered
+from otgen.train.parallel import gathered
 from otgen.train.state import TrainState
-from otgen.types import Array, Key, Sampler
+from otgen.types import Array, Key, Sampler, averaged
 
 _BLOCK = 4096  # codes whose conjugates are found together
 _FINAL_STEPS = 200  # of every code's conjugate, once training is done

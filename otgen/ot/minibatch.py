@@ -11,9 +11,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from otgen.ot.costs import PairwiseCost
-from otgen.ot.smoothed import mean_over, prepare, semidual_of, value
+from otgen.ot.smoothed import prepare, semidual_of, value
 from otgen.ot.smoothing import Smoothing, by_name
-from otgen.types import Array
+from otgen.types import Array, averaged
 
 
 def _batch(x: Any, y: Any, cost_fn: Any, potentials: tuple, a: Any, b: Any, epsilon: Any) -> tuple:
@@ -76,7 +76,7 @@ def objective(
     Reference: Seguy et al. (2018), arXiv 1711.02283, algorithm 1.
     """
     cost, f, g, a, b = _batch(x, y, cost_fn, (f, g), a, b, epsilon)
-    return mean_over(value(cost, f, g, a, b, epsilon=epsilon, smoothing=smoothing), axis_name)
+    return averaged(value(cost, f, g, a, b, epsilon=epsilon, smoothing=smoothing), axis_name)
 
 
 def semi_objective(
@@ -106,4 +106,4 @@ def semi_objective(
     Reference: Genevay et al. (2016), arXiv 1605.08527.
     """
     cost, f, _, a, b = _batch(x, y, cost_fn, (f,), a, b, epsilon)
-    return mean_over(semidual_of(cost, f, a, b, epsilon, smoothing=by_name(smoothing)), axis_name)
+    return averaged(semidual_of(cost, f, a, b, epsilon, smoothing=by_name(smoothing)), axis_name)

@@ -61,11 +61,6 @@ def _scores(block: Array, f: Array, g: Array, epsilon: ArrayLike) -> Array:
     return (f[:, None] + g - block) / epsilon
 
 
-def mean_over(value: Array, axis_name: str | None) -> Array:
-    """Average a value over the devices of an axis; as it is for None."""
-    return value if axis_name is None else jax.lax.pmean(value, axis_name)
-
-
 def value(
     cost: Cost | ArrayLike,
     f: ArrayLike,

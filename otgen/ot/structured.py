@@ -56,9 +56,8 @@ from otgen.ot.plan import (
     repaired,
     split,
 )
-from otgen.ot.smoothed import mean_over
 from otgen.ot.smoothing import Smoothing
-from otgen.types import Array, status_of
+from otgen.types import Array, averaged, status_of
 
 __all__ = [
     "Info",
@@ -129,7 +128,7 @@ def dual_value(
     """
     cost, weights, smoothing, f, g = prepare(cost, weights, epsilon, lam, smoothing, f, g)
     data = g - conjugate(f[..., None] + g - cost, weights, epsilon, lam, smoothing)
-    return mean_over(mean_potential(f, weights) + weights.data @ data, axis_name)
+    return averaged(mean_potential(f, weights) + weights.data @ data, axis_name)
 
 
 def semidual(
@@ -161,7 +160,7 @@ def semidual(
     Reference: after arXiv 1912.02160, derived here.
     """
     cost, weights, smoothing, f, _ = prepare(cost, weights, epsilon, lam, smoothing, f)
-    return mean_over(_semidual(cost, f, weights, epsilon, lam, smoothing), axis_name)
+    return averaged(_semidual(cost, f, weights, epsilon, lam, smoothing), axis_name)
 
 
 @functools.partial(jax.jit, static_argnames="smoothing")

@@ -7,6 +7,6 @@ from otgen.train.log import TensorBoard as TensorBoard
 from otgen.train.log import together as together
 from otgen.train.loop import NonFinite as NonFinite
 from otgen.train.loop import train as train
-from otgen.train.parallel import averaged as averaged
 from otgen.train.parallel import mapped as mapped
 from otgen.train.state import TrainState as TrainState
+from otgen.types import averaged as averaged

@@ -25,9 +25,9 @@ def mapped(
     Where there is one device in all the step is jitted as it is: an average over one device is not free.
 
     Args:
-      step: `step(state, batch, key, *fixed, axis_name) -> (state, metrics)`, averaging what it reduces over
-        `axis_name` by `averaged`, so that state and metrics come out equal on every device. `axis_name` is None on one
-        device.
+      step: `step(state, batch, key, *fixed, axis_name) -> (state, metrics)`, averaging what it reduces
+        over `axis_name` by `averaged` of `otgen.types`, so that state and metrics come out equal on every device.
+        `axis_name` is None on one device.
       *fixed: pytrees of arrays that every step reads and none changes; replicated once.
       donate: whether the memory of a state that was given is used for the one that comes back: the former is gone.
         Static.
@@ -61,16 +61,6 @@ def mapped(
 def alone() -> bool:
     """Whether there is one device in all, over all hosts."""
     return jax.device_count() == 1
-
-
-def averaged(tree: Any, axis_name: str | None) -> Any:
-    """Return the mean of every leaf of a pytree over the devices of the mapped axis; the tree itself where it is None.
-
-    Example:
-      >>> averaged({"slope": 2.0}, None)
-      {'slope': 2.0}
-    """
-    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
 def several(step: Callable[..., tuple[Any, dict]]) -> Callable[..., tuple[Any, dict]]:
