@@ -193,10 +193,10 @@ def test_coincident_points_share_their_mass(key):
 
 
 def test_a_second_call_does_not_retrace(key):
-    from otgen.ot.semidiscrete import _advance, _evaluate
+    from otgen.ot import shards
 
     def sizes():
-        return _advance._cache_size(), _evaluate._cache_size()
+        return shards.advance._cache_size(), shards.count._cache_size()
 
     y = jax.random.normal(key, (70, 3))
     semidiscrete.run(key, y, tol=0.05)

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from otgen.ot.check import is_traced
-from otgen.ot.scores import TILE, top_scores
+from otgen.ot.heights import centred, summed, winners
+from otgen.ot.scores import TILE
 from otgen.types import Array, Key, Sampler
 
 BLOCKS = 16  # samples come in this many blocks, for the standard error
@@ -37,34 +38,42 @@ def split(num: int) -> tuple[int, int]:
     return -(-num // (BLOCKS * tile)), tile
 
 
-@functools.partial(jax.jit, static_argnames=("num", "sampler"))
+@functools.partial(jax.jit, static_argnames=("num", "sampler", "points_axis"))
 def count(
-    key: Key, y: Float[Array, "N d"], weights: Float[Array, " N"], h: Float[Array, " N"], num: int, sampler: Sampler
+    key: Key,
+    y: Float[Array, "N d"],
+    weights: Float[Array, " N"],
+    h: Float[Array, " N"],
+    num: int,
+    sampler: Sampler,
+    points_axis: str | None = None,
 ) -> Counts:
     """Count where `num` fresh independent samples fall (rounded up to 16 blocks of whole tiles of at most 4096).
+
+    The points may be shared out over a mapped axis, as in `heights.step`; the counts are then those of this block.
 
     Raises:
       ValueError: for fewer than 2 samples, or heights of another number of points.
     """
     if num < 2:
         raise ValueError(f"num = {num} samples: at least 2 are needed.")
-    mean = jnp.sum(weights[:, None] * y, axis=0)
-    centred = y - mean
+    points, mean = centred(y, weights, points_axis)
     tiles, tile = split(num)
 
     def visit(carry, index):
         counts, cost, dual = carry
         x = sampler(jax.random.fold_in(key, index), tile, y.shape[1])
-        value, winner = top_scores(x, centred, h)
-        counts = counts.at[index // tiles, winner[:, 0]].add(1)
-        cost = cost + jnp.mean(jnp.sum((x - y[winner[:, 0]]) ** 2, 1)).astype(cost.dtype)
-        dual = dual + jnp.mean(jnp.sum((x - mean) ** 2, 1) - 2 * value[:, 0]).astype(dual.dtype)
+        value, winner, here = winners(x, points, h, points_axis)
+        counts = counts.at[index // tiles, winner].add(here.astype(jnp.int32))
+        cost = cost + jnp.mean(here * jnp.sum((x - y[winner]) ** 2, 1)).astype(cost.dtype)
+        dual = dual + jnp.mean(jnp.sum((x - mean) ** 2, 1) - 2 * value).astype(dual.dtype)
         return (counts, cost, dual), None
 
     zero = jnp.zeros((), y.dtype)
     start = jnp.zeros((BLOCKS, y.shape[0]), jnp.int32), zero, zero
     (counts, cost, dual), _ = jax.lax.scan(visit, start, jnp.arange(BLOCKS * tiles))
-    constant = jnp.sum(weights * (jnp.sum(centred**2, 1) + 2 * h))
+    constant = summed(weights * (jnp.sum(points**2, 1) + 2 * h), points_axis)
+    cost = cost if points_axis is None else jax.lax.psum(cost, points_axis)
     return Counts(counts, cost / (BLOCKS * tiles), dual / (BLOCKS * tiles) + constant)
 
 

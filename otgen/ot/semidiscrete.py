@@ -14,7 +14,7 @@ potential of the points is g = 2 h + |y|^2.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,63 +22,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from otgen.ot import cells, warm
+from otgen.ot import cells, shards, warm
 from otgen.ot.check import as_points, as_weights, is_traced
-from otgen.ot.scores import TILE, top_scores
-from otgen.ot.source import draw, uniform_cube
+from otgen.ot.heights import EXCLUDED, LATER_RATE, centred
+from otgen.ot.heights import Schedule as Schedule
+from otgen.ot.heights import State as State
+from otgen.ot.heights import from_heights as from_heights
+from otgen.ot.heights import rate as _rate
+from otgen.ot.heights import stage as stage
+from otgen.ot.heights import step as step
+from otgen.ot.scores import TILE as TILE
+from otgen.ot.scores import top_scores
+from otgen.ot.source import uniform_cube
 from otgen.types import Array, Callback, Key, Sampler, Status, status_of
 
-_B1, _B2 = 0.9, 0.999  # Adam's moments (Kingma and Ba, 2015)
-_FIRST_RATE = 0.01  # first step size, in units of the spread of the scores
-_LATER_RATE = 0.003  # the same in later stages, which start near the solution
-_LAST_RATE = 0.3  # last step size, in units of the statistical error of a height
-_TAIL = 0.3  # heights are averaged from this share of a stage on
-_SAMPLES = 2.0  # first stage: this many samples per unit of the floor (N - 1) / tol
+_SAMPLES = 1.6  # first stage: this many samples per unit of the floor (N - 1) / tol
 _MIN_STEPS = 500
+_COARSE = 4000  # from so many points on, a start is also sought from clusters of them
+_PER_CLUSTER = 25  # points
+_MOST_CLUSTERS = 2000
+_CLUSTER_SAMPLES = 2**18  # that a start may cost
 _WORK = 1e11  # multiplications between two callbacks: about a second on a few cores
-
-
-class Schedule(NamedTuple):
-    """The stage a run is in: steps first..first+length-1, step size decaying geometrically.
-
-    Attributes:
-      first, length: where the stage begins and how many steps it has (int32).
-      rate, final: step size at its two ends, in units of the heights.
-
-    Example:
-      >>> state = og.semidiscrete.from_heights(jnp.zeros(3))
-      >>> print(state.schedule.length)  # no stage yet
-      0
-    """
-
-    first: Array
-    length: Array
-    rate: Array
-    final: Array
-
-
-class State(NamedTuple):
-    """What the next step needs.
-
-    Attributes:
-      h: averaged heights [N], mean 0: the solution so far.
-      iterate: the current, unaveraged heights [N].
-      mu, nu: Adam's first and second moments of the gradient [N].
-      step: steps taken (int32).
-      schedule: the present stage.
-
-    Example:
-      >>> state = og.semidiscrete.from_heights(jnp.array([1.0, 2.0, 3.0]))
-      >>> print(state.h, state.step)
-      [-1. 0. 1.] 0
-    """
-
-    h: Array
-    iterate: Array
-    mu: Array
-    nu: Array
-    step: Array
-    schedule: Schedule
 
 
 class Info(NamedTuple):
@@ -116,20 +80,6 @@ class Info(NamedTuple):
     num_heldout: Array
     num_steps: Array
     status: Array
-
-
-def _centred(y: Array, weights: Array) -> Array:
-    return y - jnp.sum(weights[:, None] * y, axis=0)
-
-
-@functools.partial(jax.jit, static_argnames="sampler")
-def _scales(key: Key, y: Array, weights: Array, h: Array, sampler: Sampler) -> tuple[Array, Array]:
-    """Spread of the scores over the points, and the median gap between the two best, at heights h."""
-    y = _centred(y, weights)
-    x = draw(key, sampler, 0, TILE, y.shape[1])
-    spread = jnp.sqrt(jnp.sum(weights[:, None] * y**2) * jnp.mean((x - x.mean(0)) ** 2))
-    values, _ = top_scores(x, y, h, k=2)
-    return spread, jnp.maximum(jnp.median(values[:, 0] - values[:, 1]), 1e-7 * spread)
 
 
 def init(
@@ -173,122 +123,8 @@ def init(
         if not is_traced(h) and not bool(jnp.isfinite(h).all()):
             raise ValueError("h has NaN or infinite heights: start from None instead.")
     else:
-        h = warm.start(key, _centred(y, weights), weights, sampler)
+        h = warm.start(key, centred(y, weights)[0], weights, sampler)
     return from_heights(h)
-
-
-def from_heights(h: Float[Array, " N"]) -> State:
-    """Return a state that holds given heights [N], shifted to mean 0, and has no stage yet.
-
-    Example:
-      >>> y = jnp.array([[-1.0], [1.0]])
-      >>> print(og.semidiscrete.assign(og.semidiscrete.from_heights(jnp.zeros(2)), y, jnp.array([[-0.3], [0.1]])))
-      [0 1]
-    """
-    h = jnp.asarray(h)
-    h = h.astype(jnp.promote_types(h.dtype, jnp.float32))
-    h = h - h.mean()
-    zero, none, rate = jnp.zeros_like(h), jnp.int32(0), jnp.zeros((), h.dtype)
-    return State(h, h, zero, zero, none, Schedule(none, none, rate, rate))
-
-
-def stage(
-    key: Key,
-    state: State,
-    y: Float[Array, "N d"],
-    weights: Float[Array, " N"],
-    num_steps: int,
-    batch_size: int,
-    *,
-    sampler: Sampler = uniform_cube,
-    first: float = _FIRST_RATE,
-) -> State:
-    """Begin a stage of `num_steps` steps at the present heights, with step sizes in units of the problem.
-
-    The first step size is `first` times the spread of the scores; the last is a fraction of the error that
-    sampling leaves in a height: the gap between the two best scores times sqrt(N / samples).
-
-    Example:
-      >>> y, weights = jax.random.normal(jax.random.key(0), (8, 2)), jnp.full(8, 1 / 8)
-      >>> state = og.semidiscrete.from_heights(jnp.zeros(8))
-      >>> state = og.semidiscrete.stage(jax.random.key(1), state, y, weights, num_steps=200, batch_size=256)
-      >>> print(state.schedule.length, bool(state.schedule.final < state.schedule.rate))
-      200 True
-    """
-    spread, gap = _scales(key, y, weights, state.h, sampler)
-    dtype = state.h.dtype
-    rate = (first * spread).astype(dtype)
-    floor = (y.shape[0] / (num_steps * batch_size)) ** 0.5
-    final = jnp.minimum(_LAST_RATE * gap * floor, rate).astype(dtype)
-    schedule = Schedule(state.step, jnp.int32(num_steps), rate, final)
-    return state._replace(iterate=state.h, schedule=schedule)
-
-
-def step(
-    key: Key,
-    state: State,
-    y: Float[Array, "N d"],
-    weights: Float[Array, " N"],
-    *,
-    sampler: Sampler = uniform_cube,
-    batch_size: int = 1024,
-    axis_name: str | None = None,
-) -> State:
-    """Take one step of Adam-scaled descent on the energy, and average the tail of the stage.
-
-    Samples are number step * batch_size and following of the stream of `key`, so a resumed solve draws what
-    an uninterrupted one would have drawn.
-
-    Args:
-      key: the key of the whole solve; the step number is folded in.
-      state: the present state, inside a stage.
-      y: points [N, d]. weights: [N].
-      sampler, batch_size: the source law and the samples per step. Static.
-      axis_name: mapped axis over which samples are shared, if any; each device then draws `batch_size`
-        samples of its own stream. Static.
-
-    Returns:
-      The next state.
-
-    Example:
-      >>> y, weights = jnp.array([[-1.0, 0.0], [1.0, 0.0]]), jnp.array([0.9, 0.1])
-      >>> state = og.semidiscrete.from_heights(jnp.zeros(2))
-      >>> state = og.semidiscrete.stage(jax.random.key(1), state, y, weights, num_steps=200, batch_size=256)
-      >>> state = og.semidiscrete.step(jax.random.key(2), state, y, weights, batch_size=256)
-      >>> print(bool(state.h[0] > state.h[1]))  # the cell of the heavy point grows
-      True
-    """
-    num, dim = y.shape
-    stream = key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-    x = draw(stream, sampler, state.step * batch_size, batch_size, dim)
-    _, winner = top_scores(x, _centred(y, weights), state.iterate)
-    masses = jnp.zeros(num, state.h.dtype).at[winner[:, 0]].add(1.0 / batch_size)
-    if axis_name is not None:
-        masses = jax.lax.pmean(masses, axis_name)
-    return _update(state, masses - weights.astype(masses.dtype))
-
-
-def _update(state: State, gradient: Array) -> State:
-    """Adam's update of the heights for a gradient of the energy, and the running mean of the tail."""
-    count = (state.step + 1).astype(state.h.dtype)
-    mu = _B1 * state.mu + (1 - _B1) * gradient
-    nu = _B2 * state.nu + (1 - _B2) * gradient**2
-    direction = (mu / (1 - _B1**count)) / (jnp.sqrt(nu / (1 - _B2**count)) + 1e-12)
-    first, length, rate, final = state.schedule
-    done = ((state.step - first) / jnp.maximum(length, 1)).astype(count.dtype)
-    iterate = state.iterate - rate * (final / jnp.maximum(rate, 1e-30)) ** done * direction
-    iterate = iterate - iterate.mean()
-    tail = jnp.maximum(state.step - first - jnp.floor(_TAIL * length), 0.0).astype(count.dtype)
-    h = state.h + (iterate - state.h) / (tail + 1.0)
-    return State(h, iterate, mu, nu, state.step + 1, state.schedule)
-
-
-@functools.partial(jax.jit, static_argnames=("sampler", "batch_size"))
-def _advance(key, state, y, weights, num_steps, sampler, batch_size):
-    def body(_, state):
-        return step(key, state, y, weights, sampler=sampler, batch_size=batch_size)
-
-    return jax.lax.fori_loop(0, num_steps, body, state)
 
 
 def assign(state: State, y: Float[Array, "N d"], x: Float[Array, "n d"]) -> Int[Array, " n"]:
@@ -315,6 +151,46 @@ def assign(state: State, y: Float[Array, "N d"], x: Float[Array, "n d"]) -> Int[
     """
     y = matching(state, y, x)
     return top_scores(x, y - y.mean(0), state.h)[1][:, 0]
+
+
+def carried(
+    key: Key,
+    state: State,
+    old: Float[Array, "M d"],
+    y: Float[Array, "N d"],
+    *,
+    sampler: Sampler = uniform_cube,
+) -> State:
+    """Return a start for other points from heights that were solved for old ones: new data, added or instead.
+
+    Every point gets the height at which its plane just touches the potential of the old points from below, the
+    conjugate of the potential: a point that stays keeps its own. Give the result to `run` as its `state`.
+
+    Args:
+      key: random key, for the samples at which planes may touch.
+      state: heights of the old points.
+      old: old points [M, d].
+      y: new points [N, d]: the old ones with others added, or any.
+      sampler: the source law. Static.
+
+    Returns:
+      State of N heights at step 0.
+
+    Raises:
+      ValueError: if heights and old points, or the dimensions of old and new, do not match.
+
+    Example:
+      >>> old = jnp.array([[-1.0, 0.0], [1.0, 0.0]])
+      >>> state, _ = og.semidiscrete.run(jax.random.key(0), old)
+      >>> grown = jnp.concatenate([old, jnp.array([[0.0, 0.1]])])
+      >>> start = og.semidiscrete.carried(jax.random.key(1), state, old, grown)
+      >>> print(og.semidiscrete.masses(jax.random.key(2), start, grown, 10_000)[2] < 0.05)  # in, at the fold of the old
+      True
+    """
+    old = matching(state, old, y)
+    y = as_points("y", y)
+    centre = old.mean(0)
+    return from_heights(warm.conjugate(key, state.h, old - centre, y - centre, sampler))
 
 
 def matching(state: State, y: Array, x: Array | None = None) -> Array:
@@ -411,13 +287,14 @@ def chi2(
     return cells.chi2_of(counts, total)
 
 
-@functools.partial(jax.jit, static_argnames=("num", "batch_size", "sampler"))
-def _evaluate(key, state, y, weights, tol, num, batch_size, sampler) -> Info:
-    counts, cost, dual = cells.count(key, y, weights, state.h, num, sampler)
+@functools.partial(jax.jit, static_argnames="batch_size")
+def _info(counted: cells.Counts, h: Array, weights: Array, steps: Array, tol: Array | float, batch_size: int) -> Info:
+    """The reader's numbers from a count of fresh samples."""
+    counts, cost, dual = counted
     value, error = cells.chi2_of(counts, weights)
     total = counts.sum(0)
     share = total / total.sum()
-    trained = state.step.astype(jnp.float32) * batch_size
+    trained = steps.astype(jnp.float32) * batch_size
     return Info(
         chi2=value,
         chi2_error=error,
@@ -426,11 +303,11 @@ def _evaluate(key, state, y, weights, tol, num, batch_size, sampler) -> Info:
         num_unseen=jnp.sum(total == 0),
         primal_cost=cost,
         dual_value=dual,
-        efficiency=value * trained / (y.shape[0] - 1),
+        efficiency=value * trained / (weights.shape[0] - 1),
         num_samples=trained,
         num_heldout=total.sum(),
-        num_steps=state.step,
-        status=status_of(jnp.where(jnp.all(jnp.isfinite(state.h)), value, jnp.nan), tol),
+        num_steps=steps,
+        status=status_of(jnp.where(jnp.all(jnp.isfinite(h)), value, jnp.nan), tol),
     )
 
 
@@ -448,16 +325,19 @@ def run(
     tol: float = 0.05,
     max_samples: int | None = None,
     batch_size: int | None = None,
+    smoothing: float = 0.0,
     state: State | None = None,
+    devices: Sequence[jax.Device] | None = None,
     callback: Callback | None = None,
     save: Callable[[int, State], None] | None = None,
 ) -> tuple[State, Info]:
     """Solve for the heights until the held-out chi2 is below `tol`. Nothing needs tuning.
 
-    If the warm start is good enough, no step is taken. Else a first stage draws about 2 (N - 1) / tol samples, twice
-    what the best estimator needs; while the chi2 measured on fresh samples is above `tol`, a further stage of twice
-    the samples starts from the heights reached. Runs
-    on the host, calling jitted loops of steps; inside your own jit use `init`, `stage`, `step` and `chi2`.
+    If the warm start is good enough, no step is taken. Else, for many points, a start from the solution for clusters
+    of them is taken if its dual value is the higher one. A first stage then draws about 1.6 (N - 1) / tol samples, 1.6
+    times what the best estimator needs; while the chi2 measured on fresh samples is above `tol`, a further stage of
+    twice the samples starts from the heights reached. Runs on the host, calling jitted loops of steps; inside your own
+    jit use `init`, `stage`, `step` and `chi2`.
 
     Args:
       key: random key; with the same key and a `state` that `save` received, the solve continues bit-identically.
@@ -469,7 +349,12 @@ def run(
       max_samples: limit of the training samples; None for 16 first stages.
       batch_size: samples per step, a power of two up to 65,536 for quasi-random sampling; None: 1024, or 2048
         for more than 20,000 points. Static.
+      smoothing: if positive, samples are shared among the cells by a softmax at first, at a temperature of so many
+        first step sizes of the stage (each 3 % of the spread of the scores), which has decayed to nothing before the
+        averaging begins. On the problems of `experiments.bench_semidiscrete` it makes nothing better.
       state: where to go on from.
+      devices: if given, the points are shared out among these devices, each holding a block of them; heights are those
+        of one device up to rounding. None: the default device.
       callback: called with the step and its metrics every second or so.
       save: called with the step and the state as often.
 
@@ -489,6 +374,8 @@ def run(
     """
     y = as_points("y", y)
     weights = as_weights(weights, y.shape[0])
+    if not 0 <= smoothing < np.inf:
+        raise ValueError(f"smoothing = {smoothing}: give a temperature that is not negative; 0 is none.")
     if not tol > 0:
         raise ValueError(f"tol = {tol} is not positive: give the chi2 divergence to reach, for example 0.05.")
     points, weights, groups = cells.merge(y, weights)
@@ -502,16 +389,31 @@ def run(
     limit = int((16 * first_stage if max_samples is None else max_samples) // batch_size)
     if limit < 1:
         raise ValueError(f"max_samples = {max_samples} is less than one batch of {batch_size}: raise it.")
+    mesh = shards.mesh_of(devices)
+    if mesh is not None and smoothing:
+        raise ValueError("smoothing needs all the points on one device: leave out devices or smoothing.")
     start_key, train_key, test_key = jax.random.split(key, 3)
     num_test = _held_out_size(num, tol, limit * batch_size)
+    placed = [shards.place(array, mesh) for array in (points, weights)]
+
+    def evaluate(key: Key, state: State) -> Info:
+        h = shards.place(state.h, mesh, EXCLUDED)
+        counted = shards.count(key, *placed, h, num_test, sampler, mesh)
+        if mesh is not None:
+            counted = cells.Counts(*(jnp.asarray(np.asarray(part)[..., :num]) for part in counted[:1]), *counted[1:])
+        return _info(counted, state.h, weights, state.step, tol, batch_size)
+
     if state is not None:
         matching(state, y)
         state = state if groups is None else _one_of_each(state, groups)
     else:
         state = init(start_key, points, weights, sampler=sampler)
-        info = _evaluate(test_key, state, points, weights, tol, num_test, batch_size, sampler)
+        info = evaluate(test_key, state)
         if float(info.chi2 + 2 * info.chi2_error) < tol:  # the affine warm start is all it takes
             return _repeated(state, groups), info
+        if num >= _COARSE and dim > 1:
+            other = _from_clusters(start_key, points, weights, sampler)
+            state = other if evaluate(test_key, other).dual_value > info.dual_value else state
     if int(state.schedule.length) == 0:
         length = min(int(first_stage // batch_size), limit)
         state = stage(start_key, state, points, weights, length, batch_size, sampler=sampler)
@@ -519,27 +421,34 @@ def run(
 
     while True:
         end = int(state.schedule.first + state.schedule.length)
-        while (now := int(state.step)) < end:
+        temperature = smoothing * state.schedule.rate if smoothing else None
+        running = shards.place_state(state, mesh)
+        while (now := int(running.step)) < end:
             count = min(several - now % several, end - now)
-            state = _advance(train_key, state, points, weights, count, sampler, batch_size)
+            running = shards.advance(train_key, running, *placed, count, temperature, sampler, batch_size, mesh)
             if save:
-                save(now + count, _repeated(state, groups))
+                save(now + count, _repeated(shards.collect(running, mesh, num), groups))
             if callback:
-                callback(now + count, {"samples": (now + count) * batch_size, "rate": float(_rate(state))})
-        test = jax.random.fold_in(test_key, end)
-        info = _evaluate(test, state, points, weights, tol, num_test, batch_size, sampler)
+                callback(now + count, {"samples": (now + count) * batch_size, "rate": float(_rate(running))})
+        state = shards.collect(running, mesh, num)
+        info = evaluate(jax.random.fold_in(test_key, end), state)
         if callback:
             callback(end, {"samples": end * batch_size, "chi2": float(info.chi2), "chi2_error": float(info.chi2_error)})
         if int(info.status) != Status.MAX_STEPS or end >= limit:
             return _repeated(state, groups), info
         again = jax.random.fold_in(start_key, end)
         length = min(2 * int(state.schedule.length), limit - end)
-        state = stage(again, state, points, weights, length, batch_size, sampler=sampler, first=_LATER_RATE)
+        state = stage(again, state, points, weights, length, batch_size, sampler=sampler, first=LATER_RATE)
 
 
-def _rate(state: State) -> Array:
-    first, length, rate, final = state.schedule
-    return rate * (final / rate) ** ((state.step - first) / length)
+def _from_clusters(key: Key, y: Array, weights: Array, sampler: Sampler) -> State:
+    """A start from the solution for the centres of clusters of the points."""
+    cluster_key, run_key, touch_key = jax.random.split(key, 3)
+    centres, total = warm.clusters(cluster_key, y, weights, min(y.shape[0] // _PER_CLUSTER, _MOST_CLUSTERS))
+    kept = np.asarray(total) > 0
+    centres, total = jnp.asarray(np.asarray(centres)[kept]), jnp.asarray(np.asarray(total)[kept])
+    state, _ = run(run_key, centres, total / total.sum(), sampler=sampler, tol=0.02, max_samples=_CLUSTER_SAMPLES)
+    return carried(touch_key, state, centres, y, sampler=sampler)
 
 
 def _repeated(state: State, groups: np.ndarray | None) -> State:
