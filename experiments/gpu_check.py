@@ -9,7 +9,7 @@
 project's folder. It needs jax, flax, optax, orbax-checkpoint and numpy (and scipy, which comes with jax), jax 0.10 to
 0.12; a check that wants more says so and is skipped.
 
-Random inputs are fresh: the seed comes from the clock, is printed, and repeats a run. Checked are the Pallas kernel
+Random inputs are fresh: the seed comes from the clock, is printed, and repeats a run. Checked are the Pallas kernels
 against XLA and float64, that no result carries TF32 (with the result of default precision beside it, to show that the
 check could fail), rates of Sinkhorn and of the semi-discrete solver with their share of the products and copies
 measured on the same device, laws of latents, Gaussians, the mapped training step, checkpoints, and a short training of

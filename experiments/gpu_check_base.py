@@ -2,7 +2,7 @@
 
 A check is a function of a `Context` that returns what `judged` makes of its numbers, or raises `Skipped`. It imports
 what it needs when it is called, so that a package that is missing costs only the checks that need it. On a CPU the same
-checks run at sizes of seconds, and the kernel in Pallas's interpreter.
+checks run at sizes of seconds, and the kernels in Pallas's interpreter.
 
 Sizes and rates count useful work: 2 n m d operations for the scores of n samples among m points of dimension d, and for
 an iteration of Sinkhorn's two products with a kernel n x m: 8 n m bytes where it is in memory (float32), 4 n m d
@@ -117,6 +117,17 @@ def relative(found: Any, exact: np.ndarray, scale: Any = None) -> float:
 def norm_error(found: Any, exact: np.ndarray) -> float:
     """Norm of the error over the norm, in float64."""
     return float(np.linalg.norm(np.asarray(found, np.float64) - exact) / np.linalg.norm(exact))
+
+
+def pallas_or_skip(context: Context) -> bool:
+    """Whether to interpret a kernel of Pallas; they are compiled by Triton, for NVIDIA GPUs.
+
+    Raises:
+      Skipped: on another accelerator.
+    """
+    if not context.tiny and "nvidia" not in jax.local_devices()[0].device_kind.lower():
+        raise Skipped(f"the kernel is for NVIDIA GPUs, and this is {jax.local_devices()[0].device_kind}")
+    return context.tiny
 
 
 def memory(name: str) -> int | None:

@@ -13,6 +13,7 @@ from experiments.gpu_check_kernel import (
     trap_scores,
     trap_sinkhorn,
 )
+from experiments.gpu_check_scores import scores_gradients, scores_speed, scores_values
 from experiments.gpu_check_training import TRAININGS, checkpoint, parallel_step
 from experiments.gpu_check_transport import (
     gaussian_distances,
@@ -31,6 +32,9 @@ CHECKS: dict[str, Callable[[Context], Result]] = {
     "kernel.values": kernel_values,
     "kernel.gradients": kernel_gradients,
     "kernel.speed": kernel_speed,
+    "scores.values": scores_values,
+    "scores.gradients": scores_gradients,
+    "scores.speed": scores_speed,
     "trap.distances": trap_distances,
     "trap.scores": trap_scores,
     "trap.sinkhorn": trap_sinkhorn,

@@ -1,4 +1,4 @@
-"""Checks of the Pallas kernel against XLA and float64, and that no result carries TF32."""
+"""Checks of the Pallas softmin against XLA and float64, and that no result carries TF32."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from experiments.gpu_check_base import (
     EXACT,
     Context,
     Result,
-    Skipped,
     default_product,
     judged,
     norm_error,
+    pallas_or_skip,
     relative,
     seconds_of,
 )
@@ -40,19 +40,12 @@ def _exact_softmin(x, y, epsilon, potential, log_weights) -> tuple[np.ndarray, n
     return -epsilon * (top + np.log(total))[:, 0], np.exp(logits - top) / total, scores
 
 
-def _pallas_or_skip(context: Context) -> bool:
-    """Whether to interpret the kernel; it is compiled by Triton, for NVIDIA GPUs."""
-    if not context.tiny and "nvidia" not in jax.local_devices()[0].device_kind.lower():
-        raise Skipped(f"the kernel is for NVIDIA GPUs, and this is {jax.local_devices()[0].device_kind}")
-    return context.tiny
-
-
 def kernel_values(context: Context) -> Result:
     """The Pallas softmin and XLA's against float64, over shapes and temperatures, relative to the costs."""
     from otgen.ot.costs import PairwiseCost
     from otgen.ot.pallas import softmin_pallas
 
-    interpret, rng = _pallas_or_skip(context), context.rng("kernel_values")
+    interpret, rng = pallas_or_skip(context), context.rng("kernel_values")
     ragged = [(1, 1, 1), (65, 63, 1), (5, 129, 64), (200, 300, 130), (1000, 777, 33), (4096, 4097, 64), (33, 20000, 16)]
     shapes, worst = context.size(ragged, [(65, 63, 1), (5, 129, 40)]), {"pallas_error": 0.0, "xla_error": 0.0}
     for num, other, dim in shapes:
@@ -71,7 +64,7 @@ def kernel_gradients(context: Context) -> Result:
     """Derivatives of the Pallas softmin by its custom rules, in all five arguments, against closed forms in float64."""
     from otgen.ot.pallas import softmin_pallas
 
-    interpret, rng = _pallas_or_skip(context), context.rng("kernel_gradients")
+    interpret, rng = pallas_or_skip(context), context.rng("kernel_gradients")
     num, other, dim = context.size((500, 777, 33), (33, 70, 5))
     x, y, potential, log_weights = _softmin_problem(rng, num, other, dim)
     weight = rng.normal(size=num).astype(np.float32)
@@ -102,7 +95,7 @@ def kernel_speed(context: Context) -> Result:
     """Seconds of a softmin and of its gradient in the points, by the Pallas kernel and by XLA."""
     from otgen.ot.costs import PairwiseCost
 
-    interpret = _pallas_or_skip(context)
+    interpret = pallas_or_skip(context)
     num, dim = context.size((16384, 64), (64, 8))
     x, y, potential, log_weights = map(jnp.asarray, _softmin_problem(context.rng("kernel_speed"), num, num, dim))
     numbers: Result = {"n": num, "d": dim}

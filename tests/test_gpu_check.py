@@ -61,10 +61,10 @@ def test_without_an_accelerator_it_says_so_and_ends_well(capsys, tmp_path, monke
 
 def test_cheap_checks_pass_when_tiny_and_are_written(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_check_base, "seconds_of", functools.partial(seconds_of, least=0.01, rounds=1))
-    out = tmp_path / "deep" / "check.json"
-    assert gpu_check.main(["--cpu", "--only", "ceilings", "trap.scores", "--seed", "7", "--out", str(out)]) == 0
+    out, names = tmp_path / "deep" / "check.json", ["ceilings", "scores.gradients", "trap.scores"]
+    assert gpu_check.main(["--cpu", "--only", *names, "--seed", "7", "--out", str(out)]) == 0
     results = json.loads(out.read_text())
-    assert list(results["checks"]) == ["ceilings", "trap.scores"]
+    assert list(results["checks"]) == names
     assert results["seed"] == 7
     assert results["tiny"] is True
     assert results["platform"] == "cpu"
@@ -74,7 +74,7 @@ def test_cheap_checks_pass_when_tiny_and_are_written(capsys, tmp_path, monkeypat
     assert results["checks"]["ceilings"]["numbers"]["copy_gb_per_s"] > 0
     printed = capsys.readouterr().out
     assert "trap.scores" in printed
-    assert "2 passed" in printed
+    assert "3 passed" in printed
 
 
 def test_a_check_that_breaks_or_misses_is_listed_and_the_others_go_on(capsys, tmp_path):

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from otgen.ot.scores import top_scores
 
@@ -44,3 +45,91 @@ def test_memory_does_not_grow_with_samples_times_points():
 def test_asking_for_more_than_there_is(key):
     with pytest.raises(ValueError, match="k <= N"):
         top_scores(jnp.zeros((4, 2)), jnp.zeros((3, 2)), jnp.zeros(3), k=4)
+
+
+def dense_scores(x, y, h, k):
+    return jax.lax.top_k(jnp.matmul(x, y.T, precision="highest") + h, k)[0]
+
+
+def clouds(num_samples, num_points, dim, dtype=np.float32):
+    rng = np.random.default_rng(3)
+    return [rng.normal(size=shape).astype(dtype) for shape in ((num_samples, dim), (num_points, dim), (num_points,))]
+
+
+@pytest.mark.parametrize(("kernel", "k"), [("xla", 1), ("xla", 2), ("xla", 6), ("pallas", 1), ("pallas", 2)])
+def test_gradients_are_those_of_the_dense_formula(kernel, k):
+    args = clouds(70, 300, 5)
+    weights = np.random.default_rng(4).normal(size=(70, k)).astype(np.float32)
+
+    def gradients(function):
+        return jax.jit(jax.grad(lambda *args: jnp.sum(weights * jnp.sin(function(*args))), argnums=(0, 1, 2)))(*args)
+
+    mine = gradients(lambda *args: top_scores(*args, k=k, kernel=kernel)[0])
+    theirs = gradients(lambda *args: dense_scores(*args, k))
+    for ours, exact in zip(mine, theirs, strict=True):
+        np.testing.assert_allclose(ours, exact, rtol=0, atol=2e-5)
+
+
+def test_derivatives_of_both_modes_and_orders_are_finite_differences(x64):
+    args = clouds(6, 40, 3, np.float64)
+    check_grads(lambda *args: top_scores(*args, k=3)[0], args, order=2, modes=("fwd", "rev"), eps=1e-6)
+
+
+def test_derivatives_of_the_kernel_are_finite_differences():
+    args = clouds(6, 40, 3)
+    find = jax.jit(lambda *args: top_scores(*args, k=2, kernel="pallas")[0])
+    check_grads(find, args, order=1, modes=("fwd", "rev"), eps=1e-3, atol=2e-3, rtol=2e-3)
+
+
+def test_indices_have_no_derivative():
+    args = clouds(4, 9, 2)
+    _, (_, moves) = jax.jvp(top_scores, args, args)
+    assert moves.dtype == jax.dtypes.float0
+    _, pull, index = jax.vjp(lambda x: top_scores(x, *args[1:]), args[0], has_aux=True)
+    np.testing.assert_array_equal(pull(jnp.ones((4, 1)))[0], args[1][index[:, 0]])
+
+
+def test_nothing_flows_to_excluded_points():
+    x, y, h = clouds(5, 40, 2)
+    h[1:] = -np.inf
+    gradients = jax.grad(lambda *args: jnp.sum(top_scores(*args, k=3)[0][:, 1:]), argnums=(0, 1, 2))(x, y, h)
+    for gradient in gradients:
+        np.testing.assert_array_equal(gradient, 0)
+    of_h = jax.grad(lambda h: jnp.sum(top_scores(x, y, h)[0]))(h)
+    np.testing.assert_array_equal(of_h, np.r_[5.0, np.zeros(39)])
+
+
+def test_vmap_of_gradients():
+    x, y, h = clouds(5, 40, 2)
+    xs = np.stack([x, 2 * x, -x])
+
+    def slopes(function):
+        return jax.vmap(jax.grad(lambda x, h: function(x, y, h).sum(), argnums=(0, 1)), in_axes=(0, None))(xs, h)
+
+    mine, theirs = slopes(lambda *args: top_scores(*args, k=2)[0]), slopes(lambda *args: dense_scores(*args, 2))
+    for ours, exact in zip(mine, theirs, strict=True):
+        np.testing.assert_allclose(ours, exact, rtol=0, atol=1e-6)
+
+
+def test_gradients_take_no_memory_of_samples_times_points():
+    def loss(*args):
+        return top_scores(*args, k=2)[0].sum()
+
+    shapes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((4096, 16), (100_000, 16), (100_000,)))
+    gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2))).lower(*shapes)
+    assert gradient.compile().memory_analysis().temp_size_in_bytes < 0.05 * 4 * 4096 * 100_000
+
+
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("where", [0, 40, 299])
+def test_not_a_number_is_not_swallowed(k, where):
+    x, y, h = clouds(7, 300, 2)
+    h[where] = np.nan
+    assert np.isnan(top_scores(x, y, h, k=k)[0][:, 0]).all()
+
+
+def test_no_samples_have_no_scores():
+    x, y, h = clouds(0, 30, 2)
+    for k in (1, 3):
+        value, index = top_scores(x, y, h, k=k)
+        assert value.shape == index.shape == (0, k)

@@ -1,7 +1,8 @@
 """The smoothed minimum of squared Euclidean costs as one GPU kernel, which never writes the n x m scores to memory.
 
 Tiles of x meet tiles of y; every row keeps a running maximum and a running sum. The columns are also shared out among
-several programs, whose maxima and sums are merged at the end, so that few rows still fill the device.
+several programs, whose maxima and sums are merged at the end, so that few rows still fill the device. The tiles, and
+what launches a kernel over them (`launch`), serve `otgen.ot.pallas_scores` too.
 
 The kernel is compiled by Triton: Pallas's other GPU compiler, Mosaic, multiplies float32 matrices as TF32
 only, whose ten bits are not enough for a difference of squares.
@@ -42,32 +43,41 @@ def _merge(top: Array, total: Array, new: Array, scale: Array) -> tuple[Array, A
     return peak, total * jnp.exp2((top - shift) * scale) + powers.sum(1)
 
 
-def _kernel(x_ref, y_ref, height_ref, scale_ref, top_ref, total_ref, *, tiles: int, depth: int):
-    """Reduce the scores 2 <x_i, y_j> + height_j of a tile of rows over `tiles` tiles of columns.
+def tile_product(x_ref, y_ref, columns, depth: int) -> Array:
+    """Return the products <x_i, y_j> of a tile of rows with a tile of columns, `depth` coordinates at a time.
 
-    x_ref [ROWS, d], y_ref [d, m], height_ref [m], scale_ref [1]; top_ref, total_ref [ROWS].
+    x_ref [ROWS, d], y_ref [d, m], columns a slice of COLUMNS; d a multiple of depth. Called in a kernel.
     """
     chunks = x_ref.shape[1] // depth
-    first = pl.program_id(1) * tiles
-    scale = scale_ref[0]
 
-    def visit(tile, carry):
-        columns = pl.ds((first + tile) * COLUMNS, COLUMNS)
+    def multiply(chunk, product):
+        part = pl.ds(chunk * depth, depth)
+        return product + _dot(x_ref[:, part], y_ref[part, columns])
 
-        def multiply(chunk, product):
-            part = pl.ds(chunk * depth, depth)
-            return product + _dot(x_ref[:, part], y_ref[part, columns])
-
-        product = jnp.zeros((ROWS, COLUMNS), x_ref.dtype)
-        product = lax.fori_loop(0, chunks, multiply, product) if chunks > 1 else multiply(0, product)
-        return _merge(*carry, 2 * product + height_ref[columns][None, :], scale)
-
-    start = jnp.full(ROWS, -jnp.inf, x_ref.dtype), jnp.zeros(ROWS, x_ref.dtype)
-    top_ref[...], total_ref[...] = lax.fori_loop(0, tiles, visit, start)
+    product = jnp.zeros((ROWS, COLUMNS), x_ref.dtype)
+    return lax.fori_loop(0, chunks, multiply, product) if chunks > 1 else multiply(0, product)
 
 
-def _launch(x: Array, y: Array, heights: Array, scale: Array, interpret: bool) -> tuple[Array, Array]:
-    """Pad to whole tiles and run the kernel: maxima and sums of all rows, [splits, n] each."""
+def launch(kernel, x: Array, y: Array, heights: Array, *scalars: Array, outputs, name: str, interpret: bool) -> list:
+    """Pad to whole tiles and run a kernel in which every program meets one tile of rows with several of columns.
+
+    Columns that fill up have height -inf, their points and the rows that fill up are 0.
+
+    Args:
+      kernel: called with references to x [ROWS, d], y [d, m], heights [m], each scalar [1], each output [*lead, ROWS],
+        and with keywords tiles, how many tiles of columns are the program's, from `pl.program_id(1) * tiles` on, and
+        depth, how many coordinates are multiplied at a time.
+      x: points [n, d].
+      y: points [m, d].
+      heights: [m].
+      *scalars: what else the kernel reads.
+      outputs: (lead, dtype) of every output, lead the shape of what is kept of a row.
+      name: of the kernel.
+      interpret: whether to run it in Pallas's interpreter.
+
+    Returns:
+      The outputs [splits, *lead, n], splits the number of programs that share the columns.
+    """
     (num, dim), other = x.shape, y.shape[0]
     depth = min(DEPTH, max(16, pl.next_power_of_2(dim)))  # no side of a product below 16
     row_tiles, column_tiles = math.ceil(num / ROWS), math.ceil(other / COLUMNS)
@@ -77,23 +87,49 @@ def _launch(x: Array, y: Array, heights: Array, scale: Array, interpret: bool) -
     x = jnp.pad(x, ((0, -num % ROWS), (0, -dim % depth)))
     y = jnp.pad(y.T, ((0, -dim % depth), (0, columns - other)))
     heights = jnp.pad(heights, (0, columns - other), constant_values=-jnp.inf)
-    partial = pl.BlockSpec((None, ROWS), lambda i, s: (s, i))
-    outputs = pl.pallas_call(
-        functools.partial(_kernel, tiles=tiles, depth=depth),
+
+    def partial(lead):
+        return pl.BlockSpec((None, *lead, ROWS), lambda i, s: (s, *(0 for _ in lead), i))
+
+    found = pl.pallas_call(
+        functools.partial(kernel, tiles=tiles, depth=depth),
         grid=(row_tiles, splits),
         in_specs=[
             pl.BlockSpec((ROWS, x.shape[1]), lambda i, s: (i, 0)),
             pl.BlockSpec(y.shape, lambda i, s: (0, 0)),
             pl.BlockSpec(heights.shape, lambda i, s: (0,)),
-            pl.BlockSpec((1,), lambda i, s: (0,)),
+            *(pl.BlockSpec((1,), lambda i, s: (0,)) for _ in scalars),
         ],
-        out_specs=[partial, partial],
-        out_shape=[jax.ShapeDtypeStruct((splits, x.shape[0]), x.dtype)] * 2,
+        out_specs=[partial(lead) for lead, _ in outputs],
+        out_shape=[jax.ShapeDtypeStruct((splits, *lead, x.shape[0]), dtype) for lead, dtype in outputs],
         compiler_params=plt.CompilerParams(num_warps=WARPS, num_stages=STAGES),
         interpret=interpret,
-        name="softmin_sqeuclidean",
-    )(x, y, heights, scale[None])
-    return tuple(output[:, :num] for output in outputs)
+        name=name,
+    )(x, y, heights, *(scalar[None] for scalar in scalars))
+    return [output[..., :num] for output in found]
+
+
+def _kernel(x_ref, y_ref, height_ref, scale_ref, top_ref, total_ref, *, tiles: int, depth: int):
+    """Reduce the scores 2 <x_i, y_j> + height_j of a tile of rows over `tiles` tiles of columns.
+
+    x_ref [ROWS, d], y_ref [d, m], height_ref [m], scale_ref [1]; top_ref, total_ref [ROWS].
+    """
+    first = pl.program_id(1) * tiles
+    scale = scale_ref[0]
+
+    def visit(tile, carry):
+        columns = pl.ds((first + tile) * COLUMNS, COLUMNS)
+        product = tile_product(x_ref, y_ref, columns, depth)
+        return _merge(*carry, 2 * product + height_ref[columns][None, :], scale)
+
+    start = jnp.full(ROWS, -jnp.inf, x_ref.dtype), jnp.zeros(ROWS, x_ref.dtype)
+    top_ref[...], total_ref[...] = lax.fori_loop(0, tiles, visit, start)
+
+
+def _launch(x: Array, y: Array, heights: Array, scale: Array, interpret: bool) -> list[Array]:
+    """Maxima and sums of all rows, [splits, n] each."""
+    outputs = ((), x.dtype), ((), x.dtype)
+    return launch(_kernel, x, y, heights, scale, outputs=outputs, name="softmin_sqeuclidean", interpret=interpret)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))

@@ -1,4 +1,8 @@
-"""The streamed maximum of affine functions, max_i <y_i, x> + h_i: its value, its argmax, its k largest."""
+"""The streamed maximum of affine functions, max_i <y_i, x> + h_i: its value, its argmax, its k largest.
+
+Two forms compute it: XLA's, here, and one kernel for NVIDIA GPUs, in `otgen.ot.pallas_scores`. Both have the
+derivatives that are defined here, which need the points that reach the values and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Float, Int, Real
 
@@ -13,6 +18,7 @@ from otgen.types import Array
 
 TILE = 4096  # samples scored together
 BLOCK = 256  # points scored together: TILE x BLOCK scores are alive at a time
+MOST = 4  # the largest k of the kernel: more would not fit into the registers of a processor
 _GROUP = 32  # points that share one running maximum; the winner inside is found by scoring them again
 
 
@@ -22,17 +28,17 @@ def _blocks(y: Array, h: Array) -> tuple[Array, Array]:
     padding = num_blocks * BLOCK - y.shape[0]
     y = jnp.pad(y, ((0, padding), (0, 0)))
     h = jnp.pad(h, (0, padding), constant_values=-jnp.inf)
-    return y.reshape(num_blocks, BLOCK, -1), h.reshape(num_blocks, BLOCK)
+    return y.reshape(num_blocks, BLOCK, y.shape[1]), h.reshape(num_blocks, BLOCK)
 
 
 def _group_maxima(x: Array, y: Array, h: Array) -> Array:
     """Scores of x [t, d] against one block, reduced to the maximum of each group: [t, BLOCK // _GROUP]."""
     scores = jnp.matmul(x, y.T, precision=lax.Precision.HIGHEST) + h
-    return scores.reshape(x.shape[0], -1, _GROUP).max(-1)
+    return scores.reshape(x.shape[0], BLOCK // _GROUP, _GROUP).max(-1)
 
 
-def _best_group(x: Array, y: Array, h: Array) -> Array:
-    """The group holding the largest score of each sample, by a running maximum over blocks: [t, 1]."""
+def _best_group(x: Array, y: Array, h: Array) -> tuple[Array, Array]:
+    """The group holding the largest score of each sample, by a running maximum over blocks, and that score: [t, 1]."""
     within = jnp.arange(BLOCK // _GROUP, dtype=jnp.int32)
 
     def visit(best, block):
@@ -44,8 +50,8 @@ def _best_group(x: Array, y: Array, h: Array) -> Array:
         return (jnp.maximum(value, top), jnp.where(top > value, winner, group)), None
 
     start = jnp.full(x.shape[0], -jnp.inf, x.dtype), jnp.zeros(x.shape[0], jnp.int32)
-    (_, group), _ = lax.scan(visit, start, (y, h, jnp.arange(y.shape[0], dtype=jnp.int32)))
-    return group[:, None]
+    (value, group), _ = lax.scan(visit, start, (y, h, jnp.arange(y.shape[0], dtype=jnp.int32)))
+    return group[:, None], value[:, None]
 
 
 def _best_groups(x: Array, y: Array, h: Array, k: int) -> Array:
@@ -71,7 +77,7 @@ def _rescore(x: Array, y: Array, h: Array, groups: Array, k: int) -> tuple[Array
     members = y.reshape(-1, _GROUP, y.shape[-1]).at[groups].get(mode="fill", fill_value=0)
     heights = h.reshape(-1, _GROUP).at[groups].get(mode="fill", fill_value=-jnp.inf)
     scores = jnp.einsum("td,tgmd->tgm", x, members, precision=lax.Precision.HIGHEST)
-    scores = (scores + heights).reshape(x.shape[0], -1)
+    scores = (scores + heights).reshape(x.shape[0], k * _GROUP)
     index = (groups[..., None] * _GROUP + jnp.arange(_GROUP, dtype=jnp.int32)).reshape(scores.shape)
     if k == 1:
         value = scores.max(-1, keepdims=True)
@@ -90,34 +96,115 @@ def _tiled(x: Array, tile: int, visit) -> tuple[Array, Array]:
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num], outputs)
 
 
-@functools.partial(jax.jit, static_argnames="k")
-def top_scores(
-    x: Real[Array, "n d"], y: Real[Array, "N d"], h: Real[Array, " N"], k: int = 1
-) -> tuple[Float[Array, "n {k}"], Int[Array, "n {k}"]]:
-    """Return the k largest scores <y_i, x> + h_i of every sample and the points that reach them.
-
-    Memory is O(TILE x BLOCK + n k), never n x N; a sample costs 2 N d operations and one scoring
-    of k groups of 32 points.
-
-    Args:
-      x: samples [n, d].
-      y: points [N, d].
-      h: heights [N]; -inf excludes a point.
-      k: how many, at most N. Static.
-
-    Returns:
-      Values [n, k] in descending order and indices [n, k] (int32).
-    """
-    if k > y.shape[0]:
-        raise ValueError(f"top_scores was asked for k = {k} of {y.shape[0]} points: choose k <= N.")
+def _streamed(x: Array, y: Array, h: Array, *, k: int) -> tuple[Array, Array]:
+    """XLA's form of the k largest scores."""
     last = y.shape[0] - 1
-    dtype = jnp.promote_types(jnp.result_type(x, y, h), jnp.float32)
-    x, y, h = (array.astype(dtype) for array in (x, y, h))
     y, h = _blocks(y, h)
 
     def visit(tile):
-        groups = _best_group(tile, y, h) if k == 1 else _best_groups(tile, y, h, k)
-        return _rescore(tile, y, h, groups, k)
+        if k > 1:
+            return _rescore(tile, y, h, _best_groups(tile, y, h, k), k)
+        group, best = _best_group(tile, y, h)
+        value, index = _rescore(tile, y, h, group, k)
+        return jnp.where(jnp.isnan(best), best, value), index  # comparisons do not find what is not a number
 
     value, index = _tiled(x, TILE if k == 1 else max(1, TILE // k), visit)
     return value, jnp.minimum(index, last)
+
+
+def _misfit(x: Array, y: Array, k: int) -> str | None:
+    """Why the kernel cannot be used for these, None if it can."""
+    if x.dtype != jnp.float32:
+        return f"numbers of type {x.dtype}, and the kernel takes float32"
+    if k > MOST:
+        return f"k = {k}, and the kernel finds at most {MOST}"
+    if x.size == 0:
+        return f"samples of shape {x.shape}, and the kernel needs at least one number"
+    return "2**30 points or more" if y.shape[0] >= 2**30 else None
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _scores(x: Array, y: Array, h: Array, k: int, kernel: str) -> tuple[Array, Array]:
+    streamed = functools.partial(_streamed, k=k)
+    if kernel == "xla" or (kernel == "auto" and _misfit(x, y, k)):
+        return streamed(x, y, h)
+    try:
+        from otgen.ot.pallas_scores import fused_scores
+    except ImportError:  # a jax without Triton
+        if kernel == "pallas":
+            raise
+        return streamed(x, y, h)
+    if kernel == "pallas":
+        return fused_scores(x, y, h, k, interpret=jax.default_backend() == "cpu")
+    return lax.platform_dependent(x, y, h, cuda=functools.partial(fused_scores, k=k), default=streamed)
+
+
+@_scores.defjvp
+def _derivative(k, kernel, primals, tangents):
+    """The derivative of a value <y_i, x> + h_i at its point i, which does not move; of an excluded point 0."""
+    x, y, h = primals
+    of_x, of_y, of_h = tangents
+    value, index = _scores(x, y, h, k, kernel)
+    # Products and sums instead of a matrix product: exact on every device, and fused with the gather.
+    slope = jnp.sum(of_x[:, None] * y[index] + x[:, None] * of_y[index], -1) + of_h[index]
+    slope = jnp.where(value == -jnp.inf, 0.0, slope)
+    return (value, index), (slope, np.zeros(index.shape, jax.dtypes.float0))
+
+
+@functools.partial(jax.jit, static_argnames=("k", "kernel"))
+def top_scores(
+    x: Real[Array, "n d"], y: Real[Array, "N d"], h: Real[Array, " N"], k: int = 1, *, kernel: str = "auto"
+) -> tuple[Float[Array, "n {k}"], Int[Array, "n {k}"]]:
+    """Return the k largest scores <y_i, x> + h_i of every sample and the points that reach them.
+
+    Compiled for an NVIDIA GPU, float32 and k of at most 4 take one fused kernel; everything else takes XLA, where a
+    sample costs 2 N d operations and one scoring of k groups of 32 points. Arithmetic is in float32, or in float64 if
+    an array is; products are never TF32. Memory is O(TILE x BLOCK + n k), never n x N.
+
+    vmappable, and differentiable in forward and reverse mode, as often as you like: the gradient of a value in x is the
+    point that reaches it, in that point it is x, and in its height 1; nothing flows to a value of -inf, and indices
+    have no derivative. This takes O(n k d) memory.
+
+    Args:
+      x: samples [n, d].
+      y: points [N, d], in the units in which <y_i, x> is one of h.
+      h: heights [N]; -inf excludes a point.
+      k: how many, at most N.
+      kernel: what computes them: "auto" as above, "xla" always, or "pallas" for the kernel (interpreted, slowly, on a
+        CPU).
+
+    Static: k, kernel and the shapes.
+
+    Returns:
+      Values [n, k] in descending order and indices [n, k] (int32). Which one of equal scores comes first is open. A
+      score that is not a number comes first. Where fewer than k points have a height above -inf the rest are -inf, of
+      any index.
+
+    Raises:
+      ValueError: for k > N, another `kernel`, or kernel="pallas" where the kernel cannot be used.
+
+    Example:
+      >>> x, y = jnp.array([[1.0], [-1.0]]), jnp.array([[-1.0], [0.0], [2.0]])
+      >>> value, index = og.ot.scores.top_scores(x, y, jnp.zeros(3), k=2)
+      >>> print(value)
+      [[2. 0.]
+       [1. 0.]]
+      >>> print(index)
+      [[2 1]
+       [0 1]]
+      >>> print(jax.grad(lambda x: og.ot.scores.top_scores(x, y, jnp.zeros(3))[0].sum())(x))  # the points that win
+      [[ 2.]
+       [-1.]]
+
+    Reference: Gu et al. (2013), arXiv 1302.5472 (the envelope max_i <y_i, x> + h_i and its cells); Danskin's
+    theorem for its gradient.
+    """
+    if k > y.shape[0]:
+        raise ValueError(f"top_scores was asked for k = {k} of {y.shape[0]} points: choose k <= N.")
+    if kernel not in ("auto", "xla", "pallas"):
+        raise ValueError(f"kernel = {kernel!r}: choose 'auto', 'xla' or 'pallas'.")
+    dtype = jnp.promote_types(jnp.result_type(x, y, h), jnp.float32)
+    x, y, h = (array.astype(dtype) for array in (x, y, h))
+    if kernel == "pallas" and (why := _misfit(x, y, k)):
+        raise ValueError(f"kernel = 'pallas' was given {why}: leave it at 'auto'.")
+    return _scores(x, y, h, k, kernel)
