@@ -11,6 +11,7 @@ import importlib
 
 from otgen.ot import adapters as adapters
 from otgen.ot import costs as costs
+from otgen.ot import coupling as coupling
 from otgen.ot import distances as distances
 from otgen.ot import dual as dual
 from otgen.ot import exact as exact

@@ -296,6 +296,26 @@ def test_getting_started_runs(capsys):
 
 
 @pytest.mark.slow
+def test_the_page_on_embeddings_runs(capsys):
+    """The blocks from that heading on; those before it need PyTorch."""
+    text = (ROOT / "docs" / "latents_in_a_pipeline.md").read_text()
+    head, _, tail = text.partition("## Noise for any embedding")
+    names = {"__name__": "page"}
+    exec("import jax, jax.numpy as jnp, numpy as np\nimport otgen as og", names)
+    assert "import jax, jax.numpy as jnp, numpy as np" in head
+    for code in python_blocks(tail):
+        exec(compile(code, "latents_in_a_pipeline.md", "exec"), names)
+    og, y, state = names["og"], names["y"], names["state"]
+    assert capsys.readouterr().out.startswith("CONVERGED")
+    assert bool(names["found"].all())
+    assert og.semidiscrete.assign(state, y, names["path"][[0, -1]]).tolist() == [0, 1]
+    assert names["images"].shape == (9, 64)
+    assert names["smooth"].shape == (9, 8)
+    assert bool((names["again"] == names["new"]).all())
+    assert names["velocity"].shape == (256, 8)
+
+
+@pytest.mark.slow
 def test_the_model_of_the_guide_learns_and_shares_its_batch(key):
     """The page's promise: a tenth of the untrained divergence, and rows of several devices count as one batch."""
     import jax

@@ -18,7 +18,14 @@ import matplotlib.pyplot as plt
 
 NAMES = {"og": og, "jax": jax, "jnp": jnp, "np": np}
 QUICK = ("otgen.types", "otgen.ot.", "otgen.eval.information", "otgen.train.log")
-SLOW = ("otgen.ot.semidiscrete", "otgen.ot.extension", "otgen.ot.pairing", "otgen.ot.mixture", "otgen.ot.structured")
+SLOW = (
+    "otgen.ot.semidiscrete",
+    "otgen.ot.extension",
+    "otgen.ot.coupling",
+    "otgen.ot.pairing",
+    "otgen.ot.mixture",
+    "otgen.ot.structured",
+)
 
 STEP = "part of the last stage's step, which takes long to compile: `models.ae_ot_gan.fit` shows what comes of it"
 WITHOUT = {
