@@ -350,3 +350,79 @@ def test_states_of_other_problems_are_refused(key):
         semidiscrete.init(key, y, h=jnp.zeros(7))
     _, info = semidiscrete.run(key, y, state=semidiscrete.init(key, y))
     assert int(info.status) == og.Status.CONVERGED
+
+
+def test_heights_carried_over_to_a_larger_set_are_nearer_than_the_affine_start(key):
+    y = jax.random.normal(key, (1500, 8)).at[:500].add(2)
+    half, _ = semidiscrete.run(key, y[:1000], tol=0.02)
+    start = semidiscrete.carried(jax.random.key(1), half, y[:1000], y)
+    # Old heights stay: no new plane is above the old potential where it was seen.
+    old = start.h[:1000] - start.h[:1000].mean()
+    assert float(jnp.abs(old - half.h).max()) < 0.05 * float(half.h.std())
+    before, _ = semidiscrete.chi2(jax.random.key(2), start, y, 2**17)
+    affine, _ = semidiscrete.chi2(jax.random.key(2), semidiscrete.init(key, y), y, 2**17)
+    assert float(before) < 0.8 * float(affine)
+    _, info = semidiscrete.run(jax.random.key(3), y, tol=0.05, state=start)
+    assert int(info.status) == og.Status.CONVERGED
+
+
+def test_the_same_points_carried_over_keep_their_map(key):
+    y = jax.random.normal(key, (30, 2)).at[:10].add(4)
+    state, _ = semidiscrete.run(key, y, tol=1e-3)
+    again = semidiscrete.carried(jax.random.key(1), state, y, y)
+    x = UNIFORM(jax.random.key(2), 4000, 2)
+    same = semidiscrete.assign(again, y, x) == semidiscrete.assign(state, y, x)
+    assert float(jnp.mean(same)) > 0.98
+
+
+def test_carrying_over_needs_one_space(key):
+    state = semidiscrete.from_heights(jnp.zeros(4))
+    with pytest.raises(ValueError, match="dimension"):
+        semidiscrete.carried(key, state, jnp.eye(4), jnp.ones((5, 3)))
+
+
+def test_a_smoothed_gradient_is_that_of_the_softmax(key):
+    from otgen.ot.heights import _shared
+
+    y, h = jax.random.normal(key, (40, 3)), jax.random.normal(jax.random.key(1), (40,))
+    x = UNIFORM(jax.random.key(2), 500, 3)
+    weights = jax.random.dirichlet(jax.random.key(3), 5 * jnp.ones(40))
+    wanted = jax.nn.softmax((x @ y.T + h) / 0.3 + jnp.log(weights), axis=1).mean(0)
+    np.testing.assert_allclose(_shared(x, y, weights, h, jnp.float32(0.3)), wanted, atol=1e-6)
+
+
+def test_a_smoothed_start_ends_at_the_same_heights(key):
+    y, weights, h = problems.planted_slabs(20, 3, 0)
+    state, info = cold(key, y, weights, tol=1e-3, smoothing=1.0)
+    assert int(info.status) == og.Status.CONVERGED
+    border, wanted = (jnp.diff(part) / jnp.diff(y[:, 0]) for part in (state.h, h))
+    assert float(jnp.abs(border - wanted).max()) < 1e-2
+    with pytest.raises(ValueError, match="not negative"):
+        semidiscrete.run(key, y, smoothing=-1.0)
+    with pytest.raises(ValueError, match="leave out devices or smoothing"):
+        semidiscrete.run(key, y, smoothing=1.0, devices=jax.local_devices())
+
+
+def test_clusters_of_well_parted_points(key):
+    from otgen.ot import warm
+
+    centres = 10 * jnp.eye(5)
+    y = centres[jnp.arange(500) % 5] + 0.1 * jax.random.normal(key, (500, 5))
+    weights = jnp.full(500, 1 / 500).at[:5].mul(2)
+    weights = weights / weights.sum()
+    found, total = warm.clusters(jax.random.key(1), y, weights, 12)
+    assert float(total.sum()) == pytest.approx(1, abs=1e-5)
+    mass = jnp.zeros(5).at[jnp.argmax(found, axis=1)].add(total)
+    np.testing.assert_allclose(mass, [jnp.sum(weights[i::5]) for i in range(5)], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_start_from_clusters_is_taken_and_is_better(key, monkeypatch):
+    from otgen.ot import semidiscrete as module
+
+    modes = 3 * jax.random.normal(key, (8, 16))
+    y = modes[jnp.arange(4000) % 8] + 0.3 * jax.random.normal(jax.random.key(1), (4000, 16))
+    _, info = semidiscrete.run(key, y, tol=0.2, max_samples=100_000)
+    monkeypatch.setattr(module, "_COARSE", 10**9)
+    _, affine = semidiscrete.run(key, y, tol=0.2, max_samples=100_000)
+    assert float(info.chi2 + 2 * info.chi2_error) < float(affine.chi2)

@@ -157,7 +157,7 @@ def carried(
     key: Key,
     state: State,
     old: Float[Array, "M d"],
-    y: Float[Array, "N d"],
+    y: Float[Array, "N _"],
     *,
     sampler: Sampler = uniform_cube,
 ) -> State:
