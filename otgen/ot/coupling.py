@@ -178,7 +178,7 @@ def pairs(
 
     Example:
       >>> y = jax.random.normal(jax.random.key(0), (100, 2))
-      >>> state, _ = og.semidiscrete.run(jax.random.key(1), y)
+      >>> state = og.semidiscrete.init(jax.random.key(1), y)  # or what `run` makes of it
       >>> batches = list(og.coupling.pairs(jax.random.key(2), state, y, 64, num=3))
       >>> (again,) = og.coupling.pairs(jax.random.key(2), state, y, 64, start=2, num=1)  # resumed
       >>> print(len(batches), jnp.array_equal(again.noise, batches[2].noise))
@@ -257,7 +257,7 @@ def invert(
 
     Example:
       >>> y = jax.random.normal(jax.random.key(0), (200, 3))
-      >>> state, _ = og.semidiscrete.run(jax.random.key(1), y)
+      >>> state = og.semidiscrete.init(jax.random.key(1), y)  # or what `run` makes of it
       >>> index = jnp.array([5, 17, 17])
       >>> noise, found = og.coupling.invert(jax.random.key(2), state, y, index)  # encode
       >>> print(found, og.semidiscrete.assign(state, y, noise))  # decode
@@ -338,7 +338,7 @@ def invert_all(
 
     Example:
       >>> y = jax.random.normal(jax.random.key(0), (200, 3))
-      >>> state, _ = og.semidiscrete.run(jax.random.key(1), y)
+      >>> state = og.semidiscrete.init(jax.random.key(1), y)  # or what `run` makes of it
       >>> noise, found = og.coupling.invert_all(jax.random.key(2), state, y)
       >>> print(noise.shape, jnp.array_equal(og.semidiscrete.assign(state, y, noise)[found], jnp.arange(200)[found]))
       (200, 3) True
