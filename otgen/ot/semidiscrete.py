@@ -393,7 +393,7 @@ def run(
     if mesh is not None and smoothing:
         raise ValueError("smoothing needs all the points on one device: leave out devices or smoothing.")
     start_key, train_key, test_key = jax.random.split(key, 3)
-    num_test = _held_out_size(num, tol, limit * batch_size)
+    num_test = _held_out_size(num, tol, min(int(first_stage), limit * batch_size) // 4)
     placed = [shards.place(array, mesh) for array in (points, weights)]
 
     def evaluate(key: Key, state: State) -> Info:
