@@ -13,12 +13,11 @@ import numpy as np
 from experiments.informative_gan_figures import curves
 from otgen import plot
 from otgen.models import ae_ot_gan
-from otgen.ot import extension
+from otgen.ot import extension, semidiscrete
 from otgen.types import Array, Key
 
 _PATHS, _PLACES = 8, 12  # rows and columns of the figure of paths
-_FINE = 2048  # places at which a path is searched for its largest jump
-_ZOOM = 8 / _FINE  # half of the part of the path that is drawn
+_ZOOM = 1 / 256  # half of the part of the path that is drawn
 PATHS = {"path, filter on": None, "path, filter off": math.pi}
 _TRAINING = {
     "gap": "critic: mean D(real) - mean D(generated)",
@@ -28,7 +27,7 @@ _TRAINING = {
 
 
 def paths(key: Key, model: Any) -> dict[str, Array]:
-    """Images along straight paths of noise, near the place where T jumps farthest, by the simplex form of the map.
+    """Images along straight paths of noise, across the sharpest face of each, by the simplex form of the map.
 
     Args:
       key: random key of the ends of the paths.
@@ -37,25 +36,21 @@ def paths(key: Key, model: Any) -> dict[str, Array]:
     Returns:
       Images [paths, places, h, w, c] with the angle filter on and off, by the names of PATHS.
     """
-    ends = extension.source_samples(key, 2 * _PATHS, model.module.config.latent_dim).reshape(2, _PATHS, -1)
-
-    def noise(share: Array) -> Array:
-        """Places [paths, m, d] on the paths, of shares [paths, m]."""
-        return ends[0][:, None] + share[..., None] * (ends[1] - ends[0])[:, None]
+    known, shown = model.variables["transport"], {}
+    ends = extension.source_samples(key, 2 * _PATHS, model.module.config.latent_dim).reshape(_PATHS, 2, -1)
+    state = semidiscrete.from_heights(known["h"])
+    walks = [extension.walk(state, known["codes"], path) for path in ends]
+    at = jnp.stack([walk.time[walk.angle.argmax()] for walk in walks])
+    share = jnp.clip(at, _ZOOM, 1 - _ZOOM)[:, None] + jnp.linspace(-_ZOOM, _ZOOM, _PLACES)
+    noise = ends[:, :1] + share[..., None] * (ends[:, 1:] - ends[:, :1])
 
     def moved(x: Array, angle: Any) -> Array:
         flat = x.reshape(-1, x.shape[-1])
         move = jax.jit(lambda v, z: model.module.apply(v, key, z, "simplex", angle, method="move"))
         return move(model.variables, flat).reshape(x.shape)
 
-    fine = jnp.broadcast_to(jnp.linspace(0, 1, _FINE), (_PATHS, _FINE))
-    codes = moved(noise(fine), 0.0)
-    jump = jnp.sum((codes[:, 1:] - codes[:, :-1]) ** 2, axis=-1).argmax(1)
-    at = jnp.clip((jump[:, None] + 0.5) / (_FINE - 1), _ZOOM, 1 - _ZOOM)
-    share = at + jnp.linspace(-_ZOOM, _ZOOM, _PLACES)
-    known, shown = model.variables["transport"], {}
     for name, angle in PATHS.items():
-        found = moved(noise(share), known["angle"] if angle is None else angle) * known["scale"] + known["mean"]
+        found = moved(noise, known["angle"] if angle is None else angle) * known["scale"] + known["mean"]
         images = ae_ot_gan.decode(model.module, model.variables, found.reshape(-1, found.shape[-1]))
         shown[name] = images.reshape(_PATHS, _PLACES, *images.shape[1:])
     return shown
@@ -121,6 +116,6 @@ def _paths(plt: Any, config: Any, folder: Path, shown: dict[str, np.ndarray]) ->
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.5), layout="constrained")
     for ax, name in zip(axes, PATHS, strict=True):
         images = shown[name]
-        title = "across the map's farthest jump, angle " + name.split(", ")[1]
+        title = "across the map's sharpest face, angle " + name.split(", ")[1]
         plot.image_grid(images.reshape(-1, *images.shape[2:]), images.shape[1], ax, title)
     return figure

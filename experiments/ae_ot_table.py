@@ -50,8 +50,10 @@ def rows(
 
     yield "real training images", lambda key, num: to_unit(train.images[_choose(key, len(train.images), num)])
     yield "reconstructed test images", lambda key, num: _reconstruct(model, test.images[:num])
+    yield "AE-OT, local", extended("local", None)
     yield "AE-OT, pairs", extended("pairs", None)
     yield "AE-OT, simplex", extended("simplex", None)
+    yield "AE-OT, local, filter off", extended("local", math.pi)
     yield "AE-OT, pairs, filter off", extended("pairs", math.pi)
     yield "AE-OT, simplex, filter off", extended("simplex", math.pi)
     yield "Gaussian in the latent", decoded(_gaussian(codes))
@@ -98,14 +100,14 @@ def _interpolate(codes: Array) -> Callable[[Key, int], Array]:
     return draw
 
 
-def judge_of(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> Judge:
-    """A judge that measures memorisation in the codes of the model itself."""
+def judge_of(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset, neighbours: bool = True) -> Judge:
+    """A judge that measures memorisation in the codes of the model itself; `neighbours` as in Judge."""
     transport = model.variables["transport"]
 
     def encode(images: Array) -> Array:
         return (ae_ot.encode(model.module, model.variables, images) - transport["mean"]) / transport["scale"]
 
-    rest = {"num": config.num_eval, "data_dir": config.data_dir, "neighbours": True}
+    rest = {"num": config.num_eval, "data_dir": config.data_dir, "neighbours": neighbours}
     return Judge(config.dataset, train, test, encode, **rest)
 
 

@@ -18,7 +18,7 @@ from otgen.train import Checkpoints
 from otgen.types import Array
 
 TOL = 3e-4
-FORMS = ("pairs", "simplex")
+SHOWN = ("local", "pairs")  # forms in the figure
 
 
 def run(config: Any, folder: Path, progress: Any) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def run(config: Any, folder: Path, progress: Any) -> dict[str, Any]:
     ext = extension.init(extend_key, state, y)
     angle = ext.angle if config.angle is None else config.angle
     samples = {}
-    for form in FORMS:
+    for form in extension.METHODS:
         for word, limit in (("on", angle), ("off", math.pi)):
             new = extension.sample(sample_key, ext, state, y, config.num_eval, method=form, angle=limit)
             samples[f"{form}, filter {word}"] = new * scale + mean
@@ -54,7 +54,11 @@ def run(config: Any, folder: Path, progress: Any) -> dict[str, Any]:
         "transport": {name: float(value) for name, value in info._asdict().items()},
         "angle": float(angle),
         "smallest_mass_ratio": float(masses.min() * len(y)),
-        "modes": {name: scores for name, x in samples.items() if (scores := _modes(config.dataset, x, raw))},
+        "modes": {
+            name: scores
+            for name, x in {"targets": raw, **samples}.items()
+            if (scores := _modes(config.dataset, x, raw))
+        },
         "seconds": {"transport": round(seconds, 2)},
         "figure": "transport.png",
     }
@@ -91,8 +95,9 @@ def figure(
     plot.cells(state, y, axes[0, 1], "cells")
     plot.points(raw, axes[0, 2], f"{len(y)} targets", hue, size=12)
     _angles(axes[0, 3], state, y, angle)
-    for ax, (name, new) in zip(axes[1], samples.items(), strict=True):
-        plot.points(new[:4000], ax, name, size=2)
+    shown = [f"{form}, filter {word}" for form in SHOWN for word in ("on", "off")]
+    for ax, name in zip(axes[1], shown, strict=True):
+        plot.points(samples[name][:4000], ax, name, size=2)
         ax.set(xlim=axes[0, 2].get_xlim(), ylim=axes[0, 2].get_ylim())
     canvas.savefig(path, dpi=130)
     plt.close(canvas)

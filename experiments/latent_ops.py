@@ -125,7 +125,7 @@ def generator(config: Config) -> tuple[Callable[[Key, Array], Array], data.Datas
 
     @jax.jit
     def codes(variables: Any, key: Key, x: Array) -> Array:
-        return model.module.apply(variables, key, x, method="move") * transport["scale"] + transport["mean"]
+        return model.module.apply(variables, key, x, "pairs", method="move") * transport["scale"] + transport["mean"]
 
     return lambda key, x: ae_ot.decode(model.module, model.variables, codes(model.variables, key, x)), train
 

@@ -91,14 +91,16 @@ class AEOT(nn.Module):
         """Images [n, h, w, c] in [0, 1] of codes [n, d] in the autoencoder's own scale."""
         return self.autoencoder.decode(codes)
 
-    def codes(self, key: Key, num: int, form: str = "pairs", angle: Array | float | None = None) -> Array:
+    def codes(self, key: Key, num: int, form: str = extension.DEFAULT, angle: Array | float | None = None) -> Array:
         """Draw new codes [num, d] by the extended map."""
         known = self._transport()
         source_key, place_key = jax.random.split(key)
         x = extension.source_samples(source_key, num, self.config.latent_dim)
         return self.move(place_key, x, form, angle) * known["scale"] + known["mean"]
 
-    def move(self, key: Key, x: Array, form: str = "pairs", angle: Any = None, labels: Array | None = None) -> Array:
+    def move(
+        self, key: Key, x: Array, form: str = extension.DEFAULT, angle: Any = None, labels: Array | None = None
+    ) -> Array:
         """Map noise x [n, d] to standardised codes [n, d] by the extended map."""
         known = self._transport()
         return extension.transport(
@@ -112,7 +114,7 @@ class AEOT(nn.Module):
             labels=labels,
         ).points
 
-    def sample(self, key: Key, num: int, form: str = "pairs", angle: Array | float | None = None) -> Array:
+    def sample(self, key: Key, num: int, form: str = extension.DEFAULT, angle: Array | float | None = None) -> Array:
         """Draw images [num, h, w, c] in [0, 1]: noise -> extended map -> decoder."""
         return self.decode(self.codes(key, num, form, angle))
 
@@ -420,7 +422,7 @@ def sample(
     num: int,
     *,
     label: int | None = None,
-    form: str = "pairs",
+    form: str = extension.DEFAULT,
     angle: float | None = None,
 ) -> Array:
     """Draw images from a trained model.
@@ -430,7 +432,7 @@ def sample(
       model: from `fit`.
       num: how many.
       label: draw only from the cells whose code has this label, and combine only codes of it.
-      form: "pairs", "simplex" or "local", the form of the extended map.
+      form: of the extended map: "pairs", "simplex", "stochastic" or "local" (the default).
       angle: threshold of the singular set in radians, in [0, pi]; None for the model's.
 
     Returns:

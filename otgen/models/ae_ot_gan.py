@@ -67,7 +67,7 @@ class Config(Checked):
       feature_weight: its share likewise.
       penalty: weight of the penalty on the critic's gradient.
       warmup: steps of the critic alone, on top of those of `epochs`; at least one.
-      form: of the extended map: "pairs", "simplex" or "local".
+      form: of the extended map: "pairs", "simplex", "stochastic" or "local".
       angle: threshold of its singular set in radians; None for the one that AE-OT has found.
       latents: law of the new codes: "transport", or "gaussian" with the mean and covariance of the codes (an ablation).
       average: decay of the moving average of the generator's weights.

@@ -3,15 +3,21 @@
 The semi-discrete map only returns its targets. Its piecewise-linear extension interpolates them over the
 dual of the cells (cells that touch, targets that are joined) and leaves out the faces across which the map
 jumps: those whose dihedral angle in the graph of the potential is large (An et al., 2020, arXiv 2001.03698).
-Three forms are built, none of which triangulates:
+Four forms are built, none of which triangulates:
 
 * pairs: the winner of a sample and the next cell in the order of scores that the angle admits, joined by a
   segment on which a point is drawn uniformly;
 * simplex: the winner and the cells whose mass centres are nearest, weighted by inverse distance;
+* stochastic: a draw from the Gaussian whose mean is the point of the simplex form and whose covariance is that of its
+  weighted corners, the mean and covariance of a corner drawn by its weight: averaging loses no spread;
 * local: a draw from the Gaussian with the mean and covariance of the winner and the admitted ones of the next cells in
   the order of scores. Averaging takes off about as much spread as the noise puts on: the law is not blown up.
 
-All keep the winner, so that the source's mass is kept: only where the mass lands is smoothed.
+The last two differ in what the Gaussian is made of: d + 2 corners at most, weighted by how near x is to the centres of
+their cells, so that mean and covariance change with x inside a cell; or NEIGHBOURS + 1 targets of equal weight.
+
+All keep the winner, so that the source's mass is kept: only where the mass lands is smoothed. `singular` finds the
+faces that are left out, and what a path of samples crosses.
 """
 
 from __future__ import annotations
@@ -27,11 +33,18 @@ from jaxtyping import Float, Int
 from otgen.ot.check import is_traced
 from otgen.ot.scores import TILE, top_scores
 from otgen.ot.semidiscrete import State, matching
+from otgen.ot.singular import Faces as Faces
+from otgen.ot.singular import Walk as Walk
+from otgen.ot.singular import dihedral_angle as dihedral_angle
+from otgen.ot.singular import singular_angles as singular_angles
+from otgen.ot.singular import walk as walk
 from otgen.ot.source import draw, uniform_cube
 from otgen.types import Array, Key, Sampler
 
 NEIGHBOURS = 20  # next cells in the order of scores that a pair may choose from and a local Gaussian is made of
-METHODS = ("pairs", "simplex", "local")
+METHODS = ("pairs", "simplex", "stochastic", "local")
+DEFAULT = "local"  # nearest to held-out images among codes as new as theirs: docs/methods/ae-ot.md
+QUANTILE = 0.98  # share of the samples that the automatic threshold leaves with a partner
 
 
 class Extension(NamedTuple):
@@ -58,7 +71,7 @@ class Combination(NamedTuple):
       points: the images of the samples [n, d].
       index: targets combined [n, k] (int32); index[:, 0] is the winner, T(x) = y[index[:, 0]].
       weight: their weights [n, k], summing to 1; 0 where the angle ruled a neighbour out. Non-negative for pairs and
-        simplices; of either sign for the local form.
+        simplices; of either sign where noise is added (stochastic, local).
 
     Example:
       >>> y, state = jnp.array([[0.0], [1.0], [2.0]]), og.semidiscrete.from_heights(jnp.array([0.0, 0.0, -0.5]))
@@ -71,32 +84,6 @@ class Combination(NamedTuple):
     points: Array
     index: Array
     weight: Array
-
-
-def dihedral_angle(a: Float[Array, "*p d"], b: Float[Array, "*q d"]) -> Float[Array, "*r"]:
-    """Angle between the planes z = <a, x> and z = <b, x>: how sharply the potential folds along a face.
-
-    theta = arccos((1 + <a, b>) / sqrt((1 + |a|^2)(1 + |b|^2))), computed without loss of digits at small angles.
-    It depends on the scale and the origin of the points.
-
-    Args:
-      a, b: slopes [..., d], broadcast against each other.
-
-    Returns:
-      Angles [...] in radians, in [0, pi).
-
-    Example:
-      >>> a, b = jnp.array([1.0, 0.0]), jnp.array([-1.0, 0.0])
-      >>> print(og.extension.dihedral_angle(a, b), np.pi / 2)  # planes of slopes 1 and -1
-      1.571 1.571
-    """
-
-    def normal(slope):
-        slope = jnp.concatenate([slope, -jnp.ones_like(slope[..., :1])], axis=-1)
-        return slope / jnp.linalg.norm(slope, axis=-1, keepdims=True)
-
-    a, b = normal(a), normal(b)
-    return 2 * jnp.arctan2(jnp.linalg.norm(a - b, axis=-1), jnp.linalg.norm(a + b, axis=-1))
 
 
 @functools.partial(jax.jit, static_argnames=("sampler", "num"))
@@ -113,17 +100,55 @@ def _centres(key: Key, state: State, y: Array, sampler: Sampler, num: int) -> Ar
 
 
 @functools.partial(jax.jit, static_argnames="sampler")
-def _threshold(key: Key, state: State, y: Array, sampler: Sampler) -> Array:
+def _threshold(key: Key, state: State, y: Array, sampler: Sampler, quantile: Array) -> Array:
     x = draw(key, sampler, 0, TILE, y.shape[1])
     _, index = top_scores(x, y, state.h, k=min(NEIGHBOURS + 1, y.shape[0]))
     angles = dihedral_angle(y[index[:, :1]], y[index[:, 1:]])
     least = jnp.where(_distinct(y, index), angles, jnp.inf).min(1)
-    return jnp.quantile(jnp.where(jnp.isfinite(least), least, 0.0), 0.98)
+    return jnp.quantile(jnp.where(jnp.isfinite(least), least, 0.0), quantile)
 
 
 def _distinct(y: Array, index: Array) -> Array:
     """Which neighbours [n, k-1] lie elsewhere than the winner: joining points that coincide makes nothing new."""
     return jnp.any(y[index[:, 1:]] != y[index[:, :1]], axis=-1)
+
+
+def threshold(
+    key: Key,
+    state: State,
+    y: Float[Array, "N d"],
+    *,
+    quantile: Array | float = QUANTILE,
+    sampler: Sampler = uniform_cube,
+) -> Array:
+    """Choose the angle above which a face counts as singular from the targets alone.
+
+    It is a quantile, over samples x, of the smallest dihedral angle between the winner and its first 20 partners in
+    the order of scores: that share of the samples finds a partner, and no more is let in.
+
+    Args:
+      key: random key of the samples.
+      state: heights of the map.
+      y: points [N, d].
+      quantile: the share of samples, in [0, 1].
+      sampler: the source law. Static.
+
+    Returns:
+      Angle in radians, for `Extension.angle` or the argument `angle` of `transport`.
+
+    Raises:
+      ValueError: for a quantile outside [0, 1] (outside jit), or heights of other points.
+
+    Example:
+      >>> y = jnp.array([[-1.1, 0.0], [-1.0, 0.0], [1.0, 0.0], [1.1, 0.0]])  # two pairs
+      >>> state, _ = og.semidiscrete.run(jax.random.key(0), y)
+      >>> print(og.extension.threshold(jax.random.key(1), state, y))  # the angle within a pair
+      0.0476
+    """
+    if not is_traced(quantile) and not 0 <= float(quantile) <= 1:
+        raise ValueError(f"quantile = {float(quantile)} lies outside [0, 1]: give a share of the samples.")
+    y = matching(state, y)
+    return _threshold(key, state, y - y.mean(0), sampler, jnp.float32(quantile))
 
 
 def init(
@@ -133,11 +158,9 @@ def init(
     *,
     sampler: Sampler = uniform_cube,
     num: int | None = None,
+    quantile: Array | float = QUANTILE,
 ) -> Extension:
     """Measure the mass centres of the cells and choose the angle threshold from the targets alone.
-
-    The threshold is the 98 % quantile, over samples x, of the smallest dihedral angle between the winner and its
-    first 20 partners in the order of scores: almost every sample then finds a partner, and no more is let in.
 
     Args:
       key: random key.
@@ -145,9 +168,13 @@ def init(
       y: points [N, d].
       sampler: the source law. Static.
       num: samples for the centres, rounded up to whole tiles of 4096; None for 20 N. Static.
+      quantile: of the angles, as in `threshold`: almost every sample finds a partner with the default.
 
     Returns:
       Extension.
+
+    Raises:
+      ValueError: for num < 1, a quantile outside [0, 1], or heights of other points.
 
     Example:
       >>> y = jnp.array([[-1.0, 0.0], [1.0, 0.0]])
@@ -158,10 +185,10 @@ def init(
     if num is not None and num < 1:
         raise ValueError(f"num = {num} samples for the centres: give at least 1, or None.")
     y = matching(state, y)
-    y = y - y.mean(0)
     centre_key, angle_key = jax.random.split(key)
-    centres = _centres(centre_key, state, y, sampler, 20 * y.shape[0] if num is None else num)
-    return Extension(centres, _threshold(angle_key, state, y, sampler))
+    angle = threshold(angle_key, state, y, quantile=quantile, sampler=sampler)
+    centres = _centres(centre_key, state, y - y.mean(0), sampler, 20 * y.shape[0] if num is None else num)
+    return Extension(centres, angle)
 
 
 def _admitted(y: Array, index: Array, angle: Array, labels: Array | None) -> Array:
@@ -194,6 +221,16 @@ def _simplex(key, extension, state, y, x, angle, labels):
     return index, weight / weight.sum(1, keepdims=True)
 
 
+def _stochastic(key, extension, state, y, x, angle, labels):
+    """Weights l_k + sqrt(l_k) e_k - l_k sum_j sqrt(l_j) e_j around those of the simplex form, l.
+
+    They sum to 1, and the points have the mean m = sum_k l_k y_k and the covariance sum_k l_k (y_k - m)(y_k - m)^T.
+    """
+    index, mean = _simplex(key, extension, state, y, x, angle, labels)
+    noise = jnp.sqrt(mean) * jax.random.normal(key, mean.shape)
+    return index, mean + noise - mean * noise.sum(1, keepdims=True)
+
+
 def _local(key, extension, state, y, x, angle, labels):
     """Weights 1/m + e_k / sqrt(m - 1), less the mean of the latter: mean and covariance are those of the m targets."""
     _, index = top_scores(x, y, state.h, k=min(NEIGHBOURS + 1, y.shape[0]))
@@ -203,7 +240,7 @@ def _local(key, extension, state, y, x, angle, labels):
     return index, used * (1 + num * noise - noise.sum(1, keepdims=True)) / num
 
 
-_FORMS = {"pairs": _pairs, "simplex": _simplex, "local": _local}
+_FORMS = dict(zip(METHODS, (_pairs, _simplex, _stochastic, _local), strict=True))
 
 
 @functools.partial(jax.jit, static_argnames="method")
@@ -221,19 +258,19 @@ def transport(
     y: Float[Array, "N d"],
     x: Float[Array, "n d"],
     *,
-    method: str = "pairs",
+    method: str = DEFAULT,
     angle: Array | float | None = None,
     labels: Int[Array, " _"] | None = None,
 ) -> Combination:
     """Map source samples by the extended map.
 
     Args:
-      key: random key (the place on the segment of a pair, the noise of a local Gaussian; a simplex does not use it).
+      key: random key (the place on the segment of a pair, the noise; the simplex form does not use it).
       extension: centres and threshold, from `init`.
       state: heights of the map.
       y: points [N, d].
       x: source samples [n, d].
-      method: "pairs", "simplex" or "local". Static.
+      method: "pairs", "simplex", "stochastic" or "local" (the default). Static.
       angle: threshold in radians, in [0, pi]; None for the extension's. pi switches the filter off, and 0 gives T(x).
       labels: [N] integers, if given: only points of one label are combined.
 
@@ -282,7 +319,7 @@ def sample(
     y: Float[Array, "N d"],
     num: int,
     *,
-    method: str = "pairs",
+    method: str = DEFAULT,
     angle: Array | float | None = None,
     labels: Int[Array, " _"] | None = None,
     sampler: Sampler = uniform_cube,
