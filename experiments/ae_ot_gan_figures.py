@@ -27,7 +27,7 @@ _TRAINING = {
 
 
 def paths(key: Key, model: Any) -> dict[str, Array]:
-    """Images along straight paths of noise, across the sharpest face of each, by the simplex form of the map.
+    """Images along straight paths of noise, across the farthest jump of T on each, by the simplex form of the map.
 
     Args:
       key: random key of the ends of the paths.
@@ -37,12 +37,11 @@ def paths(key: Key, model: Any) -> dict[str, Array]:
       Images [paths, places, h, w, c] with the angle filter on and off, by the names of PATHS.
     """
     known, shown = model.variables["transport"], {}
-    ends = extension.source_samples(key, 2 * _PATHS, model.module.config.latent_dim).reshape(_PATHS, 2, -1)
+    ends = extension.source_samples(key, 2 * _PATHS, model.module.config.latent_dim).reshape(2, _PATHS, -1)
     state = semidiscrete.from_heights(known["h"])
-    walks = [extension.walk(state, known["codes"], path) for path in ends]
-    at = jnp.stack([walk.time[walk.angle.argmax()] for walk in walks])
+    at = jax.vmap(lambda path: _farthest(state, known["codes"], path), in_axes=1)(ends)
     share = jnp.clip(at, _ZOOM, 1 - _ZOOM)[:, None] + jnp.linspace(-_ZOOM, _ZOOM, _PLACES)
-    noise = ends[:, :1] + share[..., None] * (ends[:, 1:] - ends[:, :1])
+    noise = ends[0][:, None] + share[..., None] * (ends[1] - ends[0])[:, None]
 
     def moved(x: Array, angle: Any) -> Array:
         flat = x.reshape(-1, x.shape[-1])
@@ -54,6 +53,13 @@ def paths(key: Key, model: Any) -> dict[str, Array]:
         images = ae_ot_gan.decode(model.module, model.variables, found.reshape(-1, found.shape[-1]))
         shown[name] = images.reshape(_PATHS, _PLACES, *images.shape[1:])
     return shown
+
+
+def _farthest(state: semidiscrete.State, codes: Array, path: Array) -> Array:
+    """When T jumps farthest on a straight path; at its end if it stays in one cell."""
+    walk = extension.walk(state, codes, path)
+    jump = jnp.sum((codes[walk.cells[1:]] - codes[walk.cells[:-1]]) ** 2, axis=-1)
+    return walk.time[jnp.where(jnp.isfinite(walk.time), jump, 0.0).argmax()]
 
 
 def draw(config: Any, folder: Path, places: list[Path]) -> list[str]:
@@ -116,6 +122,6 @@ def _paths(plt: Any, config: Any, folder: Path, shown: dict[str, np.ndarray]) ->
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.5), layout="constrained")
     for ax, name in zip(axes, PATHS, strict=True):
         images = shown[name]
-        title = "across the map's sharpest face, angle " + name.split(", ")[1]
+        title = "across the map's farthest jump, angle " + name.split(", ")[1]
         plot.image_grid(images.reshape(-1, *images.shape[2:]), images.shape[1], ax, title)
     return figure

@@ -1,11 +1,14 @@
 import json
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import ae_ot_gan as experiment
 from experiments.ae_ot_gan import Config
+from experiments.ae_ot_gan_figures import _farthest
+from otgen.ot import semidiscrete
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,15 @@ def test_points_are_scaled_into_the_unit_square():
     assert np.min(train.images) == pytest.approx(0.1 / 1.2, abs=1e-6)
     assert np.max(train.images) == pytest.approx(1.1 / 1.2, abs=1e-6)
     assert 0 <= test.images.min() <= test.images.max() <= 1
+
+
+def test_paths_are_drawn_where_the_map_jumps_farthest():
+    y = jnp.array([[-1.0], [-0.9], [0.8], [1.0]])
+    border = jnp.array([-0.3, 0.1, 0.2])
+    h = jnp.concatenate([jnp.zeros(1), jnp.cumsum(-border * jnp.diff(y[:, 0]))])
+    at = _farthest(semidiscrete.from_heights(h), y, jnp.array([[-0.5], [0.5]]))
+    assert float(at) == pytest.approx(0.6, abs=1e-5)
+    assert not jnp.isfinite(_farthest(semidiscrete.from_heights(h), y, jnp.array([[0.3], [0.5]])))
 
 
 @pytest.mark.slow

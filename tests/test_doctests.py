@@ -22,6 +22,7 @@ SLOW = (
     "otgen.ot.semidiscrete",
     "otgen.ot.extension",
     "otgen.ot.coupling",
+    "otgen.ot.singular",
     "otgen.ot.pairing",
     "otgen.ot.mixture",
     "otgen.ot.structured",

@@ -84,8 +84,8 @@ def test_the_angle_filter_keeps_samples_on_the_modes(name):
     for method in extension.METHODS:
         on, off = scores(method, None), scores(method, math.pi)
         assert int(on.modes) == len(centres)
-        # The covariance of about ten points is uncertain, so that local Gaussians have heavier tails.
-        assert float(on.share_4sd) >= (0.99 if method == "local" else 0.995)
+        # The covariance of a few points is uncertain, so that the forms with noise have heavier tails.
+        assert float(on.share_4sd) >= (0.99 if method in ("stochastic", "local") else 0.995)
         assert 0.8 <= float(on.within_sd / own) <= 1.1
         assert float(on.share_4sd - off.share_4sd) > 0.003
         assert method == "pairs" or float(off.share_4sd) < 0.9  # plainly mixed without the filter
