@@ -58,6 +58,17 @@ def test_a_plain_sampler_falls_back_to_independent_draws(key):
         return jax.random.exponential(key, (num, dim))
 
     assert not source.has_sobol(exponential, 1024, 2)
-    first, second = (source.draw(key, exponential, start, 1000, 2) for start in (0, 1000))
+    first, second = (source.draw(key, exponential, block, 1000, 2) for block in (0, 1))
     assert first.shape == (1000, 2)
     assert not np.array_equal(first, second)
+
+
+def test_blocks_follow_one_another_and_their_number_may_be_large(key):
+    whole = source.sobol(key, 0, source.NET, 3)
+    size = source.NET // 4
+    for block in range(4):
+        piece = source.draw(key, source.Source("cube", lambda u: u), block, size, 3)
+        np.testing.assert_array_equal(piece, whole[block * size : (block + 1) * size])
+    far = 2**31 - 1  # times any size, more than an int32 holds
+    last, before = (source.draw(key, source.uniform_cube, jnp.int32(block), 1024, 3) for block in (far, far - 64))
+    assert not np.array_equal(last, before)

@@ -40,7 +40,7 @@ from otgen.ot import cell_walk
 from otgen.ot.check import as_points, is_traced
 from otgen.ot.scores import TILE, top_scores
 from otgen.ot.semidiscrete import State, matching
-from otgen.ot.source import NET, draw, has_sobol, uniform_cube
+from otgen.ot.source import NET, draw, uniform_cube
 from otgen.types import Array, Key, Sampler
 
 HOW = ("draw", "centre")
@@ -138,10 +138,8 @@ def _size(batch_size: int) -> int:
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "sampler", "quasi"))
 def _pair(key: Key, step: Array, state: State, y: Array, batch_size: int, sampler: Sampler, quasi: bool) -> Pairs:
-    if quasi and has_sobol(sampler, batch_size, y.shape[1]):
-        per_net = NET // batch_size  # the net's number goes into the key: counting samples would overflow an int32
-        net_key = jax.random.fold_in(key, step // per_net)
-        noise = draw(net_key, sampler, step % per_net * batch_size, batch_size, y.shape[1])
+    if quasi:
+        noise = draw(key, sampler, step, batch_size, y.shape[1])
     else:
         noise = sampler(jax.random.fold_in(key, step), batch_size, y.shape[1])
     index = top_scores(noise, y - y.mean(0), state.h)[1][:, 0]

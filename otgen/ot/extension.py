@@ -90,7 +90,7 @@ class Combination(NamedTuple):
 def _centres(key: Key, state: State, y: Array, sampler: Sampler, num: int) -> Array:
     def visit(carry, index):
         total, count = carry
-        x = draw(key, sampler, index * TILE, TILE, y.shape[1])
+        x = draw(key, sampler, index, TILE, y.shape[1])
         _, winner = top_scores(x, y, state.h)
         return (total.at[winner[:, 0]].add(x), count.at[winner[:, 0]].add(1.0)), None
 
@@ -362,5 +362,5 @@ def source_samples(key: Key, num: int, dim: int, sampler: Sampler = uniform_cube
     """
     if num < 1:
         raise ValueError(f"num = {num}: ask for at least one sample.")
-    blocks = [draw(key, sampler, start, TILE, dim) for start in range(0, num, TILE)]
+    blocks = [draw(key, sampler, block, TILE, dim) for block in range(-(-num // TILE))]
     return jnp.concatenate(blocks)[:num]

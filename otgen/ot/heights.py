@@ -177,7 +177,7 @@ def step(
     """
     num, dim = y.shape
     stream = key if axis_name is None else jax.random.fold_in(key, lax.axis_index(axis_name))
-    x = draw(stream, sampler, state.step * batch_size, batch_size, dim)
+    x = draw(stream, sampler, state.step, batch_size, dim)
     points, _ = centred(y, weights, points_axis)
 
     def won() -> Array:

@@ -97,10 +97,14 @@ def sobol(key: Key, start: Array | int, num: int, dim: int) -> Float[Array, "{nu
 
     Reference: Sobol (1967); Joe and Kuo (2008) for the numbers; Owen (1995), Matousek (1998) for scrambling.
     """
-    net = jax.random.fold_in(key, start // NET)
-    matrix_key, shift_key = jax.random.split(net)
+    return _of_net(jax.random.fold_in(key, start // NET), start % NET, num, dim)
+
+
+def _of_net(key: Key, first: Array | int, num: int, dim: int) -> Array:
+    """Points first..first+num-1 of the one net of a key."""
+    matrix_key, shift_key = jax.random.split(key)
     directions = _scramble(matrix_key, jnp.asarray(_directions(dim)))
-    index = (start % NET + jnp.arange(num)).astype(jnp.uint32)
+    index = (first + jnp.arange(num)).astype(jnp.uint32)
     gray = index ^ (index >> 1)
     points = jnp.broadcast_to(jax.random.bits(shift_key, (dim,), jnp.uint32), (num, dim))
     for k in range(_LOG_NET):
@@ -115,18 +119,22 @@ def has_sobol(sampler: Sampler, num: int, dim: int) -> bool:
     return hasattr(sampler, "from_cube") and dim <= MAX_SOBOL_DIM and power_of_two and num <= NET
 
 
-def draw(key: Key, sampler: Sampler, start: Array | int, num: int, dim: int) -> Float[Array, "{num} {dim}"]:
-    """Draw samples start..start+num-1 of a stream: scrambled Sobol where the law allows it, else independent.
+def draw(key: Key, sampler: Sampler, block: Array | int, num: int, dim: int) -> Float[Array, "{num} {dim}"]:
+    """Draw a block of `num` samples of a stream: scrambled Sobol where the law allows it, else independent.
+
+    Blocks are counted, not samples, of which a long solve draws more than an int32 holds.
 
     Args:
       key: the stream's key; the same key and range give the same points.
       sampler: the law. Static.
-      start: first index, a multiple of `num`. Traced.
+      block: which block of the stream; blocks of one size follow one another. Traced.
       num, dim: shape of the draw. Static.
 
     Returns:
       Points [num, dim], float32.
     """
     if has_sobol(sampler, num, dim):
-        return sampler.from_cube(sobol(key, start, num, dim))
-    return sampler(jax.random.fold_in(key, start // num), num, dim)
+        per_net = NET // num
+        net = jax.random.fold_in(key, block // per_net)
+        return sampler.from_cube(_of_net(net, block % per_net * num, num, dim))
+    return sampler(jax.random.fold_in(key, block), num, dim)
