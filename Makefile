@@ -49,6 +49,7 @@ bench: $(READY)
 	$(PY) -m experiments.bench_latent
 	$(PY) -m experiments.bench_gaussian
 	$(PY) -m experiments.bench_sinkhorn
+	$(PY) -m experiments.bench_semidiscrete $(if $(DATA),--data-dir $(DATA),--parts table eta rate memory)
 	$(PY) -m experiments.bench_train $(if $(DATA),--data-dir $(DATA))
 	$(if $(DATA),$(PY) -m experiments.bench_features --data-dir $(DATA),@echo "bench_features needs data: make bench DATA=folder")
 

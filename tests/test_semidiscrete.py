@@ -21,7 +21,7 @@ def cold(key, y, weights=None, samples=2_000_000, batch_size=1024, **options):
     return semidiscrete.run(key, y, weights, state=state, batch_size=batch_size, **options)
 
 
-@pytest.mark.parametrize("dim", [2, 100])
+@pytest.mark.parametrize("dim", [2, 100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_slabs(dim, key):
     y, _, h = problems.slabs(1000, dim)
     state, info = semidiscrete.run(key, y)
@@ -31,6 +31,11 @@ def test_slabs(dim, key):
     x = UNIFORM(jax.random.key(2), 20_000, dim)
     moved = y[semidiscrete.assign(state, y, x)]
     assert float(jnp.sqrt(jnp.mean((x - moved)[:, 0] ** 2))) < 0.01
+    # W2^2 = E|x|^2 + mean |y|^2 - 2 E(h), with the first known: the rest is an average over samples.
+    value = scores.top_scores(x, y, state.h)[0][:, 0]
+    distance = dim / 12 + float(jnp.mean(jnp.sum(y**2, 1))) - 2 * float(jnp.mean(value) - jnp.mean(state.h))
+    error = 2 * float(jnp.std(value)) / np.sqrt(len(x))
+    assert abs(distance - (1 / (12 * 1000**2) + (dim - 1) / 12)) < 3 * error + 1e-6 * dim
     # The empirical borders of n samples are off by about 1 / (2 sqrt n) together, and heights integrate them.
     assert float(jnp.abs(state.h - h).max()) < 0.75 / np.sqrt(max(float(info.num_samples), 1))
 
@@ -121,10 +126,10 @@ def test_heights_agree_with_exact_assignment(key):
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist
 
-    num = 1000
+    num = 2000
     y = jax.random.normal(key, (num, 4))
     state, info = semidiscrete.run(jax.random.key(1), y, tol=5e-3)
-    x = source.draw(jax.random.key(2), UNIFORM, 0, 1024, 4)[:num]
+    x = source.draw(jax.random.key(2), UNIFORM, 0, 2048, 4)[:num]
     cost = cdist(np.asarray(x), np.asarray(y), "sqeuclidean")
     best = cost[linear_sum_assignment(cost)].mean()
     # Weak duality for the empirical source: no matching costs less than the dual value of these heights.

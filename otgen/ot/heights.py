@@ -251,7 +251,8 @@ def summed(values: Array, points_axis: str | None) -> Array:
 
 def centred(y: Array, weights: Array, points_axis: str | None = None) -> tuple[Array, Array]:
     """The points less their weighted mean, and that mean."""
-    mean = summed(weights[:, None] * y, points_axis)
+    mean = jnp.matmul(weights, y, precision=lax.Precision.HIGHEST)  # a sum of products takes XLA 100 times as long
+    mean = mean if points_axis is None else lax.psum(mean, points_axis)
     return y - mean, mean
 
 
