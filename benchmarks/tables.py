@@ -88,6 +88,15 @@ INFORMATIVE = {  # columns of the informative GAN's tables, of rings and of imag
     "filled": "filled, %",
     "seconds": "seconds",
 }
+FORMS = {  # columns of the forms of the extended map
+    "angle": "angle",
+    "frechet": "Frechet",
+    "lmem": "lmem",
+    "precision": "precision",
+    "recall": "recall",
+    "class_tv": "class TV",
+    "mixtures": "mixtures",
+}
 GAN = {  # columns of the AE-OT-GAN's tables
     "frechet": "Frechet",
     "lmem": "lmem",
@@ -152,6 +161,8 @@ if __name__ == "__main__":
         print(f"{found.stem}\n\n{sinkhorn(found)}\n")
     for found in sorted(Path(__file__).parent.glob("ae_ot_[!g]*.json")):
         print(f"{found.stem}\n\n{ae_ot(found)}\n")
+    for found in sorted(Path(__file__).parent.glob("extension_forms_*.json")):
+        print(f"{found.stem}\n\n{spreads(found, FORMS)}\n")
     for found in sorted(Path(__file__).parent.glob("ae_ot_gan_*.json")):
         print(f"{found.stem}\n\n{spreads(found, GAN)}\n")
     for found in sorted(Path(__file__).parent.glob("latent_ot_*.json")):

@@ -45,6 +45,7 @@ COLUMNS = {
     "precision": "precision",
     "recall": "recall",
     "class_tv": "class TV",
+    "mixtures": "mixtures",
 }
 _CLASS_TV = 0.03  # total variation of the classes up to which the class marginal counts as kept
 REAL, MAP = "real training images", "T(x), angle 0"

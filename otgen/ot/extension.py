@@ -43,7 +43,7 @@ from otgen.types import Array, Key, Sampler
 
 NEIGHBOURS = 20  # next cells in the order of scores that a pair may choose from and a local Gaussian is made of
 METHODS = ("pairs", "simplex", "stochastic", "local")
-DEFAULT = "local"  # nearest to held-out images among codes as new as theirs: docs/methods/ae-ot.md
+DEFAULT = "local"  # with "stochastic" nearest to held-out images among codes as new as theirs: docs/methods/ae-ot.md
 QUANTILE = 0.98  # share of the samples that the automatic threshold leaves with a partner
 
 
