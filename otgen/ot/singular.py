@@ -17,9 +17,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
-from otgen.ot.scores import BLOCK, TILE, top_scores
+from otgen.ot.scores import BLOCK, top_scores
 from otgen.ot.semidiscrete import State, matching
 from otgen.types import Array
+
+_ALIVE = 2**22  # coordinates of differences between samples and targets in memory at a time
 
 
 class Faces(NamedTuple):
@@ -98,7 +100,7 @@ def singular_angles(state: State, y: Float[Array, "N d"], x: Float[Array, "n d"]
     The distance of x, in the cell of i, from the face to the cell of j is the least over j of
     (<y_i - y_j, x> + h_i - h_j) / |y_i - y_j|. Samples for which the distance is small and the angle above a threshold
     make a layer around the singular set. Faces outside the support of the source count like others. All targets are
-    visited for each sample, a block at a time: memory is O(TILE x BLOCK), never n x N.
+    visited for each sample, a block at a time: memory is tens of MiB beside the points, never n x N.
 
     Args:
       state: heights of the map.
@@ -125,7 +127,7 @@ def singular_angles(state: State, y: Float[Array, "N d"], x: Float[Array, "n d"]
 def _nearest_faces(y: Array, h: Array, x: Array) -> Faces:
     centred = y - y.mean(0)
     winner = top_scores(x, centred, h)[1][:, 0]
-    padding, tile = -y.shape[0] % BLOCK, max(1, min(TILE, x.shape[0]))
+    padding, tile = -y.shape[0] % BLOCK, max(1, min(_ALIVE // (BLOCK * y.shape[1]), x.shape[0]))
     blocks = jnp.pad(y, ((0, padding), (0, 0))).reshape(-1, BLOCK, y.shape[1])
     heights = jnp.pad(h, (0, padding), constant_values=-jnp.inf).reshape(-1, BLOCK)
 
