@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from otgen.ot import semidiscrete, shards
+from otgen.ot import semidiscrete
 
 PROGRAM = """
 import json
@@ -84,11 +84,3 @@ def test_one_device_as_a_mesh_is_the_same(key):
 def test_devices_that_cannot_be_meant(devices, key):
     with pytest.raises(ValueError, match="give at least one, and each once"):
         semidiscrete.run(key, jnp.eye(3), devices=devices)
-
-
-def test_padding_comes_off_again():
-    mesh = shards.mesh_of(jax.local_devices()[:1])
-    state = semidiscrete.from_heights(jnp.arange(5.0))
-    back = shards.collect(shards.place_state(state, mesh), mesh, 5)
-    for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(back), strict=True):
-        np.testing.assert_array_equal(one, other)

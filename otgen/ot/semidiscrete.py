@@ -346,7 +346,8 @@ def run(
       weights: [N], positive, summing to 1; None for uniform.
       sampler: the source law on R^d, hashable. Static.
       tol: chi2 to reach. 0.05 is a relative error of the masses of 22 % in root mean square.
-      max_samples: limit of the training samples; None for 16 first stages.
+      max_samples: limit of the training samples; None for 16 first stages. A start from clusters draws up to 262,144
+        more, each scored against a 25th of the points or fewer; neither the limit nor `Info` counts them.
       batch_size: samples per step, a power of two up to 65,536 for quasi-random sampling; None: 1024, or 2048
         for more than 20,000 points. Static.
       smoothing: if positive, samples are shared among the cells by a softmax at first, at a temperature of so many

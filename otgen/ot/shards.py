@@ -25,7 +25,7 @@ _AXIS = "points"
 
 
 def mesh_of(devices: Sequence[jax.Device] | None) -> Mesh | None:
-    """The devices as a mesh with one axis; None for none given or a single one that computations run on anyway.
+    """The devices as a mesh with one axis; None where none are given, and all runs on the default device.
 
     Raises:
       ValueError: for devices that repeat, or none in the sequence.
