@@ -10,6 +10,7 @@ Parts (each is written to benchmarks/semidiscrete.json as it ends; parts not ask
           POT's defaults. Equal samples, and the better OTT-JAX form once more with the seconds that otgen took.
   eta     chi2 n / (N - 1) of otgen for N points of a Gaussian cloud in 16 and 64 dimensions: 1 is the floor of
           independent samples.
+  polish  clustered points in the plane and in space to tol = .001, with Newton's steps and by descent alone.
   rate    samples a second at N = 10,000, d = 64 beside the plain maximum of a product, and at N = 1,000,000 with the
           largest batch whose arrays stay below 2 GiB.
   memory  peak memory of a process that does a start, steps and a measurement at N = 1,000,000, d = 64.
@@ -31,6 +32,7 @@ import statistics
 import subprocess
 import sys
 import time
+import unittest.mock
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,14 +49,14 @@ from ott.solvers.linear.semidiscrete import SemidiscreteSolver
 
 import otgen as og
 from otgen.data import toy
-from otgen.ot import cells, shards
+from otgen.ot import cells, polish, shards
 from otgen.ot.scores import top_scores
 from otgen.ot.source import uniform_cube
 
 HELD_OUT = 2**20
 BATCH = 1024
 GIB = 2**30
-PARTS = ("table", "eta", "rate", "memory", "codes")
+PARTS = ("table", "eta", "polish", "rate", "memory", "codes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +181,33 @@ def eta(config: Config) -> dict[str, Any]:
                 found["eta"] = found["chi2"] * float(info.num_samples) / (len(y) - 1)
                 rows.setdefault(f"N={num}, d={dim}", []).append(found)
                 print(f"N={num}, d={dim}, seed {seed}: {found}", flush=True)
+    return rows
+
+
+def clustered(seed: int, shrink: int) -> Iterator[tuple[str, jax.Array]]:
+    """Clouds of points whose scales differ: 25 Gaussians on a grid, and ten tight clusters."""
+    grid = toy.DISTRIBUTIONS["twenty_five_gaussians"](jax.random.key(1000 + seed), 2500 // shrink)
+    yield "grid of 25 Gaussians, N=2500, d=2", toy.standardise(grid)[0]
+    for dim, width in ((2, 0.01), (2, 0.001), (3, 0.01), (3, 0.001)):
+        keys, num = jax.random.split(jax.random.key(3000 + seed)), 1000 // shrink
+        centres = jax.random.normal(keys[0], (10, dim))[jnp.arange(num) % 10]
+        yield f"10 clusters of sd {width}, N=1000, d={dim}", centres + width * jax.random.normal(keys[1], (num, dim))
+
+
+def newton(config: Config) -> dict[str, Any]:
+    """Samples and seconds to tol = .001, with and without Newton's steps."""
+    rows: dict[str, Any] = {}
+    for seed in config.seeds:
+        for name, y in clustered(seed, config.shrink):
+            for way, most_dim in (("with", polish.MOST_DIM), ("without", 0)):
+                with unittest.mock.patch.object(polish, "MOST_DIM", most_dim):
+                    solve = functools.partial(og.semidiscrete.run, jax.random.key(seed), y, tol=0.001)
+                    solve()
+                    seconds, (state, info) = clock(solve)
+                found = held_out(state.h, y, config.shrink) | {"seconds": seconds, "samples": float(info.num_samples)}
+                found["converged"] = int(info.status) == og.Status.CONVERGED
+                rows.setdefault(name, {}).setdefault(way, []).append(found)
+                print(f"{name}, seed {seed}, {way}: {found}", flush=True)
     return rows
 
 
@@ -330,7 +359,7 @@ def main(config: Config) -> dict[str, Any]:
         "machine": f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores",
         "versions": {"jax": jax.__version__, "ott-jax": ott.__version__, "POT": ot.__version__},
     }
-    measure = {"table": table, "eta": eta, "rate": rate, "memory": memory, "codes": codes}
+    measure = {"table": table, "eta": eta, "polish": newton, "rate": rate, "memory": memory, "codes": codes}
     for part in config.parts:
         results[part] = measure[part](config)
         if path:

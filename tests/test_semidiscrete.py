@@ -254,6 +254,15 @@ def test_a_stage_that_is_not_enough_is_followed_by_a_longer_one(key):
     assert checked[-1] == min(checked)
 
 
+def test_a_few_samples_more_than_a_stage_spoil_nothing(key):
+    keys = jax.random.split(key)
+    y = jax.random.normal(keys[0], (10, 5))[jnp.arange(300) % 10] + 1e-4 * jax.random.normal(keys[1], (300, 5))
+    exact, info = semidiscrete.run(key, y, tol=1e-2, max_samples=500 * 1024)  # a first stage
+    assert int(info.status) == og.Status.MAX_STEPS
+    more, _ = semidiscrete.run(key, y, tol=1e-2, max_samples=503 * 1024)
+    np.testing.assert_array_equal(more.h, exact.h)
+
+
 @pytest.mark.parametrize(
     ("y", "options", "message"),
     [

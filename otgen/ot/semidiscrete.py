@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from otgen.ot import cells, shards, warm
+from otgen.ot import cells, polish, shards, warm
 from otgen.ot.check import as_points, as_weights, is_traced
 from otgen.ot.heights import EXCLUDED, LATER_RATE, centred
 from otgen.ot.heights import Schedule as Schedule
@@ -336,8 +336,9 @@ def run(
     If the warm start is good enough, no step is taken. Else, for many points, a start from the solution for clusters
     of them is taken if its dual value is the higher one. A first stage then draws about 1.6 (N - 1) / tol samples, 1.6
     times what the best estimator needs; while the chi2 measured on fresh samples is above `tol`, a further stage of
-    twice the samples starts from the heights reached. Runs on the host, calling jitted loops of steps; inside your own
-    jit use `init`, `stage`, `step` and `chi2`.
+    twice the samples starts from the heights reached. After such a stage, in two and three dimensions, damped Newton
+    steps follow (`otgen.ot.polish`), which are kept if they lower chi2; their samples count like any. Runs on the
+    host, calling jitted loops of steps; inside your own jit use `init`, `stage`, `step` and `chi2`.
 
     Args:
       key: random key; with the same key and a `state` that `save` received, the solve continues bit-identically.
@@ -404,6 +405,22 @@ def run(
             counted = cells.Counts(*(jnp.asarray(np.asarray(part)[..., :num]) for part in counted[:1]), *counted[1:])
         return _info(counted, state.h, weights, state.step, tol, batch_size)
 
+    def newton(state: State, info: Info, most: int) -> tuple[State, Info]:
+        end = int(state.step)
+
+        def report(drawn: int, metrics: dict[str, float]) -> None:
+            if callback:
+                callback(end + drawn, {"samples": (end + drawn) * batch_size, **metrics})
+
+        h, drawn = polish.run(train_key, state.h, points, weights, tol, end, most, sampler, batch_size, report)
+        new = state._replace(h=h, iterate=h, step=state.step + drawn)
+        measured = evaluate(jax.random.fold_in(test_key, end), new)
+        if measured.chi2 < info.chi2:
+            return new, measured
+        counts = {name: getattr(measured, name) for name in ("num_samples", "num_steps")}
+        efficiency = info.chi2 * measured.num_samples / (num - 1)
+        return state._replace(step=new.step), info._replace(efficiency=efficiency, **counts)
+
     if state is not None:
         matching(state, y)
         state = state if groups is None else _one_of_each(state, groups)
@@ -435,10 +452,13 @@ def run(
         info = evaluate(jax.random.fold_in(test_key, end), state)
         if callback:
             callback(end, {"samples": end * batch_size, "chi2": float(info.chi2), "chi2_error": float(info.chi2_error)})
-        if int(info.status) != Status.MAX_STEPS or end >= limit:
+        last = int(state.schedule.length)
+        if int(info.status) == Status.MAX_STEPS and int(state.schedule.first) > 0 and dim <= polish.MOST_DIM:
+            state, info = newton(state, info, min(2 * last, limit - end))
+        length = min(2 * last, limit - int(state.step))
+        if int(info.status) != Status.MAX_STEPS or 2 * length < last:  # a stage's first steps lead away
             return _repeated(state, groups), info
         again = jax.random.fold_in(start_key, end)
-        length = min(2 * int(state.schedule.length), limit - end)
         state = stage(again, state, points, weights, length, batch_size, sampler=sampler, first=LATER_RATE)
 
 
