@@ -90,6 +90,8 @@ class Config(command.Options):
     seeds: str = "0"
     """Such as 0-2 or 0,3,7."""
     latent_dim: int | None = None
+    hidden: tuple[int, ...] | None = None
+    """Layers of the autoencoder, such as 1024 512."""
     epochs: float | None = None
     """Of the autoencoder."""
     num_steps: int | None = None
@@ -138,7 +140,7 @@ class Config(command.Options):
 
     def model(self, solver: str) -> latent_ot.Config:
         """The model on images with a solver."""
-        names = ("latent_dim", "epochs", "neighbours")
+        names = ("latent_dim", "hidden", "epochs", "neighbours")
         asked = {name: value for name in names if (value := getattr(self, name)) is not None}
         fields = {**_SETS[self.dataset]["model"], **asked}
         return latent_ot.Config(**fields, solver=solver, solver_options=self.options(solver))
@@ -188,8 +190,8 @@ def check(config: Config) -> None:
             raise ValueError(f"{name} = {value} is too small: give {least} or more.")
     if config.neighbours is not None and not 1 <= config.neighbours <= 32:
         raise ValueError(f"neighbours = {config.neighbours}: give 1 to 32.")
-    if _is_toy(config) and any(value is not None for value in (config.latent_dim, config.epochs, config.limit)):
-        raise ValueError("toys are points: latent_dim, epochs and limit are for images.")
+    if _is_toy(config) and any(value is not None for value in (config.latent_dim, config.hidden, config.epochs, config.limit)):
+        raise ValueError("toys are points: latent_dim, hidden, epochs and limit are for images.")
     if _is_toy(config) and config.features != "auto":
         raise ValueError("toys are points: features are of images.")
     if not _is_toy(config):  # raises for unknown features and missing weights

@@ -33,6 +33,8 @@ def test_bad_options_raise_before_anything_is_written(tmp_path):
         ({"dataset": "digits", "limit": 50}, "limit"),
         ({"dataset": "digits", "latent_dim": 0}, "latent_dim"),
         ({"dataset": "digits", "epochs": -1.0}, "epochs"),
+        ({"hidden": (8,)}, "for images"),
+        ({"dataset": "digits", "hidden": (0,)}, "hidden"),
     ]
     for change, message in cases:
         with pytest.raises(ValueError, match=message):
