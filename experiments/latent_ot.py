@@ -190,7 +190,8 @@ def check(config: Config) -> None:
             raise ValueError(f"{name} = {value} is too small: give {least} or more.")
     if config.neighbours is not None and not 1 <= config.neighbours <= 32:
         raise ValueError(f"neighbours = {config.neighbours}: give 1 to 32.")
-    if _is_toy(config) and any(value is not None for value in (config.latent_dim, config.hidden, config.epochs, config.limit)):
+    of_images = (config.latent_dim, config.hidden, config.epochs, config.limit)
+    if _is_toy(config) and any(value is not None for value in of_images):
         raise ValueError("toys are points: latent_dim, hidden, epochs and limit are for images.")
     if _is_toy(config) and config.features != "auto":
         raise ValueError("toys are points: features are of images.")
