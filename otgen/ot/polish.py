@@ -1,11 +1,11 @@
 """Newton's steps on the heights of a semi-discrete problem, for the plane and space, where descent can be slow.
 
-The energy's second derivative in two heights is minus the density, at 0, of the gap between the two best scores over
-the samples whose two best points they are: a graph's Laplacian, whose edges are the faces between cells. Samples of
-a cell that lie under one of its faces fill about a cone, in which the gap has density (d / G) (1 - g / G)^(d-1). At 0
-that is d / (d + 1) over its mean, so one pass that finds the two best points has the whole matrix. Marquardt's
-multiple of its diagonal damps the step; one that leaves more cells empty, or a larger chi2 of fresh samples, is taken
-back.
+The energy's second derivative in two heights is minus half the density, at 0, of the gap between the two best scores
+over the samples whose two best points they are: a graph's Laplacian, whose edges are the faces between cells. Samples
+of a cell that lie under one of its faces fill about a cone, in which the gap has density (d / G) (1 - g / G)^(d-1). At
+0 that is d / (d + 1) over its mean, so one pass that finds the two best points has the whole matrix (too low, by half
+at most, where cells of different heights meet). Marquardt's multiple of its diagonal damps the step; one that leaves
+more cells empty, or a larger chi2 of fresh samples, is taken back.
 
 Descent has one step size for all heights. Clustered points want many: what a difference of heights moves between two
 clusters is a small part of what it moves inside one. In higher dimensions a cell has so many faces that descent is at
@@ -39,6 +39,7 @@ _NOISE = 2.0  # chi2 of a count that is no more than so many times its expected 
 _DAMPING = 1.0  # at first; divided by ten after a step that was kept, times ten after one that was not
 _LEAST_DAMPING, _MOST_DAMPING = 1e-3, 1e3
 _FAILURES = 4  # in a row, before the count gets finer
+_SURE = 8.0  # a cell is called empty where no sample is and so many were to be expected
 _LACKING = 2**16  # samples that say how far an empty cell is below the others
 _ROWS = 64  # empty cells looked at together
 
@@ -62,9 +63,9 @@ class Count(NamedTuple):
         """Divergence of the masses from the weights, with the noise of the samples in it."""
         return float(np.sum((self.masses - weights) ** 2 / weights))
 
-    def num_empty(self) -> int:
-        """Cells without a sample."""
-        return int(np.sum(self.masses == 0))
+    def empty(self, weights: np.ndarray) -> np.ndarray:
+        """The cells without a sample that should have several."""
+        return np.flatnonzero((self.masses == 0) & (weights * self.num > _SURE))
 
 
 @functools.partial(jax.jit, static_argnames=("num", "sampler", "batch_size"))
@@ -98,13 +99,14 @@ def count(
     heights = jnp.asarray(h, y.dtype)
     for_pairs = min(num, _blocks_of(size, batch_size))
     index, gaps = (np.asarray(part) for part in _two_best(key, heights, y, first, for_pairs, sampler, batch_size))
+    gaps = np.maximum(gaps, np.finfo(gaps.dtype).eps * np.abs(h - h.mean()).max())  # the resolution of the scores
     won = np.bincount(index[:, 0], minlength=size)
     if num > for_pairs:
         won = won + np.asarray(_won(key, heights, y, first + for_pairs, num - for_pairs, sampler, batch_size))
     pairs = np.sort(index, axis=1).astype(np.int64)
     keys, inverse, often = np.unique(pairs[:, 0] * size + pairs[:, 1], return_inverse=True, return_counts=True)
     total = np.bincount(inverse, gaps.astype(np.float64))
-    flow = dim / (dim + 1) * often**2 / (2 * np.maximum(total, 1e-30)) / len(gaps)  # a face is seen from both sides
+    flow = dim / (dim + 1) * often**2 / (2 * np.maximum(total, 1e-30)) / len(gaps)  # seen from both sides
     return Count(won / won.sum(), np.stack(np.divmod(keys, size), 1), flow, num * batch_size)
 
 
@@ -130,7 +132,7 @@ def direction(counted: Count, weights: np.ndarray, damping: float) -> np.ndarray
 
 
 def raised(key: Key, h: np.ndarray, y: Array, empty: np.ndarray, weights: np.ndarray, sampler: Sampler) -> np.ndarray:
-    """Heights [N] at which each of the empty cells, alone, would win half of its weight."""
+    """Heights [N] at which each empty cell, alone, would win half of its weight, or one of 65,536 samples."""
     x = draw(key, sampler, 0, _LACKING, y.shape[1])
     best = np.asarray(top_scores(x, y, jnp.asarray(h, y.dtype))[0])[:, 0]
     x, points, h = np.asarray(x), np.asarray(y), h.copy()
@@ -159,7 +161,10 @@ def run(
     batch_size: int,
     report: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> tuple[Float[Array, " N"], int]:
-    """Take damped Newton steps until a count of fresh samples has chi2 below a third of tol, or `most` blocks are gone.
+    """Take damped Newton steps until chi2 is below a third of tol, or `most` blocks leave no room for another.
+
+    Steps go on while a count of fresh samples can tell whether they are good; if that is not yet below a third of tol,
+    counts become finer.
 
     Args:
       key: the stream of samples, of which blocks first, first + 1, ... of `batch_size` are drawn.
@@ -167,7 +172,7 @@ def run(
       tol: chi2 that is wanted.
       first, most: the first block, and how many there may be.
       sampler, batch_size: the source law and the samples per block. Static.
-      report: called with the blocks drawn and the chi2 after every step.
+      report: called after every step with the blocks drawn and `newton_chi2`, without bias, of its own samples.
 
     Returns:
       Heights [N], mean 0, and the number of blocks drawn; the heights given if `most` is too small for a step.
@@ -180,26 +185,27 @@ def run(
         found = count(key, h, y, first + drawn, blocks, sampler, batch_size)
         drawn += blocks
         if report:
-            report(drawn, {"chi2": found.chi2(nu)})
+            report(drawn, {"newton_chi2": found.chi2(nu) - (len(nu) - 1) / found.num})
         return found
 
     if most < 2 * blocks:
         return start, 0
     now = counted(h)
-    if now.num_empty():
-        h = raised(jax.random.fold_in(key, first), h, y, np.flatnonzero(now.masses == 0), nu, sampler)
+    if len(now.empty(nu)):
+        h = raised(jax.random.fold_in(key, first), h, y, now.empty(nu), nu, sampler)
         now = counted(h)
     while True:
-        if failures == _FAILURES or (not now.num_empty() and now.chi2(nu) < _NOISE * (len(nu) - 1) / now.num):
-            if now.chi2(nu) < tol / 3 or drawn + 2 * _FINER * blocks > most:
+        if failures == _FAILURES or (not len(now.empty(nu)) and now.chi2(nu) < _NOISE * (len(nu) - 1) / now.num):
+            finer = min(_FINER * blocks, (most - drawn) // 2)
+            if now.chi2(nu) < tol / 3 or finer < 2 * blocks:
                 break
-            blocks, failures, damping = _FINER * blocks, 0, min(damping, _DAMPING)
+            blocks, failures, damping = finer, 0, min(damping, _DAMPING)
             now = counted(h)
         if drawn + blocks > most:
             break
         step = direction(now, nu, damping)
         new = counted(h + step)
-        if new.chi2(nu) < now.chi2(nu) and new.num_empty() <= now.num_empty():
+        if new.chi2(nu) < now.chi2(nu) and len(new.empty(nu)) <= len(now.empty(nu)):
             h, now, failures, damping = h + step, new, 0, max(damping / 10, _LEAST_DAMPING)
         else:
             failures, damping = failures + 1, min(damping * 10, _MOST_DAMPING)

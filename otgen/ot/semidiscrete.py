@@ -58,7 +58,7 @@ class Info(NamedTuple):
       dual_value: lower bound of the squared Wasserstein distance, tight at the optimum.
       efficiency: chi2 n / (N - 1) for n training samples: 1 is the floor of independent samples.
       num_samples, num_heldout: samples the heights were trained on, and measured on.
-      num_steps: steps taken.
+      num_steps: steps taken; Newton's count as many as would have drawn their samples.
       status: CONVERGED if and only if chi2 < tol.
 
     Example:
@@ -336,9 +336,10 @@ def run(
     If the warm start is good enough, no step is taken. Else, for many points, a start from the solution for clusters
     of them is taken if its dual value is the higher one. A first stage then draws about 1.6 (N - 1) / tol samples, 1.6
     times what the best estimator needs; while the chi2 measured on fresh samples is above `tol`, a further stage of
-    twice the samples starts from the heights reached. After such a stage, in two and three dimensions, damped Newton
-    steps follow (`otgen.ot.polish`), which are kept if they lower chi2; their samples count like any. Runs on the
-    host, calling jitted loops of steps; inside your own jit use `init`, `stage`, `step` and `chi2`.
+    twice the samples starts from the heights reached. After such a stage, in up to three dimensions, damped Newton
+    steps follow (`otgen.ot.polish`), which are kept if they lower chi2. Their samples count like any, but for 65,536
+    that say how far empty cells are below the others. Runs on the host, calling jitted loops of steps; inside your own
+    jit use `init`, `stage`, `step` and `chi2`.
 
     Args:
       key: random key; with the same key and a `state` that `save` received, the solve continues bit-identically.
@@ -357,8 +358,10 @@ def run(
       state: where to go on from.
       devices: if given, the points are shared out among these devices, each holding a block of them; heights are those
         of one device up to rounding. None: the default device.
-      callback: called with the step and its metrics every second or so.
-      save: called with the step and the state as often.
+      callback: called with the step and its metrics every second or so, and after each of Newton's steps with
+        `newton_chi2`, of that step's own samples, whether or not the step is kept.
+      save: called with the step and the state every second or so, but not in Newton's steps, which a solve that goes on
+        from there takes again.
 
     Returns:
       The final State, whose `h` are the heights, and Info, measured on fresh samples.
@@ -414,6 +417,8 @@ def run(
 
         h, drawn = polish.run(train_key, state.h, points, weights, tol, end, most, sampler, batch_size, report)
         new = state._replace(h=h, iterate=h, step=state.step + drawn)
+        if not drawn:
+            return state, info
         measured = evaluate(jax.random.fold_in(test_key, end), new)
         if measured.chi2 < info.chi2:
             return new, measured
@@ -449,6 +454,7 @@ def run(
             if callback:
                 callback(now + count, {"samples": (now + count) * batch_size, "rate": float(_rate(running))})
         state = shards.collect(running, mesh, num)
+        end = int(state.step)  # beyond the stage, if it is a state that was returned after Newton's steps
         info = evaluate(jax.random.fold_in(test_key, end), state)
         if callback:
             callback(end, {"samples": end * batch_size, "chi2": float(info.chi2), "chi2_error": float(info.chi2_error)})
