@@ -5,7 +5,7 @@
     python -m experiments.latent_ot --dataset digits                         # needs no data folder
     python -m experiments.latent_ot --dataset mnist --data-dir DATA --seeds 0-2
     python -m experiments.latent_ot --dataset mnist --solvers c_transform,icnn --no-distil
-    python -m experiments.latent_ot --dataset mnist --latent-dim 64 --hidden 1024 512 --epochs 60 --neighbours 1.4   # sharper
+    python -m experiments.latent_ot --dataset mnist --latent-dim 64 --hidden 1024 512 --epochs 60 --neighbours 1.4
 
 Toys: every form of every map against the semi-discrete one. Images: autoencoder, map to its codes, decoder, scored
 beside a Gaussian prior in the same codes; the first solver's map is also distilled into one network. For numbers see
