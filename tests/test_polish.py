@@ -93,7 +93,7 @@ def test_too_few_samples_for_a_step_change_nothing(key):
 
 
 def test_a_solve_with_newton_steps_counts_their_samples_and_resumes_bit_identically(key):
-    y, options = _clustered(key, 300, width=1e-4), {"tol": 2e-3, "max_samples": 4_000_000}
+    y, options = _clustered(key, 300, width=1e-4), {"tol": 2e-3, "max_samples": 2_500_000}
     saved, shown, again = [], [], []
     whole, info = semidiscrete.run(
         key,
@@ -109,7 +109,7 @@ def test_a_solve_with_newton_steps_counts_their_samples_and_resumes_bit_identica
     ends = [*(first for first, _ in stages[1:]), int(whole.step)]
     assert any(end > first + length for (first, length), end in zip(stages, ends, strict=True))  # Newton's samples
     _, more = semidiscrete.run(key, y, state=whole, callback=lambda step, found: again.append(step), **options)
-    assert float(more.num_samples) <= 4_000_000
+    assert float(more.num_samples) <= 2_500_000
     assert again == sorted(again)
     assert again[0] >= int(whole.step)
     middle = next(state for state in saved if int(state.schedule.first) == stages[1][0])
