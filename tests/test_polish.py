@@ -43,6 +43,16 @@ def test_the_matrix_predicts_what_heights_move(dim, key):
     assert np.linalg.norm(predicted - moved) < 0.3 * np.linalg.norm(moved)  # cells are cones but roughly
 
 
+def test_pairs_are_counted_part_by_part(key, monkeypatch):
+    y = jax.random.normal(key, (30, 2))
+    whole = polish.count(key, np.zeros(30), y, 3, 70, uniform_cube, 1024)  # 6 blocks more than those for pairs
+    monkeypatch.setattr(polish, "_PART", 10 * 1024)
+    parts = polish.count(key, np.zeros(30), y, 3, 70, uniform_cube, 1024)
+    np.testing.assert_array_equal(parts.masses, whole.masses)
+    np.testing.assert_array_equal(parts.edges, whole.edges)
+    np.testing.assert_allclose(parts.flow, whole.flow, rtol=1e-9)
+
+
 def test_the_step_solves_the_damped_system():
     edges, flow = np.array([[0, 1], [1, 2], [3, 4]]), np.array([2.0, 0.5, 1.0])  # two parts, and a point without faces
     masses, weights = np.array([0.3, 0.1, 0.2, 0.25, 0.05, 0.1]), np.full(6, 1 / 6)

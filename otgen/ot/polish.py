@@ -41,6 +41,7 @@ _LEAST_DAMPING, _MOST_DAMPING = 1e-3, 1e3
 _FAILURES = 4  # in a row, before the count gets finer
 _SURE = 8.0  # a cell is called empty where no sample is and so many were to be expected
 _LACKING = 2**16  # samples that say how far an empty cell is below the others
+_PART = 2**20  # samples whose pairs are sorted together
 _ROWS = 64  # empty cells looked at together
 
 
@@ -97,16 +98,20 @@ def count(
     """Count where the samples of blocks first..first+num-1 of a stream fall at heights h, and find the faces."""
     size, dim = y.shape
     heights = jnp.asarray(h, y.dtype)
-    for_pairs = min(num, _blocks_of(size, batch_size))
-    index, gaps = (np.asarray(part) for part in _two_best(key, heights, y, first, for_pairs, sampler, batch_size))
-    gaps = np.maximum(gaps, np.finfo(gaps.dtype).eps * np.abs(h - h.mean()).max())  # the resolution of the scores
-    won = np.bincount(index[:, 0], minlength=size)
+    for_pairs, part = min(num, _blocks_of(size, batch_size)), max(1, _PART // batch_size)
+    resolution = np.finfo(heights.dtype).eps * np.abs(h - h.mean()).max()  # of the scores
+    won, keys, often, total = np.zeros(size, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
+    for start in range(0, for_pairs, part):
+        blocks = min(part, for_pairs - start)
+        index, gaps = map(np.asarray, _two_best(key, heights, y, first + start, blocks, sampler, batch_size))
+        won += np.bincount(index[:, 0], minlength=size)
+        pairs = np.sort(index, axis=1).astype(np.int64)
+        keys, at = np.unique(np.concatenate([keys, pairs[:, 0] * size + pairs[:, 1]]), return_inverse=True)
+        often = np.bincount(at, np.concatenate([often, np.ones(len(gaps))]))
+        total = np.bincount(at, np.concatenate([total, np.maximum(gaps, resolution)]))
     if num > for_pairs:
-        won = won + np.asarray(_won(key, heights, y, first + for_pairs, num - for_pairs, sampler, batch_size))
-    pairs = np.sort(index, axis=1).astype(np.int64)
-    keys, inverse, often = np.unique(pairs[:, 0] * size + pairs[:, 1], return_inverse=True, return_counts=True)
-    total = np.bincount(inverse, gaps.astype(np.float64))
-    flow = dim / (dim + 1) * often**2 / (2 * np.maximum(total, 1e-30)) / len(gaps)  # seen from both sides
+        won += np.asarray(_won(key, heights, y, first + for_pairs, num - for_pairs, sampler, batch_size))
+    flow = dim / (dim + 1) * often**2 / (2 * np.maximum(total, 1e-30)) / (for_pairs * batch_size)  # from both sides
     return Count(won / won.sum(), np.stack(np.divmod(keys, size), 1), flow, num * batch_size)
 
 
