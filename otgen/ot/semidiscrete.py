@@ -316,6 +316,50 @@ def _held_out_size(num_points: int, tol: float, limit: int) -> int:
     return int(max(2**16, min(10 * (2 * num_points) ** 0.5 / tol, limit)))
 
 
+class _Problem(NamedTuple):
+    """What a solve knows beside its state: distinct points [N, d], weights [N], both on their devices, and settings."""
+
+    points: Array
+    weights: Array
+    placed: list[Array]
+    sampler: Sampler
+    tol: float
+    batch_size: int
+    num_test: int
+    mesh: jax.sharding.Mesh | None
+
+    def evaluate(self, key: Key, state: State) -> Info:
+        """Measure a state on fresh samples."""
+        h = shards.place(state.h, self.mesh, EXCLUDED)
+        counted = shards.count(key, *self.placed, h, self.num_test, self.sampler, self.mesh)
+        if self.mesh is not None:
+            num = len(self.weights)
+            counted = cells.Counts(*(jnp.asarray(np.asarray(part)[..., :num]) for part in counted[:1]), *counted[1:])
+        return _info(counted, state.h, self.weights, state.step, self.tol, self.batch_size)
+
+    def newton(
+        self, key: Key, test_key: Key, state: State, info: Info, most: int, callback: Callback | None
+    ) -> tuple[State, Info]:
+        """The better of a state that was measured with `test_key` and what `most` blocks of Newton steps make of it."""
+        end, size = int(state.step), self.batch_size
+
+        def report(drawn: int, metrics: dict[str, float]) -> None:
+            if callback:
+                callback(end + drawn, {"samples": (end + drawn) * size, **metrics})
+
+        known = (self.points, self.weights, self.tol)
+        h, drawn = polish.run(key, state.h, *known, end, most, self.sampler, size, report)
+        if not drawn:
+            return state, info
+        new = state._replace(h=h, iterate=h, step=state.step + drawn)
+        measured = self.evaluate(test_key, new)
+        if measured.chi2 < info.chi2:
+            return new, measured
+        counts = {name: getattr(measured, name) for name in ("num_samples", "num_steps")}
+        efficiency = info.chi2 * measured.num_samples / (len(self.weights) - 1)
+        return state._replace(step=new.step), info._replace(efficiency=efficiency, **counts)
+
+
 def run(
     key: Key,
     y: Float[Array, "N d"],
@@ -400,43 +444,19 @@ def run(
     start_key, train_key, test_key = jax.random.split(key, 3)
     num_test = _held_out_size(num, tol, min(int(first_stage), limit * batch_size) // 4)
     placed = [shards.place(array, mesh) for array in (points, weights)]
-
-    def evaluate(key: Key, state: State) -> Info:
-        h = shards.place(state.h, mesh, EXCLUDED)
-        counted = shards.count(key, *placed, h, num_test, sampler, mesh)
-        if mesh is not None:
-            counted = cells.Counts(*(jnp.asarray(np.asarray(part)[..., :num]) for part in counted[:1]), *counted[1:])
-        return _info(counted, state.h, weights, state.step, tol, batch_size)
-
-    def newton(state: State, info: Info, most: int) -> tuple[State, Info]:
-        end = int(state.step)
-
-        def report(drawn: int, metrics: dict[str, float]) -> None:
-            if callback:
-                callback(end + drawn, {"samples": (end + drawn) * batch_size, **metrics})
-
-        h, drawn = polish.run(train_key, state.h, points, weights, tol, end, most, sampler, batch_size, report)
-        new = state._replace(h=h, iterate=h, step=state.step + drawn)
-        if not drawn:
-            return state, info
-        measured = evaluate(jax.random.fold_in(test_key, end), new)
-        if measured.chi2 < info.chi2:
-            return new, measured
-        counts = {name: getattr(measured, name) for name in ("num_samples", "num_steps")}
-        efficiency = info.chi2 * measured.num_samples / (num - 1)
-        return state._replace(step=new.step), info._replace(efficiency=efficiency, **counts)
+    problem = _Problem(points, weights, placed, sampler, tol, batch_size, num_test, mesh)
 
     if state is not None:
         matching(state, y)
         state = state if groups is None else _one_of_each(state, groups)
     else:
         state = init(start_key, points, weights, sampler=sampler)
-        info = evaluate(test_key, state)
+        info = problem.evaluate(test_key, state)
         if float(info.chi2 + 2 * info.chi2_error) < tol:  # the affine warm start is all it takes
             return _repeated(state, groups), info
         if num >= _COARSE and dim > 1:
             other = _from_clusters(start_key, points, weights, sampler)
-            state = other if evaluate(test_key, other).dual_value > info.dual_value else state
+            state = other if problem.evaluate(test_key, other).dual_value > info.dual_value else state
     if int(state.schedule.length) == 0:
         length = min(int(first_stage // batch_size), limit)
         state = stage(start_key, state, points, weights, length, batch_size, sampler=sampler)
@@ -455,12 +475,13 @@ def run(
                 callback(now + count, {"samples": (now + count) * batch_size, "rate": float(_rate(running))})
         state = shards.collect(running, mesh, num)
         end = int(state.step)  # beyond the stage, if it is a state that was returned after Newton's steps
-        info = evaluate(jax.random.fold_in(test_key, end), state)
+        fresh = jax.random.fold_in(test_key, end)
+        info = problem.evaluate(fresh, state)
         if callback:
             callback(end, {"samples": end * batch_size, "chi2": float(info.chi2), "chi2_error": float(info.chi2_error)})
         last = int(state.schedule.length)
         if int(info.status) == Status.MAX_STEPS and int(state.schedule.first) > 0 and dim <= polish.MOST_DIM:
-            state, info = newton(state, info, min(2 * last, limit - end))
+            state, info = problem.newton(train_key, fresh, state, info, min(2 * last, limit - end), callback)
         length = min(2 * last, limit - int(state.step))
         if int(info.status) != Status.MAX_STEPS or 2 * length < last:  # a stage's first steps lead away
             return _repeated(state, groups), info
