@@ -32,7 +32,7 @@ import numpy as np
 
 from experiments import ae_ot, ae_ot_gan_figures, command, compare, latent_ot, variants
 from experiments.command import place_of, save, stage, write
-from experiments.judge import Judge, PointJudge, features_of
+from experiments.judge import Judge, PointJudge, extent, features_of, place_of_scores
 from otgen import data
 from otgen.data import toy
 from otgen.models import ae_ot as base_model
@@ -109,10 +109,14 @@ class Config(command.Options):
     warmup: int | None = None
     """Steps of the critic alone."""
     latent_dim: int | None = None
+    hidden: tuple[int, ...] | None = None
+    """Layers of dense networks, such as 1024 512."""
     network: str | None = None
     """mlp or conv."""
     features: str = "auto"
     """Space of the distances: auto (LeNet or pixels), pixels, lenet, inception."""
+    feature_images: int = 5000
+    """Images of the one draw that a seed is scored with in features other than auto."""
     limit: int | None = None
     """Use only so many training images."""
     num_points: int = 10_000
@@ -147,9 +151,8 @@ class Config(command.Options):
 
     def base(self) -> base_model.Config:
         """The AE-OT."""
-        asked = {
-            name: value for name in ("epochs", "latent_dim", "network") if (value := getattr(self, name)) is not None
-        }
+        names = ("epochs", "latent_dim", "hidden", "network")
+        asked = {name: value for name in names if (value := getattr(self, name)) is not None}
         return base_model.Config(**{**self._set()["base"], **asked})
 
     def gan(self, variant: str) -> gan_model.Config:
@@ -177,7 +180,7 @@ class Config(command.Options):
 
     def identity(self) -> dict[str, Any]:
         """What makes the numbers of a seed and a variant: all but these, and where and how it runs."""
-        own = self.numbers("variants", "seeds", "features")
+        own = self.numbers("variants", "seeds", "features", "feature_images")
         own |= {"base": dataclasses.asdict(self.base()), "gan": dataclasses.asdict(self.gan("default"))}
         return json.loads(json.dumps(own))
 
@@ -198,7 +201,8 @@ def main(config: Config) -> dict[str, Any]:
             Trial(config, folder, seed, progress, *sets).run(missing)
     if not hosts.is_first():
         return {}
-    runs = [json.loads(path.read_text()) for path in folder.glob(f"checkpoints/seed-*/*/{config.features}/scores.json")]
+    all_of_them = place_of_scores(config, Path("checkpoints/seed-*/*")) / "scores.json"
+    runs = [json.loads(path.read_text()) for path in folder.glob(str(all_of_them))]
     order = {group: i for i, group in enumerate(groups)}
     runs.sort(key=lambda run: (run["seed"], order.get(run["group"], len(order)), run["group"]))
     places = [_scores(config, folder, config.seed_list()[0], group) for group in groups]
@@ -213,8 +217,8 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def _scores(config: Config, folder: Path, seed: int, group: str) -> Path:
-    """Where the scores of a group are; checkpoints are one folder above."""
-    return place_of(folder, seed, group) / config.features
+    """Where the scores of a group are."""
+    return place_of_scores(config, place_of(folder, seed, group))
 
 
 def check(config: Config) -> None:
@@ -222,7 +226,7 @@ def check(config: Config) -> None:
     known = (*_SETS, *toy.DISTRIBUTIONS)
     if config.dataset not in known:
         raise ValueError(f"dataset = {config.dataset!r} is unknown: choose one of {', '.join(known)}.")
-    for name, least in (("limit", 100), ("num_points", 100), ("num_eval", 16), ("draws", 1)):
+    for name, least in (("limit", 100), ("num_points", 100), ("num_eval", 16), ("feature_images", 16), ("draws", 1)):
         value = getattr(config, name)
         if value is not None and value < least:
             raise ValueError(f"{name} = {value} is too small: give {least} or more.")
@@ -270,12 +274,13 @@ class Trial:
         self._config, self._folder, self._seed, self._progress = config, folder, seed, progress
         self._train, self._test = train, test
         self._keys = jax.random.split(jax.random.key(seed), 4)
+        self._num, self._draws_of_a_row = extent(config)
 
     def run(self, groups: list[str]) -> None:
         """Train and score groups of rows of the table; one that diverges is noted."""
         judge = self._judge  # after the autoencoder: without one there is nothing to compare
         facts = {"features": judge.name, "classifier": judge.classifier, "accuracy": judge.accuracy}
-        facts |= {"images_per_draw": judge.num, "draws": self._config.draws}
+        facts |= {"images_per_draw": judge.num, "draws": self._draws_of_a_row}
         for group in groups:
             entry = {"group": group, "seed": self._seed, "judge": facts}
             place = _scores(self._config, self._folder, self._seed, group)
@@ -291,7 +296,7 @@ class Trial:
             save(place, {**entry, "rows": rows}, shown)
 
     def _scored(self, key: Key, row: str, draw: Draw) -> dict[str, Any]:
-        times = 1 if row.startswith("reconstructed") else self._config.draws
+        times = 1 if row.startswith("reconstructed") else self._draws_of_a_row
         bench = compare.Bench(dataclasses.replace(self._config, draws=times), self._train, self._test, self._judge, 0.0)
         if self._config.is_toy():
             bounds = self._bounds
@@ -435,7 +440,7 @@ class Trial:
             module, variables = self._start[0][:2]
             return (base_model.encode(module, variables, images) - transport["mean"]) / transport["scale"]
 
-        rest = {"num": config.num_eval, "data_dir": config.data_dir, "features": config.features}
+        rest = {"num": self._num, "data_dir": config.data_dir, "features": config.features}
         return Judge(config.dataset, self._train, self._test, encode, **rest)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -48,6 +49,16 @@ def features_of(dataset: str, data_dir: str | None, wish: str = "auto") -> evalu
     return evaluate.Extractor(
         f"{lenet.name}, of every channel", lambda x: jnp.concatenate([lenet(x[..., [i]]) for i in channels], axis=1)
     )
+
+
+def extent(config: Any) -> tuple[int, int]:
+    """Images per draw and draws of a seed: `num_eval` and `draws`, or `feature_images` once in features asked for."""
+    return (config.num_eval, config.draws) if config.features == "auto" else (config.feature_images, 1)
+
+
+def place_of_scores(config: Any, place: Path) -> Path:
+    """The folder of the scores of what is in `place`; those in features asked for are beside the data set's own."""
+    return place if config.features == "auto" else place / f"{config.features}-{config.feature_images}"
 
 
 class Judge:

@@ -28,7 +28,7 @@ import numpy as np
 
 from experiments import ae_ot, command, compare, latent_ot_toy
 from experiments.command import place_of, save, stage, write
-from experiments.judge import Judge, features_of
+from experiments.judge import Judge, extent, features_of, place_of_scores
 from experiments.latent_ot_toy import FORMS, objective
 from otgen import data, plot
 from otgen.data import toy
@@ -228,9 +228,8 @@ def run_images(config: Config, folder: Path, progress: Any) -> tuple[list[dict[s
 
 
 def _scores(config: Config, folder: Path, seed: int, group: str) -> Path:
-    """Where the scores of a group are: checkpoints are beside those in the data set's own features."""
-    place = place_of(folder, seed, group)
-    return place if config.features == "auto" else place / f"{config.features}-{config.feature_images}"
+    """Where the scores of a group are."""
+    return place_of_scores(config, place_of(folder, seed, group))
 
 
 class Trial:
@@ -244,8 +243,7 @@ class Trial:
     """
 
     def __init__(self, config: Config, folder: Path, seed: int, progress: Any, train: data.Dataset, test: data.Dataset):
-        own = config.features == "auto"
-        self._num, self._draws_of_a_row = (config.num_eval, config.draws) if own else (config.feature_images, 1)
+        self._num, self._draws_of_a_row = extent(config)
         self._config, self._folder, self._seed, self._progress = config, folder, seed, progress
         self._train, self._test = train, test
         self._keys = jax.random.split(jax.random.key(seed), 4)

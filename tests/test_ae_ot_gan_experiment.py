@@ -48,7 +48,7 @@ def test_variants_change_the_last_stage():
 
 
 def test_the_identity_holds_what_makes_the_numbers():
-    same = Config(seeds="0-3", variants="vae", data_dir="x", progress=False, features="pixels")
+    same = Config(seeds="0-3", variants="vae", data_dir="x", progress=False, features="pixels", feature_images=9)
     assert same.identity() == Config().identity()
     assert Config(gan_epochs=1.0).identity() != Config().identity()
     assert Config(dataset="mnist").identity() != Config().identity()
@@ -91,6 +91,9 @@ def test_a_run_on_digits_and_one_that_goes_on(tmp_path):
     assert again["rows"]["AE-OT-GAN"] == rows["AE-OT-GAN"]
     assert {"AE-OT-GAN, gaussian", "AE-OT, longer", "wgan_gp"} < set(again["rows"])
     assert json.loads((folder / "results.json").read_text())["rows"] == again["rows"]
+    other = experiment.main(Config.smoke(out=str(folder), resume=True, features="pixels", feature_images=150))
+    assert (other["judge"]["images_per_draw"], other["judge"]["draws"]) == (150, 1)
+    assert other["rows"]["AE-OT-GAN"]["content"] == rows["AE-OT-GAN"]["content"]  # of the same checkpoints
     steps = {line["stage"] for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())}
     assert "longer, autoencoder, seed 0" in steps
 
