@@ -37,7 +37,7 @@ from otgen import data
 from otgen.data import toy
 from otgen.models import ae_ot as base_model
 from otgen.models import ae_ot_gan as gan_model
-from otgen.models import baselines, store
+from otgen.models import ae_ot_gan_losses, baselines, store
 from otgen.models.settings import GeneratorSettings
 from otgen.nn import to_unit
 from otgen.train import hosts
@@ -475,7 +475,9 @@ def gan_operations(gan: gan_model.Config, model: base_model.Model, images: np.nd
         flops(gan_model.make_step(module, num_steps, alone=alone), state, batch, key, fixed) for alone in (False, True)
     )
     slopes = flops(
-        lambda state, known, key, fixed: gan_model.slopes_of(module, state, fixed, _pairs(module, known, fixed), None),
+        lambda state, known, key, fixed: ae_ot_gan_losses.slopes_of(
+            module, state, fixed, _pairs(module, known, fixed), None
+        ),
         state,
         batch[::2],
         key,
@@ -485,11 +487,11 @@ def gan_operations(gan: gan_model.Config, model: base_model.Model, images: np.nd
     return (num_steps - gan.warmup) * played + gan.warmup * max(judged - slopes, 0.0) + num_steps * products
 
 
-def _pairs(module: Any, images: Array, fixed: Any) -> gan_model.Batch:
+def _pairs(module: Any, images: Array, fixed: Any) -> ae_ot_gan_losses.Batch:
     """A batch whose new codes are those of its pairs, to count operations."""
     known = to_unit(images)
     codes = module.apply(fixed, known, method="encode")
-    return gan_model.Batch(known, codes, codes)
+    return ae_ot_gan_losses.Batch(known, codes, codes)
 
 
 def _choose(key: Key, total: int, num: int) -> np.ndarray:

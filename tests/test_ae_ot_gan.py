@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from otgen import data
-from otgen.models import ae_ot, ae_ot_gan
+from otgen.models import ae_ot, ae_ot_gan, ae_ot_gan_losses
 from otgen.train import Checkpoints
 
 SMALL = {"epochs": 2, "warmup": 5, "batch_size": 64}
@@ -42,7 +42,7 @@ def leaves(*trees):
 def batch_of(module, fixed, images):
     known = jnp.asarray(images / 255.0, jnp.float32)
     pairs = module.apply(fixed, known, method="encode")
-    return ae_ot_gan.Batch(known, pairs, ae_ot_gan.new_codes(module, fixed, jax.random.key(2), len(known)))
+    return ae_ot_gan_losses.Batch(known, pairs, ae_ot_gan.new_codes(module, fixed, jax.random.key(2), len(known)))
 
 
 @pytest.mark.parametrize("form", ["local", "pairs"])
@@ -73,7 +73,7 @@ def test_the_terms_against_plain_formulas(start, digits):
     of_pairs, of_new = (np.asarray(apply(codes, method="decode")) for codes in (batch.pairs, batch.new))
     again = np.asarray(apply(jnp.asarray(of_new), method="encode"))
     rest = module, state.critic.params, fixed, batch, None
-    found = ae_ot_gan.terms(state.generator.params, *rest)
+    found = ae_ot_gan_losses.terms(state.generator.params, *rest)
     values = module.apply(
         {"params": {"critic": state.critic.params}}, jnp.concatenate([of_pairs, of_new]), method="value"
     )
@@ -89,11 +89,11 @@ def test_balanced_gradients_have_the_norms_asked_for(start, digits, weights):
     config = ae_ot_gan.Config(adversarial_weight=a, content_weight=content, feature_weight=feature)
     module, state, fixed = start
     batch = batch_of(module, fixed, digits.images[:32])
-    slopes = ae_ot_gan.slopes_of(module, state, fixed, batch, None)
-    found = ae_ot_gan.balanced(config, slopes)
+    slopes = ae_ot_gan_losses.slopes_of(module, state, fixed, batch, None)
+    found = ae_ot_gan_losses.balanced(config, slopes)
     rest, norms = (module, state.critic.params, fixed, batch, None), []
     for i in range(3):
-        slope = jax.grad(lambda params, i=i: ae_ot_gan.terms(params, *rest)[i])(state.generator.params)
+        slope = jax.grad(lambda params, i=i: ae_ot_gan_losses.terms(params, *rest)[i])(state.generator.params)
         norms.append(float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(slope)))))
     np.testing.assert_allclose(jnp.sqrt(slopes), norms, rtol=1e-4)
     assert float(found[0]) == a

@@ -30,13 +30,9 @@ SLOW = (
 
 STEP = "part of the last stage's step, which takes long to compile: `models.ae_ot_gan.fit` shows what comes of it"
 WITHOUT = {
-    "models.ae_ot_gan.critic_loss": STEP,
-    "models.ae_ot_gan.generator_loss": STEP,
     "models.ae_ot_gan.init": STEP,
     "models.ae_ot_gan.make_step": STEP,
     "models.ae_ot_gan.new_codes": STEP,
-    "models.ae_ot_gan.slopes_of": STEP,
-    "models.ae_ot_gan.terms": STEP,
 }
 
 

@@ -3,7 +3,7 @@
 Implements the method of An et al. (2020), arXiv 2001.03698, section 3. Of a trained AE-OT the encoder E and the
 transport stay as they are; the generator G starts as its decoder. Half of the latents of a batch are codes z = E(x)
 of real images, whose image is known; the others are new codes w of the extended map, so that what G reads covers the
-data, while the pairs hold what it draws to them. By turns
+data, while the pairs hold what it draws to them. By turns (`otgen.models.ae_ot_gan_losses`)
 
   the critic D minimises its adversarial loss on real images against G(z) and G(w), and a penalty on its gradient;
   the generator minimises  a L_adv + beta |x - G(z)|^2 + gamma L_feature,
@@ -19,7 +19,6 @@ The weights, the losses and the schedule are chosen here; the paper's are not pu
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,6 +31,7 @@ import optax
 from otgen.models import adversarial, ae_ot
 from otgen.models.ae_ot import decode as decode
 from otgen.models.ae_ot import encode as encode
+from otgen.models.ae_ot_gan_losses import Batch, Features, balanced, critic_loss, generator_loss, slopes_of
 from otgen.models.apply import check_images
 from otgen.models.fitting import descend, moving_average
 from otgen.models.settings import Checked, adam
@@ -41,13 +41,11 @@ from otgen.ot import extension
 from otgen.train.loop import NonFinite, train_on
 from otgen.train.parallel import sample_keys
 from otgen.train.state import TrainState
-from otgen.types import Array, Callback, Key, averaged
+from otgen.types import Array, Callback, Key
 
 FEATURES = ("latent", "perceptual", "none")
 LATENTS = ("transport", "gaussian")
 _MEASURED = 32  # last steps of the warm-up, in which gradients are measured
-
-Features = Callable[[Array], Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,23 +152,6 @@ class AEOTGAN(ae_ot.AEOT):
         return self.decode(self.codes(key, num, form, angle))
 
 
-class Batch(NamedTuple):
-    """What a step of the generator is taken on.
-
-    Attributes:
-      known: images x [n, h, w, c] of the pairs.
-      pairs: their codes z = E(x) [n, d]. new: new codes w [n, d]. Both in the autoencoder's own scale.
-
-    Example:
-      >>> print(og.models.ae_ot_gan.Batch(jnp.zeros((4, 8, 8, 1)), jnp.zeros((4, 2)), jnp.zeros((4, 2))).known.shape)
-      (4, 8, 8, 1)
-    """
-
-    known: Array
-    pairs: Array
-    new: Array
-
-
 class State(NamedTuple):
     """What the last stage carries.
 
@@ -191,101 +172,6 @@ class State(NamedTuple):
     average: Any
     slopes: Array
     step: Array
-
-
-def critic_loss(params: Any, module: AEOTGAN, real: Array, fake: Array, share: Array) -> tuple[Array, dict[str, Array]]:
-    """Return the critic's loss on real and generated images [n, h, w, c], with its penalty, and metrics.
-
-    Args:
-      params: of the critic.
-      module: the model.
-      real, fake: images.
-      share: places [n] for the penalty, see `adversarial.penalty`.
-
-    Returns:
-      Loss; metrics `gap`, E D(x) - E D(G), and `slope`, the penalty before its weight.
-    """
-    kind = module.gan.adversarial
-
-    def value(images: Array) -> Array:
-        return module.apply({"params": {"critic": params}}, images, method="value")
-
-    values, made = value(real), value(fake)
-    slope = adversarial.penalty(kind, value, real, fake, share)
-    loss = adversarial.critic_loss(kind, values, made) + module.gan.penalty * slope
-    return loss, {"gap": values.mean() - made.mean(), "slope": slope}
-
-
-def terms(params: Any, module: AEOTGAN, critic: Any, fixed: Any, batch: Batch, features: Features | None) -> Array:
-    """Return the adversarial, content and feature losses [3] of a generator; arguments as in `generator_loss`."""
-    variables = {"params": {**fixed["params"], "generator": params, "critic": critic}}
-    apply, num = functools.partial(module.apply, variables), len(batch.pairs)
-    made = apply(jnp.concatenate([batch.pairs, batch.new]), method="decode")
-    content = jnp.mean(jnp.sum((made[:num] - batch.known) ** 2, axis=(1, 2, 3)))
-    feature = jnp.zeros(())
-    if module.gan.feature == "latent":
-        apart = (apply(made[num:], method="encode") - batch.new) / fixed["transport"]["scale"]
-        feature = jnp.mean(jnp.sum(apart**2, axis=1))
-    elif module.gan.feature == "perceptual":
-        feature = jnp.mean(jnp.sum((features(made[:num]) - features(batch.known)) ** 2, axis=1))
-    values = apply(made, method="value")
-    return jnp.stack([adversarial.generator_loss(module.gan.adversarial, values), content, feature])
-
-
-def generator_loss(
-    params: Any, module: AEOTGAN, critic: Any, fixed: Any, weights: Array, batch: Batch, features: Features | None
-) -> tuple[Array, dict[str, Array]]:
-    """Return the weighted sum of the generator's three terms, and metrics.
-
-    Args:
-      params: of the generator.
-      module: the model.
-      critic: parameters of the critic.
-      fixed: the variables that stay, see `init`.
-      weights: of the terms [3].
-      batch: pairs and new codes.
-      features: for feature = "perceptual", images [n, h, w, c] to features [n, p].
-
-    Returns:
-      Loss; metrics `adversarial`, `feature`, and `mse` (mean squared pixel error of the pairs).
-    """
-    found = terms(params, module, critic, fixed, batch, features)
-    metrics = {"adversarial": found[0], "feature": found[2], "mse": found[1] / batch.known[0].size}
-    return jnp.sum(weights * found), metrics
-
-
-def slopes_of(
-    module: AEOTGAN,
-    state: State,
-    fixed: Any,
-    batch: Batch,
-    features: Features | None,
-    *,
-    axis_name: str | None = None,
-) -> Array:
-    """Return the squared norms [3] of the gradients of the generator's terms."""
-    slopes = jax.jacrev(terms)(state.generator.params, module, state.critic.params, fixed, batch, features)
-    slopes = averaged(slopes, axis_name)
-    return sum(jnp.sum(leaf**2, axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(slopes))
-
-
-def balanced(gan: Config, slopes: Array) -> Array:
-    """Return the weights [3] that give the generator's terms gradients of the norms that Config asks for.
-
-    A term without a gradient has weight 0.
-
-    Args:
-      gan: the last stage.
-      slopes: squared norms of the gradients [3].
-
-    Example:
-      >>> gan = og.models.ae_ot_gan.Config(adversarial_weight=1.0, content_weight=1.0, feature_weight=0.0)
-      >>> weights = og.models.ae_ot_gan.balanced(gan, jnp.array([1.0, 4.0, 1.0]))
-      >>> print(weights[0] / weights[1])  # the second gradient is twice as long
-      2.0
-    """
-    shares = gan.adversarial_weight * jnp.array([1.0, gan.content_weight, gan.feature_weight])
-    return jnp.where(slopes > 0, shares * jnp.sqrt(slopes[0] / jnp.maximum(slopes, 1e-30)), 0.0)
 
 
 def new_codes(module: AEOTGAN, fixed: Any, key: Key, num: int, axis_name: str | None = None) -> Array:
