@@ -412,7 +412,7 @@ class Trial:
         if name == "wgan_gp" and self._config.is_toy():
             config = dataclasses.replace(config, penalty=0.1)  # as `baselines` has it for points of the plane
         fit = functools.partial(_fitted, name, self._keys[2], images, config)
-        return self._stage(name, "images", None, fit, config)
+        return self._stage(name, "images", baselines.steps_of(config, len(images)), fit, config)
 
     def _content(self, model: base_model.Model) -> float:
         """Mean squared pixel error of the reconstructions of training images."""

@@ -284,9 +284,7 @@ def _training(config: Config, group: str, seed: int, images: np.ndarray) -> tupl
         wanted = GeneratorSettings(**shared, latent_dim=settings.latent.dim)
         chosen = baselines.image_config("wgan_gp", wanted, example, len(images), budget)
         fields = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
-        return functools.partial(wgan_gp.fit, key, images, **fields), round(
-            chosen.epochs * len(images) / chosen.batch_size / chosen.critic_steps
-        )
+        return functools.partial(wgan_gp.fit, key, images, **fields), baselines.steps_of(chosen, len(images))
     code = {name: getattr(settings, name) for name in ("categorical", "uniform", "normal", "latent_dim")}
     chosen = info_gan.Config(**shared, **code)
     rows = min(chosen.batch_size, len(images)) * chosen.critic_steps

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from otgen.models import ae_ot, latent_flow, latent_law, vae, wae_mmd, wgan_gp
-from otgen.models.settings import GeneratorSettings, Settings, rows_of
+from otgen.models.settings import GeneratorSettings, Settings, num_steps_of, rows_of
 from otgen.ot import extension, mixture
 from otgen.ot.check import as_points
 from otgen.train.budget import flops
@@ -82,8 +82,24 @@ def image_config(name: str, settings: GeneratorSettings, example: Array, num_ima
     if name == "wgan_gp" and settings.output == "real":
         shared["penalty"] = 0.1  # what Gulrajani et al. take for points of the plane; 10 is for images
     config = model.Config(**shared)
-    rows = rows_of(config, num_images, getattr(config, "critic_steps", 1))
-    return dataclasses.replace(config, epochs=budget / (num_images * _per_image(model, config, example, rows)))
+    cost = _per_image(model, config, example, _rows_of(config, num_images))
+    return dataclasses.replace(config, epochs=budget / (num_images * cost))
+
+
+def steps_of(config: Settings, num_images: int) -> int:
+    """Steps of the training of a model of images.
+
+    Example:
+      >>> config = og.models.wgan_gp.Config(epochs=3, batch_size=10, critic_steps=2)
+      >>> print(og.models.baselines.steps_of(config, 100))  # 20 images a step
+      15
+    """
+    return num_steps_of(config, num_images, _rows_of(config, num_images))
+
+
+def _rows_of(config: Settings, num_images: int) -> int:
+    """Images of a step."""
+    return rows_of(config, num_images, getattr(config, "critic_steps", 1))
 
 
 def fit_images(
