@@ -20,7 +20,7 @@ _PATHS, _PLACES = 8, 12  # rows and columns of the figure of paths
 _ZOOM = 1 / 256  # half of the part of the path that is drawn
 PATHS = {"path, filter on": None, "path, filter off": math.pi}
 _TRAINING = {
-    "gap": "critic: mean D(real) - mean D(generated)",
+    "gap": "critic, mean D(x) - mean D(G)",
     "mse": "pixel error of the pairs",
     "feature": "feature loss",
 }

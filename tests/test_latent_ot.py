@@ -56,6 +56,21 @@ def test_samples_lie_where_the_data_lie_and_a_gaussian_in_the_codes_does_not():
     assert float(ours.coverage) > float(plain.coverage) + 0.1
 
 
+def test_as_many_of_the_extended_codes_are_new_as_asked_for():
+    model, num = trained(), 2000
+    known = model.variables["transport"]
+
+    def new(form):
+        drawn = model.module.apply(model.variables, jax.random.key(5), num, form, method="codes")
+        return (drawn - known["mean"]) / known["scale"]
+
+    winners = new("argmax")  # of the same noise
+    for form in latent_ot.EXTENDED:
+        moved = jnp.any(jnp.abs(new(form) - winners) > 1e-4, axis=1)
+        share, wanted = float(moved.mean()), model.module.config.quantile
+        assert abs(share - wanted) < 4 * (wanted * (1 - wanted) * (1 / num + 1 / 4096)) ** 0.5, form
+
+
 @pytest.mark.slow
 def test_a_distilled_model_samples_in_one_pass():
     model = latent_ot.distil(jax.random.key(5), trained(), num_steps=200, hidden=(32, 32), batch_size=128)
@@ -78,7 +93,16 @@ def test_what_cannot_be_meant_is_refused():
     with pytest.raises(ValueError, match="distilled"):
         latent_ot.sample(jax.random.key(0), model, 4, form="network")
     with pytest.raises(ValueError, match="form"):
-        latent_ot.sample(jax.random.key(0), model, 4, form="pairs")
+        latent_ot.sample(jax.random.key(0), model, 4, form="simplex")
+    with pytest.raises(ValueError, match="temperature"):
+        latent_ot.sample(jax.random.key(0), model, 4, form="local", temperature=1.0)
+    with pytest.raises(ValueError, match="quantile"):
+        latent_ot.Config(quantile=1.5)
+    without = {name: value for name, value in model.variables["transport"].items() if name != "angle"}
+    with pytest.raises(ValueError, match="angle"):
+        latent_ot.sample(
+            jax.random.key(0), model._replace(variables={**model.variables, "transport": without}), 4, form="pairs"
+        )
     with pytest.raises(ValueError, match="num"):
         latent_ot.sample(jax.random.key(0), model, 0)
     with pytest.raises(ValueError, match="temperature"):

@@ -77,7 +77,13 @@ def test_digits_smoke_resumed_and_overwritten(tmp_path):
     options = {"dataset": "digits", "solvers": "c_transform,icnn", "out": str(tmp_path / "run")}
     results = latent_ot.main(latent_ot.Config.smoke(**options))
     finished(tmp_path / "run", results, ("samples.png", "objective.png"))
-    names = ("c_transform, barycentre", "c_transform, network", "icnn, gradient", "Gaussian prior")
+    names = (
+        "c_transform, barycentre",
+        "c_transform, local",
+        "c_transform, network",
+        "icnn, gradient",
+        "Gaussian prior",
+    )
     assert {*names, "real training images", "reconstructed test images"} <= set(results["rows"])
     assert results["rows"]["real training images"]["lmem"]["mean"] < 1e-3
     assert results["rows"]["real training images"]["least_class"]["mean"] > 0.04

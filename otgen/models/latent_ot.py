@@ -6,7 +6,9 @@ Two stages, each a minimisation:
 2. a potential between noise N(0, I) and the standardised codes minimises the objective of its solver (`neural_map`),
    and defines the map explicitly. There is no generator to train against it.
 
-Sampling is noise -> map -> decoder. Afterwards `distil` may put the map into one network.
+Sampling is noise -> map -> decoder. The map sends noise to codes of training images; what makes new codes of it is its
+barycentre, its gradient, or the extension of semi-discrete maps (`otgen.ot.extension`), which joins a code to a
+neighbour unless the map jumps between them. Afterwards `distil` may put the map into one network.
 
 Reference: Latent space optimal transport for generative models (2018), arXiv 1809.05964.
 """
@@ -28,10 +30,12 @@ from otgen.models import ae_ot, map_distil, neural_map
 from otgen.models.apply import PIECE, check_images, rows
 from otgen.models.settings import Settings
 from otgen.nn.autoencoder import Autoencoder
+from otgen.ot import extension
 from otgen.ot.source import gaussian
 from otgen.types import Array, Callback, Key
 
-FORMS = (*neural_map.FORMS, "network")
+EXTENDED = ("pairs", "local")  # forms of the extension, those that need no centres of cells
+FORMS = (*neural_map.FORMS, *EXTENDED, "network")
 _KNOWN = ("table", "units", "codes", "h", "temperature", "residual")  # fields of the map kept as variables
 
 
@@ -42,6 +46,8 @@ class Config(Settings):
     Attributes:
       solver: "c_transform", "lp" or "icnn", see `neural_map`.
       neighbours: codes that a barycentre weighs, on average.
+      quantile: share of the noises whose code the extension joins to another, see `extension.threshold`. The more, the
+        newer are the codes; near 1 they are mixtures of classes where codes have many dimensions.
       solver_options: fields of the solver's Config, as a mapping or as pairs.
 
     Example:
@@ -51,6 +57,7 @@ class Config(Settings):
 
     solver: str = "c_transform"
     neighbours: float = 3.0
+    quantile: float = 0.75
     solver_options: Any = ()
 
     def __post_init__(self) -> None:
@@ -60,6 +67,8 @@ class Config(Settings):
         frozen = tuple(sorted((name, tuple(value) if isinstance(value, list) else value) for name, value in options))
         object.__setattr__(self, "solver_options", frozen)  # hashable, as Flax wants it
         neural_map.config_of(self.solver, **self.options())
+        if not 0 <= self.quantile <= 1:
+            raise ValueError(f"quantile = {self.quantile} lies outside [0, 1]: give a share of the noises.")
 
     def options(self) -> dict[str, Any]:
         """The fields of the solver's Config that are set."""
@@ -70,7 +79,8 @@ class LatentOT(nn.Module):
     """The whole system: networks in `params`, what is known of the codes in the collection `transport`.
 
     `params` holds autoencoder, potential, and shortcut once distilled; `transport` holds codes [N, d] (standardised),
-    h, temperature, residual, units and table of their `neural_map.Map`, and mean, scale [d] of the codes.
+    h, temperature, residual, units and table of their `neural_map.Map`, mean, scale [d] of the codes, and the angle []
+    above which the map counts as jumping.
 
     Attributes:
       image_shape: (height, width, channels).
@@ -115,14 +125,27 @@ class LatentOT(nn.Module):
 
     def codes(self, key: Key, num: int, form: str | None = None, temperature: ArrayLike | None = None) -> Array:
         """Draw codes [num, d] in the autoencoder's own scale; `form` as in `sample`."""
-        noise = gaussian(key, num, self.config.latent_dim)
+        noise, form = gaussian(key, num, self.config.latent_dim), form or default_form(self.config)
         if form == "network":
             if "shortcut" not in self.variables["params"]:
                 raise ValueError("form = 'network' needs a distilled map: call models.latent_ot.distil first.")
             moved = self.shortcut.apply({"params": self.variables["params"]["shortcut"]}, noise)
+        elif form in EXTENDED:
+            if temperature is not None:
+                raise ValueError(f"form = {form!r} has no temperature: ask for form='barycentre', or leave it out.")
+            moved = self._extended(jax.random.fold_in(key, 1), noise, form)
         else:
-            moved = neural_map.transport(self.map(), noise, form or default_form(self.config), temperature)
+            moved = neural_map.transport(self.map(), noise, form, temperature)
         return moved * self.get_variable("transport", "scale") + self.get_variable("transport", "mean")
+
+    def _extended(self, key: Key, noise: Array, form: str) -> Array:
+        """Standardised codes by the extension of the map."""
+        map_ = self.map()
+        if not self.has_variable("transport", "angle"):
+            raise ValueError(f"form = {form!r} needs the angle of the map, which this model was stored without.")
+        unseen = jnp.full_like(map_.codes, jnp.inf)  # these forms read no centres
+        extended = extension.Extension(unseen, self.get_variable("transport", "angle"))
+        return extension.transport(key, extended, neural_map.heights(map_), map_.codes, noise, method=form).points
 
     def sample(self, key: Key, num: int, form: str | None = None, temperature: ArrayLike | None = None) -> Array:
         """Draw images [num, h, w, c] in [0, 1]: noise -> map -> decoder."""
@@ -150,14 +173,14 @@ class Model(NamedTuple):
 
 
 def default_form(config: Config) -> str:
-    """The form that makes new codes: the gradient of a convex potential, else the barycentre.
+    """The form that makes new codes: the gradient of a convex potential, else the extension by the nearest codes.
 
     Example:
       >>> config = og.models.latent_ot.Config(solver="lp")
       >>> print(og.models.latent_ot.default_form(config))
-      barycentre
+      local
     """
-    return "gradient" if config.solver == "icnn" else "barycentre"
+    return "gradient" if config.solver == "icnn" else "local"
 
 
 def train_autoencoder(key: Key, images: np.ndarray, config: Config, **options: Any) -> Any:
@@ -241,7 +264,9 @@ def solve(
         checkpoints=checkpoints,
         **config.options(),
     )
+    angle_key, h = jax.random.fold_in(key, 1), neural_map.heights(found)
     transport = {name: getattr(found, name) for name in _KNOWN}
+    transport["angle"] = extension.threshold(angle_key, h, found.codes, sampler=gaussian, quantile=config.quantile)
     variables = {
         "params": {"autoencoder": params["autoencoder"], "potential": found.params},
         "transport": {**transport, "mean": mean, "scale": scale},
@@ -296,6 +321,8 @@ def map_of(model: Model) -> neural_map.Map:
 def distil(key: Key, model: Model, **options: Any) -> Model:
     """Return the model with its map distilled into a network, form "network"; options as in `map_distil.distil`.
 
+    The network learns a map that the noise decides: the barycentre, for "icnn" the gradient, if no form is given.
+
     Example:
       >>> images = og.data.load("digits").images[:100]
       >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 2, "batch_size": 20}
@@ -305,7 +332,7 @@ def distil(key: Key, model: Model, **options: Any) -> Model:
       >>> print(og.models.latent_ot.sample(jax.random.key(2), small, 3, form="network").shape)
       (3, 8, 8, 1)
     """
-    form = options.pop("form", None) or default_form(model.module.config)
+    form = options.pop("form", None) or ("gradient" if model.module.config.solver == "icnn" else "barycentre")
     module, params = map_distil.distil(key, map_of(model), form=form, **options)
     variables = {**model.variables, "params": {**model.variables["params"], "shortcut": params}}
     return Model(model.module.clone(shortcut=module), variables)
@@ -351,8 +378,9 @@ def sample(key: Key, model: Model, num: int, *, form: str | None = None, tempera
       key: random key.
       model: from `fit`.
       num: how many.
-      form: "argmax" (reconstructions of training images), "barycentre", "gradient", as in `neural_map.transport`, or
-        "network" once distilled; None for what makes new codes: the gradient for "icnn", else the barycentre.
+      form: "argmax" (reconstructions of training images), "barycentre", "gradient", as in `neural_map.transport`;
+        "pairs", "local", as in `extension.transport`, with the angle that `quantile` of Config gives; or "network" once
+        distilled. None for what makes new codes: the gradient for "icnn", else "local".
       temperature: of the barycentre, in units of |x - y|^2 between standardised codes; None for the model's.
 
     Returns:
