@@ -21,7 +21,7 @@ _ZOOM = 1 / 256  # half of the part of the path that is drawn
 PATHS = {"path, filter on": None, "path, filter off": math.pi}
 _TRAINING = {
     "gap": "critic, mean D(x) - mean D(G)",
-    "mse": "pixel error of the pairs",
+    "content": "content loss of the pairs, a pixel",
     "feature": "feature loss",
 }
 

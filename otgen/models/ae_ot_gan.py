@@ -6,9 +6,10 @@ of real images, whose image is known; the others are new codes w of the extended
 data, while the pairs hold what it draws to them. By turns (`otgen.models.ae_ot_gan_losses`)
 
   the critic D minimises its adversarial loss on real images against G(z) and G(w), and a penalty on its gradient;
-  the generator minimises  a L_adv + beta |x - G(z)|^2 + gamma L_feature,
+  the generator minimises  a L_adv + beta L_content + gamma L_feature,
 
-with L_feature either |w - E(G(w))|^2 in standardised codes, "latent", or |phi(x) - phi(G(z))|^2 for a fixed network
+with L_content the Bernoulli loss of x under the pixels of G(z), "bernoulli", or |x - G(z)|^2, "squared", and L_feature
+either |w - E(G(w))|^2 in standardised codes, "latent", or |phi(x) - phi(G(z))|^2 for a fixed network
 phi, "perceptual". For the first `warmup` steps the critic is trained alone. Their last 32 measure the gradients of the
 three terms in G, and beta and gamma are set once, such that these have the norms a : a `content_weight` : a
 `feature_weight`, in root mean square. Images are drawn from a moving average of G.
@@ -43,6 +44,7 @@ from otgen.train.parallel import sample_keys
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
 
+CONTENTS = ("bernoulli", "squared")
 FEATURES = ("latent", "perceptual", "none")
 LATENTS = ("transport", "gaussian")
 _MEASURED = 32  # last steps of the warm-up, in which gradients are measured
@@ -60,7 +62,8 @@ class Config(Checked):
       adversarial: "hinge", "non_saturating" or "wasserstein", see `otgen.models.adversarial`.
       adversarial_weight: a, of all three terms. With 0 nothing is trained and the generator is AE-OT's decoder; other
         values differ by no more than Adam's small constant, so give content_weight and feature_weight to weigh.
-      content_weight: share of |x - G(z)|^2, by the norm of its gradient.
+      content_weight: share of the content loss, by the norm of its gradient.
+      content: "bernoulli" (the autoencoder's own loss, in nats, less what an exact image has) or "squared".
       feature: "latent", "perceptual" (needs `features`) or "none".
       feature_weight: its share likewise.
       penalty: weight of the penalty on the critic's gradient.
@@ -85,6 +88,7 @@ class Config(Checked):
     adversarial: str = "hinge"
     adversarial_weight: float = 1.0
     content_weight: float = 1.0
+    content: str = "bernoulli"
     feature: str = "latent"
     feature_weight: float = 0.3
     penalty: float = 1.0
@@ -98,7 +102,7 @@ class Config(Checked):
         self.positive("epochs", "learning_rate", "critic_learning_rate")
         self.whole("batch_size", self.batch_size, 2)
         self.whole("warmup", self.warmup)
-        known = {"adversarial": adversarial.KINDS, "feature": FEATURES, "latents": LATENTS}
+        known = {"adversarial": adversarial.KINDS, "content": CONTENTS, "feature": FEATURES, "latents": LATENTS}
         for name, words in known.items():
             self.one_of(name, words)
         self.not_negative("adversarial_weight", "content_weight", "feature_weight", "penalty")
@@ -132,9 +136,13 @@ class AEOTGAN(ae_ot.AEOT):
         self.generator = decoder(self.image_shape, *networks)
         self.critic = critic(self.image_shape, *networks)
 
+    def logits(self, codes: Array) -> Array:
+        """Pixel logits [n, h, w, c] of what the generator makes of codes [n, d] in the autoencoder's own scale."""
+        return self.generator(codes)
+
     def decode(self, codes: Array) -> Array:
         """Images [n, h, w, c] in [0, 1] that the generator makes of codes [n, d] in the autoencoder's own scale."""
-        return nn.sigmoid(self.generator(codes))
+        return nn.sigmoid(self.logits(codes))
 
     def value(self, images: Array) -> Array:
         """Values [n] that the critic gives to images [n, h, w, c]."""

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
+from jax.scipy.special import xlogy
 
 from otgen.models import adversarial
 from otgen.types import Array, averaged
@@ -58,8 +60,9 @@ def terms(params: Any, module: nn.Module, critic: Any, fixed: Any, batch: Batch,
     """Return the adversarial, content and feature losses [3] of a generator; arguments as in `generator_loss`."""
     variables = {"params": {**fixed["params"], "generator": params, "critic": critic}}
     apply, num = functools.partial(module.apply, variables), len(batch.pairs)
-    made = apply(jnp.concatenate([batch.pairs, batch.new]), method="decode")
-    content = jnp.mean(jnp.sum((made[:num] - batch.known) ** 2, axis=(1, 2, 3)))
+    logits = apply(jnp.concatenate([batch.pairs, batch.new]), method="logits")
+    made = nn.sigmoid(logits)
+    content = _content(module.gan.content, logits[:num], made[:num], batch.known)
     feature = jnp.zeros(())
     if module.gan.feature == "latent":
         apart = (apply(made[num:], method="encode") - batch.new) / fixed["transport"]["scale"]
@@ -68,6 +71,16 @@ def terms(params: Any, module: nn.Module, critic: Any, fixed: Any, batch: Batch,
         feature = jnp.mean(jnp.sum((features(made[:num]) - features(batch.known)) ** 2, axis=1))
     values = apply(made, method="value")
     return jnp.stack([adversarial.generator_loss(module.gan.adversarial, values), content, feature])
+
+
+def _content(kind: str, logits: Array, made: Array, known: Array) -> Array:
+    """How far images [n, h, w, c] are from those of the pairs, 0 where they agree: mean over images of a sum."""
+    if kind == "squared":
+        apart = (made - known) ** 2
+    else:
+        rest = jnp.maximum(1 - known, 0.0)  # a white pixel may be rounded to more than 1
+        apart = optax.sigmoid_binary_cross_entropy(logits, known) + xlogy(known, known) + xlogy(rest, rest)
+    return jnp.mean(jnp.sum(apart, axis=(1, 2, 3)))
 
 
 def generator_loss(
@@ -85,10 +98,10 @@ def generator_loss(
       features: for feature = "perceptual", images [n, h, w, c] to features [n, p].
 
     Returns:
-      Loss; metrics `adversarial`, `feature`, and `mse` (mean squared pixel error of the pairs).
+      Loss; metrics `adversarial`, `feature`, and `content`, a pixel.
     """
     found = terms(params, module, critic, fixed, batch, features)
-    metrics = {"adversarial": found[0], "feature": found[2], "mse": found[1] / batch.known[0].size}
+    metrics = {"adversarial": found[0], "feature": found[2], "content": found[1] / batch.known[0].size}
     return jnp.sum(weights * found), metrics
 
 
