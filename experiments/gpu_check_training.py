@@ -220,7 +220,7 @@ def train_ae_ot(context: Context) -> Result:
 
 
 def train_ae_ot_gan(context: Context) -> Result:
-    """The last stage of an AE-OT-GAN: its pixel error on known codes falls, and images can be drawn."""
+    """The last stage of an AE-OT-GAN: its content loss on known codes falls, and images can be drawn."""
     from otgen.models import ae_ot_gan
 
     base, images, watch = _trained_ae_ot(context)[0], _images(context), Watch()
@@ -230,8 +230,8 @@ def train_ae_ot_gan(context: Context) -> Result:
     model = ae_ot_gan.refine(context.key("gan"), base, images, callback=watch, log_every=5, **options)
     draws = ae_ot_gan.sample(context.key("draws"), model, 256)
     numbers = {
-        "images_per_s": rows * watch.per_second("mse"),
-        **watch.change("mse"),
+        "images_per_s": rows * watch.per_second("content"),
+        **watch.change("content"),
         "mean_image": _mean_gap(draws, images),
         "finite": float(jnp.isfinite(draws).all()),
     }
