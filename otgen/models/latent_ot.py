@@ -142,7 +142,10 @@ class LatentOT(nn.Module):
         """Standardised codes by the extension of the map."""
         map_ = self.map()
         if not self.has_variable("transport", "angle"):
-            raise ValueError(f"form = {form!r} needs the angle of the map, which this model was stored without.")
+            raise ValueError(
+                f"form = {form!r} needs the angle of the map, which this model was stored without: solve it again, or "
+                "ask for form='barycentre'."
+            )
         unseen = jnp.full_like(map_.codes, jnp.inf)  # these forms read no centres
         extended = extension.Extension(unseen, self.get_variable("transport", "angle"))
         return extension.transport(key, extended, neural_map.heights(map_), map_.codes, noise, method=form).points
