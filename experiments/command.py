@@ -171,11 +171,15 @@ def stage(
     """
     identity = {**config.identity(), "stage": name, **({} if settings is None else {"settings of the stage": settings})}
     saved = Checkpoints(place / "checkpoints", identity)
-    with saved as checkpoints, progress(name, total) as callback:
-        begun, start = checkpoints.newest() is not None, time.perf_counter()
-        result = jax.block_until_ready(work(callback=callback, checkpoints=checkpoints))
-        seconds = time.perf_counter() - start
-    return result, None if begun else round(seconds, 2)
+    with saved as checkpoints:
+        begun = checkpoints.newest()
+        if begun is not None and total is not None and begun < total and hosts.is_first():
+            print(f"{name}: continues at step {begun:,}")
+        with progress(name, total) as callback:
+            start = time.perf_counter()
+            result = jax.block_until_ready(work(callback=callback, checkpoints=checkpoints))
+            seconds = time.perf_counter() - start
+    return result, None if begun is not None else round(seconds, 2)
 
 
 def place_of(folder: Path, seed: int, group: str) -> Path:

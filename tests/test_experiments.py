@@ -7,9 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments import ae_ot, bench_gaussian, bench_latent, bench_sinkhorn, bures_linear, latent_ops
+from experiments.command import progress_of, stage
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,6 +40,28 @@ def test_ae_ot_on_digits_smoke(tmp_path):
         ae_ot.main(config)
     with pytest.raises(ValueError, match=r"seed \(stored 0, now 1\)"):
         ae_ot.main(ae_ot.Config.smoke(out=str(tmp_path / "run"), resume=True, seed=1))
+
+
+def test_a_stage_says_where_it_continues(tmp_path, capsys):
+    config = ae_ot.Config.smoke(out=str(tmp_path))
+    progress = progress_of(config, tmp_path)
+
+    def run(last: int):
+        def work(callback, checkpoints):
+            state = checkpoints.restore({"w": np.zeros(2)})
+            checkpoints.save(last, {"w": np.full(2, float(last))})
+            return state
+
+        return stage(config, tmp_path, "training", 9, progress, work)
+
+    assert run(4)[0] is None
+    assert capsys.readouterr().out == ""
+    state, seconds = run(9)
+    assert seconds is None
+    assert state["w"].tolist() == [4, 4]
+    assert capsys.readouterr().out == "training: continues at step 4\n"
+    assert run(9)[0]["w"].tolist() == [9, 9]
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.slow
