@@ -30,18 +30,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import ae_ot, ae_ot_gan_figures, command, compare, latent_ot, variants
+from experiments import ae_ot, ae_ot_gan_budget, ae_ot_gan_figures, command, compare, latent_ot, variants
 from experiments.command import place_of, save, stage, write
 from experiments.judge import Judge, PointJudge, extent, features_of, place_of_scores
 from otgen import data
 from otgen.data import toy
 from otgen.models import ae_ot as base_model
 from otgen.models import ae_ot_gan as gan_model
-from otgen.models import ae_ot_gan_losses, baselines, store
-from otgen.models.settings import GeneratorSettings
+from otgen.models import baselines, store
 from otgen.nn import to_unit
 from otgen.train import hosts
-from otgen.train.budget import flops
 from otgen.train.loop import NonFinite
 from otgen.types import Array, Key
 
@@ -349,14 +347,6 @@ class Trial:
     def _start(self) -> tuple[base_model.Model, float | None]:
         return self._ae_ot(REFERENCE, self._config.base())
 
-    def _budget(self) -> tuple[float, float]:
-        """Floating-point operations of the autoencoder and of the last stage."""
-        base, images = self._config.base(), self._train.images
-        example = jnp.asarray(images[:1])
-        settings = GeneratorSettings(**{name: getattr(base, name) for name in _SHARED}, batch_size=base.batch_size)
-        first = baselines.budget_of(settings, example, len(images), base.epochs)
-        return first, gan_operations(self._config.gan("default"), self._start[0], images)
-
     def _draws(self, group: str) -> tuple[dict[str, Draw], dict[str, dict[str, Any]], dict[str, Any]]:
         """What draws images and what is known, by row of the table; and what the figures need beside samples."""
         train, test = self._train.images, self._test.images
@@ -371,7 +361,8 @@ class Trial:
             notes = {"content": self._content(base), "seconds": seconds, **self._speed(draws["AE-OT"])}
             return draws, {"AE-OT": notes}, {}
         if group in (LONGER, *BASELINES):
-            first, rest = self._budget()
+            first = ae_ot_gan_budget.autoencoder(base.module.config, train)
+            rest = ae_ot_gan_budget.gan(self._config.gan("default"), base, train)
             if group == LONGER:
                 config = dataclasses.replace(
                     self._config.base(), epochs=self._config.base().epochs * (1 + rest / first)
@@ -406,8 +397,7 @@ class Trial:
 
     def _baseline(self, name: str, budget: float) -> tuple[Draw, float | None]:
         """What draws images from a model of images that was trained on a budget of operations, and its seconds."""
-        base, images = self._config.base(), self._train.images
-        settings = GeneratorSettings(**{field: getattr(base, field) for field in _SHARED}, batch_size=base.batch_size)
+        images, settings = self._train.images, ae_ot_gan_budget.settings_of(self._config.base())
         config = baselines.image_config(name, settings, jnp.asarray(images[:1]), len(images), budget)
         if name == "wgan_gp" and self._config.is_toy():
             config = dataclasses.replace(config, penalty=0.1)  # as `baselines` has it for points of the plane
@@ -444,9 +434,6 @@ class Trial:
         return Judge(config.dataset, self._train, self._test, encode, **rest)
 
 
-_SHARED = ("latent_dim", "network", "hidden", "width", "epochs", "learning_rate")
-
-
 def _params_of(train: Callable[..., Any]) -> Callable[..., tuple[None, Any]]:
     """What trains an autoencoder, without the module in its result: a stage waits for arrays only."""
     return lambda **watch: (None, train(**watch)[1])
@@ -459,39 +446,6 @@ def _fitted(name: str, key: Key, images: Any, config: Any, **watch: Any) -> Draw
 def _reconstructed(model: base_model.Model, images: Any) -> Array:
     codes = base_model.encode(model.module, model.variables, images)
     return base_model.decode(model.module, model.variables, codes)
-
-
-def gan_operations(gan: gan_model.Config, model: base_model.Model, images: np.ndarray) -> float:
-    """Floating-point operations of the last stage: its steps, and the products of new codes with all others.
-
-    XLA counts one block of those products, so they are added; the block is counted twice. The measured gradients of the
-    warm-up are left out, and so is the transport, which every row of AE-OT shares.
-    """
-    num_steps, key = gan_model.num_steps_of(gan, len(images)), jax.random.key(0)
-    module, state, fixed = gan_model.init(key, gan, model, num_steps)
-    rows = gan_model.rows_of(gan, len(images))
-    batch = jnp.zeros((rows, *images.shape[1:]), images.dtype)
-    played, judged = (
-        flops(gan_model.make_step(module, num_steps, alone=alone), state, batch, key, fixed) for alone in (False, True)
-    )
-    slopes = flops(
-        lambda state, known, key, fixed: ae_ot_gan_losses.slopes_of(
-            module, state, fixed, _pairs(module, known, fixed), None
-        ),
-        state,
-        batch[::2],
-        key,
-        fixed,
-    )
-    products = 2.0 * (rows // 2) * fixed["transport"]["codes"].size
-    return (num_steps - gan.warmup) * played + gan.warmup * max(judged - slopes, 0.0) + num_steps * products
-
-
-def _pairs(module: Any, images: Array, fixed: Any) -> ae_ot_gan_losses.Batch:
-    """A batch whose new codes are those of its pairs, to count operations."""
-    known = to_unit(images)
-    codes = module.apply(fixed, known, method="encode")
-    return ae_ot_gan_losses.Batch(known, codes, codes)
 
 
 def _choose(key: Key, total: int, num: int) -> np.ndarray:
