@@ -140,15 +140,17 @@ def score(
     save(place, {"group": group, "seed": seed, "rows": rows}, {"noise": x[:_SHOWN], **shown})
 
 
-def curve(folder: Path, name: str, num_steps: int) -> tuple[str, np.ndarray, np.ndarray]:
-    """What a stage minimised: its name, updates, and values, from metrics.jsonl."""
-    values = {}
-    for line in (folder / "metrics.jsonl").read_text().splitlines():
+def curve(folder: Path, name: str, num_steps: int) -> tuple[str, np.ndarray, np.ndarray] | None:
+    """What a stage minimised: its name, updates, and values, from metrics.jsonl; None if nothing was recorded."""
+    values, path = {}, folder / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):  # a line that a killed run left unfinished
             entry = json.loads(line)
             if entry["stage"] == name:
                 metric = "objective" if "objective" in entry else "loss"
                 values[entry["step"]] = entry[metric]
+    if not values:
+        return None
     steps = np.array(sorted(values))
     return metric, steps * num_steps / steps[-1], np.array([values[step] for step in steps])
 
@@ -156,7 +158,11 @@ def curve(folder: Path, name: str, num_steps: int) -> tuple[str, np.ndarray, np.
 def objective(ax: Any, config: Any, folder: Path, seed: int, solver: str, infimum: float | None = None) -> None:
     """Draw what a solver minimised against its updates, with a running mean, and the infimum where it is known."""
     num_steps = neural_map.config_of(solver, **config.options(solver)).num_steps
-    metric, steps, values = curve(folder, f"{solver}, seed {seed}", num_steps)
+    found = curve(folder, f"{solver}, seed {seed}", num_steps)
+    if found is None:
+        ax.set(title=f"{solver}: not recorded, metrics.jsonl lacks it", xticks=[], yticks=[])
+        return
+    metric, steps, values = found
     width = max(1, min(len(values) // 3, max(3, len(values) // 12)))
     smooth = np.convolve(values, np.ones(width) / width, "valid")
     ax.plot(steps, values, color=plot.BLUE, alpha=0.3, lw=0.8, label="batches")

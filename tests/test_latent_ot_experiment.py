@@ -64,6 +64,16 @@ def test_settings_and_table():
     assert text.splitlines() == ["|  | UVP |", "|---|---|", "| lp | 3.000 ± 2.646 |"]
 
 
+def test_the_curve_of_an_objective_is_read_from_what_was_recorded(tmp_path):
+    assert latent_ot_toy.curve(tmp_path, "lp, seed 0", 10) is None
+    lines = [{"stage": "lp, seed 0", "step": step, "loss": 1.0 / step} for step in (2, 1)]
+    text = "\n".join([*map(json.dumps, lines), json.dumps({"stage": "icnn, seed 0", "step": 3}), '{"stage": "lp'])
+    (tmp_path / "metrics.jsonl").write_text(text)
+    metric, steps, values = latent_ot_toy.curve(tmp_path, "lp, seed 0", 10)
+    assert (metric, steps.tolist(), values.tolist()) == ("loss", [5, 10], [1, 0.5])
+    assert latent_ot_toy.curve(tmp_path, "c_transform, seed 0", 10) is None
+
+
 def finished(folder, results, figures):
     assert all_finite(results)
     assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(results))
