@@ -43,13 +43,14 @@ from otgen.train import hosts
 from otgen.train.loop import NonFinite
 from otgen.types import Array, Key
 
+_MNIST = {"base": {"epochs": 72}, "gan": {"epochs": 6, "learning_rate": 6e-4}}
 _SETS: dict[str, dict[str, dict[str, Any]]] = {  # autoencoder and GAN by data set
     "digits": {
         "base": {"latent_dim": 8, "hidden": (256, 128), "epochs": 150, "batch_size": 128},
         "gan": {"epochs": 60},
     },
-    "mnist": {"base": {}, "gan": {}},
-    "fashion_mnist": {"base": {}, "gan": {}},
+    "mnist": _MNIST,
+    "fashion_mnist": _MNIST,
     "stacked_mnist": {"base": {"latent_dim": 32}, "gan": {}},
     "cifar10": {"base": {"latent_dim": 64, "network": "conv", "epochs": 12}, "gan": {"epochs": 24}},
     "celeb_a": {"base": {"latent_dim": 100, "network": "conv", "epochs": 4}, "gan": {"epochs": 8}},
