@@ -6,6 +6,8 @@
     python -m experiments.latent_ot --dataset mnist --data-dir DATA --seeds 0-2
     python -m experiments.latent_ot --dataset mnist --solvers c_transform,icnn --no-distil
     python -m experiments.latent_ot --dataset mnist --solvers c_transform --no-distil --features inception --resume
+    python -m experiments.latent_ot --dataset mnist --solvers c_transform --no-distil --features inception \
+        --feature-images 10000 --rows real,local --resume                    # what is slow, of two rows only
 
 Toys: every form of every map against the semi-discrete one. Images: autoencoder, map to its codes, decoder, scored
 beside a Gaussian prior in the same codes; the first solver's map is also distilled into one network. For numbers see
@@ -105,6 +107,8 @@ class Config(command.Options):
     """Space of the distances of images: auto (LeNet or pixels), pixels, lenet, inception."""
     feature_images: int = 5000
     """Images of the one draw that a seed is scored with in features other than auto."""
+    rows: str | None = None
+    """Images: score only rows of the table whose names hold one of these words with commas, such as real,local."""
     limit: int | None = None
     """Use only so many training images."""
     num_points: int = 4096
@@ -148,7 +152,7 @@ class Config(command.Options):
 
     def identity(self) -> dict[str, Any]:
         """What makes the numbers of a seed and a solver: all but these, and where and how it runs."""
-        own = self.numbers("seeds", "solvers", "distil", "features", "feature_images")
+        own = self.numbers("seeds", "solvers", "distil", "features", "feature_images", "rows")
         return {**own, "settings": _SETS.get(self.dataset, _TOY)}
 
 
@@ -194,8 +198,11 @@ def check(config: Config) -> None:
     of_images = (config.latent_dim, config.hidden, config.epochs, config.limit)
     if _is_toy(config) and any(value is not None for value in of_images):
         raise ValueError("toys are points: latent_dim, hidden, epochs and limit are for images.")
-    if _is_toy(config) and config.features != "auto":
-        raise ValueError("toys are points: features are of images.")
+    if _is_toy(config) and (config.features != "auto" or config.rows is not None):
+        raise ValueError("toys are points: features and rows are of images.")
+    for word in () if config.rows is None else config.rows.split(","):
+        if not word or not _groups(dataclasses.replace(config, rows=word)):
+            raise ValueError(f"rows = {config.rows!r}: no row of the table has {word!r} in its name; try real,local.")
     if not _is_toy(config):  # raises for unknown features and missing weights
         features_of(config.dataset, config.data_dir, "pixels" if config.features == "auto" else config.features)
     if _is_toy(config) and config.distributed:
@@ -209,9 +216,7 @@ def check(config: Config) -> None:
 
 def run_images(config: Config, folder: Path, progress: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Train and score what is not yet scored, draw."""
-    groups = [_REFERENCE, *config.names()]
-    if config.distil:
-        groups.append(f"{config.names()[0]}, network")
+    groups = _groups(config)
     runs, sets = [], None
     for seed in config.seed_list():
         places = [_scores(config, folder, seed, group) for group in groups]
@@ -223,13 +228,30 @@ def run_images(config: Config, folder: Path, progress: Any) -> tuple[list[dict[s
             runs += [json.loads((place / "scores.json").read_text()) for place in places]
     if not hosts.is_first():
         return [], {}
-    figures(config, folder, groups)
-    return runs, {"judge": runs[0]["judge"], "figures": ["samples.png", "objective.png"]}
+    return runs, {"judge": runs[0]["judge"], "figures": figures(config, folder, groups)}
 
 
 def _scores(config: Config, folder: Path, seed: int, group: str) -> Path:
-    """Where the scores of a group are."""
-    return place_of_scores(config, place_of(folder, seed, group))
+    """Where the scores of a group are; those of chosen rows are apart."""
+    place = place_of_scores(config, place_of(folder, seed, group))
+    return place if config.rows is None else place / f"rows-{config.rows}"
+
+
+def _names_of(config: Config, group: str) -> list[str]:
+    """Names of the rows of a group that are asked for."""
+    if group == _REFERENCE:
+        names = ["real training images", "reconstructed test images", "Gaussian prior"]
+    else:
+        names = [f"{group}, {form}" for form in (*FORMS[group], "local")] if group in FORMS else [group]
+    return [name for name in names if config.rows is None or any(word in name for word in config.rows.split(","))]
+
+
+def _groups(config: Config) -> list[str]:
+    """What is trained and scored together, as far as rows of it are asked for."""
+    groups = [_REFERENCE, *config.names()]
+    if config.distil:
+        groups.append(f"{config.names()[0]}, network")
+    return [group for group in groups if _names_of(config, group)]
 
 
 class Trial:
@@ -253,6 +275,7 @@ class Trial:
         """Train and score groups of rows of the table."""
         for group in groups:
             draws, seconds, notes = self._draws(group)
+            draws = {row: draws[row] for row in _names_of(self._config, group)}
             start, key = time.perf_counter(), self._keys[3]
             rows = {row: self._scored(key, row, draw) | notes for row, draw in draws.items()}
             spent = {"training": seconds, "scoring": round(time.perf_counter() - start, 2)}
@@ -391,14 +414,14 @@ def _cell(summary: dict[str, Any] | None) -> str:
     return f"{summary['mean']:.{digits}f}{spread}"
 
 
-def figures(config: Config, folder: Path, groups: list[str]) -> None:
-    """Draw, for the first seed, samples of every row of the table, and what every solver minimised."""
+def figures(config: Config, folder: Path, groups: list[str]) -> list[str]:
+    """Draw, for the first seed, samples of every row of the table, and what every solver minimised; return names."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    seed, solvers, shown = config.seed_list()[0], config.names(), {}
+    seed, solvers, shown = config.seed_list()[0], [name for name in config.names() if name in groups], {}
     for group in groups:
         with np.load(_scores(config, folder, seed, group) / "samples.npz") as file:
             shown |= {row: file[row] for row in file}
@@ -410,11 +433,14 @@ def figures(config: Config, folder: Path, groups: list[str]) -> None:
         plot.image_grid(images, 10, ax, row)
     figure.savefig(folder / "samples.png", dpi=150)
     plt.close(figure)
+    if not solvers:
+        return ["samples.png"]
     figure, axes = plt.subplots(1, len(solvers), figsize=(4 * len(solvers), 3.2), squeeze=False, layout="constrained")
     for ax, solver in zip(axes[0], solvers, strict=True):
         objective(ax, config, folder, seed, solver)
     figure.savefig(folder / "objective.png", dpi=150)
     plt.close(figure)
+    return ["samples.png", "objective.png"]
 
 
 def cli() -> None:

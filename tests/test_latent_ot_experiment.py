@@ -34,6 +34,9 @@ def test_bad_options_raise_before_anything_is_written(tmp_path):
         ({"dataset": "digits", "latent_dim": 0}, "latent_dim"),
         ({"dataset": "digits", "epochs": -1.0}, "epochs"),
         ({"hidden": (8,)}, "for images"),
+        ({"rows": "real"}, "of images"),
+        ({"dataset": "digits", "rows": "real,sharp"}, "'sharp'"),
+        ({"dataset": "digits", "rows": ""}, "rows"),
         ({"dataset": "digits", "hidden": (0,)}, "hidden"),
     ]
     for change, message in cases:
@@ -141,5 +144,8 @@ def test_other_features_are_scored_beside_the_first(tmp_path):
     place = tmp_path / "checkpoints" / "seed-0" / "lp"
     assert (place / "scores.json").exists()
     assert (place / "pixels-150" / "scores.json").exists()
-    with pytest.raises(ValueError, match="features are of images"):
+    few = latent_ot.main(latent_ot.Config.smoke(**options, resume=True, features="pixels", rows="real,local"))
+    assert set(few["rows"]) == {"real training images", "lp, local"}
+    assert few["judge"]["images_per_draw"] == 360  # all test images, fewer than the 5,000 asked for
+    with pytest.raises(ValueError, match="are of images"):
         latent_ot.main(latent_ot.Config.smoke(dataset="eight_gaussians", features="pixels", out=str(tmp_path / "toy")))
