@@ -105,6 +105,7 @@ GAN = {  # columns of the AE-OT-GAN's tables
     "coverage": "coverage",
     "content": "pixel error of the pairs",
     "class_tv": "class TV",
+    "class_tv_real": "class TV to real data",
     "mixtures": "mixtures",
 }
 LATENT = {  # columns of the latent-OT tables, of images and of toys

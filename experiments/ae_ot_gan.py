@@ -34,6 +34,7 @@ from experiments import ae_ot, ae_ot_gan_budget, ae_ot_gan_figures, command, com
 from experiments.command import place_of, save, stage, write
 from experiments.judge import Judge, PointJudge, extent, features_of, place_of_scores
 from otgen import data
+from otgen import eval as evaluate
 from otgen.data import toy
 from otgen.models import ae_ot as base_model
 from otgen.models import ae_ot_gan as gan_model
@@ -68,6 +69,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 LONGER = "longer"
 BASELINES = ("vae", "wgan_gp")
 REFERENCE = "reference"
+_REAL = "real training data"
 COLUMNS = {  # of the table
     "frechet": "Frechet",
     "kid": "KID",
@@ -77,6 +79,7 @@ COLUMNS = {  # of the table
     "coverage": "coverage",
     "content": "pixel error of the pairs",
     "class_tv": "class TV",
+    "class_tv_real": "class TV to real data",
     "mixtures": "mixtures",
     "modes": "modes",
     "share_3sd": "within 3 sd",
@@ -205,6 +208,7 @@ def main(config: Config) -> dict[str, Any]:
     order = {group: i for i, group in enumerate(groups)}
     runs.sort(key=lambda run: (run["seed"], order.get(run["group"], len(order)), run["group"]))
     places = [_scores(config, folder, config.seed_list()[0], group) for group in groups]
+    compare_classes(runs)
     drawn = ae_ot_gan_figures.draw(config, folder, places)
     results = {"dataset": config.dataset, "judge": runs[0]["judge"], "figures": drawn}
     results |= {"rows": latent_ot.gather(runs), "runs": runs}
@@ -213,6 +217,19 @@ def main(config: Config) -> dict[str, Any]:
     lines += [f"{name}: {row['frechet']['seeds']} seeds." for name, row in results["rows"].items()]
     (folder / "table.md").write_text("\n".join([latent_ot.markdown(results, COLUMNS), "", *lines]) + "\n")
     return results
+
+
+def compare_classes(runs: list[dict[str, Any]]) -> None:
+    """Add to rows the total variation of their classes from those of real training data of the same seed.
+
+    Both are told by the same classifier, so that its mistakes do not count; both are shares among all draws.
+    """
+    real = {run["seed"]: run["rows"].get(_REAL, {}).get("class_shares") for run in runs if run["group"] == REFERENCE}
+    for run in runs:
+        for name, row in run["rows"].items():
+            if real.get(run["seed"]) and row.get("class_shares") and name != _REAL:
+                shares = (jnp.asarray(told) for told in (row["class_shares"], real[run["seed"]]))
+                row["class_tv_real"] = float(evaluate.total_variation(*shares))
 
 
 def _scores(config: Config, folder: Path, seed: int, group: str) -> Path:
@@ -355,7 +372,7 @@ class Trial:
         form = self._config.gan("default").form
         if group == REFERENCE:
             draws = {
-                "real training data": lambda key, num: to_unit(train[_choose(key, len(train), num)]),
+                _REAL: lambda key, num: to_unit(train[_choose(key, len(train), num)]),
                 "reconstructed test data": lambda key, num: _reconstructed(base, test[:num]),
                 "AE-OT": lambda key, num: base_model.sample(key, base, num, form=form),
             }

@@ -103,3 +103,18 @@ def test_a_run_on_points(tmp_path):
     results = experiment.main(Config.smoke(dataset="twenty_five_gaussians", out=str(tmp_path / "run")))
     assert math.isfinite(results["rows"]["AE-OT-GAN"]["reverse_kl"]["mean"])
     assert results["figures"] == ["samples.png", "training.png"]
+
+
+def test_classes_are_compared_with_those_of_real_data_of_the_same_seed():
+    def entry(group, seed, **shares):
+        return {"group": group, "seed": seed, "rows": {name: {"class_shares": told} for name, told in shares.items()}}
+
+    runs = [
+        entry("reference", 0, **{"real training data": [0.4, 0.6], "AE-OT": [0.5, 0.5]}),
+        entry("reference", 1, **{"real training data": [0.7, 0.3], "AE-OT": []}),
+        entry("default", 1, **{"AE-OT-GAN": [0.4, 0.6]}),
+        entry("default", 2, **{"AE-OT-GAN": [0.4, 0.6]}),
+    ]
+    experiment.compare_classes(runs)
+    found = [row.get("class_tv_real") for run in runs for row in run["rows"].values()]
+    assert found == [None, pytest.approx(0.1), None, None, pytest.approx(0.3), None]
