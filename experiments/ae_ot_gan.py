@@ -52,7 +52,7 @@ _SETS: dict[str, dict[str, dict[str, Any]]] = {  # autoencoder and GAN by data s
     },
     "mnist": _MNIST,
     "fashion_mnist": {**_MNIST, "gan": {**_MNIST["gan"], "content_weight": 3.0}},
-    "stacked_mnist": {"base": {"latent_dim": 32}, "gan": {}},
+    "stacked_mnist": {**_MNIST, "base": {"latent_dim": 32, "epochs": 36}},
     "cifar10": {"base": {"latent_dim": 64, "network": "conv", "epochs": 12}, "gan": {"epochs": 24}},
     "celeb_a": {"base": {"latent_dim": 100, "network": "conv", "epochs": 4}, "gan": {"epochs": 8}},
 }
