@@ -107,6 +107,10 @@ GAN = {  # columns of the AE-OT-GAN's tables
     "class_tv": "class TV",
     "class_tv_real": "class TV to real data",
     "mixtures": "mixtures",
+    "modes": "modes",
+    "share_3sd": "within 3 sd",
+    "within_sd": "within-mode sd",
+    "reverse_kl": "reverse KL",
 }
 LATENT = {  # columns of the latent-OT tables, of images and of toys
     "frechet": "Frechet",
