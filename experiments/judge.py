@@ -62,7 +62,7 @@ def place_of_scores(config: Any, place: Path) -> Path:
 
 
 class Judge:
-    """Scores images [n, h, w, c] against held-out ones.
+    """Scores images [n, h, w, c] against held-out ones; on their classes where training images have more than one.
 
     Args:
       dataset: name of the data set.
@@ -101,11 +101,15 @@ class Judge:
         self._shares = evaluate.class_histogram(self._labels, self._classes)
         self._known = known
         guess = self._classify(to_unit(test.images[: self.num]), known)
-        self.accuracy = float(np.mean(np.asarray(guess) == test.labels[: self.num]))
+        right = np.mean(np.asarray(guess) == test.labels[: self.num])
+        self.accuracy = float(right) if self._has_classes() else None
         self._weights = stacked.mode_weights(self._digits()) if dataset == "stacked_mnist" else None
 
     def _features(self, images: Any) -> Array:
         return self._extract(to_unit(images))
+
+    def _has_classes(self) -> bool:
+        return self._labels.min() < self._labels.max()
 
     def _digits(self) -> np.ndarray:
         return np.concatenate([self._labels // 100, self._labels // 10 % 10, self._labels % 10])
@@ -119,7 +123,7 @@ class Judge:
             if self._dataset == "mnist":
                 return lambda images, features: evaluate.predicted_labels(logits(images))
             return lambda images, features: evaluate.stacked_labels(logits, images)
-        self.classifier = "5 nearest neighbours in the features"
+        self.classifier = "5 nearest neighbours in the features" if self._has_classes() else "none"
         return lambda images, features: evaluate.nearest_label(features, self._train, self._labels, self._classes)
 
     def __call__(self, images: Array) -> tuple[dict[str, float], Array]:
@@ -146,6 +150,8 @@ class Judge:
         if self._weights is not None:
             found = evaluate.distinct_modes(labels, self._classes, self._weights)
             return {"modes": found.modes, "reverse_kl": found.reverse_kl, "kl_floor": found.kl_floor}
+        if not self._has_classes():
+            return {}
         mixed = evaluate.mixture_rate(features, self._train[:_KNOWN], self._labels[:_KNOWN], self._known)
         return {"class_tv": evaluate.total_variation(shares, self._shares), "mixtures": mixed.excess}
 
