@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from otgen.models import ae_ot, ae_ot_gan, ae_ot_gan_losses, baselines
+from otgen.models import ae_ot, ae_ot_gan, baselines
 from otgen.models.settings import GeneratorSettings
-from otgen.nn import to_unit
 from otgen.train.budget import flops
-from otgen.types import Array, Key
 
 _SHARED = ("latent_dim", "network", "hidden", "width", "epochs", "learning_rate", "batch_size")
 
@@ -37,20 +33,7 @@ def gan(config: ae_ot_gan.Config, model: ae_ot.Model, images: np.ndarray) -> flo
     module, state, fixed = ae_ot_gan.init(key, config, model, num_steps)
     rows = ae_ot_gan.rows_of(config, len(images))
     batch = jnp.zeros((rows, *images.shape[1:]), images.dtype)
-    played, judged = (
-        flops(ae_ot_gan.make_step(module, num_steps, alone=alone), state, batch, key, fixed) for alone in (False, True)
-    )
-
-    def measured(state: Any, known: Array, key: Key, fixed: Any) -> Any:
-        return ae_ot_gan_losses.slopes_of(module, state, fixed, _pairs(module, known, fixed), None)
-
-    slopes = flops(measured, state, batch[::2], key, fixed)
+    steps = (ae_ot_gan.make_step(module, num_steps, phase=phase) for phase in ("critic", "both"))
+    judged, played = (flops(step, state, batch, key, fixed) for step in steps)
     products = 2.0 * (rows // 2) * fixed["transport"]["codes"].size
-    return (num_steps - config.warmup) * played + config.warmup * max(judged - slopes, 0.0) + num_steps * products
-
-
-def _pairs(module: Any, images: Array, fixed: Any) -> ae_ot_gan_losses.Batch:
-    """A batch whose new codes are those of its pairs, to count operations."""
-    known = to_unit(images)
-    codes = module.apply(fixed, known, method="encode")
-    return ae_ot_gan_losses.Batch(known, codes, codes)
+    return (num_steps - config.warmup) * played + config.warmup * judged + num_steps * products

@@ -120,10 +120,10 @@ def test_balanced_gradients_have_the_norms_asked_for(start, digits, weights):
 def test_the_critic_is_trained_alone_at_first_and_then_both(base, digits):
     module, state, fixed = ae_ot_gan.init(jax.random.key(1), ae_ot_gan.Config(warmup=34), base, 60)
     decoder = base.variables["params"]["autoencoder"]["decoder"]
-    alone, both = (jax.jit(ae_ot_gan.make_step(module, 60, alone=alone)) for alone in (True, False))
+    critic, measure, both = (jax.jit(ae_ot_gan.make_step(module, 60, phase=phase)) for phase in ae_ot_gan.PHASES)
     for i in range(34):  # the first rate of a schedule is zero
-        state, metrics = alone(state, digits.images[:16], jax.random.key(2), fixed)
-        assert (float(state.slopes[0]) > 0) == (i >= 2)  # the last 32 are measured
+        state, metrics = (critic if i < 2 else measure)(state, digits.images[:16], jax.random.key(2), fixed)
+        assert (float(state.slopes[0]) > 0) == (i >= 2)
     assert set(metrics) == {"gap", "slope"}
     assert int(state.critic.step) == 34
     for one, other in leaves(state.generator.params, decoder):
@@ -142,13 +142,28 @@ def test_the_critic_is_trained_alone_at_first_and_then_both(base, digits):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("alone", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_steps_do_not_depend_on_the_number_of_devices(base, digits, alone):
+def test_the_last_steps_of_the_warmup_are_measured(base, digits):
+    def total(step, state):
+        slopes[step] = float(state.slopes[0])
+
+    slopes, fields = {}, {**SMALL, "warmup": 40, "epochs": 0.1}
+    ae_ot_gan.refine(jax.random.key(1), base, digits.images, **fields, watch=total, save_every=1, log_every=1)
+    assert [step for step in slopes if slopes[step] > slopes.get(step - 1, 0)] == list(range(9, 41))
+
+
+def test_an_unknown_phase_is_refused(base):
+    module = ae_ot_gan.AEOTGAN(base.module.image_shape, base.module.config, ae_ot_gan.Config())
+    with pytest.raises(ValueError, match="choose one of critic, measure, both"):
+        ae_ot_gan.make_step(module, 20, phase="alone")
+
+
+@pytest.mark.parametrize("phase", ["both", pytest.param("measure", marks=pytest.mark.slow)])
+def test_steps_do_not_depend_on_the_number_of_devices(base, digits, phase):
     """With the Wasserstein penalty, which draws places on segments."""
     config = ae_ot_gan.Config(adversarial="wasserstein", warmup=2)
     module, first, fixed = ae_ot_gan.init(jax.random.key(1), config, base, 20)
     first = first._replace(slopes=jnp.array([1.0, 2.0, 3.0]))
-    step, images, key = ae_ot_gan.make_step(module, 20, alone=alone), digits.images[:16], jax.random.key(2)
+    step, images, key = ae_ot_gan.make_step(module, 20, phase=phase), digits.images[:16], jax.random.key(2)
     whole = jax.jit(step)
     many = jax.jit(jax.vmap(functools.partial(step, axis_name="d"), (None, 0, None, None), axis_name="d"))
     one, two = first, first

@@ -47,6 +47,7 @@ from otgen.types import Array, Callback, Key
 CONTENTS = ("bernoulli", "squared")
 FEATURES = ("latent", "perceptual", "none")
 LATENTS = ("transport", "gaussian")
+PHASES = ("critic", "measure", "both")
 _MEASURED = 32  # last steps of the warm-up, in which gradients are measured
 
 
@@ -256,7 +257,7 @@ def init(key: Key, config: Config, model: ae_ot.Model, num_steps: int) -> tuple[
     return module, State(*parts, generator, jnp.zeros(3), zero), fixed
 
 
-def make_step(module: AEOTGAN, num_steps: int, features: Features | None = None, *, alone: bool = False):
+def make_step(module: AEOTGAN, num_steps: int, features: Features | None = None, *, phase: str = "both"):
     """Return a pure training step `(state, images, key, fixed, *, axis_name) -> (state, metrics)` of the last stage.
 
     Every second image of a batch gives a pair. `fixed` is what `init` gives.
@@ -265,11 +266,14 @@ def make_step(module: AEOTGAN, num_steps: int, features: Features | None = None,
       module: the model.
       num_steps: steps of the stage, as in `init`.
       features: for feature = "perceptual", images [n, h, w, c] to features [n, p].
-      alone: whether the step is one of the warm-up: of the critic alone, and the last of them measure the gradients.
+      phase: "critic", of the critic alone; "measure", the same and gradients of the generator's terms are measured;
+        "both".
 
-    Raises (when traced):
-      ValueError: if a device has an odd number of images.
+    Raises:
+      ValueError: for an unknown phase; when traced, if a device has an odd number of images.
     """
+    if phase not in PHASES:
+        raise ValueError(f"phase = {phase!r} is unknown: choose one of {', '.join(PHASES)}.")
     gan = module.gan
     for_generator, for_critic = _optimisers(gan, num_steps)
 
@@ -288,12 +292,10 @@ def make_step(module: AEOTGAN, num_steps: int, features: Features | None = None,
         share = jax.vmap(jax.random.uniform)(sample_keys(share_key, state.step, len(real), axis_name))
         critic, metrics = descend(for_critic, state.critic, critic_loss, module, real, fake, share, axis_name=axis_name)
         state = state._replace(critic=critic, step=state.step + 1)
-        if alone:
-            slopes = jax.lax.cond(
-                state.step > gan.warmup - _MEASURED,
-                lambda: slopes_of(module, state, fixed, batch, features, axis_name=axis_name),
-                lambda: jnp.zeros(3),
-            )
+        if phase == "critic":
+            return state, metrics
+        if phase == "measure":
+            slopes = slopes_of(module, state, fixed, batch, features, axis_name=axis_name)
             return state._replace(slopes=state.slopes + slopes), metrics
         rest = module, critic.params, fixed, balanced(gan, state.slopes), batch, features
         generator, more = descend(for_generator, state.generator, generator_loss, *rest, axis_name=axis_name)
@@ -348,11 +350,13 @@ def refine(
     num_steps = num_steps_of(settings, len(images))
     init_key, order_key, step_key = jax.random.split(key, 3)
     module, state, fixed = init(init_key, settings, model, num_steps)
-    stages = ((True, settings.warmup), (False, num_steps)) if settings.adversarial_weight else ()
-    for alone, stop in stages:
+    stops = (settings.warmup - _MEASURED, settings.warmup, num_steps) if settings.adversarial_weight else ()
+    for phase, stop in zip(PHASES, stops, strict=False):
+        if stop <= 0:
+            continue
         state = train_on(
             (images,),
-            make_step(module, num_steps, features, alone=alone),
+            make_step(module, num_steps, features, phase=phase),
             state,
             (order_key, step_key),
             num_steps=stop,
@@ -364,7 +368,7 @@ def refine(
             log_every=log_every,
             save_every=save_every,
         )
-        if not float(state.slopes[0]) > 0:
+        if phase != "critic" and not float(state.slopes[0]) > 0:
             raise NonFinite("the critic's values have no gradient in the generator: lower critic_learning_rate.")
     params = {**fixed["params"], "generator": state.average, "critic": state.critic.params}
     return model._replace(module=module, variables={"params": params, "transport": fixed["transport"]})
