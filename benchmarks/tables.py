@@ -155,7 +155,8 @@ def w2_benchmark(path: Path) -> str:
 def _spread(summary: dict | None) -> str:
     if summary is None:
         return ""
-    digits = 0 if summary["mean"] >= 20 else 2 if summary["mean"] >= 1 else 3 if abs(summary["mean"]) >= 0.1 else 4
+    coarse = summary["mean"] >= 20 and not 0 < (summary["sd"] or 0) < 0.5
+    digits = 0 if coarse else 2 if summary["mean"] >= 1 else 3 if abs(summary["mean"]) >= 0.1 else 4
     if summary["sd"] and summary["sd"] >= 0.0005:
         digits = min(digits, 3)
     spread = "" if not summary["sd"] else f" ± {summary['sd']:.{digits}f}"
