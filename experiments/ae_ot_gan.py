@@ -227,7 +227,7 @@ def compare_classes(runs: list[dict[str, Any]]) -> None:
     real = {run["seed"]: run["rows"].get(_REAL, {}).get("class_shares") for run in runs if run["group"] == REFERENCE}
     for run in runs:
         for name, row in run["rows"].items():
-            if real.get(run["seed"]) and row.get("class_shares") and name != _REAL:
+            if real.get(run["seed"]) and len(row.get("class_shares", [])) > 1 and name != _REAL:
                 shares = (jnp.asarray(told) for told in (row["class_shares"], real[run["seed"]]))
                 row["class_tv_real"] = float(evaluate.total_variation(*shares))
 
