@@ -104,6 +104,7 @@ class Status(enum.IntEnum):
     CONVERGED = 0
     MAX_STEPS = 1
     NONFINITE = 2
+    STALLED = 3
 
 
 ADVICE = {
@@ -116,36 +117,63 @@ ADVICE = {
         "a number became NaN or infinite: check the inputs for non-finite values and extreme scales, "
         "or run in float64 (jax.config.update('jax_enable_x64', True))."
     ),
+    Status.STALLED: (
+        "the error came to rest above tol before the limit of steps: rounding is in the way and more steps will not "
+        "help. Accept a larger tol, take a larger epsilon, or run in float64 (jax.config.update('jax_enable_x64', "
+        "True))."
+    ),
 }
 
 
-def status_of(error: Array, tol: Array) -> Array:
+def status_of(error: Array, tol: Array, stalled: Array | bool = False) -> Array:
     """Return the int32 status of a recomputed error: CONVERGED if and only if it is below `tol`.
+
+    Args:
+      error: recomputed at the end.
+      tol: what it was to be below.
+      stalled: whether the solver gave up because its error had come to rest, rather than at the limit of steps.
 
     Example:
       >>> print(og.types.status_of(0.01, 0.1), og.types.status_of(0.5, 0.1), og.types.status_of(jnp.nan, 0.1))
       0 1 2
+      >>> print(og.Status(int(og.types.status_of(0.5, 0.1, stalled=True))).name)
+      STALLED
     """
     error, tol = jnp.asarray(error), jnp.asarray(tol)
-    unfinished = jnp.where(error < tol, Status.CONVERGED, Status.MAX_STEPS)
-    return jnp.where(jnp.isfinite(error), unfinished, Status.NONFINITE).astype(jnp.int32)
+    unfinished = jnp.where(stalled, Status.STALLED, Status.MAX_STEPS)
+    ended = jnp.where(error < tol, Status.CONVERGED, unfinished)
+    return jnp.where(jnp.isfinite(error), ended, Status.NONFINITE).astype(jnp.int32)
 
 
 def explain(info: Any) -> str:
     """Say in words how a solver ended and what to try.
 
     Args:
-      info: the Info of any otgen solver, or a status.
+      info: the Info of any otgen solver, or a status; of many solves at once (vmap) one that holds arrays.
 
     Returns:
-      One line: the status by name, and the advice that goes with it.
+      The status by name, and the advice that goes with it, in one line; of many solves a line for each way to end, with
+      how many ended so.
+
+    Raises:
+      ValueError: inside jit, where there is no status to read yet.
 
     Example:
       >>> print(og.explain(og.Status.CONVERGED))
       CONVERGED: converged: the error recomputed at the end is below tol.
+      >>> print(og.explain(jnp.array([0, 0, 0])))
+      3 of 3 CONVERGED: converged: the error recomputed at the end is below tol.
     """
-    status = Status(int(getattr(info, "status", info)))
-    return f"{status.name}: {ADVICE[status]}"
+    status = getattr(info, "status", info)
+    if isinstance(status, jax.core.Tracer):
+        raise ValueError(
+            "the status has no value inside jit: return the Info from the jitted function, then explain it."
+        )
+    codes = np.asarray(status)
+    if codes.ndim == 0:
+        return f"{Status(int(codes)).name}: {ADVICE[Status(int(codes))]}"
+    ways = [(Status(int(code)), int(count)) for code, count in zip(*np.unique(codes, return_counts=True), strict=True)]
+    return "\n".join(f"{count} of {codes.size} {way.name}: {ADVICE[way]}" for way, count in ways)
 
 
 def averaged(tree: Any, axis_name: str | None) -> Any:

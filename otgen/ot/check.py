@@ -1,6 +1,10 @@
-"""Checks of what users hand in: outside jit they raise at once, inside jit they step aside."""
+"""Checks of what users hand in: outside jit they raise at once, inside jit they look at shapes and types alone."""
 
 from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +13,106 @@ from jax.typing import ArrayLike
 
 from otgen.types import Array, Held
 
+SAME = 1e-5  # totals of weights that are further apart, relative, are another problem
+
 
 def is_traced(*arrays: ArrayLike) -> bool:
     """Whether any of the arrays has no value yet because a transformation is tracing."""
     return any(isinstance(array, jax.core.Tracer) for array in arrays)
+
+
+def native(name: str, array: ArrayLike) -> Held:
+    """Return a JAX array as it is, and anything else as a NumPy array of numbers in this machine's byte order.
+
+    Readers of IDX and FITS files give big-endian arrays, whose bytes jitted functions would misread.
+
+    Raises:
+      ValueError: for masked arrays, and for what is no array of real numbers.
+    """
+    if isinstance(array, jax.Array):
+        if jnp.issubdtype(array.dtype, jnp.complexfloating) or jnp.issubdtype(array.dtype, jax.dtypes.extended):
+            raise ValueError(f"{name} has entries of type {array.dtype}: give real numbers.")
+        return array
+    if isinstance(array, np.ma.MaskedArray):
+        raise ValueError(f"{name} is a masked array: fill the masked entries, or give weights that are zero there.")
+    try:
+        array = np.asarray(array)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name} is no array of numbers ({error}): give rows of one length.") from error
+    if not (array.dtype.kind in "biuf" or jnp.issubdtype(array.dtype, jnp.floating)):  # bfloat16's kind is V
+        raise ValueError(f"{name} has entries of type {array.dtype}: give real numbers.")
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def at_least_float32(dtype: Any) -> Any:
+    """Return the type in which arrays of a type are computed with: itself, or float32 for integers and half floats."""
+    return jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, jnp.float32))
+
+
+def as_array(
+    name: str, array: ArrayLike, shape: Sequence[int | None] | None = None, *, finite: bool = True, keep: bool = False
+) -> Array:
+    """Return an array of float32 at least, of the shape asked for.
+
+    Args:
+      name: what to call it in an error.
+      array: anything NumPy or JAX takes for an array.
+      shape: the shape it must have, None for a side of any length; None for any shape.
+      finite: whether NaN and infinite entries are refused, outside jit.
+      keep: whether floats of half precision keep their type.
+
+    Raises:
+      ValueError: for another shape, and as `native` and `require_finite`.
+    """
+    array = native(name, array)
+    if shape is not None:
+        fits = len(shape) == array.ndim and all(
+            want in (None, has) for want, has in zip(shape, array.shape, strict=True)
+        )
+        if not fits:
+            wanted = ", ".join("any" if side is None else str(side) for side in shape)
+            raise ValueError(f"{name} has shape {array.shape}: give an array of shape [{wanted}].")
+    if finite:
+        require_finite(name, array)
+    half = keep and jnp.issubdtype(array.dtype, jnp.floating)
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype) if half else at_least_float32(array.dtype)
+    return jnp.asarray(array) if array.dtype == dtype else jnp.asarray(array, dtype)
+
+
+@jax.jit
+def _all_finite(array: Array) -> Array:
+    return jnp.all(jnp.isfinite(array))
+
+
+@jax.jit
+def _smallest_and_sum(array: Array) -> tuple[Array, Array]:
+    return jnp.min(array), jnp.sum(array)
+
+
+def _at_hand(array: ArrayLike) -> bool:
+    """Whether the values can be read without a copy from a device."""
+    return not isinstance(array, jax.Array) or (
+        array.is_fully_addressable and all(device.platform == "cpu" for device in array.devices())
+    )
+
+
+def all_finite(array: ArrayLike) -> bool:
+    """Whether an array that is not traced has finite entries only; of a device's array one bool comes home."""
+    if not _at_hand(array):
+        return bool(_all_finite(array))
+    values = np.asarray(array)
+    if not jnp.issubdtype(values.dtype, jnp.inexact):
+        return True
+    return bool(np.isfinite(values if values.dtype.kind == "f" else values.astype(np.float32)).all())
+
+
+def smallest_and_sum(array: ArrayLike) -> tuple[float, float]:
+    """Return the least entry and the sum of an array that is not traced; of a device's array two numbers come home."""
+    if not _at_hand(array):
+        least, total = _smallest_and_sum(array)
+        return float(least), float(total)
+    values = np.asarray(array, np.float64)
+    return float(values.min()), float(values.sum())
 
 
 def require_finite(name: str, array: ArrayLike) -> None:
@@ -21,24 +121,94 @@ def require_finite(name: str, array: ArrayLike) -> None:
     Raises:
       ValueError: saying how many there are.
     """
-    if not is_traced(array):
-        bad = np.count_nonzero(~np.isfinite(np.asarray(array)))
-        if bad:
-            raise ValueError(f"{name} has {bad} NaN or infinite entries: remove or repair them.")
+    if not is_traced(array) and not all_finite(array):
+        bad = np.count_nonzero(~np.isfinite(np.asarray(array, np.float64)))
+        raise ValueError(f"{name} has {bad} NaN or infinite entries: remove or repair them.")
+
+
+def _require_number(name: str, number: ArrayLike, legal: Any, what: str) -> None:
+    if is_traced(number):
+        if jnp.ndim(number):
+            raise ValueError(f"{name} has shape {jnp.shape(number)}: give one number, and vmap over several.")
+        return
+    value = native(name, number)
+    if value.ndim:
+        raise ValueError(f"{name} has shape {value.shape}: give one number, and vmap over several.")
+    if not (np.isfinite(value) and legal(value)):
+        raise ValueError(f"{name} = {number}: give {what}.")
 
 
 def require_positive(name: str, number: ArrayLike) -> None:
-    """Refuse numbers that are not positive and finite, outside jit.
+    """Refuse what is not one positive finite number, outside jit.
 
     Raises:
       ValueError: with the number given.
     """
-    if not is_traced(number):
-        value = np.asarray(number)
-        if value.ndim:
-            raise ValueError(f"{name} has shape {value.shape}: give one number, and vmap over several.")
-        if not (np.isfinite(value).all() and (value > 0).all()):
-            raise ValueError(f"{name} = {number}: give a positive finite number.")
+    _require_number(name, number, lambda value: value > 0, "a positive finite number")
+
+
+def require_nonnegative(name: str, number: ArrayLike) -> None:
+    """Refuse what is not one finite number of zero or more, outside jit.
+
+    Raises:
+      ValueError: with the number given.
+    """
+    _require_number(name, number, lambda value: value >= 0, "a finite number of zero or more")
+
+
+def require_between(name: str, number: ArrayLike, low: float, high: float) -> None:
+    """Refuse what is not one number in [low, high], outside jit.
+
+    Raises:
+      ValueError: with the number given.
+    """
+    _require_number(name, number, lambda value: low <= value <= high, f"a number from {low:g} to {high:g}")
+
+
+def as_count(name: str, number: Any, least: int = 1) -> int:
+    """Return a static whole number, such as a size or a number of samples, as an int.
+
+    Raises:
+      ValueError: for fractions, arrays, tracers, and numbers below the least.
+    """
+    wrong = ValueError(f"{name} = {number}: give a whole number of at least {least}, an int.")
+    if isinstance(number, bool | np.bool_ | jax.core.Tracer):
+        raise wrong
+    try:
+        count = operator.index(number)
+    except TypeError:
+        raise wrong from None
+    if count < least:
+        raise wrong
+    return count
+
+
+def as_key(key: Any, name: str = "key") -> Array:
+    """Return a key of random numbers as it is.
+
+    Raises:
+      ValueError: for a seed, or anything else that is not one key.
+    """
+    if not isinstance(key, jax.Array):
+        raise ValueError(f"{name} is a {type(key).__name__}: give a key such as jax.random.key(0).")
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    legacy = key.dtype == jnp.uint32 and key.ndim >= 1
+    if not (typed or legacy):
+        raise ValueError(f"{name} is an array of type {key.dtype}: give a key such as jax.random.key(0).")
+    if key.ndim != (0 if typed else 1):
+        raise ValueError(f"{name} holds several keys, shape {key.shape}: give one, and vmap over several.")
+    return key
+
+
+def require_choice(name: str, choice: Any, choices: Sequence[str]) -> None:
+    """Refuse names that are not among the choices.
+
+    Raises:
+      ValueError: with the names there are.
+    """
+    if choice not in choices:
+        names = ", ".join(repr(it) for it in choices)
+        raise ValueError(f"{name} = {choice!r}: choose one of {names}.")
 
 
 def poison(values: Held, legal: ArrayLike) -> Held:
@@ -56,15 +226,15 @@ def as_mass(name: str, weights: ArrayLike | None, num: int, dtype: jnp.dtype = j
     """
     if weights is None:
         return np.full(num, 1.0 / num, dtype)
-    weights = weights if isinstance(weights, jax.Array) else np.asarray(weights)
+    weights = native(name, weights)
     if weights.shape != (num,):
         raise ValueError(f"{name} has shape {weights.shape}: give one weight per point, shape ({num},).")
     weights = weights.astype(dtype)
     if not is_traced(weights):
-        values = np.asarray(weights, np.float64)
-        if not np.isfinite(values).all() or values.min() < 0:
-            raise ValueError(f"{name} has a smallest value of {values.min()}: weights must be finite and not negative.")
-        if values.sum() == 0:
+        least, total = smallest_and_sum(weights)
+        if not np.isfinite(total) or not least >= 0:
+            raise ValueError(f"{name} has a smallest value of {least}: weights must be finite and not negative.")
+        if total == 0:
             raise ValueError(f"{name} is all zeros: at least one point must carry mass.")
     return weights
 
@@ -75,10 +245,7 @@ def as_points(name: str, points: ArrayLike, least: int = 2) -> Array:
     Raises:
       ValueError: if they are not a matrix, fewer than `least`, or (outside jit) not finite.
     """
-    if not isinstance(points, jax.Array):
-        points = np.asarray(points)
-    if jnp.issubdtype(points.dtype, jnp.complexfloating):
-        raise ValueError(f"{name} is complex: give real points.")
+    points = native(name, points)
     if points.ndim != 2 or points.shape[1] < 1:
         raise ValueError(
             f"{name} has shape {points.shape}: give points as rows, shape [n, d]. "
@@ -86,16 +253,12 @@ def as_points(name: str, points: ArrayLike, least: int = 2) -> Array:
         )
     if points.shape[0] < least:
         raise ValueError(f"{name} holds {points.shape[0]} point(s): at least {least} are needed.")
-    if not is_traced(points):
-        values = np.asarray(points)  # checked before it goes to the device
-        finite = np.isfinite(values if values.dtype.kind == "f" else values.astype(np.float32))
-        if not finite.all():
-            bad = np.flatnonzero(~finite.all(1))
-            raise ValueError(
-                f"{name} has NaN or infinite values in {bad.size} row(s), first row {bad[0]}: remove or repair them."
-            )
-    dtype = jax.dtypes.canonicalize_dtype(jnp.promote_types(points.dtype, jnp.float32))  # float32 at least
-    return jnp.asarray(points) if points.dtype == dtype else jnp.asarray(points, dtype)
+    if not is_traced(points) and not all_finite(points):
+        bad = np.flatnonzero(~np.isfinite(np.asarray(points, np.float64)).all(1))
+        raise ValueError(
+            f"{name} has NaN or infinite values in {bad.size} row(s), first row {bad[0]}: remove or repair them."
+        )
+    return as_array(name, points, finite=False)
 
 
 def as_weights(weights: ArrayLike | None, num: int, name: str = "weights") -> Array:
@@ -106,16 +269,15 @@ def as_weights(weights: ArrayLike | None, num: int, name: str = "weights") -> Ar
     """
     if weights is None:
         return jnp.full(num, 1.0 / num, jnp.float32)
-    weights = jnp.asarray(weights, jnp.float32)
+    weights = jnp.asarray(native(name, weights), jnp.float32)
     if weights.shape != (num,):
         raise ValueError(f"{name} has shape {weights.shape}: give one weight per point, shape ({num},).")
     if not is_traced(weights):
-        values = np.asarray(weights, np.float64)
-        if not np.isfinite(values).all() or values.min() <= 0:
+        least, total = smallest_and_sum(weights)
+        if not np.isfinite(total) or not least > 0:
             raise ValueError(
-                f"{name} has a smallest value of {values.min()}: all must be finite and positive; "
-                "drop points of weight zero."
+                f"{name} has a smallest value of {least}: all must be finite and positive; drop points of weight zero."
             )
-        if abs(values.sum() - 1) > 1e-4:
-            raise ValueError(f"{name} sums to {values.sum():.6g}, not 1: divide by the sum.")
+        if abs(total - 1) > 1e-4:
+            raise ValueError(f"{name} sums to {total:.6g}, not 1: divide by the sum.")
     return weights / weights.sum()
