@@ -144,7 +144,7 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="at least one point"):
         og.DenseCost(np.zeros((3, 0)))
     with pytest.raises(ValueError, match="NaN or infinite"):
-        og.DenseCost(np.full((2, 2), np.inf))
+        og.DenseCost(np.full((2, 2), -np.inf))
     with pytest.raises(ValueError, match="function of two vectors"):
         og.PairwiseCost(X, Y, "euclidean")
     with pytest.raises(ValueError, match="17 points on axis 1"):

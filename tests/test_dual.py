@@ -262,7 +262,7 @@ def test_bad_input_says_what_to_do():
     with pytest.raises(ValueError, match="not negative"):
         dual.run(cost, a - 0.2, epsilon=1.0)
     with pytest.raises(ValueError, match="NaN or infinite"):
-        dual.run(np.full((2, 2), np.inf), epsilon=1.0)
+        dual.run(np.full((2, 2), -np.inf), epsilon=1.0)
     with pytest.raises(ValueError, match="give one number per point"):
         dual.value(cost, b, b, epsilon=1.0)
     with pytest.raises(ValueError, match="tol"):

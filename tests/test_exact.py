@@ -191,7 +191,7 @@ def test_bad_input_says_what_to_do():
     with pytest.raises(ValueError, match="not negative"):
         exact.plan(np.zeros((2, 2)), np.array([1.5, -0.5]))
     with pytest.raises(ValueError, match="NaN or infinite"):
-        exact.plan(np.array([[np.inf]]))
+        exact.plan(np.array([[-np.inf]]))
     with pytest.raises(ValueError, match=r"points on the line, shape \[n\]"):
         exact.value_line(np.zeros((3, 1)), np.zeros(3))
     with pytest.raises(ValueError, match="NaN or infinite"):
@@ -199,7 +199,7 @@ def test_bad_input_says_what_to_do():
     with pytest.raises(ValueError, match="divide by the sum"):
         exact.value_line(np.zeros(2), np.zeros(3), np.ones(2))
     with pytest.raises(ValueError, match="as many rows as columns"):
-        exact.assignment(np.zeros((2, 3)))
+        exact.potentials(np.zeros((2, 3)), np.arange(2))
     with pytest.raises(ValueError, match="no permutation"):
         exact.potentials(np.eye(3), np.array([0, 0, 1]))
     with pytest.raises(ValueError, match="not optimal"):

@@ -126,6 +126,26 @@ def require_finite(name: str, array: ArrayLike) -> None:
         raise ValueError(f"{name} has {bad} NaN or infinite entries: remove or repair them.")
 
 
+@jax.jit
+def _all_above_minus_infinity(array: Array) -> Array:
+    return jnp.all(array > -jnp.inf)
+
+
+def require_costs(name: str, costs: ArrayLike) -> None:
+    """Refuse NaN and minus infinity, outside jit; plus infinity is a forbidden pair.
+
+    Raises:
+      ValueError: saying how many there are.
+    """
+    if is_traced(costs):
+        return
+    if not bool((np.asarray(costs) > -np.inf).all() if _at_hand(costs) else _all_above_minus_infinity(costs)):
+        bad = np.count_nonzero(~(np.asarray(costs, np.float64) > -np.inf))
+        raise ValueError(
+            f"{name} has {bad} NaN or infinite entries; only +inf has a meaning, a forbidden pair: repair the others."
+        )
+
+
 def _require_number(name: str, number: ArrayLike, legal: Any, what: str) -> None:
     if is_traced(number):
         if jnp.ndim(number):

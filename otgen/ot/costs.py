@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import as_points, require_finite
+from otgen.ot.check import as_points, at_least_float32, native, require_costs
 from otgen.ot.distances import CostFn, SqEuclidean, as_cost_fn
 from otgen.types import Array, as_pytree
 
@@ -136,10 +136,10 @@ class DenseCost(Cost):
     """A ground cost given as a matrix.
 
     Args:
-      values: cost matrix [n, m], finite, in any unit; epsilon and potentials then have the same.
+      values: cost matrix [n, m], in any unit; epsilon and potentials then have the same. +inf forbids a pair.
 
     Raises:
-      ValueError: if it is not a matrix with two sides, or (outside jit) not finite.
+      ValueError: if it is not a matrix with two sides, or (outside jit) has entries that are NaN or -inf.
 
     Example:
       >>> cost = og.DenseCost(jnp.array([[0, 2], [3, 1], [1, 1]]))
@@ -150,13 +150,13 @@ class DenseCost(Cost):
     values: Array
 
     def __init__(self, values: ArrayLike):
-        values = jnp.asarray(values)
+        values = native("the cost matrix", values)
         if values.ndim != 2 or 0 in values.shape:
             raise ValueError(
                 f"a cost matrix of shape {values.shape}: give [n, m] with at least one point on each side."
             )
-        require_finite("the cost matrix", values)
-        self.values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+        require_costs("the cost matrix", values)
+        self.values = jnp.asarray(values, at_least_float32(values.dtype))
 
     @property
     def shape(self) -> tuple[int, int]:

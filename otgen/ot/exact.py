@@ -5,6 +5,9 @@ sorted points. Between n and n points of equal weight some permutation is optima
 SciPy's Jonker-Volgenant algorithm; its dual potentials, the solution of the linear program's dual, follow from shortest
 paths. Weights on both sides make it the linear program itself, which SciPy's HiGHS solves on the host, plan and
 potentials at once; that is for some hundreds of points a side.
+
+A cost of +inf forbids a pair. Where no plan avoids the forbidden pairs the optimum is +inf: outside jit that is a
+ValueError, inside jit the value says it.
 """
 
 from __future__ import annotations
@@ -18,13 +21,14 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import is_traced, require_finite
+from otgen.ot import program
+from otgen.ot.check import as_array, is_traced, native, require_costs
 from otgen.ot.costs import Cost
 from otgen.ot.smoothed import as_cost, probability
 from otgen.types import Array
 
 MAX_ENTRIES = 4_000_000  # of the cost of a linear program: minutes and some GiB
-TOLERANCE = 1e-10  # of HiGHS, relative to the largest cost and to the mean weight
+_INFEASIBLE = "{} avoids the forbidden pairs, those of cost +inf: allow some of them at a high finite cost."
 
 
 class Coupling(NamedTuple):
@@ -47,11 +51,12 @@ class Coupling(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """An optimal matching of n points with n points.
+    """An optimal matching of n points with m points, in min(n, m) pairs.
 
     Attributes:
-      index: row i goes to column index[i] [n] (int32).
-      value: mean cost of the pairs, the optimum of the linear program with weights 1/n.
+      index: row i goes to column index[i] [n] (int32); -1 for the n - m rows that are left over where n > m. Columns
+        are left over where m > n.
+      value: mean cost of the pairs; for n = m the optimum of the linear program with weights 1/n.
 
     Example:
       >>> found = og.exact.assignment(jnp.array([[0.0, 1.0], [3.0, 5.0]]))
@@ -86,11 +91,10 @@ class Plan(NamedTuple):
 
 
 def _line(name: str, points: ArrayLike) -> Array:
-    points = jnp.asarray(points)
+    points = native(name, points)
     if points.ndim != 1 or points.shape[0] < 1:
         raise ValueError(f"{name} has shape {points.shape}: give points on the line, shape [n].")
-    require_finite(name, points)
-    return points.astype(jnp.promote_types(points.dtype, jnp.float32))
+    return as_array(name, points)
 
 
 def coupling_line(
@@ -141,7 +145,14 @@ def _coupling(x: Array, y: Array, a: Array, b: Array) -> Coupling:
     middle = jax.lax.stop_gradient(levels - 0.5 * mass)
     i = jnp.minimum(jnp.searchsorted(level_x, middle), x.shape[0] - 1)
     j = jnp.minimum(jnp.searchsorted(level_y, middle), y.shape[0] - 1)
-    return Coupling(order_x[i].astype(jnp.int32), order_y[j].astype(jnp.int32), mass)
+    i, j = order_x[_alive(a[order_x])[i]], order_y[_alive(b[order_y])[j]]
+    return Coupling(i.astype(jnp.int32), j.astype(jnp.int32), mass)
+
+
+def _alive(weights: Array) -> Array:
+    """For every position the last one up to it that carries mass, or the first that does: no atom joins others."""
+    alive = weights > 0
+    return jax.lax.cummax(jnp.where(alive, jnp.arange(weights.size), jnp.argmax(alive)))
 
 
 def value_line(
@@ -179,53 +190,64 @@ def value_line(
     return jnp.sum(mass * h(x[i] - y[j]))
 
 
-def _square_matrix(cost: Cost | ArrayLike) -> Array:
+def _shaped(cost: Cost | ArrayLike, most: int | None = None) -> Array:
     cost = as_cost(cost)
-    if cost.shape[0] != cost.shape[1]:
-        raise ValueError(f"cost is {cost.shape}: an assignment needs as many rows as columns; see dual.run for others.")
-    return cost.matrix()
+    n, m = cost.shape
+    if most is not None and n * m > most:
+        raise ValueError(
+            f"cost is {n} x {m}, a linear program of {n * m} unknowns: at most {most} are taken. "
+            "Use sinkhorn.run or dual.run, or assignment for equal weights."
+        )
+    matrix = cost.matrix()
+    require_costs("the cost matrix", matrix)
+    return matrix
 
 
 def assignment(cost: Cost | ArrayLike) -> Assignment:
-    """Return the permutation s that minimises mean_i c[i, s(i)], exact optimal transport of n equal points to n.
+    """Return the matching s of min(n, m) pairs that minimises mean_i c[i, s(i)]; for n = m exact optimal transport.
 
     SciPy solves it on the host, in O(n^3) at worst and about a second for n = 3000; inside jit by a callback, one
-    problem after another under vmap. The value is differentiable in the cost, with the permutation held fixed.
+    problem after another under vmap. The value is differentiable in the cost, with the matching held fixed.
 
     Args:
-      cost: ground cost with n rows and columns, or a matrix [n, n].
+      cost: ground cost of n rows and m columns, or a matrix [n, m]. A pair of cost +inf is forbidden.
 
     Returns:
-      Assignment.
+      Assignment. Inside jit, where nothing can be raised: index -1 everywhere and value +inf if every matching has a
+      forbidden pair, value NaN if a cost is NaN or -inf.
 
     Raises:
-      ValueError: if the cost is not square, or (outside jit) not finite.
+      ValueError: (outside jit) for a cost with NaN or -inf, or if every matching has a forbidden pair.
 
     Example:
       >>> found = og.exact.assignment(og.PairwiseCost(jnp.array([[0.0], [1.0]]), jnp.array([[1.1], [0.1]])))
       >>> print(found.index, found.value)
       [1 0] 0.01
+      >>> found = og.exact.assignment(jnp.array([[5.0, 1.0], [2.0, 3.0], [0.0, 9.0]]))
+      >>> print(found.index, found.value)  # the second row is left over
+      [ 1 -1  0] 0.5
 
     Reference: Crouse (2016), On implementing 2D rectangular assignment algorithms.
     """
-    matrix = _square_matrix(cost)
-    index = _match(jax.lax.stop_gradient(matrix))
-    return Assignment(index, jnp.mean(jnp.take_along_axis(matrix, index[:, None], 1)))
+    matrix = _shaped(cost)
+    held = jax.lax.stop_gradient(matrix)
+    if is_traced(matrix):
+        shape = jax.ShapeDtypeStruct(matrix.shape[:1], jnp.int32)
+        (index,) = _called_back(lambda matrix: (program.match(matrix),), (shape,), held)
+    else:
+        index = jnp.asarray(program.match(held))
+        if int(index.max()) < 0:
+            raise ValueError(_INFEASIBLE.format(f"no matching of {min(matrix.shape)} pairs"))
+    return _read(matrix, index)
 
 
-def _match(matrix: Array) -> Array:
-    def host(matrix: Any) -> np.ndarray:
-        from scipy.optimize import linear_sum_assignment  # at the top it would take half as long as importing JAX
-
-        matrix = np.asarray(matrix, np.float64)
-        if not np.isfinite(matrix).all():  # the value shows NaN; SciPy would raise inside the callback
-            return np.arange(matrix.shape[0], dtype=np.int32)
-        return linear_sum_assignment(matrix)[1].astype(np.int32)
-
-    if not is_traced(matrix):
-        return jnp.asarray(host(matrix))
-    shape = jax.ShapeDtypeStruct(matrix.shape[:1], jnp.int32)
-    return jax.pure_callback(host, shape, matrix, vmap_method="sequential")
+@jax.jit
+def _read(matrix: Array, index: Array) -> Assignment:
+    kept = index >= 0
+    costs = jnp.take_along_axis(matrix, jnp.maximum(index, 0)[:, None], 1)[:, 0]
+    value = jnp.sum(jnp.where(kept, costs, 0)) / min(matrix.shape)
+    wrong = jnp.where(jnp.max(index) == -1, jnp.inf, jnp.nan).astype(value.dtype)
+    return Assignment(jnp.maximum(index, -1), jnp.where(jnp.any(kept), value, wrong))
 
 
 def potentials(cost: Cost | ArrayLike, index: ArrayLike) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
@@ -238,7 +260,7 @@ def potentials(cost: Cost | ArrayLike, index: ArrayLike) -> tuple[Float[Array, "
     sides alike.
 
     Args:
-      cost: ground cost with n rows and columns, or a matrix [n, n].
+      cost: ground cost with n rows and columns, or a matrix [n, n]. A pair of cost +inf is forbidden.
       index: optimal assignment [n], from `assignment`.
 
     Returns:
@@ -255,26 +277,33 @@ def potentials(cost: Cost | ArrayLike, index: ArrayLike) -> tuple[Float[Array, "
 
     Reference: Ahuja, Magnanti and Orlin (1993), Network Flows, section 9.
     """
-    matrix, index = jax.lax.stop_gradient(_square_matrix(cost)), jnp.asarray(index)
+    matrix, index = jax.lax.stop_gradient(_shaped(cost)), native("index", index)
     num = matrix.shape[0]
-    if not is_traced(index) and not np.array_equal(np.sort(np.asarray(index)), np.arange(num)):
+    if matrix.shape[1] != num:
+        raise ValueError(f"cost is {matrix.shape}: potentials of a matching need as many rows as columns; see `plan`.")
+    permutes = index.shape == (num,) and jnp.issubdtype(index.dtype, jnp.integer)
+    if permutes and not is_traced(index):
+        permutes = np.array_equal(np.sort(np.asarray(index)), np.arange(num))
+    if not permutes:
         raise ValueError(f"index {index.shape} is no permutation of 0..{num - 1}: give Assignment.index of this cost.")
-    f, g = _potentials(matrix, index)
-    if not is_traced(f):
-        slack = float(jnp.max(jnp.abs(jnp.take_along_axis(matrix, index[:, None], 1)[:, 0] - f - g[index])))
-        if slack > 1e3 * num * float(jnp.finfo(f.dtype).eps) * float(jnp.max(jnp.abs(matrix)) + 1e-30):
-            raise ValueError(f"index is not optimal for this cost: matched pairs miss equality by {slack:.3g}.")
+    f, g, slack, scale = _potentials(matrix, index)
+    if not is_traced(f) and not slack <= 1e3 * num * float(jnp.finfo(f.dtype).eps) * scale + 1e-30:
+        raise ValueError(f"index is not optimal for this cost: matched pairs miss equality by {slack:.3g}.")
     return f, g
 
 
 @jax.jit
-def _potentials(matrix: Array, index: Array) -> tuple[Array, Array]:
+def _potentials(matrix: Array, index: Array) -> tuple[Array, Array, Array, Array]:
+    """The potentials, by how much a matched pair misses equality at most, and the largest number that entered."""
     inverse = jnp.argsort(index)
     f = _shortest(matrix[:, index])  # column k is where row k goes
     other = _shortest(matrix[inverse].T)  # the same for columns
     f = 0.5 * (f + jnp.min(matrix - other, 1))
     f = f - f.mean()
-    return f, jnp.min(matrix - f[:, None], 0)
+    g = jnp.min(matrix - f[:, None], 0)
+    matched = jnp.take_along_axis(matrix, index[:, None], 1)[:, 0]
+    scale = jnp.maximum(jnp.max(jnp.abs(matched)), jnp.max(jnp.abs(f)))
+    return f, g, jnp.max(jnp.abs(matched - f - g[index])), scale
 
 
 def _shortest(matrix: Array) -> Array:
@@ -302,15 +331,18 @@ def plan(cost: Cost | ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None
     potentials themselves are held fixed.
 
     Args:
-      cost: ground cost of n rows and m columns, or a matrix [n, m].
-      a, b: weights [n], [m] that sum to 1, zeros allowed; uniform for None.
+      cost: ground cost of n rows and m columns, or a matrix [n, m]. A pair of cost +inf is forbidden; mass within twice
+        the rounding of the weights that only forbidden pairs could carry is left out.
+      a, b: weights [n], [m] that sum to 1, zeros allowed; uniform for None. What the cost is at points of weight zero
+        changes nothing but their own potentials.
 
     Returns:
-      Plan; all NaN if, inside jit, the cost or the weights are not legal, or if HiGHS gives up.
+      Plan. Inside jit, where nothing can be raised: the value is +inf and the rest NaN if every plan has mass on
+      forbidden pairs; all is NaN if the cost or the weights are not legal, or if HiGHS gives up.
 
     Raises:
-      ValueError: for more than 4 million entries, weights that are no probabilities, or (outside jit) a cost that is
-        not finite.
+      ValueError: for more than 4 million entries, weights that are no probabilities, or (outside jit) a cost with NaN
+        or -inf, or if every plan has mass on forbidden pairs.
 
     Example:
       >>> found = og.exact.plan(jnp.array([[0.0, 2.0], [2.0, 0.0]]), jnp.array([0.75, 0.25]), jnp.array([0.5, 0.5]))
@@ -318,86 +350,51 @@ def plan(cost: Cost | ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None
       [[0.5, 0.25], [0., 0.25]] 0.5
       >>> print(found.f @ jnp.array([0.75, 0.25]) + found.g @ jnp.array([0.5, 0.5]))
       0.5
+      >>> print(og.exact.plan(jnp.array([[jnp.inf, 2.0], [2.0, 0.0]])).plan.tolist())
+      [[0., 0.5], [0.5, 0.]]
 
     Reference: Peyre and Cuturi (2019), arXiv 1803.00567, section 3; Huangfu and Hall (2018), Parallelizing the dual
     revised simplex method.
     """
-    cost = as_cost(cost)
-    n, m = cost.shape
-    if n * m > MAX_ENTRIES:
-        raise ValueError(
-            f"cost is {n} x {m}, a linear program of {n * m} unknowns: at most {MAX_ENTRIES} are taken. "
-            "Use sinkhorn.run or dual.run, or assignment for equal weights."
-        )
-    matrix = cost.matrix()
-    return _plan(matrix, probability("a", a, n, matrix.dtype), probability("b", b, m, matrix.dtype))
+    matrix = _shaped(cost, MAX_ENTRIES)
+    (n, m), dtype = matrix.shape, matrix.dtype
+    return _plan(matrix, probability("a", a, n, dtype), probability("b", b, m, dtype))
 
 
 @jax.custom_jvp
 def _plan(matrix: Array, a: Array, b: Array) -> Plan:
-    if not is_traced(matrix, a, b):
-        return Plan(*map(jnp.asarray, _program(matrix, a, b)))
-    return _called_back(matrix, a, b)
+    if is_traced(matrix, a, b):
+        shapes = tuple(jax.ShapeDtypeStruct(shape, matrix.dtype) for shape in (matrix.shape, a.shape, b.shape, ()))
+        return Plan(*_called_back(program.solve, shapes, matrix, a, b))
+    found = program.solve(*map(np.asarray, (matrix, a, b)))
+    if np.isposinf(found.value):
+        raise ValueError(_INFEASIBLE.format("no plan with these weights"))
+    return Plan(*map(jnp.asarray, found))
 
 
-def _called_back(matrix: Array, a: Array, b: Array) -> Plan:
-    """Send and return the numbers as 32-bit words: under the context jax.enable_x64 a callback would round float64."""
-    shapes, dtype = (matrix.shape, a.shape, b.shape, ()), matrix.dtype
-    words = (2,) if dtype == jnp.float64 else ()
+def _called_back(host: Callable, shapes: tuple, *given: Array) -> list[Array]:
+    """Call a host function of arrays of one type."""
+    dtype = given[0].dtype
+    like = tuple(of.shape for of in given)
 
-    def host(*given: Any) -> tuple[np.ndarray, ...]:
-        given = (np.ascontiguousarray(of).view(dtype).reshape(shape) for of, shape in zip(given, shapes, strict=False))
-        return tuple(of.reshape(-1).view(np.uint32).reshape(of.shape + words) for of in _program(*given))
+    def words(of: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        # 32-bit words: under the context jax.enable_x64 a callback would round float64
+        return jax.ShapeDtypeStruct(of.shape + ((2,) if of.dtype.itemsize == 8 else ()), jnp.uint32)
 
-    results = tuple(jax.ShapeDtypeStruct(shape + words, jnp.uint32) for shape in shapes)
-    given = (jax.lax.bitcast_convert_type(of, jnp.uint32) for of in (matrix, a, b))
-    found = jax.pure_callback(host, results, *given, vmap_method="sequential")
-    return Plan(*(jax.lax.bitcast_convert_type(of, dtype) for of in found))
+    def called(*given: Any) -> tuple[np.ndarray, ...]:
+        given = (np.ascontiguousarray(of).view(dtype).reshape(to) for of, to in zip(given, like, strict=True))
+        found = zip(host(*given), shapes, strict=True)
+        return tuple(np.ascontiguousarray(of).reshape(-1).view(np.uint32).reshape(words(to).shape) for of, to in found)
+
+    given = (jax.lax.bitcast_convert_type(of, jnp.uint32) for of in given)
+    found = jax.pure_callback(called, tuple(map(words, shapes)), *given, vmap_method="sequential")
+    return [jax.lax.bitcast_convert_type(of, to.dtype) for of, to in zip(found, shapes, strict=True)]
 
 
 @_plan.defjvp
 def _plan_jvp(primals: tuple, tangents: tuple) -> tuple[Plan, Plan]:
     dmatrix, da, db = tangents
     found = _plan(*primals)
-    dvalue = jnp.sum(found.plan * dmatrix) + jnp.sum(found.f * da) + jnp.sum(found.g * db)
+    along = jnp.where(found.plan == 0, 0, found.plan * dmatrix)  # a pair without mass has no say, whatever its slope
+    dvalue = jnp.sum(along) + jnp.sum(found.f * da) + jnp.sum(found.g * db)
     return found, Plan(*map(jnp.zeros_like, found[:3]), dvalue)
-
-
-def _program(matrix: Any, a: Any, b: Any) -> Plan:
-    """Solve the linear program in float64, among the points that carry mass."""
-    dtype = matrix.dtype
-    matrix, a, b = (np.asarray(of, np.float64) for of in (matrix, a, b))
-    found = Plan(np.full(matrix.shape, np.nan), np.full(a.shape, np.nan), np.full(b.shape, np.nan), np.array(np.nan))
-    if all(np.isfinite(of).all() for of in (matrix, a, b)) and min(a.min(), b.min()) >= 0 < min(a.sum(), b.sum()):
-        a, b = a / a.sum(), b / b.sum()  # rounded to float32 they do not balance to the tolerance
-        alive = np.ix_(a > 0, b > 0)
-        solution = _vertex(matrix[alive], a[a > 0], b[b > 0])
-        if solution is not None:
-            mass = np.zeros_like(matrix)
-            mass[alive], f = solution
-            g = np.min(matrix[a > 0] - f[:, None], 0)  # the largest at columns of weight zero
-            f = np.min(matrix - g, 1)
-            found = Plan(mass, f - a @ f, g + a @ f, np.sum(mass * matrix))
-    return Plan(*(np.asarray(of, dtype) for of in found))
-
-
-def _vertex(matrix: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """The plan and the rows' potentials; None if HiGHS gives up. All weights are positive."""
-    from scipy.optimize import linprog
-    from scipy.sparse import csc_array
-
-    n, m = matrix.shape
-    rows = matrix.min(1)  # what is common to a row changes no plan, and may be much larger than what matters
-    reduced = matrix - rows[:, None]
-    reduced -= reduced.min(0)
-    scale = reduced.max() or 1.0
-    entry = np.arange(n * m)
-    sums = csc_array((np.ones(2 * n * m), np.stack([entry // m, n + entry % m], 1).ravel(), 2 * np.arange(n * m + 1)))
-    options = {"presolve": False, "primal_feasibility_tolerance": TOLERANCE, "dual_feasibility_tolerance": TOLERANCE}
-    # one equation follows from the others; without it the program is feasible whatever the rounding
-    known = np.concatenate([a, b])[:-1] * max(n, m)
-    result = linprog(reduced.ravel() / scale, A_eq=sums[:-1], b_eq=known, method="highs-ds", options=options)
-    if result.status != 0:
-        return None
-    mass = np.maximum(result.x, 0).reshape(n, m) / max(n, m)
-    return mass, rows + scale * result.eqlin.marginals[:n]

@@ -1,0 +1,150 @@
+"""The transport linear program and the assignment on the host, in float64, with forbidden pairs and large costs.
+
+A simplex method works to a tolerance relative to the largest cost, which one huge entry would make useless. No optimal
+plan uses a pair whose cost, after what is common to its row and column was taken off, exceeds min(n, m) times a number
+t such that the pairs up to t can carry the weights alone: along a cycle through such a pair the cheap ones would do.
+So costs are cut off at a cap. A plan of the capped problem without mass on capped pairs is optimal, its potentials are
+feasible for the true costs, infinite ones included; while there is such mass, the cap is raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+TOLERANCE = 1e-10  # of HiGHS, relative to the cap and to the mean weight
+STRETCH = 1e3  # from one cap to the next; costs whose range is less than its square are not capped
+
+
+class Vertex(NamedTuple):
+    """Plan [n, m], potentials [n] and [m], and value; all NaN where there is none, value infinite if infeasible."""
+
+    plan: np.ndarray
+    f: np.ndarray
+    g: np.ndarray
+    value: np.ndarray
+
+
+def match(matrix: Any) -> np.ndarray:
+    """Return the column of every row [n] in the cheapest matching of min(n, m) pairs, -1 for rows that are left over.
+
+    All -1 if no such matching avoids the forbidden pairs, all -2 if entries are NaN or -inf.
+    """
+    from scipy.optimize import linear_sum_assignment  # at the top it would take half as long as importing JAX
+
+    matrix = np.asarray(matrix, np.float64)
+    index = np.full(matrix.shape[0], -1, np.int32)
+    if not (matrix > -np.inf).all():
+        return index - 1
+    try:
+        rows, columns = linear_sum_assignment(matrix)
+    except ValueError:  # of legal entries it says so when there is no matching
+        return index
+    index[rows] = columns
+    return index
+
+
+def solve(matrix: Any, a: Any, b: Any) -> Vertex:
+    """Solve the linear program among the points that carry mass, whatever stands at the others."""
+    dtype = matrix.dtype
+    rounding = max(2 * float(np.finfo(dtype).eps), 10 * TOLERANCE)  # to which the weights of parts are known
+    matrix, a, b = (np.asarray(of, np.float64) for of in (matrix, a, b))
+    found = Vertex(np.full(matrix.shape, np.nan), np.full(a.shape, np.nan), np.full(b.shape, np.nan), np.array(np.nan))
+    if all(np.isfinite(of).all() for of in (a, b)) and min(a.min(), b.min()) >= 0 < min(a.sum(), b.sum()):
+        rows, columns = a > 0, b > 0
+        inner = matrix[np.ix_(rows, columns)]
+        a, b = a / a.sum(), b / b.sum()  # rounded to float32 they do not balance to the tolerance
+        if (inner > -np.inf).all():
+            solution = _vertex(inner, a[rows], b[columns], rounding)
+            if isinstance(solution, float):
+                found = found._replace(value=np.array(solution))
+            else:
+                found = _extended(matrix, a, b, *solution)
+    limit = np.finfo(dtype).max
+    keep = (np.clip(of, -limit, limit) if np.isfinite(of).all() else of for of in found)
+    return Vertex(*(np.asarray(of, dtype) for of in keep))
+
+
+def _extended(matrix: np.ndarray, a: np.ndarray, b: np.ndarray, inner: np.ndarray, f_inner: np.ndarray) -> Vertex:
+    """Put the points of weight zero back, with the largest potentials that are feasible."""
+    rows, columns = a > 0, b > 0
+    costs = matrix[np.ix_(rows, columns)]
+    g_inner = np.min(costs - f_inner[:, None], 0)
+    f_inner = np.min(costs - g_inner, 1)
+    plan, f, g = np.zeros_like(matrix), np.full(a.shape, f_inner.max()), np.full(b.shape, g_inner.max())
+    plan[np.ix_(rows, columns)], f[rows], g[columns] = inner, f_inner, g_inner
+    with np.errstate(invalid="ignore"):
+        g[~columns] = _least(matrix[np.ix_(rows, ~columns)] - f_inner[:, None], 0, g[~columns])
+        f[~rows] = _least(matrix[~rows] - g, 1, f[~rows])
+    shift = a @ f
+    return Vertex(plan, f - shift, g + shift, np.sum(inner[inner > 0] * costs[inner > 0]))
+
+
+def _least(slack: np.ndarray, axis: int, otherwise: np.ndarray) -> np.ndarray:
+    least = np.min(np.where(np.isnan(slack), np.inf, slack), axis, initial=np.inf)
+    return np.where(np.isfinite(least), least, otherwise)
+
+
+def _vertex(matrix: np.ndarray, a: np.ndarray, b: np.ndarray, rounding: float) -> tuple[np.ndarray, ...] | float:
+    """The plan and the rows' potentials; infinity if there is no plan, NaN if HiGHS gives up. No weight is zero."""
+    rows = matrix.min(1)  # what is common to a row changes no plan, and may be much larger than what matters
+    if not np.isfinite(rows).all():
+        return np.inf
+    reduced = matrix - rows[:, None]
+    columns = reduced.min(0)
+    if not np.isfinite(columns).all():
+        return np.inf
+    reduced -= columns
+    noise = 4 * np.finfo(np.float64).eps * (np.abs(rows).max() + columns.max())
+    for cap in _caps(reduced, a, b, noise):
+        solution = _simplex(np.minimum(reduced, cap), a, b, cap)
+        if solution is None:
+            return np.nan
+        mass, f = solution
+        beyond = reduced > cap
+        if mass[beyond].sum() <= rounding:
+            mass[beyond] = 0
+            return mass, rows + f
+    return np.inf
+
+
+def _caps(reduced: np.ndarray, a: np.ndarray, b: np.ndarray, noise: float) -> Iterator[float]:
+    """Caps to try in turn, the last of which is right: costs that no plan can do without, times more and more."""
+    finite = reduced[np.isfinite(reduced)]
+    top = finite.max()
+    unit = max(_needed(reduced, b, a), _needed(reduced.T, a, b), np.min(finite, initial=top, where=finite > noise))
+    whole = finite.size == reduced.size
+    if not whole or top > STRETCH**2 * unit:
+        cap = STRETCH * unit
+        while 0 < cap < top:
+            yield cap
+            cap *= STRETCH
+    yield (top if whole else min(reduced.shape) * top * 1.01) or 1.0
+
+
+def _needed(reduced: np.ndarray, b: np.ndarray, a: np.ndarray) -> float:
+    """The least t such that every row could place its mass on pairs up to t, if it were alone."""
+    order = np.argsort(reduced, 1)
+    room = np.cumsum(b[order], 1)
+    last = np.minimum(np.sum(room < (1 - 1e-6) * a[:, None], 1), b.size - 1)
+    needed = np.take_along_axis(reduced, np.take_along_axis(order, last[:, None], 1), 1)
+    return float(np.max(needed, initial=0.0, where=np.isfinite(needed)))
+
+
+def _simplex(reduced: np.ndarray, a: np.ndarray, b: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray] | None:
+    from scipy.optimize import linprog
+    from scipy.sparse import csc_array
+
+    n, m = reduced.shape
+    entry = np.arange(n * m)
+    sums = csc_array((np.ones(2 * n * m), np.stack([entry // m, n + entry % m], 1).ravel(), 2 * np.arange(n * m + 1)))
+    options = {"presolve": False, "primal_feasibility_tolerance": TOLERANCE, "dual_feasibility_tolerance": TOLERANCE}
+    # one equation follows from the others; without it the program is feasible whatever the rounding
+    known = np.concatenate([a, b])[:-1] * max(n, m)
+    result = linprog(reduced.ravel() / scale, A_eq=sums[:-1], b_eq=known, method="highs-ds", options=options)
+    if result.status != 0:
+        return None
+    mass = np.maximum(result.x, 0).reshape(n, m) / max(n, m)
+    return mass, scale * result.eqlin.marginals[:n]
