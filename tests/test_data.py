@@ -52,6 +52,29 @@ def test_raw_idx_files_are_prepared_and_read_back(raw_mnist, tmp_path):
     assert len(data.load("mnist", "test", raw_mnist, cache_dir=tmp_path / "cache", verify=False).labels) == 6
 
 
+def test_of_two_runs_that_prepare_the_same_set_at_once_the_slower_takes_the_others(raw_mnist, tmp_path, monkeypatch):
+    prepare, cache = builders.prepare, tmp_path / "cache"
+
+    def slow(*arguments):
+        found = prepare(*arguments)
+        monkeypatch.setattr(builders, "prepare", prepare)
+        data.load("mnist", "train", raw_mnist, cache_dir=cache, verify=False)  # the other run, done in the meantime
+        return found
+
+    monkeypatch.setattr(builders, "prepare", slow)
+    train = data.load("mnist", "train", raw_mnist, cache_dir=cache, verify=False)
+    assert train.images.shape == (20, 28, 28, 1)
+    assert len(list(cache.iterdir())) == 1, "what was prepared in vain is still there"
+
+
+def test_what_a_killed_run_has_left_is_replaced(raw_mnist, tmp_path):
+    cache = tmp_path / "cache"
+    data.load("mnist", "train", raw_mnist, cache_dir=cache, verify=False)
+    for info in cache.rglob("dataset_info.json"):
+        info.unlink()
+    assert len(data.load("mnist", "test", raw_mnist, cache_dir=cache, verify=False).labels) == 6
+
+
 def test_a_set_prepared_by_tfds_is_read_as_it_is(raw_mnist, tmp_path):
     builders.prepare(tmp_path / "tfds", "mnist", raw_mnist, 28)
     (tmp_path / "tfds" / "otgen_mnist").rename(tmp_path / "tfds" / "mnist")

@@ -1,15 +1,21 @@
 """The same numbers on one device and on four: run in processes of their own, since devices are fixed at start."""
 
+import dataclasses
+import importlib
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from otgen.train import Checkpoints, mapped
+import experiments
+import otgen.models
+from otgen.train import Checkpoints, mapped, parallel
 
 PROGRAM = """
 import json, jax, jax.numpy as jnp, numpy as np
@@ -131,11 +137,49 @@ def test_sinkhorn_with_source_points_spread_over_devices(results):
         assert four[side] == pytest.approx(one[side], abs=2e-3)
 
 
-def test_rows_that_do_not_divide_raise():
-    program = "import jax, jax.numpy as jnp; from otgen.train.parallel import split; split(jnp.zeros((6, 2)))"
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
-    assert "a batch of 6 rows does not divide among 4 devices" in done.stderr
+def _with_devices(monkeypatch, num):
+    for name in ("device_count", "local_device_count"):
+        monkeypatch.setattr(jax, name, lambda: num)
+
+
+def test_rows_that_do_not_divide_raise(monkeypatch):
+    _with_devices(monkeypatch, 4)
+    assert parallel.split(np.zeros((8, 3))).shape == (4, 2, 3)
+    with pytest.raises(ValueError, match=r"rows = 6 does not divide.*multiples of 4: give 4 or 8"):
+        parallel.split(np.zeros((6, 2)))
+    with pytest.raises(ValueError, match=r"batch_size = 6 .* multiples of 8: give 8\."):
+        parallel.shared_rows(6, 100, each=2)
+    with pytest.raises(ValueError, match="3 rows for steps of 4"):
+        parallel.shared_rows(250, 3)
+    assert [parallel.shared_rows(256, num) for num in (1000, 256, 255, 250, 5)] == [256, 256, 252, 248, 4]
+
+
+def _batch_sizes():
+    """Every batch size that a configuration has by default, by where it is written."""
+
+    def inside(tree, where):
+        for name, value in tree.items():
+            if name == "batch_size" and isinstance(value, int):
+                yield where, value
+            elif isinstance(value, dict):
+                yield from inside(value, f"{where}.{name}")
+
+    for package in (otgen.models, experiments):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            for name, value in vars(importlib.import_module(module.name)).items():
+                if dataclasses.is_dataclass(value) and isinstance(value, type):
+                    yield from inside(
+                        {field.name: field.default for field in dataclasses.fields(value)}, f"{module.name}.{name}"
+                    )
+                elif isinstance(value, dict) and not name.startswith("__"):
+                    yield from inside(value, f"{module.name}.{name}")
+
+
+def test_every_default_batch_divides_among_one_to_eight_devices():
+    found = dict(_batch_sizes())
+    assert len(found) > 10
+    for where, size in found.items():
+        assert size % (16 if "ae_ot_gan" in where else 8) == 0, f"{where}: batch_size = {size}"
 
 
 def test_a_mapped_step_is_traced_once():

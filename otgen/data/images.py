@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -173,9 +175,15 @@ def _from_raw(name: str, places: list[Path], cache: Path, verify: bool):
             builders.read_idx(file)
             if verify:
                 builders.verify_checksum(file, builders.SHA256[name][file.name])
-    folder.mkdir(parents=True, exist_ok=True)
-    with _quiet():
-        return builders.prepare(folder, name, raw, _SIDE.get(name, 28))
+    cache.mkdir(parents=True, exist_ok=True)
+    # Prepared aside and moved in one piece: of two runs that prepare the same set at once the slower takes the other's.
+    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=cache) as aside, _quiet():
+        builders.prepare(Path(aside) / "set", name, raw, _SIDE.get(name, 28))
+        if folder.exists() and _prepared_by_tfds(folder) is None:
+            shutil.rmtree(folder)  # what a run that was killed has left
+        with contextlib.suppress(OSError):
+            os.rename(Path(aside) / "set", folder)
+    return _prepared_by_tfds(folder)
 
 
 def _find_idx(name: str, places: list[Path]):

@@ -287,7 +287,7 @@ def train_autoencoder(
       >>> print(module.config == config)
       True
     """
-    config = dataclasses.replace(config, batch_size=min(config.batch_size, len(images)))
+    config = dataclasses.replace(config, batch_size=rows_of(config, len(images)))
     num_steps = num_steps_of(config, len(images))
     init_key, order_key, step_key = jax.random.split(key, 3)
     module, state = init(init_key, config, images[:1], num_steps)

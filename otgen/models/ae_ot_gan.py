@@ -40,7 +40,7 @@ from otgen.nn.autoencoder import decoder, to_unit
 from otgen.nn.critic import critic
 from otgen.ot import extension
 from otgen.train.loop import NonFinite, train_on
-from otgen.train.parallel import sample_keys
+from otgen.train.parallel import sample_keys, shared_rows
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
 
@@ -203,7 +203,7 @@ def num_steps_of(config: Config, num_images: int) -> int:
 
 
 def rows_of(config: Config, num_images: int) -> int:
-    """Return the real images of a step: a whole batch, or the even number that there are.
+    """Return the real images of a step: a whole batch, or the largest even share for every device that there are.
 
     Raises:
       ValueError: if they cannot be shared by the devices in even numbers.
@@ -213,12 +213,7 @@ def rows_of(config: Config, num_images: int) -> int:
       >>> print(og.models.ae_ot_gan.rows_of(config, 100), og.models.ae_ot_gan.rows_of(config, 7))
       10 6
     """
-    rows, devices = min(config.batch_size, num_images - num_images % 2), jax.device_count()
-    if rows < 2 or rows % (2 * devices):
-        raise ValueError(
-            f"{rows} images a step for {devices} devices: give a batch_size that is a multiple of {2 * devices}."
-        )
-    return rows
+    return shared_rows(config.batch_size, num_images, each=2)
 
 
 def _optimisers(config: Config, num_steps: int) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:

@@ -27,7 +27,7 @@ from otgen.ot import critical
 from otgen.ot.frechet import moments
 from otgen.ot.linear_flow import loss_from_factor
 from otgen.train.loop import train_on
-from otgen.train.parallel import gathered
+from otgen.train.parallel import gathered, shared_rows
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key, status_of
 
@@ -339,7 +339,7 @@ def _error(value: Array, least: Array, factor: Array) -> Array:
 
 def _by_batches(key, params, module, factor, rows, callback, checkpoints) -> tuple[Any, int]:
     config = module.config
-    size = min(config.batch_size, len(rows))
+    size = shared_rows(config.batch_size, len(rows))
     num_steps = config.epochs * (len(rows) // size)
     top = float(jnp.linalg.norm(factor, 2) ** 2)
     state = TrainState(params, optimiser(config, num_steps, top).init(params), jnp.int32(0))

@@ -68,7 +68,7 @@ class Config(GeneratorSettings):
     """
 
     latent_dim: int = 16
-    batch_size: int = 100
+    batch_size: int = 128
     learning_rate: float = 1e-3
     critic_rate: float = 2e-4
     categorical: tuple[int, ...] = (10,)

@@ -171,7 +171,7 @@ class Config(GeneratorSettings):
         most = num_images // (self.dual_steps + 1)
         if most >= self.batch_size:
             return self
-        every = (self.noises or 1) * self.latent.combinations
+        every = math.lcm((self.noises or 1) * self.latent.combinations, jax.device_count())
         if most < every:
             raise ValueError(
                 f"{num_images} images: a step takes {self.dual_steps + 1} batches of at least {every}; give more."

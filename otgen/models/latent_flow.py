@@ -24,7 +24,7 @@ from otgen.ot import sinkhorn
 from otgen.ot.check import as_points
 from otgen.ot.costs import PairwiseCost
 from otgen.train.loop import train_on
-from otgen.train.parallel import gathered, sample_keys
+from otgen.train.parallel import gathered, sample_keys, shared_rows
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
 
@@ -203,7 +203,7 @@ def fit(key: Key, codes: Any, *, callback: Callback | None = None, checkpoints: 
         state,
         (order_key, step_key),
         num_steps=settings.num_steps,
-        batch_size=min(settings.batch_size, len(codes)),
+        batch_size=shared_rows(settings.batch_size, len(codes)),
         callback=callback,
         checkpoints=checkpoints,
     )

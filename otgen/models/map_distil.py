@@ -19,6 +19,7 @@ from otgen.models.map_training import MapSettings, State, optimiser, start
 from otgen.models.settings import Settings
 from otgen.nn.potentials import Displacement
 from otgen.train.loop import train_on
+from otgen.train.parallel import shared_rows
 from otgen.types import Array, Callback, Key
 
 _PIECE = 4096  # draws moved together
@@ -98,7 +99,7 @@ def distil(
         start(params, settings, ()),
         (order_key, step_key),
         num_steps=settings.num_steps,
-        batch_size=settings.batch_size,
+        batch_size=shared_rows(settings.batch_size, len(pairs[0])),
         callback=callback,
         checkpoints=checkpoints,
     )

@@ -16,7 +16,7 @@ from otgen.data.batches import batches
 from otgen.models.fitting import moving_average
 from otgen.models.settings import Checked
 from otgen.train.loop import train
-from otgen.train.parallel import sample_keys
+from otgen.train.parallel import sample_keys, shared_rows
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key, Sampler
 
@@ -125,7 +125,7 @@ def noise(sampler: Sampler, key: Key, step: Array, num: int, dim: int, axis_name
 
 def plan(settings: MapSettings, num_codes: int) -> Plan:
     """Return how training on so many codes is cut; a batch is never larger than the codes."""
-    rows = min(settings.batch_size, num_codes)
+    rows = shared_rows(settings.batch_size, num_codes)
     updates = min(settings.updates_per_call, num_codes // rows, settings.num_steps)
     return Plan(rows, updates, -(-settings.num_steps // updates))
 

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from otgen.nn.autoencoder import NETWORKS, PRECISIONS
+from otgen.train.parallel import shared_rows
 
 
 class Checked:
@@ -68,7 +69,7 @@ class Settings(Checked):
     hidden: Sequence[int] = (512, 256)
     width: int = 32
     epochs: float = 24
-    batch_size: int = 250
+    batch_size: int = 256
     learning_rate: float = 2e-3
     precision: str = "float32"
 
@@ -107,14 +108,14 @@ class GeneratorSettings(Settings):
 
 
 def rows_of(config: Settings, num_images: int, batches_per_step: int = 1) -> int:
-    """Images that a step uses: whole batches, smaller where there are fewer images.
+    """Images that a step uses: whole batches, smaller where there are fewer images, shared evenly by the devices.
 
     Raises:
-      ValueError: if there are fewer images than batches.
+      ValueError: if there are fewer images than batches, or a batch does not divide among the devices.
     """
     if num_images < batches_per_step:
         raise ValueError(f"{num_images} images for {batches_per_step} batches a step: give more images.")
-    return min(config.batch_size, num_images // batches_per_step) * batches_per_step
+    return shared_rows(config.batch_size, num_images // batches_per_step) * batches_per_step
 
 
 def num_steps_of(config: Settings, num_images: int, rows: int) -> int:

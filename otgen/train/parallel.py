@@ -155,6 +155,38 @@ def normals(key: Key, step: ArrayLike, num: int, dim: int, axis_name: str | None
     return jax.vmap(lambda one: jax.random.normal(one, (dim,)))(sample_keys(key, step, num, axis_name))
 
 
+def shared_rows(batch_size: int, num_rows: int, each: int = 1) -> int:
+    """Return the rows of a step that all devices share evenly: a whole batch, fewer where there are fewer rows.
+
+    Args:
+      batch_size: rows of a step that are asked for, over all devices.
+      num_rows: rows that there are.
+      each: what the rows of a device must be a multiple of.
+
+    Raises:
+      ValueError: if a whole batch does not divide among the devices, with the nearest that do; if there are fewer rows
+        than devices need.
+    """
+    unit = each * jax.device_count()
+    if num_rows < batch_size:
+        batch_size = max(num_rows - num_rows % unit, unit)
+    _require_shares("batch_size", batch_size, unit)
+    if num_rows < batch_size:
+        raise ValueError(
+            f"{num_rows} rows for steps of {batch_size} on {jax.device_count()} device(s): give more rows."
+        )
+    return batch_size
+
+
+def _require_shares(name: str, rows: int, unit: int) -> None:
+    if rows % unit:
+        below, above = rows - rows % unit, rows - rows % unit + unit
+        near = f"{below} or {above}" if below else f"{above}"
+        raise ValueError(
+            f"{name} = {rows} does not divide among the devices, which share multiples of {unit}: give {near}."
+        )
+
+
 def split(batch: Any) -> Any:
     """Reshape every leaf [b, ...] of a batch to [devices, b / devices, ...]; on one device in all leave it as it is.
 
@@ -165,6 +197,5 @@ def split(batch: Any) -> Any:
         return batch
     devices = jax.local_device_count()
     rows = jax.tree.leaves(batch)[0].shape[0]
-    if rows % devices:
-        raise ValueError(f"a batch of {rows} rows does not divide among {devices} devices: choose a multiple.")
+    _require_shares("a batch's rows", rows, devices)
     return jax.tree.map(lambda leaf: leaf.reshape(devices, rows // devices, *leaf.shape[1:]), batch)
