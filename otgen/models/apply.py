@@ -34,7 +34,13 @@ def _apply(module: nn.Module, variables: Any, x: Array, method: str) -> Array:
 
 
 def rows(module: nn.Module, variables: Any, x: Any, method: str, size: int = PIECE) -> Array:
-    """Apply a method of a module to x [n, ...] row by row, in pieces of one shape; uint8 becomes [0, 1]."""
+    """Apply a method of a module to x [n, ...] row by row, in pieces of one shape; uint8 becomes [0, 1].
+
+    Raises:
+      ValueError: if there are no rows.
+    """
+    if len(x) == 0:
+        raise ValueError(f"no rows to {method}: shape {np.shape(x)}; give at least one.")
     size = min(size, len(x))
     pieces = []
     for start in range(0, len(x), size):

@@ -26,6 +26,10 @@ class Augment:
 
     Raises:
       ValueError: for a negative or infinite amount, a shear of pi / 2 or a scale of 1.
+
+    Example:
+      >>> print(og.nn.augment.Augment(rotation=0, shear=0, scale=0, noise=0))
+      Augment(rotation=0, shear=0, shift=2.0, scale=0, noise=0)
     """
 
     rotation: float | int = 0.25
@@ -52,6 +56,11 @@ def augment(keys: Key, images: Array, amounts: Augment) -> Array:
 
     Returns:
       Images [n, h, w, c]; not clipped.
+
+    Example:
+      >>> images, still = jnp.ones((2, 4, 4, 1)), og.nn.augment.Augment(0, 0, 0, 0, 0)
+      >>> print(og.nn.augment.augment(jax.random.split(jax.random.key(0), 2), images, still).sum((1, 2, 3)))
+      [16. 16.]
     """
     return jax.vmap(lambda key, image: _move(key, image, amounts))(keys, images)
 

@@ -15,7 +15,17 @@ _LEAK = 0.2  # slope of the activation below zero
 
 
 class DenseCritic(nn.Module):
-    """Images [n, h, w, c] to values [n] through dense layers, each followed by a residual block of its width."""
+    """Images [n, h, w, c] to values [n] through dense layers, each followed by a residual block of its width.
+
+    Attributes:
+      hidden: widths of the dense layers.
+      dtype: type that the layers compute in; None for that of the images.
+
+    Example:
+      >>> net = og.nn.critic.DenseCritic(hidden=(16,))
+      >>> print(net.init_with_output(jax.random.key(0), jnp.zeros((5, 8, 8, 1)))[0].shape)
+      (5,)
+    """
 
     hidden: Sequence[int]
     dtype: Any = None
@@ -30,7 +40,18 @@ class DenseCritic(nn.Module):
 
 
 class ConvCritic(nn.Module):
-    """Images [n, h, w, c] to values [n]; every residual block doubles the width and halves the side by averaging."""
+    """Images [n, h, w, c] to values [n]; every residual block doubles the width and halves the side by averaging.
+
+    Attributes:
+      width: channels at full size.
+      levels: residual blocks.
+      dtype: type that the layers compute in; None for that of the images.
+
+    Example:
+      >>> net = og.nn.critic.ConvCritic(width=4, levels=1)
+      >>> print(net.init_with_output(jax.random.key(0), jnp.zeros((5, 8, 8, 1)))[0].shape)
+      (5,)
+    """
 
     width: int
     levels: int
@@ -57,6 +78,10 @@ def critic(
 
     Raises:
       ValueError: for an unknown network, or images too small to convolve.
+
+    Example:
+      >>> print(type(og.nn.critic.critic((8, 8, 1), "mlp", hidden=(16,), width=8)).__name__)
+      DenseCritic
     """
     levels, dtype = levels_of(image_shape, network), compute_type(precision)
     return DenseCritic(tuple(hidden), dtype) if levels is None else ConvCritic(width, levels, dtype)

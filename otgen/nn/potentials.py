@@ -19,6 +19,11 @@ class Potential(nn.Module):
 
     Attributes:
       hidden: widths of the hidden layers.
+
+    Example:
+      >>> x = jnp.ones((5, 3))
+      >>> print(og.nn.potentials.Potential(hidden=(8,)).init_with_output(jax.random.key(0), x)[0])
+      [0. 0. 0. 0. 0.]
     """
 
     hidden: Sequence[int] = (128, 128, 128)
@@ -36,6 +41,12 @@ class Displacement(nn.Module):
 
     Attributes:
       hidden: widths of the hidden layers.
+
+    Example:
+      >>> x = jnp.ones((2, 3))
+      >>> print(og.nn.potentials.Displacement(hidden=(8,)).init_with_output(jax.random.key(0), x)[0])
+      [[1. 1. 1.]
+       [1. 1. 1.]]
     """
 
     hidden: Sequence[int] = (256, 256)
@@ -61,6 +72,12 @@ class Convex(nn.Module):
       hidden: widths of the layers.
       rank: squares that each unit sums.
       start: weight of every unit of the last layer before training.
+
+    Example:
+      >>> net, x = og.nn.potentials.Convex(hidden=(8,)), jnp.array([[1.0, 2.0], [3.0, 0.0], [2.0, 1.0]])
+      >>> left, right, middle = net.init_with_output(jax.random.key(0), x)[0]
+      >>> print(bool(middle <= (left + right) / 2))
+      True
 
     Reference: Amos, Xu and Kolter (2017), arXiv 1609.07152; Korotin et al. (2021), arXiv 1909.13082, appendix B.
     """

@@ -15,6 +15,11 @@ class Velocity(nn.Module):
       dim: dimension of the points.
       width: units of the hidden layers.
       depth: residual blocks.
+
+    Example:
+      >>> net = og.nn.velocity.Velocity(dim=2, width=8, depth=1)
+      >>> print(net.init_with_output(jax.random.key(0), jnp.zeros(1), jnp.ones((1, 2)))[0])
+      [[0. 0.]]
     """
 
     dim: int
