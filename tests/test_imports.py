@@ -10,7 +10,7 @@ ALLOWED = {
     "types": set(),
     "ot": {"types"},
     "nn": {"types", "ot"},
-    "data": {"types"},
+    "data": {"types", "ot"},
     "eval": {"types", "ot", "nn", "data"},
     "train": {"types", "ot", "nn", "data"},
     "models": {"types", "ot", "nn", "data", "eval", "train"},

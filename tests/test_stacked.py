@@ -61,9 +61,9 @@ def test_what_cannot_be_stacked_is_refused():
     images, labels = few_digits()
     with pytest.raises(ValueError, match="grey images"):
         stacked.compose(0, np.concatenate([images] * 3, axis=-1), labels, 5)
-    with pytest.raises(ValueError, match="one digit 0 to 9"):
+    with pytest.raises(ValueError, match="integers 0 to 9"):
         stacked.compose(0, images, labels + 1, 5)
-    with pytest.raises(ValueError, match="one digit 0 to 9"):
+    with pytest.raises(ValueError, match="one digit for each"):
         stacked.compose(0, images, labels[:-1], 5)
     with pytest.raises(ValueError, match=r"stacked_mnist has no split 'validation': choose one of train, test"):
         data.load("stacked_mnist", "validation", "anywhere")

@@ -163,7 +163,7 @@ def test_bad_requests_are_explained(tmp_path, monkeypatch):
         wasserstein2.load(2)
     source = wasserstein2.Benchmark(None, wasserstein2.input_law(2), jnp.zeros(2), jnp.ones(()))
     for function in (wasserstein2.transport, wasserstein2.potential, wasserstein2.inverse):
-        with pytest.raises(ValueError, match=r"shape \(5, 3\): give points of this benchmark"):
+        with pytest.raises(ValueError, match=r"shape \(5, 3\): give shape \[n, 2\]"):
             function(source, np.zeros((5, 3)))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from otgen.ot.check import as_count, as_key
 from otgen.types import Key
 
 
@@ -26,7 +27,7 @@ def batch_index(key: Key, step: int, num: int, batch_size: int) -> np.ndarray:
       batch_size: rows in a batch, over all hosts; at most `num`.
 
     Raises:
-      ValueError: if a batch is larger than the data set.
+      ValueError: if a batch is larger than the data set, for negative or broken numbers, and for what is no key.
 
     Example:
       >>> key = jax.random.key(0)
@@ -34,10 +35,11 @@ def batch_index(key: Key, step: int, num: int, batch_size: int) -> np.ndarray:
       >>> print(np.sort(epoch))
       [0 1 2 3 4 5]
     """
-    if not 1 <= batch_size <= num:
+    batch_size, step, num = as_count("batch_size", batch_size), as_count("step", step, 0), as_count("num", num)
+    if batch_size > num:
         raise ValueError(f"batch_size = {batch_size} for a data set of {num} rows: choose 1 to {num}.")
     per_epoch = num // batch_size
-    seed = tuple(int(word) for word in np.asarray(jax.random.key_data(key)).ravel())
+    seed = tuple(int(word) for word in np.asarray(jax.random.key_data(as_key(key))).ravel())
     start = (step % per_epoch) * batch_size
     return _order(seed, step // per_epoch, num)[start : start + batch_size]
 
@@ -63,7 +65,7 @@ def batches(
       (2, 1) True
       (2, 1) True
     """
-    hosts, host = jax.process_count(), jax.process_index()
+    hosts, host, batch_size = jax.process_count(), jax.process_index(), as_count("batch_size", batch_size)
     if batch_size % hosts:
         raise ValueError(f"batch_size = {batch_size} does not divide among {hosts} hosts: choose a multiple.")
     share = batch_size // hosts

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike
 
+from otgen.ot.check import as_count, native
+
 NAMES = ("shape", "scale", "orientation", "position_x", "position_y")
 SIZES = (3, 6, 40, 32, 32)
 NUM = 737_280  # the product of the sizes
@@ -41,7 +43,9 @@ def factors_of(index: ArrayLike) -> np.ndarray:
        [0 0 0 0 1]
        [0 0 0 1 1]]
     """
-    index = np.asarray(index)
+    index = np.asarray(native("index", index))
+    if index.dtype.kind not in "iu":
+        raise ValueError(f"index has entries of type {index.dtype}: give whole numbers.")
     if index.size and not 0 <= index.min() <= index.max() < NUM:
         raise ValueError(f"indices run from {index.min()} to {index.max()}: give 0 to {NUM - 1}.")
     return np.stack(np.unravel_index(index, SIZES), axis=-1)
@@ -125,7 +129,7 @@ def sample(seed: int | np.random.Generator, num: int, split: str | None = None) 
     """
     known = NUM if split is None else indices(split)
     count = NUM if split is None else len(known)
-    if not 0 <= num <= count:
+    if as_count("num", num, 0) > count:
         raise ValueError(f"num = {num}: {split or 'dsprites'} holds {count} different images.")
     factors = factors_of(np.random.default_rng(seed).choice(known, num, replace=False))
     return render(factors), factors
@@ -156,7 +160,7 @@ def indices(split: str) -> np.ndarray:
 
 
 def _checked(factors: ArrayLike) -> np.ndarray:
-    factors = np.asarray(factors)
+    factors = np.asarray(native("factors", factors))
     if factors.ndim != 2 or factors.shape[1] != len(SIZES) or factors.dtype.kind not in "iu":
         raise ValueError(
             f"factors have shape {factors.shape} and type {factors.dtype}: give integers [n, 5] ({', '.join(NAMES)})."

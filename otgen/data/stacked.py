@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from otgen.data.images import Dataset
+from otgen.ot.check import as_count, native
 
 NUM_MODES = 1000
 _SIZE = {"train": 60_000, "test": 10_000}
@@ -27,7 +28,7 @@ def compose(
       Images [num, height, width, 3] and labels [num], int64: 100 a + 10 b + c for the digits a, b, c of the channels.
 
     Raises:
-      ValueError: for images of several channels, or labels that are not one digit per image.
+      ValueError: for images of several channels, labels that are not one digit per image, or a num below 1.
 
     Example:
       >>> digits, labels = np.arange(10)[:, None, None] * np.ones((10, 2, 2)), np.arange(10)
@@ -37,13 +38,14 @@ def compose(
 
     Reference: Metz et al. (2016), arXiv 1611.02163; Srivastava et al. (2017), arXiv 1705.07761.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
+    images, labels = np.asarray(native("images", images)), _as_digits(labels)
+    num = as_count("num", num)
     if images.ndim == 4 and images.shape[-1] == 1:
         images = images[..., 0]
     if images.ndim != 3 or not len(images):
         raise ValueError(f"images has shape {images.shape}: give grey images [n, height, width] or [..., 1].")
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > 9:
-        raise ValueError(f"labels must be one digit 0 to 9 for each of the {len(images)} images.")
+    if labels.shape != images.shape[:1]:
+        raise ValueError(f"labels have shape {labels.shape}: give one digit for each of the {len(images)} images.")
     rows = np.random.default_rng(seed).integers(len(images), size=(num, 3))
     stacked = np.empty((num, *images.shape[1:], 3), images.dtype)
     for channel in range(3):  # one channel at a time: no second copy of the whole set
@@ -51,16 +53,27 @@ def compose(
     return stacked, labels[rows].astype(np.int64) @ [100, 10, 1]
 
 
+def _as_digits(labels: np.ndarray) -> np.ndarray:
+    labels = np.asarray(native("labels", labels))
+    if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > 9:
+        raise ValueError(f"labels have shape {labels.shape} and type {labels.dtype}: give integers 0 to 9, shape [n].")
+    return labels
+
+
 def mode_weights(labels: np.ndarray) -> np.ndarray:
     """Return the probabilities [1000] of the modes, from the labels [n] of the digits that are stacked.
 
     The digits of MNIST are not quite equally frequent, so neither are the modes (.7 to 1.5 in a thousand).
+
+    Raises:
+      ValueError: for labels that are no digits.
 
     Example:
       >>> weights = og.data.stacked.mode_weights(np.array([0, 0, 0, 1]))
       >>> print(weights[0], 0.75**3, weights[11], 0.75 * 0.25**2)
       0.422 0.422 0.047 0.047
     """
+    labels = _as_digits(labels)
     share = np.bincount(labels, minlength=10) / len(labels)
     return np.einsum("a,b,c->abc", share, share, share).reshape(-1)
 

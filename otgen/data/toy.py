@@ -1,15 +1,25 @@
-"""Two-dimensional toy distributions: `(key, n) -> [n, 2]` draws, in the coordinates of the literature."""
+"""Two-dimensional toy distributions: `(key, n) -> [n, 2]` draws, in the coordinates of the literature.
+
+All raise ValueError for what is no key, and for an n that is no whole number of at least 1.
+"""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
+from otgen.ot.check import as_count, as_key, as_points, is_traced, require_choice, require_nonnegative
 from otgen.types import Array, Key
 
 
+def _keys(key: Key, n: int, num: int) -> Key:
+    """`num` keys for a draw of `n` points, once both are what they should be."""
+    as_count("n", n)
+    return jax.random.split(as_key(key), num)
+
+
 def _mixture(key: Key, n: int, centres: Array, deviation: float) -> Array:
-    mode_key, noise_key = jax.random.split(key)
+    mode_key, noise_key = _keys(key, n, 2)
     mode = jax.random.randint(mode_key, (n,), 0, centres.shape[0])
     return centres[mode] + deviation * jax.random.normal(noise_key, (n, 2))
 
@@ -68,7 +78,7 @@ def swiss_roll(key: Key, n: int) -> Array:
       >>> print(radius.min() > 1.5 * jnp.pi - 1, radius.max() < 4.5 * jnp.pi + 1)
       True True
     """
-    angle_key, noise_key = jax.random.split(key)
+    angle_key, noise_key = _keys(key, n, 2)
     t = 1.5 * jnp.pi * (1 + 2 * jax.random.uniform(angle_key, (n,)))
     roll = jnp.stack([t * jnp.cos(t), t * jnp.sin(t)], axis=1)
     return roll + 0.25 * jax.random.normal(noise_key, (n, 2))
@@ -82,7 +92,7 @@ def rings(key: Key, n: int) -> Array:
       >>> print(np.unique(np.asarray(radius).round()))
       [1. 2. 3. 4.]
     """
-    ring_key, angle_key, noise_key = jax.random.split(key, 3)
+    ring_key, angle_key, noise_key = _keys(key, n, 3)
     radius = 1.0 + jax.random.randint(ring_key, (n,), 0, 4)
     angle = 2 * jnp.pi * jax.random.uniform(angle_key, (n,))
     ring = radius[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
@@ -97,7 +107,7 @@ def checkerboard(key: Key, n: int) -> Array:
       >>> print(np.unique(x.sum(1) % 2))  # squares of one colour
       [0.]
     """
-    square_key, place_key = jax.random.split(key)
+    square_key, place_key = _keys(key, n, 2)
     square = jax.random.randint(square_key, (n,), 0, 8)
     row = square // 2
     column = 2 * (square % 2) + row % 2
@@ -112,7 +122,7 @@ def two_moons(key: Key, n: int) -> Array:
       >>> print(og.data.toy.two_moons(jax.random.key(0), 100).shape)
       (100, 2)
     """
-    moon_key, angle_key, noise_key = jax.random.split(key, 3)
+    moon_key, angle_key, noise_key = _keys(key, n, 3)
     lower = jax.random.bernoulli(moon_key, 0.5, (n,))[:, None]
     angle = jnp.pi * jax.random.uniform(angle_key, (n,))
     arc = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
@@ -128,6 +138,9 @@ DISTRIBUTIONS = {
 def centres_of(name: str) -> tuple[Array, float] | None:
     """Mode centres and standard deviation of a Gaussian mixture by name; None for the other toys.
 
+    Raises:
+      ValueError: for a name that is not in `DISTRIBUTIONS`.
+
     Example:
       >>> centres, deviation = og.data.toy.centres_of("eight_gaussians")
       >>> print(centres.shape, deviation, og.data.toy.centres_of("rings"))
@@ -137,6 +150,7 @@ def centres_of(name: str) -> tuple[Array, float] | None:
         "eight_gaussians": (eight_gaussians_centres, 0.1),
         "twenty_five_gaussians": (twenty_five_gaussians_centres, 0.05),
     }
+    require_choice("name", name, tuple(DISTRIBUTIONS))
     if name not in known:
         return None
     centres, deviation = known[name]
@@ -146,13 +160,19 @@ def centres_of(name: str) -> tuple[Array, float] | None:
 def standardise(x: Array) -> tuple[Array, Array, Array]:
     """Shift and scale every coordinate of x [n, d] to mean 0 and variance 1; return also the mean and scale [d].
 
+    Raises:
+      ValueError: for another shape, no points, or (outside jit) points that are not finite or share a coordinate.
+
     Example:
       >>> x, mean, scale = og.data.toy.standardise(jnp.array([[0.0, 1.0], [4.0, 2.0]]))
       >>> print(x, mean, scale)
       [[-1. -1.]
        [1. 1.]] [2. 1.5] [2. 0.5]
     """
+    x = as_points("x", x)
     mean, scale = x.mean(0), x.std(0)
+    if not is_traced(scale) and not (scale > 0).all():
+        raise ValueError(f"x has the same value in all of column {int(jnp.argmin(scale))}: drop it, it has no scale.")
     return (x - mean) / scale, mean, scale
 
 
@@ -167,9 +187,14 @@ def zipf_covariance(key: Key, dim: int, least: float) -> Array:
       >>> print(values.min(), 0.5 + 1 / 4)
       0.75 0.75
 
+    Raises:
+      ValueError: for what is no key, a dim below 1, or a negative least.
+
     Reference: the targets in the experiments of paper C (arXiv 2303.03027).
     """
-    top_key, noise_key, basis_key = jax.random.split(key, 3)
+    as_count("dim", dim)
+    require_nonnegative("least", least)
+    top_key, noise_key, basis_key = jax.random.split(as_key(key), 3)
     top = jnp.linalg.norm(jax.random.normal(top_key, (dim, dim)), 2)
     values = top / jnp.arange(1, dim + 1) + jax.random.normal(noise_key, (dim,))
     values = values - values.min() + 1 / dim + least

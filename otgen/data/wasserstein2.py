@@ -20,6 +20,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from otgen.ot.check import as_array, as_count, as_key
 from otgen.types import Array, Key
 
 DIMS = (2, 4, 8, 16, 32)
@@ -165,7 +166,8 @@ def sample(key: Key, benchmark: Benchmark, num: int) -> Float[Array, "num d"]:
       >>> print(jnp.abs((x**2).sum(1).mean() - 2) < 0.1)  # E|x|^2 = d
       True
     """
-    which, normal = jax.random.split(key)
+    as_count("num", num)
+    which, normal = jax.random.split(as_key(key))
     centres, maps = benchmark.components
     chosen = jax.random.randint(which, (num,), 0, len(centres))
     z = jax.random.normal(normal, (num, centres.shape[1]), centres.dtype)
@@ -318,10 +320,7 @@ def _einsum(spec: str, *arrays: Array) -> Array:
 
 
 def _as_rows(name: str, points: ArrayLike, benchmark: Benchmark) -> Array:
-    points, dim = jnp.asarray(points), benchmark.mean.shape[0]
-    if points.ndim != 2 or points.shape[1] != dim:
-        raise ValueError(f"{name} has shape {points.shape}: give points of this benchmark as rows, shape [n, {dim}].")
-    return points.astype(jnp.promote_types(points.dtype, jnp.float32))
+    return as_array(name, points, (None, benchmark.mean.shape[0]))
 
 
 def _files(dim: int, data_dir: str | os.PathLike | None) -> list[Path]:

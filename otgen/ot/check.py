@@ -16,12 +16,12 @@ from otgen.types import Array, Held
 SAME = 1e-5  # totals of weights that are further apart, relative, are another problem
 
 
-def is_traced(*arrays: ArrayLike) -> bool:
+def is_traced(*arrays: Any) -> bool:
     """Whether any of the arrays has no value yet because a transformation is tracing."""
     return any(isinstance(array, jax.core.Tracer) for array in arrays)
 
 
-def native(name: str, array: ArrayLike) -> Held:
+def native(name: str, array: Any) -> Held:
     """Return a JAX array as it is, and anything else as a NumPy array of numbers in this machine's byte order.
 
     Readers of IDX and FITS files give big-endian arrays, whose bytes jitted functions would misread.
@@ -50,7 +50,7 @@ def at_least_float32(dtype: Any) -> Any:
 
 
 def as_array(
-    name: str, array: ArrayLike, shape: Sequence[int | None] | None = None, *, finite: bool = True, keep: bool = False
+    name: str, array: Any, shape: Sequence[int | None] | None = None, *, finite: bool = True, keep: bool = False
 ) -> Array:
     """Return an array of float32 at least, of the shape asked for.
 
@@ -70,8 +70,8 @@ def as_array(
             want in (None, has) for want, has in zip(shape, array.shape, strict=True)
         )
         if not fits:
-            wanted = ", ".join("any" if side is None else str(side) for side in shape)
-            raise ValueError(f"{name} has shape {array.shape}: give an array of shape [{wanted}].")
+            wanted = ", ".join("n" if side is None else str(side) for side in shape)
+            raise ValueError(f"{name} has shape {array.shape}: give shape [{wanted}].")
     if finite:
         require_finite(name, array)
     half = keep and jnp.issubdtype(array.dtype, jnp.floating)
@@ -89,14 +89,14 @@ def _smallest_and_sum(array: Array) -> tuple[Array, Array]:
     return jnp.min(array), jnp.sum(array)
 
 
-def _at_hand(array: ArrayLike) -> bool:
+def _at_hand(array: Any) -> bool:
     """Whether the values can be read without a copy from a device."""
     return not isinstance(array, jax.Array) or (
         array.is_fully_addressable and all(device.platform == "cpu" for device in array.devices())
     )
 
 
-def all_finite(array: ArrayLike) -> bool:
+def all_finite(array: Any) -> bool:
     """Whether an array that is not traced has finite entries only; of a device's array one bool comes home."""
     if not _at_hand(array):
         return bool(_all_finite(array))
@@ -106,7 +106,7 @@ def all_finite(array: ArrayLike) -> bool:
     return bool(np.isfinite(values if values.dtype.kind == "f" else values.astype(np.float32)).all())
 
 
-def smallest_and_sum(array: ArrayLike) -> tuple[float, float]:
+def smallest_and_sum(array: Any) -> tuple[float, float]:
     """Return the least entry and the sum of an array that is not traced; of a device's array two numbers come home."""
     if not _at_hand(array):
         least, total = _smallest_and_sum(array)
@@ -115,7 +115,7 @@ def smallest_and_sum(array: ArrayLike) -> tuple[float, float]:
     return float(values.min()), float(values.sum())
 
 
-def require_finite(name: str, array: ArrayLike) -> None:
+def require_finite(name: str, array: Any) -> None:
     """Refuse NaN and infinite entries, outside jit.
 
     Raises:
@@ -131,7 +131,7 @@ def _all_above_minus_infinity(array: Array) -> Array:
     return jnp.all(array > -jnp.inf)
 
 
-def require_costs(name: str, costs: ArrayLike) -> None:
+def require_costs(name: str, costs: Any) -> None:
     """Refuse NaN and minus infinity, outside jit; plus infinity is a forbidden pair.
 
     Raises:
@@ -146,7 +146,7 @@ def require_costs(name: str, costs: ArrayLike) -> None:
         )
 
 
-def _require_number(name: str, number: ArrayLike, legal: Any, what: str) -> None:
+def _require_number(name: str, number: Any, legal: Any, what: str) -> None:
     if is_traced(number):
         if jnp.ndim(number):
             raise ValueError(f"{name} has shape {jnp.shape(number)}: give one number, and vmap over several.")
@@ -158,7 +158,7 @@ def _require_number(name: str, number: ArrayLike, legal: Any, what: str) -> None
         raise ValueError(f"{name} = {number}: give {what}.")
 
 
-def require_positive(name: str, number: ArrayLike) -> None:
+def require_positive(name: str, number: Any) -> None:
     """Refuse what is not one positive finite number, outside jit.
 
     Raises:
@@ -167,7 +167,7 @@ def require_positive(name: str, number: ArrayLike) -> None:
     _require_number(name, number, lambda value: value > 0, "a positive finite number")
 
 
-def require_nonnegative(name: str, number: ArrayLike) -> None:
+def require_nonnegative(name: str, number: Any) -> None:
     """Refuse what is not one finite number of zero or more, outside jit.
 
     Raises:
@@ -176,7 +176,7 @@ def require_nonnegative(name: str, number: ArrayLike) -> None:
     _require_number(name, number, lambda value: value >= 0, "a finite number of zero or more")
 
 
-def require_between(name: str, number: ArrayLike, low: float, high: float) -> None:
+def require_between(name: str, number: Any, low: float, high: float) -> None:
     """Refuse what is not one number in [low, high], outside jit.
 
     Raises:
@@ -236,7 +236,7 @@ def poison(values: Held, legal: ArrayLike) -> Held:
     return jnp.where(legal, values, jnp.nan) if is_traced(values, legal) else values
 
 
-def as_mass(name: str, weights: ArrayLike | None, num: int, dtype: jnp.dtype = jnp.float32) -> Held:
+def as_mass(name: str, weights: Any, num: int, dtype: jnp.dtype = jnp.float32) -> Held:
     """Return non-negative weights [num] as they are, zeros allowed and any total; uniform with total 1 for None.
 
     Weights that are not a JAX array stay with NumPy: putting them on a device is for the jitted call that takes them.
@@ -259,7 +259,7 @@ def as_mass(name: str, weights: ArrayLike | None, num: int, dtype: jnp.dtype = j
     return weights
 
 
-def as_points(name: str, points: ArrayLike, least: int = 2) -> Array:
+def as_points(name: str, points: Any, least: int = 2) -> Array:
     """Return points [n, d] as an array of float32 at least.
 
     Raises:
@@ -281,7 +281,7 @@ def as_points(name: str, points: ArrayLike, least: int = 2) -> Array:
     return as_array(name, points, finite=False)
 
 
-def as_weights(weights: ArrayLike | None, num: int, name: str = "weights") -> Array:
+def as_weights(weights: Any, num: int, name: str = "weights") -> Array:
     """Return positive weights [num] that sum to 1; uniform for None.
 
     Raises:
