@@ -28,6 +28,7 @@ from otgen.models.fitting import descend
 from otgen.models.settings import Settings, adam, rows_of
 from otgen.nn.autoencoder import Autoencoder, to_unit
 from otgen.ot import extension, semidiscrete
+from otgen.ot.check import as_count, as_key, native
 from otgen.train.loop import train_on
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
@@ -289,7 +290,7 @@ def train_autoencoder(
     """
     config = dataclasses.replace(config, batch_size=rows_of(config, len(images)))
     num_steps = num_steps_of(config, len(images))
-    init_key, order_key, step_key = jax.random.split(key, 3)
+    init_key, order_key, step_key = jax.random.split(as_key(key), 3)
     module, state = init(init_key, config, images[:1], num_steps)
     state = train_on(
         (images,),
@@ -388,7 +389,7 @@ def fit(
     """
     images = check_images(images)
     labels = check_labels(labels, len(images))
-    train_key, solve_key = jax.random.split(key)
+    train_key, solve_key = jax.random.split(as_key(key))
     module, params = train_autoencoder(train_key, images, Config(**config), callback=callback)
     variables, info = solve(solve_key, module, params, images, callback=callback)
     return Model(module, variables, labels, info)
@@ -403,7 +404,7 @@ def check_labels(labels: Any, num: int) -> Array | None:
     """
     if labels is None:
         return None
-    labels = np.asarray(labels)
+    labels = np.asarray(native("labels", labels))
     if labels.shape != (num,) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             f"labels have shape {labels.shape} and type {labels.dtype}: give {num} integers, one per image."
@@ -439,7 +440,8 @@ def sample(
       Images [num, h, w, c] in [0, 1].
 
     Raises:
-      ValueError: for a label the model does not know, an unknown form, an angle outside [0, pi].
+      ValueError: for a label the model does not know, an unknown form, an angle outside [0, pi], what is no key, or a
+        num that is no whole number of at least 1.
 
     Example:
       >>> digits = og.data.load("digits", "test")
@@ -448,6 +450,7 @@ def sample(
       >>> print(og.models.ae_ot.sample(jax.random.key(1), model, 4, label=7, form="simplex").shape)
       (4, 8, 8, 1)
     """
+    as_key(key), as_count("num", num)
     if label is not None:
         codes = _codes_of_class(key, model, num, label, form, angle)
         return decode(model.module, model.variables, codes)

@@ -39,6 +39,7 @@ from otgen.models.settings import Checked, adam
 from otgen.nn.autoencoder import decoder, to_unit
 from otgen.nn.critic import critic
 from otgen.ot import extension
+from otgen.ot.check import as_key
 from otgen.train.loop import NonFinite, train_on
 from otgen.train.parallel import sample_keys, shared_rows
 from otgen.train.state import TrainState
@@ -343,7 +344,7 @@ def refine(
     settings, images = Config(**config), check_images(images)
     _check(settings, model, images, features)
     num_steps = num_steps_of(settings, len(images))
-    init_key, order_key, step_key = jax.random.split(key, 3)
+    init_key, order_key, step_key = jax.random.split(as_key(key), 3)
     module, state, fixed = init(init_key, settings, model, num_steps)
     stops = (settings.warmup - _MEASURED, settings.warmup, num_steps) if settings.adversarial_weight else ()
     for phase, stop in zip(PHASES, stops, strict=False):
@@ -414,7 +415,7 @@ def fit(
       >>> print(og.models.ae_ot_gan.sample(jax.random.key(1), model, 3).shape)
       (3, 8, 8, 1)
     """
-    first, second = jax.random.split(key)
+    first, second = jax.random.split(as_key(key))
     settings = Config(**{name: value for name, value in config.items() if name != "features"})
     rows_of(settings, len(images))  # raises before anything is trained
     model = ae_ot.fit(first, images, labels, callback=callback, **(base or {}))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from otgen.nn.autoencoder import to_unit
+from otgen.ot.check import as_count, as_key
 from otgen.types import Array, Key
 
 PIECE = 2000  # rows at a time
@@ -61,7 +62,7 @@ def sample(key: Key, model: Model, num: int) -> Array:
     """Draw images [num, h, w, c] from a trained generator.
 
     Raises:
-      ValueError: if num < 1.
+      ValueError: for what is no key, if num is no whole number of at least 1.
 
     Example:
       >>> images = og.data.load("digits").images[:64]
@@ -70,8 +71,7 @@ def sample(key: Key, model: Model, num: int) -> Array:
       >>> print(new.shape, bool((new >= 0).all() & (new <= 1).all()))
       (3, 8, 8, 1) True
     """
-    if num < 1:
-        raise ValueError(f"num = {num}: ask for at least one image.")
+    as_key(key), as_count("num", num)
     size = min(num, PIECE)
     pieces = [_draw(*model, jax.random.fold_in(key, i), size) for i in range(-(-num // size))]
     return jnp.concatenate(pieces)[:num]

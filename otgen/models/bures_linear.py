@@ -24,6 +24,7 @@ import optax
 
 from otgen.nn.linear import STARTS, DeepLinear
 from otgen.ot import critical
+from otgen.ot.check import as_count, as_key
 from otgen.ot.frechet import moments
 from otgen.ot.linear_flow import loss_from_factor
 from otgen.train.loop import train_on
@@ -319,7 +320,7 @@ def fit(
     rows = rows.astype(np.float32) / 255 if data.dtype == np.uint8 else rows
     known = moments(rows)
     factor = known.factor.T / jnp.sqrt(known.count - 1)
-    init_key, train_key = jax.random.split(key)
+    init_key, train_key = jax.random.split(as_key(key))
     module, params = init(init_key, settings, data.shape[1:], factor)
     if settings.batch_size is None:
         params, num_steps = descend(params, module, factor, callback=callback)
@@ -423,7 +424,7 @@ def sample(key: Key, model: Model, num: int) -> Array:
     """Draw data points [num, *data_shape] from a trained generator: Gaussian, so that images may leave [0, 1].
 
     Raises:
-      ValueError: if num < 1.
+      ValueError: for what is no key, if num is no whole number of at least 1.
 
     Example:
       >>> x = jax.random.normal(jax.random.key(0), (500, 3)) * jnp.array([3.0, 2.0, 0.5])
@@ -432,6 +433,5 @@ def sample(key: Key, model: Model, num: int) -> Array:
       >>> print(new.shape, jnp.linalg.matrix_rank(jnp.cov(new.T), rtol=1e-4))
       (2000, 3) 2
     """
-    if num < 1:
-        raise ValueError(f"num = {num}: ask for at least one point.")
+    as_key(key), as_count("num", num)
     return _sample(model.module, model.variables, key, num)

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from otgen.models.apply import check_images
 from otgen.models.settings import GeneratorSettings, num_steps_of, rows_of
+from otgen.ot.check import as_key
 from otgen.train.loop import train_on
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key, averaged
@@ -51,7 +52,7 @@ def fit_generator(
     images = check_images(images, settings.output)
     rows = rows_of(settings, len(images), batches_per_step)
     num_steps = num_steps_of(settings, len(images), rows)
-    init_key, order_key, step_key = jax.random.split(key, 3)
+    init_key, order_key, step_key = jax.random.split(as_key(key), 3)
     module, state = init(init_key, settings, images[:1], num_steps)
     state = train_on(
         (images,),

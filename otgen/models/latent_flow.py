@@ -21,7 +21,7 @@ from otgen.models.fitting import descend, moving_average
 from otgen.models.settings import Checked, adam
 from otgen.nn.velocity import Velocity
 from otgen.ot import sinkhorn
-from otgen.ot.check import as_points
+from otgen.ot.check import as_count, as_key, as_points
 from otgen.ot.costs import PairwiseCost
 from otgen.train.loop import train_on
 from otgen.train.parallel import gathered, sample_keys, shared_rows
@@ -195,7 +195,7 @@ def fit(key: Key, codes: Any, *, callback: Callback | None = None, checkpoints: 
     """
     settings = Config(**config)
     codes = np.asarray(as_points("codes", codes))
-    init_key, order_key, step_key = jax.random.split(key, 3)
+    init_key, order_key, step_key = jax.random.split(as_key(key), 3)
     module, state = init(init_key, settings, codes.shape[1])
     state = train_on(
         (codes,),
@@ -227,7 +227,7 @@ def sample(key: Key, flow: Flow, num: int) -> Array:
     """Draw codes [num, d] from a trained flow: noise moved by midpoint steps.
 
     Raises:
-      ValueError: if num < 1.
+      ValueError: for what is no key, if num is no whole number of at least 1.
 
     Example:
       >>> codes = 0.1 * jax.random.normal(jax.random.key(0), (200, 2))
@@ -235,7 +235,6 @@ def sample(key: Key, flow: Flow, num: int) -> Array:
       >>> print(og.models.latent_flow.sample(jax.random.key(2), flow, 5).shape)
       (5, 2)
     """
-    if num < 1:
-        raise ValueError(f"num = {num}: ask for at least one code.")
+    as_key(key), as_count("num", num)
     noise = jax.random.normal(key, (num, flow.module.dim))
     return _follow(flow.module, flow.params, noise, flow.config.solver_steps)

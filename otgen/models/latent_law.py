@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from otgen.ot import extension, semidiscrete
-from otgen.ot.check import as_points
+from otgen.ot.check import as_key, as_points
 from otgen.ot.mixture import Mixture
 from otgen.types import Array, Callback, Key
 
@@ -138,7 +138,8 @@ def transport(
       >>> print(info.status == og.Status.CONVERGED)
       True
     """
-    solve_key, extend_key = jax.random.split(key)
+    codes = as_points("codes", codes)
+    solve_key, extend_key = jax.random.split(as_key(key))
     state = None
     if checkpoints is not None:
         state = checkpoints.restore(semidiscrete.from_heights(codes[:, 0]))

@@ -31,6 +31,7 @@ from otgen.models.apply import PIECE, check_images, rows
 from otgen.models.settings import Settings
 from otgen.nn.autoencoder import Autoencoder
 from otgen.ot import extension
+from otgen.ot.check import as_count, as_key
 from otgen.ot.source import gaussian
 from otgen.types import Array, Callback, Key
 
@@ -302,7 +303,7 @@ def fit(key: Key, images: np.ndarray, *, callback: Callback | None = None, **con
       (3, 8, 8, 1)
     """
     images, settings = check_images(images), Config(**config)
-    train_key, solve_key = jax.random.split(key)
+    train_key, solve_key = jax.random.split(as_key(key))
     params = train_autoencoder(train_key, images, settings, callback=callback)
     return solve(solve_key, params, images, settings, callback=callback)
 
@@ -390,7 +391,8 @@ def sample(key: Key, model: Model, num: int, *, form: str | None = None, tempera
       Images [num, h, w, c] in [0, 1].
 
     Raises:
-      ValueError: if num < 1, for an unknown form or one that the model does not have, a temperature not positive.
+      ValueError: for what is no key, if num is no whole number of at least 1, for an unknown form or one that the
+        model does not have, a temperature not positive.
 
     Example:
       >>> images = og.data.load("digits").images[:100]
@@ -400,8 +402,7 @@ def sample(key: Key, model: Model, num: int, *, form: str | None = None, tempera
       >>> print(og.models.latent_ot.sample(jax.random.key(1), model, 3, form="barycentre").shape)
       (3, 8, 8, 1)
     """
-    if num < 1:
-        raise ValueError(f"num = {num}: ask for at least one image.")
+    as_key(key), as_count("num", num)
     if temperature is not None and not 0 < temperature < float("inf"):
         raise ValueError(f"temperature = {temperature}: give a positive number.")
     size = min(num, PIECE)

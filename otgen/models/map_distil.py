@@ -18,6 +18,7 @@ from otgen.models.fitting import descend, moving_average
 from otgen.models.map_training import MapSettings, State, optimiser, start
 from otgen.models.settings import Settings
 from otgen.nn.potentials import Displacement
+from otgen.ot.check import as_key
 from otgen.train.loop import train_on
 from otgen.train.parallel import shared_rows
 from otgen.types import Array, Callback, Key
@@ -78,7 +79,7 @@ def distil(
     """
     settings = MapSettings(**{"hidden": (512, 512), "num_steps": 5000, "learning_rate": 1e-3, **config})
     Settings.whole("num_pairs", num_pairs)
-    pair_key, init_key, order_key, step_key = jax.random.split(key, 4)
+    pair_key, init_key, order_key, step_key = jax.random.split(as_key(key), 4)
     x, moved = [], []
     for i in range(-(-num_pairs // _PIECE)):
         x.append(neural_map.draw(jax.random.fold_in(pair_key, i), map_, _PIECE))

@@ -25,7 +25,7 @@ from otgen.eval.maps import cosine, l2_uvp
 from otgen.models import map_c_transform, map_icnn, map_lp, map_training
 from otgen.models.map_training import MapSettings, Units
 from otgen.ot import conjugate, semidiscrete
-from otgen.ot.check import as_points, require_positive
+from otgen.ot.check import as_count, as_key, as_points, require_positive
 from otgen.ot.scores import top_scores
 from otgen.ot.source import gaussian
 from otgen.types import Array, Callback, Key, Sampler, as_pytree
@@ -166,6 +166,7 @@ def fit(
         raise ValueError("all codes coincide: there is no map to learn.")
     if not 1 <= neighbours <= 0.5 * _NEAREST:
         raise ValueError(f"neighbours = {neighbours}: give 1 to {_NEAREST // 2}.")
+    as_key(key)
     sampler = gaussian if sampler is None else sampler
     _check_source(key, sampler, codes)
     method = SOLVERS[solver]
@@ -382,7 +383,7 @@ def sample(key: Key, map_: Map, num: int, form: str | None = None, temperature: 
     """Draw moved noise [num, d]; `form` and `temperature` as in `transport`.
 
     Raises:
-      ValueError: if num < 1, and as `transport`.
+      ValueError: for what is no key, if num is no whole number of at least 1, and as `transport`.
 
     Example:
       >>> codes = og.data.toy.eight_gaussians(jax.random.key(0), 64)
@@ -390,8 +391,7 @@ def sample(key: Key, map_: Map, num: int, form: str | None = None, temperature: 
       >>> print(og.models.neural_map.sample(jax.random.key(2), found, 5, "barycentre").shape)
       (5, 2)
     """
-    if num < 1:
-        raise ValueError(f"num = {num}: ask for at least one point.")
+    as_key(key), as_count("num", num)
     return transport(map_, draw(key, map_, num), form, temperature)
 
 
