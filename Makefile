@@ -23,10 +23,10 @@ lint: $(READY)
 	$(PY) -m ruff format --check .
 
 test: lint
-	$(PY) -m pytest -n 2
+	$(PY) -m pytest -n 2 --dist loadfile --durations 10
 
 test-all: lint
-	$(PY) -m pytest -n 2 -m ""
+	$(PY) -m pytest -n 2 --dist loadfile --durations 10 -m ""
 
 # Where Python's own jax drives the accelerator already, run `python -m experiments.gpu_check` with it instead.
 gpu-check: $(READY)
@@ -54,4 +54,4 @@ bench: $(READY)
 	$(if $(DATA),$(PY) -m experiments.bench_features --data-dir $(DATA),@echo "bench_features needs data: make bench DATA=folder")
 
 clean:
-	rm -rf .venv runs dist build site *.egg-info
+	rm -rf .venv .jax_cache runs dist build site *.egg-info

@@ -1,13 +1,47 @@
-"""Shared set-up: shapes of annotated functions are checked in every test; data come from OTGEN_DATA."""
+"""Shared set-up: compiled programs are kept, shapes of annotated functions are checked, data come from OTGEN_DATA.
+
+Most of a run is XLA compiling. What was compiled once, in whichever process, is read from `.jax_cache` from then on: by
+the other worker, by the processes that tests start, which inherit these variables, and by the next run. An environment
+that names a folder of its own keeps it.
+"""
 
 import os
+import shutil
 import signal
+from collections import defaultdict
 from pathlib import Path
 
 import jaxtyping
 import pytest
 
+CACHE, LIMIT = Path(__file__).parents[1] / ".jax_cache", 2**30
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))  # before anything imports jax
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
 jaxtyping.install_import_hook(["otgen.ot", "otgen.eval", "otgen.nn", "otgen.data.toy"], "beartype.beartype")
+
+
+def pytest_configure(config):
+    """Start afresh when the folder of compiled programs has grown large: those of other versions stay there unread."""
+    if "PYTEST_XDIST_WORKER" in os.environ or not CACHE.is_dir():
+        return
+    if sum(path.stat().st_size for path in CACHE.iterdir()) > LIMIT:
+        shutil.rmtree(CACHE)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Below the slowest tests, the slowest files: a test pays for what the later ones of its file find compiled."""
+    if not config.option.durations:
+        return
+    seconds = defaultdict(float)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid.partition("::")[0]] += report.duration
+    slowest = sorted(seconds.items(), key=lambda pair: -pair[1])[: config.option.durations]
+    terminalreporter.write_sep("=", f"slowest {len(slowest)} files")
+    for name, duration in slowest:
+        terminalreporter.write_line(f"{duration:.1f}s {name}")
 
 
 @pytest.fixture(scope="session")

@@ -42,21 +42,8 @@ def cases():
         yield pytest.param(module, marks=[] if quick else pytest.mark.slow)
 
 
-@pytest.fixture
-def compiled_once(tmp_path):
-    """Examples of a module build the same small networks again and again: each is compiled once."""
-    options = {"jax_compilation_cache_dir": str(tmp_path), "jax_persistent_cache_min_compile_time_secs": 0.0}
-    before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    plt.close("all")
-
-
 @pytest.mark.parametrize("module", cases())
-def test_examples(module, compiled_once):
+def test_examples(module):
     folder = os.environ.get("OTGEN_DATA")
     data_dir = folder if folder and Path(folder).is_dir() else None
     runner, told, left = doctest.DocTestRunner(Checker(), verbose=False), [], 0
@@ -67,6 +54,7 @@ def test_examples(module, compiled_once):
                 continue
             test.globs.update(NAMES, data_dir=data_dir)
             runner.run(test, out=told.append)
+    plt.close("all")
     assert not runner.failures, "".join(told)
     if left and not runner.tries:
         pytest.skip("set OTGEN_DATA to the folder of the data to run these examples")
