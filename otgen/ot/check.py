@@ -220,7 +220,7 @@ def as_key(key: Any, name: str = "key") -> Array:
     return key
 
 
-def require_choice(name: str, choice: Any, choices: Sequence[str]) -> None:
+def require_choice(name: str, choice: Any, choices: Sequence[Any]) -> None:
     """Refuse names that are not among the choices.
 
     Raises:

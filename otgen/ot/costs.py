@@ -6,6 +6,7 @@ of columns, at a time.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +16,22 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import as_points, at_least_float32, native, require_costs
+from otgen.ot.check import (
+    as_count,
+    as_mass,
+    as_points,
+    at_least_float32,
+    native,
+    require_choice,
+    require_costs,
+    require_positive,
+)
 from otgen.ot.distances import CostFn, SqEuclidean, as_cost_fn
 from otgen.types import Array, as_pytree
 
 BLOCK = 2**20  # entries of the cost matrix in memory at a time, 4 MiB in float32
+CAP = 60.0  # largest exponent of a kernel, reached by points without mass alone: exp(60) times weight zero is zero
+GROUPS = 64  # of points, whose means are sorted to find the middle of a cloud
 
 
 def product(left: ArrayLike, right: ArrayLike) -> Array:
@@ -30,6 +42,75 @@ def product(left: ArrayLike, right: ArrayLike) -> Array:
       [11.]
     """
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+
+
+def gibbs(block: Array, f: ArrayLike, g: ArrayLike, epsilon: ArrayLike, cap: float = CAP) -> Array:
+    """Return exp((f_i + g_j - c_ij) / epsilon) in a block of a cost: a plan's density over its marginals' product.
+
+    Zero, with derivatives zero, where a pair is forbidden (an infinite cost) and where a potential is minus infinity.
+
+    Args:
+      block: costs [n, m].
+      f: potential of the rows [n].
+      g: potential of the columns [m].
+      epsilon: temperature, in units of the cost.
+      cap: what larger exponents are taken for. Static.
+
+    Example:
+      >>> print(og.costs.gibbs(jnp.array([[1.0, jnp.inf]]), jnp.array([1.0]), jnp.zeros(2), 0.5))
+      [[1. 0.]]
+    """
+    f, g = jnp.asarray(f)[:, None], jnp.asarray(g)
+    none = (block == jnp.inf) | (f == -jnp.inf) | (g == -jnp.inf)
+    f, g = (jnp.where(potential == -jnp.inf, 0.0, potential) for potential in (f, g))
+    exponent = (f + g - jnp.where(none, 0.0, block)) / epsilon  # no infinity in it, or derivatives would be NaN
+    return jnp.where(none, 0.0, jnp.exp(jnp.minimum(exponent, cap)))
+
+
+def carried(potential: ArrayLike, mass: ArrayLike) -> Array:
+    """Return a potential that is minus infinity at points without mass, which leaves them out of `gibbs`.
+
+    Example:
+      >>> print(og.costs.carried(jnp.array([1.0, 1e30]), jnp.array([0.5, 0.0])))
+      [  1. -inf]
+    """
+    return jnp.where(mass > 0, potential, -jnp.inf)
+
+
+def middle(x: Array, y: Array, a: ArrayLike | None = None, b: ArrayLike | None = None) -> Array:
+    """Return a point amid two clouds [d]: the median of the means of groups of their points, coordinate by coordinate.
+
+    Points without weight do not count and outliers, unless they are many, do not move it: squared distances are taken
+    from here, and lose digits to all that is far. Constant to differentiation.
+
+    Args:
+      x: points [n, d].
+      y: points [m, d].
+      a: weights of x [n], of which only the sign is read; None for positive ones.
+      b: weights of y [m].
+
+    Example:
+      >>> x = jnp.array([[0.0], [1.0], [2.0], [1e6], [1e30]])
+      >>> print(og.costs.middle(x, x, jnp.array([1.0, 1.0, 1.0, 1.0, 0.0])))
+      [1.5]
+    """
+    means, counts = zip(_means_of_groups(x, a), _means_of_groups(y, b), strict=True)
+    ordered = jnp.sort(jnp.concatenate(means), 0)  # groups without a point are NaN, and last
+    num = jnp.sum(jnp.concatenate(counts) > 0)
+    return jax.lax.stop_gradient(0.5 * (ordered[jnp.maximum(num - 1, 0) // 2] + ordered[num // 2]))
+
+
+def _means_of_groups(points: Array, weights: ArrayLike | None) -> tuple[Array, Array]:
+    """Means [k, d] of every k-th point, and how many points they are of; NaN of none."""
+    num = points.shape[0]
+    groups = min(num, GROUPS)
+    counted = jnp.ones(num, points.dtype) if weights is None else (jnp.asarray(weights) > 0).astype(points.dtype)
+    points = jnp.where(counted[:, None] > 0, jax.lax.stop_gradient(points), 0.0)
+    sums, counts = (
+        jnp.pad(part, ((0, -num % groups), (0, 0))).reshape(-1, groups, part.shape[1]).sum(0)
+        for part in (points, counted[:, None])
+    )
+    return sums / jnp.where(counts > 0, counts, jnp.nan), counts[:, 0]
 
 
 class Cost:
@@ -56,6 +137,10 @@ class Cost:
     def map_blocks(self, function: Callable[..., Any], *ours: Array, axis: int = 1) -> Any:
         """Return function(block, *ours), one result for each point of one side; see `PairwiseCost.map_blocks`."""
         raise TypeError(f"{type(self).__name__} must define map_blocks(function, *ours, axis=1).")
+
+    def weighed(self, a: ArrayLike, b: ArrayLike) -> Cost:
+        """Return the same cost where points without weight can do no harm, if it has points; see `PairwiseCost`."""
+        return self
 
     def matrix(self) -> Float[Array, "n m"]:
         """Return the cost matrix itself, n x m in memory."""
@@ -90,21 +175,36 @@ class Cost:
 
         Reference: Peyre and Cuturi (2019), arXiv 1803.00567, section 4.4.
         """
-        potential = jnp.asarray(potential)
-        if potential.shape != (self.shape[axis],):
-            raise ValueError(
-                f"potential has shape {potential.shape}: a cost {self.shape} has {self.shape[axis]} points on axis "
-                f"{axis}."
-            )
-        weights = jnp.zeros_like(potential) if log_weights is None else jnp.asarray(log_weights)
-        return self.map_blocks(lambda block: _softmin(block, epsilon, potential, weights, axis), axis=axis)
+        epsilon, potential, weights = self._checked(epsilon, potential, log_weights, axis)
+        return self._softmin(epsilon, potential, weights, axis)
+
+    def _softmin(self, epsilon: ArrayLike, potential: ArrayLike, log_weights: ArrayLike, axis: int) -> Array:
+        return self.map_blocks(lambda block: _softmin(block, epsilon, potential, log_weights, axis), axis=axis)
+
+    def _checked(
+        self, epsilon: ArrayLike, potential: ArrayLike, log_weights: ArrayLike | None, axis: int
+    ) -> tuple[ArrayLike, Array, Array]:
+        """Check what a softmin was given; no weights are weights of one."""
+        require_choice("axis", axis, (0, 1))
+        require_positive("epsilon", epsilon)
+        names = (
+            {"potential": potential} if log_weights is None else {"potential": potential, "log_weights": log_weights}
+        )
+        given = []
+        for name, array in names.items():
+            array = native(name, array)
+            if array.shape != (self.shape[axis],):
+                raise ValueError(
+                    f"{name} has shape {array.shape}: a cost {self.shape} has {self.shape[axis]} points on axis {axis}."
+                )
+            given.append(jnp.asarray(array, at_least_float32(array.dtype)))
+        return epsilon, given[0], jnp.zeros_like(given[0]) if log_weights is None else given[1]
 
     def mean(self, a: ArrayLike | None = None, b: ArrayLike | None = None) -> Float[Array, ""]:
-        """Return the mean cost sum_ij a_i b_j c_ij of independent points, uniform for None."""
+        """Return the mean cost sum_ij a_i b_j c_ij of independent points, uniform for None; infinite if it is."""
         n, m = self.shape
-        a = jnp.full(n, 1.0 / n) if a is None else jnp.asarray(a)
-        b = jnp.full(m, 1.0 / m) if b is None else jnp.asarray(b)
-        return jnp.sum(a * self.map_blocks(lambda block: product(block, b)))
+        a, b = (as_mass(name, mass, num, self.dtype) for name, mass, num in (("a", a, n), ("b", b, m)))
+        return _mean(self.weighed(a, b), a, b)
 
     def pairs(self, i: Array, j: Array) -> Float[Array, " k"]:
         """Return the costs of the pairs (i_k, j_k)."""
@@ -125,8 +225,19 @@ def along(values: Array, axis: int) -> Array:
     return values[None, :] if axis == 1 else values[:, None]
 
 
+@jax.jit
+def _mean(cost: Cost, a: Array, b: Array) -> Array:
+    def row(block: Array, a: Array) -> Array:
+        counts = (block < jnp.inf) | ((a[:, None] > 0) & (b > 0))  # infinite costs of pairs without mass do not
+        return product(jnp.where(counts, block, 0.0), b)
+
+    return jnp.sum(a * cost.map_blocks(row, a))
+
+
 def _softmin(block: Array, epsilon: ArrayLike, potential: Array, log_weights: Array, axis: int) -> Array:
-    scores = (along(potential, axis) - block) / epsilon + along(log_weights, axis)
+    none = block == jnp.inf  # kept out of the arithmetic, or derivatives would be NaN
+    scores = (along(potential, axis) - jnp.where(none, 0.0, block)) / epsilon + along(log_weights, axis)
+    scores = jnp.where(none, -jnp.inf, scores)
     top = jax.lax.stop_gradient(jnp.max(scores, axis))
     top = jnp.where(jnp.isfinite(top), top, 0.0)  # a row of minus infinities: log 0, not NaN
     return -epsilon * (jnp.log(jnp.sum(jnp.exp(scores - along(top, 1 - axis)), axis)) + top)
@@ -187,12 +298,13 @@ class PairwiseCost(Cost):
       x: source points [n, d].
       y: target points [m, d].
       cost_fn: a cost of `otgen.ot.distances` or any function of two vectors [d]; |x - y|^2, not halved, by default.
-        Define your own function once, at module level: a new lambda per call retraces what is jitted.
+        Functions alike in code and in what they close over count as one; other arrays in the closure compile anew.
       block: entries of the matrix in memory at a time; about a million by default. Static.
       kernel: what computes `softmin`, and with it `sinkhorn.step`: "xla", or "pallas" for one fused kernel on a GPU
         (squared Euclidean cost, first derivatives and reverse mode; interpreted, slowly, elsewhere). Static.
 
-    Translation-invariant costs move both clouds to a common centre first, so that a shift of both changes no digit.
+    Translation-invariant costs move both clouds to a common middle first, so that a shift of both changes no digit. In
+    transport of weighted clouds points without weight do not count for it, whatever they are.
     Differentiable in x, y and the parameters of the cost.
 
     Raises:
@@ -213,6 +325,7 @@ class PairwiseCost(Cost):
     cost_fn: CostFn
     block: int
     kernel: str
+    centred: bool
 
     def __init__(self, x: ArrayLike, y: ArrayLike, cost_fn: Any = None, *, block: int = BLOCK, kernel: str = "xla"):
         self.x, self.y = as_points("x", x, least=1), as_points("y", y, least=1)
@@ -220,17 +333,15 @@ class PairwiseCost(Cost):
             raise ValueError(
                 f"x has {self.x.shape[1]} columns and y {self.y.shape[1]}: both clouds must live in the same space."
             )
-        if block < 1:
-            raise ValueError(f"block = {block}: give the number of cost entries to hold at a time, at least 1.")
         if self.x.dtype != self.y.dtype:
             dtype = jnp.promote_types(self.x.dtype, self.y.dtype)
             self.x, self.y = self.x.astype(dtype), self.y.astype(dtype)
         self.cost_fn = SqEuclidean() if cost_fn is None else as_cost_fn(cost_fn)
-        if kernel not in ("xla", "pallas"):
-            raise ValueError(f"kernel = {kernel!r}: choose 'xla' or 'pallas'.")
+        self.cost_fn.require_dim(self.x.shape[1])
+        require_choice("kernel", kernel, ("xla", "pallas"))
         if kernel == "pallas" and not isinstance(self.cost_fn, SqEuclidean):
             raise ValueError(f"kernel = 'pallas' knows |x - y|^2 only, not {self.cost_fn}: leave it at 'xla'.")
-        self.block, self.kernel = block, kernel
+        self.block, self.kernel, self.centred = as_count("block", block), kernel, False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -242,6 +353,27 @@ class PairwiseCost(Cost):
         """The type of the costs."""
         return self.x.dtype
 
+    def weighed(self, a: ArrayLike, b: ArrayLike) -> PairwiseCost:
+        """Return the same cost where points without weight can do no harm.
+
+        They do not count for the middle, and those that are so far that their costs would overflow come nearer.
+
+        Args:
+          a: weights of the source points [n].
+          b: weights of the target points [m].
+        """
+        made = copy.copy(self)
+        made.centred = True
+        shift = jnp.zeros(self.x.shape[1], self.dtype)
+        if self.cost_fn.invariant and not self.centred:
+            shift = middle(self.x, self.y, a, b)
+        far = float(jnp.finfo(self.dtype).max) ** 0.4
+        made.x, made.y = (
+            jnp.where((mass > 0)[:, None], points - shift, jnp.clip(points - shift, -far, far))
+            for points, mass in ((self.x, jnp.asarray(a)), (self.y, jnp.asarray(b)))
+        )
+        return made
+
     def softmin(
         self,
         epsilon: ArrayLike,
@@ -250,13 +382,18 @@ class PairwiseCost(Cost):
         axis: int = 1,
     ) -> Float[Array, " _"]:
         """Return the smoothed minimum over one side; see `Cost.softmin`."""
+        epsilon, potential, weights = self._checked(epsilon, potential, log_weights, axis)
         if self.kernel == "xla":
-            return super().softmin(epsilon, potential, log_weights, axis)
+            return _softmin_of_pairs(self, epsilon, potential, weights, axis)
         from otgen.ot.pallas import softmin_pallas
 
-        points = (self.x, self.y) if axis == 1 else (self.y, self.x)
+        points = self._centred() if axis == 1 else self._centred()[::-1]
         interpret = jax.default_backend() == "cpu"
-        return softmin_pallas(*points, epsilon, potential, log_weights, interpret=interpret)
+        return softmin_pallas(*points, epsilon, potential, weights, interpret=interpret)
+
+    def matrix(self) -> Float[Array, "n m"]:
+        """Return the cost matrix itself, n x m in memory."""
+        return _matrix_of_pairs(self)
 
     def pairs(self, i: Array, j: Array) -> Float[Array, " k"]:
         """Return the costs of the pairs (i_k, j_k), without the others."""
@@ -269,9 +406,9 @@ class PairwiseCost(Cost):
         return self.cost_fn.pairwise(x[i][None], y)[0].astype(self.dtype)
 
     def _centred(self) -> tuple[Array, Array]:
-        if not self.cost_fn.invariant:
+        if self.centred or not self.cost_fn.invariant:
             return self.x, self.y
-        shift = jax.lax.stop_gradient(0.5 * (self.x.mean(0) + self.y.mean(0)))
+        shift = middle(self.x, self.y)
         return self.x - shift, self.y - shift
 
     def map_blocks(self, function: Callable[..., Any], *ours: Array, axis: int = 1) -> Any:
@@ -284,6 +421,8 @@ class PairwiseCost(Cost):
           *ours: arrays of which the function takes the rows that go with the block, [n, ...] or [m, ...].
           axis: the axis that the function reduces. Static.
         """
+        require_choice("axis", axis, (0, 1))
+        ours = tuple(jnp.asarray(our) for our in ours)
         x, y = self._centred()
         if axis == 1:
             points, pairwise = x, lambda part: self.cost_fn.pairwise(part, y).astype(self.dtype)
@@ -309,4 +448,15 @@ class PairwiseCost(Cost):
 
 
 as_pytree(DenseCost, ("values",))
-as_pytree(PairwiseCost, ("x", "y", "cost_fn"), ("block", "kernel"))
+as_pytree(PairwiseCost, ("x", "y", "cost_fn"), ("block", "kernel", "centred"))
+
+
+# Compiled once for a shape, where an eager loop over blocks would be compiled in every call.
+@jax.jit
+def _matrix_of_pairs(cost: PairwiseCost) -> Array:
+    return cost.map_blocks(lambda block: block)
+
+
+@jax.jit(static_argnames="axis")
+def _softmin_of_pairs(cost: PairwiseCost, epsilon: Array, potential: Array, log_weights: Array, axis: int) -> Array:
+    return cost._softmin(epsilon, potential, log_weights, axis)

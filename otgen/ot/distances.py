@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import types
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -13,6 +16,8 @@ from jaxtyping import Float
 from otgen.types import Array, as_pytree
 
 UNROLL = 8  # up to this dimension differences are taken one by one: exact, and XLA fuses them with what follows
+NEAR = 2.0**-8  # squared distances below this share of |x|^2 + |y|^2 have lost digits as a difference of products
+KINDS = 5  # functions with one code and other closures, after which a warning says that each is compiled
 
 
 class CostFn:
@@ -39,6 +44,9 @@ class CostFn:
         """Return the costs of all pairs."""
         return jax.vmap(lambda xi: jax.vmap(lambda yj: self(xi, yj))(y))(x)
 
+    def require_dim(self, dim: int) -> None:
+        """Refuse points of a dimension that does not go with the cost's parameters, by a ValueError."""
+
 
 @as_pytree
 @dataclass(frozen=True)
@@ -60,8 +68,19 @@ class SqEuclidean(CostFn):
         """Return |x_i - y_j|^2, by differences in few dimensions and by one matrix product in many."""
         if x.shape[1] <= UNROLL:
             return sum((x[:, k, None] - y[None, :, k]) ** 2 for k in range(x.shape[1]))
-        cross = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
-        return jnp.maximum(jnp.sum(x**2, 1)[:, None] + jnp.sum(y**2, 1) - 2 * cross, 0.0)
+        return jnp.maximum(_by_products(x, y), 0.0)
+
+    def exact(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
+        """Return |x_i - y_j|^2 as `pairwise`, with points so near that its products cancel taken by differences.
+
+        Roots want it: a point is at distance 0 of itself, not at the root of rounding. Costs one more pass over the
+        matrix where no points are near, and then one for each near point that a row has, d at most.
+        """
+        if x.shape[1] <= UNROLL:
+            return self.pairwise(x, y)
+        square = _by_products(x, y)
+        value = _mended(*jax.lax.stop_gradient((square, x, y)))
+        return value + (square - jax.lax.stop_gradient(square))  # derivatives are those of the products
 
 
 @as_pytree
@@ -84,7 +103,7 @@ class Euclidean(CostFn):
 
     def pairwise(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
         """Return |x_i - y_j|."""
-        return _root(SqEuclidean().pairwise(x, y))
+        return _root(SqEuclidean().exact(x, y))
 
 
 @as_pytree
@@ -101,8 +120,8 @@ class PNorm(CostFn):
     invariant: ClassVar[bool] = True
 
     def __post_init__(self):
-        if not 1 <= self.p < float("inf"):
-            raise ValueError(f"p = {self.p}: the p-norm is a distance for finite p >= 1 only.")
+        if not isinstance(self.p, int | float) or not 1 <= self.p < float("inf"):
+            raise ValueError(f"p = {self.p!r}: the p-norm is a distance for finite p >= 1 only, a Python number.")
 
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         """Return the p-norm of the difference."""
@@ -125,11 +144,13 @@ class Cosine(CostFn):
 
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         """Return 1 - cos(x, y)."""
-        return 1 - _unit(x) @ _unit(y)
+        return self.pairwise(x[None], y[None])[0, 0]
 
     def pairwise(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
-        """Return 1 - cos(x_i, y_j)."""
-        return 1 - jnp.matmul(jax.vmap(_unit)(x), jax.vmap(_unit)(y).T, precision=jax.lax.Precision.HIGHEST)
+        """Return 1 - cos(x_i, y_j), half the squared distance of the directions, which is exact where they are near."""
+        x, y = jax.vmap(_unit)(x), jax.vmap(_unit)(y)
+        zero = jnp.all(x == 0, 1)[:, None] | jnp.all(y == 0, 1)
+        return jnp.where(zero, 1.0, 0.5 * SqEuclidean().exact(x, y))
 
 
 @as_pytree
@@ -150,6 +171,12 @@ class Scaled(CostFn):
         """Whether the cost that is scaled is translation-invariant."""
         return self.base.invariant
 
+    def require_dim(self, dim: int) -> None:
+        """Refuse scales that are not one per coordinate."""
+        if jnp.shape(self.scales) not in ((), (dim,)):
+            raise ValueError(f"scales have shape {jnp.shape(self.scales)}: give one per coordinate, shape ({dim},).")
+        self.base.require_dim(dim)
+
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         """Return base(scales x, scales y)."""
         return self.base(x * self.scales, y * self.scales)
@@ -162,26 +189,100 @@ class Scaled(CostFn):
 class Custom(CostFn):
     """A plain function of two vectors as a cost; the function is static.
 
+    Two functions count as one where their code, their defaults and what they close over are the same, so that a lambda
+    written in a loop, or a `functools.partial`, compiles once. Numbers they close over are compared by value, arrays
+    and other objects by identity; a warning says so when the same code comes with ever others.
+
     Example:
       >>> def hamming(x, y):
       ...     return jnp.sum(x != y)
       >>> print(og.distances.Custom(hamming)(jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 0.0, 0.0])))
       2.0
+      >>> print(og.distances.Custom(lambda x, y: x @ y) == og.distances.Custom(lambda x, y: x @ y))
+      True
     """
 
     def __init__(self, function: Callable[..., Any]):
         self.function = function
+        self.key = _key(function)
+        _warn_of_kinds(function, self.key)
 
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         """Return function(x, y), as float32 at least."""
         cost = jnp.asarray(self.function(x, y))
+        if cost.shape != ():
+            raise ValueError(
+                f"cost_fn {self} returned an array of shape {cost.shape}: return one number for two points."
+            )
         return cost.astype(jnp.promote_types(cost.dtype, jnp.float32))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Custom) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
 
     def __repr__(self) -> str:
         return getattr(self.function, "__name__", repr(self.function))
 
 
-jax.tree_util.register_pytree_node(Custom, lambda it: ((), it.function), lambda function, _: Custom(function))
+class _Same:
+    """An object that equals itself alone, kept alive so that no other has its address."""
+
+    def __init__(self, it: Any):
+        self.it = it
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.it is other.it
+
+    def __hash__(self) -> int:
+        return id(self.it)
+
+
+def _key(it: Any) -> Any:
+    """What two functions, or what they hold, have in common if they must compute the same."""
+    if isinstance(it, functools.partial):
+        return (functools.partial, _key(it.func), _key(it.args), _key(it.keywords))
+    if isinstance(it, tuple) and type(it) is tuple:
+        return (tuple, *map(_key, it))
+    if type(it) is dict:
+        return (dict, *((name, _key(value)) for name, value in it.items()))
+    if it is None or isinstance(it, bool | int | float | str | bytes):
+        return (type(it), repr(it))  # 0.0 and -0.0 differ, and NaN is itself
+    if isinstance(it, types.MethodType):
+        return (types.MethodType, _key(it.__func__), _Same(it.__self__))
+    if type(it) is not types.FunctionType:
+        return _Same(it)
+    try:
+        cells = tuple(cell.cell_contents for cell in it.__closure__ or ())
+    except ValueError:  # a cell that is empty still
+        return _Same(it)
+    if any(cell is it for cell in cells):  # a function that calls itself
+        return _Same(it)
+    return (it.__code__, _Same(it.__globals__), _key(it.__defaults__), _key(it.__kwdefaults__), _key(cells))
+
+
+_seen: dict[Any, set] = {}
+
+
+def _warn_of_kinds(function: Callable[..., Any], key: Any) -> None:
+    while isinstance(function, functools.partial):
+        function = function.func
+    code = getattr(function, "__code__", None)
+    kinds = _seen.setdefault(code, set())
+    if code is None or len(kinds) >= KINDS:
+        return
+    kinds.add(hash(key))
+    if len(kinds) == KINDS:
+        warnings.warn(
+            f"cost_fn {getattr(function, '__name__', function)} came {KINDS} times with other values in its closure, "
+            "defaults or partial arguments: each compiles anew. Make what changes the fields of a CostFn that is a "
+            "pytree (see otgen.ot.distances.Scaled), or hold on to one function.",
+            stacklevel=4,
+        )
+
+
+jax.tree_util.register_pytree_node(Custom, lambda it: ((), it), lambda it, _: it)
 
 
 def as_cost_fn(cost_fn: Any) -> CostFn:
@@ -197,10 +298,45 @@ def as_cost_fn(cost_fn: Any) -> CostFn:
       Cosine()
     """
     if isinstance(cost_fn, CostFn):
+        if jax.tree_util.all_leaves([cost_fn]):  # of a class that is no pytree: static, and the same as itself alone
+            jax.tree_util.register_pytree_node(type(cost_fn), lambda it: ((), it), lambda it, _: it)
         return cost_fn
-    if not callable(cost_fn):
+    if not callable(cost_fn) or isinstance(cost_fn, type):
         raise ValueError(f"cost_fn = {cost_fn!r}: give a CostFn such as Euclidean() or a function of two vectors.")
     return Custom(cost_fn)
+
+
+def _by_products(x: Array, y: Array) -> Array:
+    cross = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
+    return jnp.sum(x**2, 1)[:, None] + jnp.sum(y**2, 1) - 2 * cross
+
+
+def _mended(square: Array, x: Array, y: Array) -> Array:
+    """Squared distances by products, with those of near points by differences instead."""
+    d, rows = x.shape[1], jnp.arange(x.shape[0])
+    limits = NEAR * jnp.sum(x**2, 1)[:, None], NEAR * jnp.sum(y**2, 1)
+    wanted = jnp.any(square < sum(limits))
+
+    def one_of_each_row(carry: tuple) -> tuple:
+        near, square = carry
+        j = jnp.argmax(near, 1)
+        gap = jnp.where(near[rows, j], jnp.sum((x - y[j]) ** 2, 1), square[rows, j])
+        return near.at[rows, j].set(False), square.at[rows, j].set(gap)
+
+    def one_coordinate(carry: tuple) -> tuple:
+        k, total = carry
+        return k + 1, total + (x[:, k][:, None] - y[:, k]) ** 2
+
+    def mend(carry: tuple) -> tuple:
+        _, square = carry
+        near = square < sum(limits)
+        few = jnp.max(jnp.sum(near, 1)) <= d
+        left, square = jax.lax.while_loop(lambda it: few & jnp.any(it[0]), one_of_each_row, (near, square))
+        _, total = jax.lax.while_loop(lambda it: ~few & (it[0] < d), one_coordinate, (0, jnp.zeros_like(square)))
+        return jnp.zeros((), bool), jnp.where(left, total, square)
+
+    # Loops of one turn or none, not branches: under vmap a branch would be taken by all.
+    return jnp.maximum(jax.lax.while_loop(lambda it: it[0], mend, (wanted, square))[1], 0.0)
 
 
 def _root(square: Array) -> Array:

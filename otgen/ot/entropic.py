@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,18 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from otgen.ot import newton
-from otgen.ot.check import as_mass, is_traced, poison, require_positive
-from otgen.ot.costs import Cost, DenseCost, product
+from otgen.ot.check import (
+    SAME,
+    as_array,
+    as_mass,
+    is_traced,
+    native,
+    poison,
+    require_choice,
+    require_positive,
+    smallest_and_sum,
+)
+from otgen.ot.costs import CAP, Cost, DenseCost, carried, gibbs, product
 from otgen.types import Array, Held
 
 DENSE = 2**25  # up to this many entries the matrix is kept: 128 MiB in float32, and as much for the kernel
@@ -58,21 +69,63 @@ def as_masses(
             raise ValueError(
                 f"{name} = {tau}: tau = rho / (rho + epsilon) lies in (0, 1], 1 meets the marginal exactly."
             )
-    if axis_name is None and not is_traced(a, b, tau_a, tau_b) and tau_a == 1 and tau_b == 1:
-        left, right = (float(np.asarray(mass, np.float64).sum()) for mass in (a, b))
-        if abs(left - right) > 1e-4 * max(left, right):
-            raise ValueError(
-                f"a sums to {left:.6g} and b to {right:.6g}: balanced transport needs equal totals. Divide each by its "
-                "sum, or relax the marginals with tau_a, tau_b < 1."
-            )
-    if is_traced(a, b, tau_a, tau_b):
-        left, right = jnp.sum(a), jnp.sum(b)
-        equal = jnp.abs(left - right) <= 1e-4 * jnp.maximum(left, right)
-        legal = (tau_a > 0) & (tau_a <= 1) & (tau_b > 0) & (tau_b <= 1) & jnp.all(a >= 0) & jnp.all(b >= 0)
-        if axis_name is None:
-            legal &= equal | (tau_a != 1) | (tau_b != 1)
-        a = poison(a, legal)
-    return a, b
+    if axis_name is None and not is_traced(a, b, tau_a, tau_b):
+        return (a, _of_one_total(a, b)) if tau_a == 1 and tau_b == 1 else (a, b)
+    left, right = newton.total(jnp.asarray(a), axis_name), jnp.sum(b)
+    balanced = (tau_a == 1) & (tau_b == 1)
+    equal = jnp.abs(left - right) <= _rounding(a, b) * jnp.maximum(left, right)
+    legal = (tau_a > 0) & (tau_a <= 1) & (tau_b > 0) & (tau_b <= 1) & jnp.all(a >= 0) & jnp.all(b >= 0)
+    b = b * jax.lax.stop_gradient(jnp.where(balanced & equal & (right > 0), left / right, 1.0))
+    if axis_name is None:
+        legal &= equal | ~balanced
+    return poison(a, legal), b
+
+
+def _rounding(a: Held, b: Held) -> float:
+    """How far two totals that are the same may lie apart, relative: what summing in float32 loses."""
+    return max(SAME, float(np.finfo(np.float32).eps) * max(a.shape[0], b.shape[0]))
+
+
+def _of_one_total(a: Held, b: Held) -> Held:
+    """Return b with the total of a, which it must have up to rounding: an error below that could not be reached."""
+    left, right = smallest_and_sum(a)[1], smallest_and_sum(b)[1]
+    if abs(left - right) > _rounding(a, b) * max(left, right):
+        raise ValueError(
+            f"a sums to {left:.8g} and b to {right:.8g}: balanced transport needs equal totals. Divide each by its "
+            "sum, or relax the marginals with tau_a, tau_b < 1."
+        )
+    return b if left == right else b * np.asarray(left / right, b.dtype)
+
+
+@jax.jit
+def _stranded(values: Array, a: Array, b: Array) -> Array:
+    allowed = values < jnp.inf
+    rows, columns = jnp.any(allowed & (b > 0), 1), jnp.any(allowed & (a[:, None] > 0), 0)
+    return jnp.stack([jnp.sum(~rows & (a > 0)), jnp.sum(~columns & (b > 0))])
+
+
+def require_partners(cost: Cost, a: Held, b: Held) -> None:
+    """Refuse points with mass all of whose pairs are forbidden, outside jit; inside, their potentials are infinite."""
+    if not isinstance(cost, DenseCost) or is_traced(cost.values, a, b):
+        return
+    rows, columns = np.asarray(_stranded(cost.values, a, b))
+    if rows or columns:
+        raise ValueError(
+            f"{rows} row(s) and {columns} column(s) with mass have an infinite cost everywhere, so that their mass "
+            "cannot go anywhere: allow a pair, or give them weight zero."
+        )
+
+
+def as_state(cost: Cost, state: State) -> State:
+    """Return potentials that fit a cost, on a device."""
+    try:
+        f, g = state
+    except (TypeError, ValueError):
+        raise ValueError(f"state is a {type(state).__name__}: give State(f, g), as sinkhorn.run returns it.") from None
+    f, g = native("state.f", f), native("state.g", g)
+    if (f.shape, g.shape) != ((cost.shape[0],), (cost.shape[1],)):
+        raise ValueError(f"state has potentials {f.shape} and {g.shape}: a cost {cost.shape} needs one per point.")
+    return State(f.astype(cost.dtype), g.astype(cost.dtype))
 
 
 def as_numbers(cost: Cost, **numbers: ArrayLike) -> tuple[Held, ...]:
@@ -106,21 +159,52 @@ def _log(weights: Held) -> Array:
 
 def soft_rows(cost: Cost, g: Held, b: Held, epsilon: ArrayLike) -> Array:
     """What the target potentials say of the source points, -epsilon log sum_j b_j exp((g_j - c_ij) / epsilon)."""
-    return cost.softmin(epsilon, g, _log(b))
+    return cost.softmin(epsilon, jnp.where(b > 0, g, 0.0), _log(b))
 
 
 def soft_columns(cost: Cost, f: Held, a: Held, epsilon: ArrayLike, axis_name: str | None) -> Array:
     """What the source potentials of all devices say of the target points."""
-    g = cost.softmin(epsilon, f, _log(a), axis=0)
+    g = cost.softmin(epsilon, jnp.where(a > 0, f, 0.0), _log(a), axis=0)
     if axis_name is None:
         return g
     top = jax.lax.pmin(jax.lax.stop_gradient(g), axis_name)
     return top - epsilon * jnp.log(jax.lax.psum(jnp.exp((top - g) / epsilon), axis_name))
 
 
-def density(block: Array, f: Held, g: Held, epsilon: Held) -> Array:
-    """The plan over a b' in a block of the cost."""
-    return jnp.exp((f[:, None] + g - block) / epsilon)
+class Read(NamedTuple):
+    """What a read-out of the plan needs, checked: potentials are minus infinity at points without mass."""
+
+    cost: Cost
+    f: Array
+    g: Array
+    a: Array
+    b: Array
+    epsilon: Array
+
+    def rows(self, function: Callable[[Array, Array], Array]) -> Array:
+        """Return function(costs, density) of each block of rows of the plan over a b'."""
+        whole = lambda block, f: function(block, gibbs(block, f, self.g, self.epsilon, jnp.inf))  # noqa: E731
+        return self.cost.map_blocks(whole, self.f)
+
+    def columns(self, function: Callable[[Array, Array], Array]) -> Array:
+        """Return function(costs, density) of each block of columns."""
+        whole = lambda block, g: function(block, gibbs(block, self.f, g, self.epsilon, jnp.inf))  # noqa: E731
+        return self.cost.map_blocks(whole, self.g, axis=0)
+
+
+def read(
+    cost: Cost, state: State, a: ArrayLike | None, b: ArrayLike | None, epsilon: ArrayLike, axis_name: str | None = None
+) -> tuple:
+    """Check what a read-out was given. Where points carry nothing, what their potentials are does not matter."""
+    a, b = as_masses(cost, a, b, 1.0, 0.5, axis_name)
+    (epsilon,) = as_numbers(cost, epsilon=epsilon)
+    f, g = as_state(cost, state)
+    return cost, f, g, a, b, epsilon
+
+
+def reading(cost: Cost, f: Array, g: Array, a: Array, b: Array, epsilon: Array) -> Read:
+    """Take points without mass out of the plan, inside jit."""
+    return Read(cost.weighed(a, b), carried(f, a), carried(g, b), a, b, epsilon)
 
 
 def marginals(
@@ -153,18 +237,26 @@ def marginals(
       >>> print(rows, columns)
       [0.3 0.7] [0.6 0.4]
     """
-    a, b = as_masses(cost, a, b, 1.0, 0.5, axis_name)
-    (epsilon,) = as_numbers(cost, epsilon=epsilon)
-    f, g = state
-    if isinstance(cost, DenseCost):
-        kernel = jax.lax.optimization_barrier(density(cost.values, f, g, epsilon))
-        rows, columns = product(kernel, b), product(a, kernel)
+    return _marginals(*read(cost, state, a, b, epsilon, axis_name), axis_name=axis_name)
+
+
+def marginals_of(
+    cost: Cost, f: Array, g: Array, a: Array, b: Array, epsilon: Array, axis_name: str | None
+) -> tuple[Array, Array]:
+    """The marginals of a plan, unchecked, inside jit."""
+    it = reading(cost, f, g, a, b, epsilon)
+    if isinstance(it.cost, DenseCost):
+        kernel = jax.lax.optimization_barrier(gibbs(it.cost.values, it.f, it.g, it.epsilon, jnp.inf))
+        rows, columns = product(kernel, it.b), product(it.a, kernel)
     else:
-        rows = cost.map_blocks(lambda block, f: product(density(block, f, g, epsilon), b), f)
-        columns = cost.map_blocks(lambda block, g: product(a, density(block, f, g, epsilon)), g, axis=0)
+        rows = it.rows(lambda _, kernel: product(kernel, it.b))
+        columns = it.columns(lambda _, kernel: product(it.a, kernel))
     if axis_name is not None:
         columns = jax.lax.psum(columns, axis_name)
-    return a * rows, b * columns
+    return it.a * rows, it.b * columns
+
+
+_marginals = jax.jit(marginals_of, static_argnames="axis_name")
 
 
 def plan(
@@ -190,9 +282,14 @@ def plan(
       [[0.3 0.]
        [0.3 0.4]]
     """
-    a, b = as_masses(cost, a, b, 1.0, 0.5)
-    (epsilon,) = as_numbers(cost, epsilon=epsilon)
-    return a[:, None] * b * density(cost.matrix(), *state, epsilon)
+    return _plan(*read(cost, state, a, b, epsilon))
+
+
+@jax.jit
+def _plan(*given: Any) -> Array:
+    cost, f, g, a, b, epsilon = reading(*given)
+    # In this order: a b' alone, of constants, would be an n x m constant of the caller's program.
+    return (a[:, None] * gibbs(cost.matrix(), f, g, epsilon, jnp.inf)) * b
 
 
 def apply_plan(
@@ -231,25 +328,27 @@ def apply_plan(
       >>> print(2 * og.sinkhorn.apply_plan(cost, state, jnp.array([[5.0], [7.0]]), epsilon=0.01).T)  # where 0 and 1 go
       [[5. 6.9972]]
     """
-    a, b = as_masses(cost, a, b, 1.0, 0.5)
-    (epsilon,) = as_numbers(cost, epsilon=epsilon)
-    vectors = jnp.asarray(vectors, cost.dtype)
+    given = read(cost, state, a, b, epsilon)
+    require_choice("axis", axis, (0, 1))
+    vectors = as_array("vectors", vectors, finite=False)
     if vectors.ndim not in (1, 2) or vectors.shape[0] != cost.shape[axis]:
         raise ValueError(
             f"vectors have shape {vectors.shape}: summing over axis {axis} of a cost {cost.shape} needs "
             f"[{cost.shape[axis]}] or [{cost.shape[axis]}, k]."
         )
-    columns = vectors.reshape(vectors.shape[0], -1)
-    f, g = state
+    return _apply(given, vectors.astype(cost.dtype), axis)
+
+
+@jax.jit(static_argnums=2)
+def _apply(given: tuple, vectors: Array, axis: int) -> Array:
+    it = reading(*given)
+    ours, theirs = (it.b, it.a) if axis == 1 else (it.a, it.b)
+    columns = ours[:, None] * jnp.where(ours[:, None] > 0, vectors.reshape(vectors.shape[0], -1), 0.0)
     if axis == 1:
-        columns = b[:, None] * columns
-        out = cost.map_blocks(lambda block, f: product(density(block, f, g, epsilon), columns), f)
-        out = a[:, None] * out
+        out = it.rows(lambda _, kernel: product(kernel, columns))
     else:
-        columns = a[:, None] * columns
-        out = cost.map_blocks(lambda block, g: product(density(block, f, g, epsilon).T, columns), g, axis=0)
-        out = b[:, None] * out
-    return out.reshape(-1, *vectors.shape[1:])
+        out = it.columns(lambda _, kernel: product(kernel.T, columns))
+    return (theirs[:, None] * out).reshape(-1, *vectors.shape[1:])
 
 
 def primal_cost(
@@ -273,10 +372,13 @@ def primal_cost(
       >>> print(og.sinkhorn.primal_cost(cost, state, epsilon=0.01))  # (0 + 4) / 2
       2.0
     """
-    a, b = as_masses(cost, a, b, 1.0, 0.5)
-    (epsilon,) = as_numbers(cost, epsilon=epsilon)
-    f, g = state
-    return a @ cost.map_blocks(lambda block, f: product(block * density(block, f, g, epsilon), b), f)
+    return _primal_cost(*read(cost, state, a, b, epsilon))
+
+
+@jax.jit
+def _primal_cost(*given: Any) -> Array:
+    it = reading(*given)
+    return it.a @ it.rows(lambda block, kernel: product(jnp.where(kernel > 0, block, 0.0) * kernel, it.b))
 
 
 def dual_value(state: State, rows: Array, problem: newton.Problem, epsilon: Held) -> Array:
@@ -284,7 +386,7 @@ def dual_value(state: State, rows: Array, problem: newton.Problem, epsilon: Held
 
     def side(mass: Array, potential: Array, tau: Array, axis_name: str | None) -> Array:
         rho = epsilon * tau / jnp.where(tau < 1, 1 - tau, 1.0)
-        relaxed = -rho * jnp.expm1(-potential / rho)
+        relaxed = -rho * jnp.expm1(jnp.minimum(-potential / rho, CAP))  # beyond it are points without mass alone
         return newton.total(mass * jnp.where(tau < 1, relaxed, potential), axis_name)
 
     a, b, tau_a, tau_b, axis_name = problem.a, problem.b, problem.tau_a, problem.tau_b, problem.axis_name
@@ -319,7 +421,8 @@ def solve(
 def iteration(cost: Cost, problem: newton.Problem, g: Held, epsilon: Held) -> State:
     """Sinkhorn's iteration in the log domain."""
     f = problem.tau_a * soft_rows(cost, g, problem.b, epsilon)
-    return State(f, problem.tau_b * soft_columns(cost, f, problem.a, epsilon, problem.axis_name))
+    g = problem.tau_b * soft_columns(cost, f, problem.a, epsilon, problem.axis_name)
+    return State(newton.at_rest(f, problem.a), newton.at_rest(g, problem.b))
 
 
 def change(one: State, two: State, problem: newton.Problem, epsilon: Held) -> Array:

@@ -15,12 +15,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from otgen.ot.costs import Cost, DenseCost, product
+from otgen.ot.costs import Cost, DenseCost, carried, gibbs, product
 from otgen.types import Array, Held, as_pytree
 
 LIMIT = 30.0  # largest |log scaling| before potentials are absorbed: exp(60) is far from overflow
 SLOW = 0.4  # Sinkhorn is left for Newton when it keeps more than this share of the error
-CAP = 60.0  # largest exponent of the kernel, reached by points without mass alone
 TINY = 1e-37  # least sum of the kernel: a relaxed problem may leave far points nothing
 RADIUS = 10.0  # largest Newton step in a log scaling
 INNER = 100  # most conjugate gradients in a Newton step
@@ -78,6 +77,16 @@ def total(values: Array, axis_name: str | None) -> Array:
     return _psum(jnp.sum(values, 0), axis_name)
 
 
+def at_rest(potential: Array, mass: Array) -> Array:
+    """Give points without mass that have no finite potential, as their pairs are all forbidden, the potential zero."""
+    return jnp.where((mass > 0) | jnp.isfinite(potential), potential, 0.0)
+
+
+def mass_at(mass: Array, log: Array) -> Array:
+    """Return mass exp(log), zero where there is no mass, however large the log."""
+    return mass * jnp.exp(jnp.where(mass > 0, log, 0.0))
+
+
 def absorb(cost: Cost, f: Array, g: Array, epsilon: Array, problem: Problem) -> Kernel:
     """Move f and g to the largest potentials with f_i + g_j <= c_ij, and make the kernel there.
 
@@ -85,15 +94,16 @@ def absorb(cost: Cost, f: Array, g: Array, epsilon: Array, problem: Problem) -> 
     and however far the potentials were from consistent, no sum of K under- or overflows. The potentials are constants
     to differentiation: what is computed with the kernel does not depend on them.
     """
-    masked = jnp.where(problem.b > 0, g, -jnp.inf)
+    masked = carried(g, problem.b)
     f = jax.lax.stop_gradient(cost.map_blocks(lambda block: jnp.min(block - masked, 1)))
-    masked = jnp.where(problem.a > 0, f, -jnp.inf)
+    masked = carried(f, problem.a)
     g = jax.lax.stop_gradient(cost.map_blocks(lambda block: jnp.min(block - masked[:, None], 0), axis=0))
     if problem.axis_name is not None:
         g = jax.lax.pmin(g, problem.axis_name)
+    f, g = at_rest(f, problem.a), at_rest(g, problem.b)
 
     def part(block: Array, f: Array, g: Array) -> Array:
-        return jnp.exp(jnp.minimum((f[:, None] + g - block) / epsilon, CAP))  # capped only at points without mass
+        return gibbs(block, f, g, epsilon)
 
     if isinstance(cost, DenseCost):
         kernel = part(cost.values, f, g)
@@ -117,16 +127,16 @@ def _scaling(sums: Array, potential: Array, tau: Array, epsilon: Array) -> Array
 def _target(kernel: Kernel, log_u: Array, problem: Problem, epsilon: Array) -> Array:
     """The row marginal that f asks for: a, or a exp(-f / rho) where it is relaxed."""
     relaxed = (1 - problem.tau_a) / problem.tau_a
-    return problem.a * jnp.exp(-relaxed * (kernel.f / epsilon + log_u))
+    return mass_at(problem.a, -relaxed * (kernel.f / epsilon + log_u))
 
 
 def _evaluate(kernel: Kernel, log_u: Array, problem: Problem, epsilon: Array) -> tuple[Array, Array, Array, Array]:
     """Solve the columns for u, and measure what is left in the rows: log_v, rows, columns, error."""
     a, b = problem.a, problem.b
-    columns = jnp.maximum(kernel.transposed(a * jnp.exp(log_u)), TINY)
+    columns = jnp.maximum(kernel.transposed(mass_at(a, log_u)), TINY)
     log_v = _scaling(columns, kernel.g, problem.tau_b, epsilon)
-    rows = jnp.maximum(kernel.times(b * jnp.exp(log_v)), TINY)
-    miss = jnp.abs(_target(kernel, log_u, problem, epsilon) - a * jnp.exp(log_u) * rows)
+    rows = jnp.maximum(kernel.times(mass_at(b, log_v)), TINY)
+    miss = jnp.abs(_target(kernel, log_u, problem, epsilon) - mass_at(a, log_u) * rows)
     return log_v, rows, columns, total(miss, problem.axis_name)
 
 
@@ -135,12 +145,13 @@ def _gain(at: Loop, trial: Loop, kernel: Kernel, problem: Problem, epsilon: Arra
 
     def rise(target: Array, step: Array, tau: Array) -> Array:
         relaxed = (1 - tau) / tau
+        step = jnp.where(target > 0, step, 0.0)
         curved = -jnp.expm1(-relaxed * step) / jnp.where(relaxed > 0, relaxed, 1.0)
         return target * jnp.where(relaxed > 0, curved, step)
 
     relaxed = (1 - problem.tau_b) / problem.tau_b
     columns = rise(
-        problem.b * jnp.exp(-relaxed * (kernel.g / epsilon + at.log_v)), trial.log_v - at.log_v, problem.tau_b
+        mass_at(problem.b, -relaxed * (kernel.g / epsilon + at.log_v)), trial.log_v - at.log_v, problem.tau_b
     )
     rows = rise(_target(kernel, at.log_u, problem, epsilon), trial.log_u - at.log_u, problem.tau_a)
     return total(rows, problem.axis_name) + (1 + relaxed) * jnp.sum(columns)
@@ -153,11 +164,11 @@ def _newton(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Arr
     kappa = (1 - tau_a) / tau_a. H is positive semi-definite; balanced, its null space is the constants: t - p has none.
     """
     sum_ = lambda values: total(values, problem.axis_name)  # noqa: E731
-    mass = problem.a * jnp.exp(at.log_u)
+    mass = mass_at(problem.a, at.log_u)
     rows, target = mass * at.rows, _target(kernel, at.log_u, problem, epsilon)
     diagonal = rows + (1 - problem.tau_a) / problem.tau_a * target
     inverse = jnp.where(diagonal > 0, 1 / jnp.where(diagonal > 0, diagonal, 1.0), 0.0)
-    weight = problem.tau_b * problem.b * jnp.exp(at.log_v) / at.columns
+    weight = problem.tau_b * mass_at(problem.b, at.log_v) / at.columns
 
     def largest(step: Array) -> Array:
         return pmax(jnp.max(jnp.abs(step)), problem.axis_name)
@@ -193,7 +204,7 @@ def _advance(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Ar
     step, inner = jax.lax.cond(
         newton, lambda: _newton(kernel, at, problem, epsilon, tol), lambda: (plain, jnp.zeros((), jnp.int32))
     )
-    step = jnp.where(jnp.all(jnp.isfinite(step)), step, plain)
+    step = jnp.where(jnp.all(jnp.isfinite(step) | (problem.a == 0)), step, plain)
 
     def worse(carry: tuple) -> Array:
         trial, tries = carry
@@ -246,7 +257,7 @@ def solve(
     relaxed = (problem.tau_a < 1) | (problem.tau_b < 1)
     start = epsilon
     if anneal:
-        rows = cost.map_blocks(lambda block: product(block, problem.b))
+        rows = cost.map_blocks(lambda block: product(jnp.where(block < jnp.inf, block, 0.0), problem.b))
         start = START * total(problem.a * rows, problem.axis_name) / (mass * jnp.sum(problem.b))
 
     def stage(carry: tuple) -> tuple:
@@ -257,7 +268,10 @@ def solve(
 
         def go_on(at: Loop) -> Array:
             # a relaxed problem may take a point's mass away, and its scaling with it
-            log_u, log_v = (jnp.where(relaxed, log, jnp.abs(log)) for log in (at.log_u, at.log_v))
+            log_u, log_v = (
+                jnp.where(mass > 0, jnp.where(relaxed, log, jnp.abs(log)), 0.0)
+                for mass, log in ((problem.a, at.log_u), (problem.b, at.log_v))
+            )
             wide = jnp.maximum(jnp.max(log_u), jnp.max(log_v))
             near = pmax(wide, problem.axis_name) < 2 * LIMIT
             return (at.error >= goal) & near & (at.num_steps < max_steps)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Int
 
-from otgen.ot.check import is_traced
-from otgen.ot.costs import Cost
-from otgen.ot.entropic import State, as_masses, as_numbers
+from otgen.ot.check import as_count, as_key, is_traced, require_choice
+from otgen.ot.costs import Cost, gibbs, product
+from otgen.ot.entropic import State, as_masses, as_numbers, as_state, reading
 from otgen.types import Array, Key
 
 PAIRINGS = ("permutation", "stratified", "iid")
@@ -51,7 +51,7 @@ def sample_plan(
       Indices i and j [num], in the order of the source points (in random order for "iid").
 
     Raises:
-      ValueError: for another name, or a permutation of unequal sides or weights.
+      ValueError: for another name, or a permutation of unequal sides or weights; outside jit, as in `sinkhorn.run`.
 
     Example:
       >>> cost = og.PairwiseCost(jnp.array([[0.0], [1.0], [2.0]]), jnp.array([[2.1], [0.1], [1.1]]))
@@ -60,9 +60,11 @@ def sample_plan(
       >>> print(i, j)  # each point once, and with its neighbour
       [0 1 2] [1 2 0]
     """
+    uniform = a is None
+    a, b = as_masses(cost, a, b, 1.0, 0.5)
+    (epsilon,) = as_numbers(cost, epsilon=epsilon)
     n, m = cost.shape
-    if pairing not in PAIRINGS:
-        raise ValueError(f"pairing = {pairing!r}: choose one of {', '.join(PAIRINGS)}.")
+    require_choice("pairing", pairing, PAIRINGS)
     if pairing == "permutation":
         if n != m or num not in (None, n):
             raise ValueError(
@@ -70,15 +72,13 @@ def sample_plan(
                 "n = m = num. Use pairing='stratified'."
             )
         for name, weights in (("a", a), ("b", b)):
-            if weights is not None and not is_traced(weights) and jnp.ptp(jnp.asarray(weights)) > 1e-6 / n:
+            if not is_traced(weights) and float(_spread(weights)) > 1e-6 / n:
                 raise ValueError(f"a permutation gives every point the same weight, {name} does not: use 'stratified'.")
-    uniform = a is None
-    a, b = as_masses(cost, a, b, 1.0, 0.5)
-    (epsilon,) = as_numbers(cost, epsilon=epsilon)
-    num = n if num is None else num
-    if num < 1:
-        raise ValueError(f"num = {num}: ask for at least one pair.")
-    return _sample(key, cost, state, a, b, epsilon, num, pairing, sweeps, uniform)
+    num, sweeps = n if num is None else as_count("num", num), as_count("sweeps", sweeps, 0)
+    return _sample(as_key(key), cost, as_state(cost, state), a, b, epsilon, num, pairing, sweeps, uniform)
+
+
+_spread = jax.jit(jnp.ptp)
 
 
 @jax.jit(static_argnames=("num", "pairing", "sweeps", "uniform"))
@@ -95,8 +95,8 @@ def _sample(
     uniform: bool,
 ) -> tuple[Array, Array]:
     first, second = jax.random.split(key)
-    f, g = state
-    log_b = jnp.where(b > 0, jnp.log(jnp.where(b > 0, b, 1.0)), -jnp.inf)
+    cost, f, g, a, b, epsilon = reading(cost, *state, a, b, epsilon)
+    log_b = jnp.log(jnp.where(b > 0, b, 1.0))  # where there is no mass, g is minus infinity
 
     if pairing == "permutation":
         greedy = _without_replacement(first, cost, g, epsilon)
@@ -108,7 +108,7 @@ def _sample(
         steps = (jnp.arange(num) + jax.random.uniform(first)) / num
         i = _inverse(a, steps)
     else:
-        rows = cost.map_blocks(lambda block, f: jnp.sum(b * jnp.exp((f[:, None] + g - block) / epsilon), 1), f)
+        rows = cost.map_blocks(lambda block, f: product(gibbs(block, f, g, epsilon, jnp.inf), b), f)
         i = _inverse(a * rows, jax.random.uniform(first, (num,)))
     keys = jax.random.split(second, num)
 
@@ -134,7 +134,8 @@ def _without_replacement(key: Key, cost: Cost, g: Array, epsilon: Array) -> Arra
     def draw(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
         free, partner = carry
         noise = jax.random.gumbel(jax.random.fold_in(draw_key, i), (n,), g.dtype)
-        j = jnp.argmax(jnp.where(free, (g - cost.row(i)) / epsilon + noise, -jnp.inf))
+        scores = jnp.maximum((g - cost.row(i)) / epsilon + noise, jnp.finfo(g.dtype).min)  # a forbidden one is free too
+        j = jnp.argmax(jnp.where(free, scores, -jnp.inf))
         return (free.at[j].set(False), partner.at[i].set(j)), None
 
     start = (jnp.ones(n, bool), jnp.zeros(n, jnp.int32))
@@ -142,16 +143,26 @@ def _without_replacement(key: Key, cost: Cost, g: Array, epsilon: Array) -> Arra
 
 
 def _swap(key: Key, cost: Cost, epsilon: Array, partner: Array, sweeps: int) -> Array:
-    """Metropolis swaps of the partners of disjoint random pairs, stationary at prod_i P[i, partner(i)]."""
+    """Metropolis swaps of the partners of disjoint random pairs, stationary at prod_i P[i, partner(i)].
+
+    A swap that makes fewer pairs forbidden, of infinite cost, is always taken, and one that makes more never.
+    """
     half = partner.shape[0] // 2
+
+    def priced(one: tuple[Array, Array], two: tuple[Array, Array]) -> tuple[Array, Array]:
+        """The finite cost of two lists of pairs, and how many of each two are forbidden."""
+        costs = jnp.stack([cost.pairs(*one), cost.pairs(*two)])
+        forbidden = costs == jnp.inf
+        return jnp.where(forbidden, 0.0, costs).sum(0), forbidden.sum(0)
 
     def sweep(partner: Array, key: Key) -> tuple[Array, None]:
         pair_key, accept_key = jax.random.split(key)
         order = jax.random.permutation(pair_key, partner.shape[0])
         one, two = order[:half], order[half : 2 * half]
-        now = cost.pairs(one, partner[one]) + cost.pairs(two, partner[two])
-        then = cost.pairs(one, partner[two]) + cost.pairs(two, partner[one])
+        now, worse = priced((one, partner[one]), (two, partner[two]))
+        then, bad = priced((one, partner[two]), (two, partner[one]))
         taken = jnp.log(jax.random.uniform(accept_key, (half,))) < (now - then) / epsilon
+        taken = jnp.where(bad == worse, taken, bad < worse)
         left, right = jnp.where(taken, partner[two], partner[one]), jnp.where(taken, partner[one], partner[two])
         return partner.at[one].set(left).at[two].set(right), None
 

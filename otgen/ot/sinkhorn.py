@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,17 @@ from otgen.ot.entropic import (
     apply_plan,
     as_masses,
     as_numbers,
+    as_state,
     centre,
     change,
     dual_value,
     in_memory,
     iteration,
     marginals,
+    marginals_of,
     plan,
     primal_cost,
+    require_partners,
     solve,
 )
 from otgen.ot.pairing import sample_plan
@@ -124,13 +127,18 @@ def step(
     """
     a, b = as_masses(cost, a, b, tau_a, tau_b, axis_name)
     epsilon, tau_a, tau_b = as_numbers(cost, epsilon=epsilon, tau_a=tau_a, tau_b=tau_b)
-    return iteration(cost, newton.Problem(a, b, tau_a, tau_b, axis_name), state.g, epsilon)
+    return _step(cost, newton.Problem(a, b, tau_a, tau_b, axis_name), as_state(cost, state).g, epsilon)
+
+
+@jax.jit
+def _step(cost: Cost, problem: newton.Problem, g: Array, epsilon: Array) -> State:
+    return iteration(cost.weighed(problem.a, problem.b), problem, g, epsilon)
 
 
 def _info(cost: Cost, state: State, problem: newton.Problem, epsilon: Array, tol: Array, num_steps: Array) -> Info:
     """Recompute the error of a state from its potentials, and the dual value with it."""
     a, b, tau_a, tau_b, axis_name = problem.a, problem.b, problem.tau_a, problem.tau_b, problem.axis_name
-    rows, columns = marginals(cost, state, a, b, epsilon=epsilon, axis_name=axis_name)
+    rows, columns = marginals_of(cost, *state, a, b, epsilon, axis_name)
     balanced = newton.total(jnp.abs(rows - a), axis_name) + jnp.sum(jnp.abs(columns - b))
 
     relaxed = (tau_a < 1) | (tau_b < 1)
@@ -205,7 +213,7 @@ def run(
     """
     problem, state, epsilon, tol, anneal = _prepare(cost, a, b, epsilon, tau_a, tau_b, tol, state, anneal, axis_name)
     if cost.shape[0] * cost.shape[1] >= LARGE:
-        cost = _held(cost, dense)
+        cost = _held(cost, problem.a, problem.b, dense)
     if num_iterations is None:
         return _solve(cost, problem, state, epsilon, tol, _count(max_steps), anneal, dense)
     if num_iterations < 1:
@@ -221,12 +229,13 @@ def value(
     epsilon: ArrayLike,
     tau_a: ArrayLike = 1.0,
     tau_b: ArrayLike = 1.0,
-    tol: ArrayLike = 1e-3,
+    tol: ArrayLike = 1e-4,
     max_steps: ArrayLike = 2000,
     state: State | None = None,
     anneal: bool | None = None,
     dense: bool | None = None,
-) -> Float[Array, ""]:
+    return_info: bool = False,
+) -> Float[Array, ""] | tuple[Float[Array, ""], Info]:
     """Return the value of entropic optimal transport, differentiable in x, y, a, b, epsilon, tau and the cost.
 
     min_P <C, P> + epsilon KL(P | a b') + rho_a KL(P1 | a) + rho_b KL(P'1 | b), computed as the dual objective at the
@@ -241,14 +250,16 @@ def value(
       epsilon: temperature, in units of the cost.
       tau_a: rho_a / (rho_a + epsilon).
       tau_b: the same for the target side.
-      tol: on the error; ask for 1e-4 or less where gradients matter.
-      max_steps: limit on products with the kernel.
+      tol: on the error, which is that of gradients too; for values alone 1e-3 is enough.
+      max_steps: limit on products with the kernel, and on the conjugate gradients of second derivatives, which are NaN
+        where these fail.
       state: potentials to start from.
       anneal: whether to come from larger temperatures. Static.
       dense: whether to hold n x m in memory; None up to 2**25 entries. Static.
+      return_info: whether to return Info too: whether the solver converged, and with what error. Static.
 
     Returns:
-      The value, in units of the cost. NaN where the inputs were not finite.
+      The value, in units of the cost; NaN where the inputs were not finite. With `return_info` also Info.
 
     Raises:
       ValueError: outside jit, as in `run`.
@@ -267,11 +278,24 @@ def value(
     problem, state, epsilon, tol, anneal = _prepare(cost, a, b, epsilon, tau_a, tau_b, tol, state, anneal, None)
     inputs = implicit.Inputs(cost, problem.a, problem.b, epsilon, problem.tau_a, problem.tau_b)
     solver = implicit.Solver(state, tol, _count(max_steps))
-    return _value(implicit.How(anneal, dense), inputs, solver)
+    return _value(implicit.How(anneal, dense), inputs, solver, return_info)
 
 
-_value = jax.jit(implicit.value, static_argnums=0)
-_held = jax.jit(in_memory, static_argnums=1)
+@jax.jit(static_argnums=(0, 3))
+def _value(how: implicit.How, inputs: implicit.Inputs, solver: implicit.Solver, return_info: bool) -> Any:
+    inputs = inputs._replace(cost=inputs.cost.weighed(inputs.a, inputs.b))
+    value, state, num_steps = implicit.value(how, inputs, solver)
+    if not return_info:
+        return value
+    inputs = jax.lax.stop_gradient(inputs)
+    problem = newton.Problem(inputs.a, inputs.b, inputs.tau_a, inputs.tau_b)
+    cost, num_steps = in_memory(inputs.cost, how.dense), num_steps.astype(jnp.int32)
+    return value, _info(cost, state, problem, inputs.epsilon, solver.tol, num_steps)
+
+
+@jax.jit(static_argnames="dense")
+def _held(cost: Cost, a: Array, b: Array, dense: bool | None) -> Cost:
+    return in_memory(cost.weighed(a, b), dense)
 
 
 def _count(steps: ArrayLike) -> Held:
@@ -295,12 +319,9 @@ def _prepare(
     """Check and complete what a solver was given."""
     a, b = as_masses(cost, a, b, tau_a, tau_b, axis_name)
     epsilon, tol, tau_a, tau_b = as_numbers(cost, epsilon=epsilon, tol=tol, tau_a=tau_a, tau_b=tau_b)
-    if state is not None and (state.f.shape, state.g.shape) != ((cost.shape[0],), (cost.shape[1],)):
-        raise ValueError(
-            f"state has potentials {state.f.shape} and {state.g.shape}: a cost {cost.shape} needs one per point."
-        )
+    require_partners(cost, a, b)
     anneal = (state is None) if anneal is None else anneal
-    state = init(cost) if state is None else State(*(potential.astype(cost.dtype) for potential in state))
+    state = init(cost) if state is None else as_state(cost, state)
     return newton.Problem(a, b, tau_a, tau_b, axis_name), state, epsilon, tol, anneal
 
 
@@ -315,7 +336,7 @@ def _solve(
     anneal: bool,
     dense: bool | None,
 ) -> tuple[State, Info]:
-    cost = in_memory(cost, dense)
+    cost = in_memory(cost.weighed(problem.a, problem.b), dense)
     state, num_steps = solve(cost, problem, state, epsilon=epsilon, tol=tol, max_steps=max_steps, anneal=anneal)
     return state, _info(cost, state, problem, epsilon, tol, num_steps)
 
@@ -330,7 +351,7 @@ def _fixed(
     num_iterations: int,
     dense: bool | None,
 ) -> tuple[State, Info]:
-    cost = in_memory(cost, dense)
+    cost = in_memory(cost.weighed(problem.a, problem.b), dense)
     f, g = newton.iterate(cost, problem, *state, epsilon=epsilon, num_iterations=num_iterations)
     state = centre(State(f, g), problem)
     return state, _info(cost, state, problem, epsilon, tol, jnp.asarray(num_iterations, jnp.int32))
