@@ -1,7 +1,6 @@
-"""The same numbers on one device, on four, and on two hosts of two devices each; every model."""
+"""The same to rounding on one device, on four, and on two hosts of two devices each; every model."""
 
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -11,6 +10,7 @@ import pytest
 
 from experiments.local_hosts import free_address
 from otgen.train import hosts
+from tests.processes import environment
 
 # A program that prints, for each model, the losses of its steps and Adam's first moments after the last.
 PROGRAM = """
@@ -106,12 +106,7 @@ SOLVERS = ("c_transform", "lp", "icnn")
 
 def run(devices: int, names, num_steps: int, *, processes: int = 1, x64: bool = False, steps_per_call: int = 1) -> dict:
     """The results of the program, of the first process."""
-    common = {
-        **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_ENABLE_X64": str(int(x64)),
-    }
+    common = environment(devices, JAX_ENABLE_X64=str(int(x64)))
     address = free_address()
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), ",".join(names), str(num_steps), str(steps_per_call)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -10,7 +10,6 @@ from otgen.eval import mode_scores
 from otgen.ot import extension, semidiscrete
 from tests import problems
 
-
 NUM, DRAWS = 256, 4096  # points and samples of every problem here, so that one program serves all
 
 

@@ -1,8 +1,4 @@
 import functools
-import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +15,7 @@ from otgen.models.informative_gan import Config
 from otgen.models.informative_losses import Losses
 from otgen.nn.augment import Augment
 from otgen.train import Checkpoints
+from tests.processes import told_by
 
 # compiled quickly rather than well
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -465,11 +462,7 @@ print(json.dumps({name: np.asarray(value, float).tolist() for name, value in fou
 
 
 def on_devices(num):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PJRT_NPROC": "16"}
-    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={num} --xla_backend_optimization_level=0"
-    done = subprocess.run([sys.executable, "-c", DEVICES], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return told_by(DEVICES, num, flags=("--xla_backend_optimization_level=0",))
 
 
 @pytest.mark.slow

@@ -1,9 +1,8 @@
-"""Points of a semi-discrete problem shared out among four devices: the heights of one device."""
+"""Points of a semi-discrete problem shared out among four devices: steps of one device, and the law of its whole run.
 
-import json
-import os
-import subprocess
-import sys
+Of a few steps the heights are the same to rounding. Of a whole run they are not: a sample that rounding moves into
+another cell moves two heights by a step, and all that follows starts from there.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from otgen.ot import semidiscrete
+from tests.processes import told_by
 
 PROGRAM = """
 import json
@@ -22,61 +22,66 @@ devices, key = jax.devices(), jax.random.key(0)
 rng = np.random.default_rng(0)
 y = rng.normal(size=(1003, 8)).astype(np.float32)
 y[:300] += 3
-weights = rng.uniform(0.5, 1.5, 1003)
+y = np.concatenate([y, y[:50]])  # points that coincide are merged before they are shared
+weights = rng.uniform(0.5, 1.5, len(y))
 weights = jnp.asarray(weights / weights.sum(), jnp.float32)
-doubled = np.concatenate([y[:50], y[:50]])
 cases = {
-    "many": (y, {"weights": weights, "tol": 0.02, "max_samples": 60_000}),
-    "fewer than devices": (y[:3], {"tol": 0.001, "max_samples": 40_000}),
-    "points that coincide": (doubled, {"tol": 0.02, "sampler": gaussian}),
+    "many": (y, {"weights": weights, "tol": 0.02, "sampler": gaussian}, 60_000),
+    "fewer than devices": (y[:3], {"tol": 0.0001}, 40_000),
 }
 results = {"devices": len(devices)}
-for name, (points, options) in cases.items():
+for name, (points, options, num) in cases.items():
     held = []
-    runs = [
-        semidiscrete.run(key, points, **options, devices=chosen, save=lambda step, state: held.append((step, state)))
+    keep = lambda step, state: held.append(state)
+    solve = lambda num, state=None, **more: [
+        semidiscrete.run(key, points, **options, max_samples=num, state=state, devices=chosen, **more)
         for chosen in (None, devices)
     ]
-    step, state = held[len(held) // 2]  # the first of the shared run: goes on on one device
-    third = semidiscrete.run(key, points, **options, state=state)
-    results[name] = [
-        {"h": np.asarray(state.h).tolist(), **{k: float(v) for k, v in info._asdict().items()}}
-        for state, info in (*runs, third)
-    ]
+    results[name] = {"steps": solve(3 * 1024, save=keep)}
+    results[name] |= {"resumed": solve(6 * 1024, held[-1]), "whole": solve(num)}  # from what the shared run saved
+    for what in ("steps", "resumed", "whole"):
+        results[name][what] = [
+            {"h": np.asarray(state.h).tolist(), **{k: float(v) for k, v in info._asdict().items()}}
+            for state, info in results[name][what]
+        ]
 print(json.dumps(results))
 """
+NAMES = ("many", "fewer than devices")
 
 
 @pytest.fixture(scope="module")
 def results():
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "PJRT_NPROC": "16",
-        "JAX_PLATFORMS": "cpu",
-    }
-    command = [sys.executable, "-c", PROGRAM]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return told_by(PROGRAM, 4)
 
 
-@pytest.mark.parametrize("name", ["many", "fewer than devices", "points that coincide"])
-def test_the_shared_run_equals_that_of_one_device(results, name):
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("what", "num"), [("steps", 3), ("resumed", 6)])
+def test_shared_steps_are_those_of_one_device(results, name, what, num):
+    """To rounding; two samples of thousands may have fallen on the other side of a border."""
     assert results["devices"] == 4
-    one, shared, resumed = results[name]
-    scale = np.std(one["h"])
-    for other in (shared, resumed):
-        np.testing.assert_allclose(other["h"], one["h"], rtol=0, atol=1e-5 * scale)
-        assert other["num_samples"] == one["num_samples"] > 0
-        for number in ("chi2", "primal_cost", "dual_value", "total_variation"):
-            assert other[number] == pytest.approx(one[number], rel=1e-4, abs=1e-5), number
+    one, shared = results[name][what]
+    assert one["num_steps"] == shared["num_steps"] == num
+    apart = np.subtract(shared["h"], one["h"])
+    moved = np.abs(apart - np.median(apart)) > 1e-5 * np.std(one["h"])
+    assert moved.sum() <= (4 if name == "many" else 0), apart[moved]
+    for number in ("chi2", "primal_cost", "dual_value", "total_variation"):
+        assert shared[number] == pytest.approx(one[number], rel=1e-3, abs=1e-4), number
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shared_run_has_the_law_of_one_devices_run(results, name):
+    one, shared = results[name]["whole"]
+    assert shared["num_samples"] == one["num_samples"] > 30_000
+    assert one["chi2"] < (0.1 if name == "many" else 0.001)  # .64 and .0005 after three steps
+    for number, error in (("chi2", "chi2_error"), ("primal_cost", None), ("dual_value", None)):
+        limit = 3 * (one[error] + shared[error]) if error else 2e-3 * one["primal_cost"]
+        assert abs(shared[number] - one[number]) < limit, number
 
 
 def test_one_device_as_a_mesh_is_the_same(key):
     y = jax.random.normal(key, (40, 3)).at[:10].add(3)
-    plain, _ = semidiscrete.run(key, y, tol=0.02)
-    meshed, _ = semidiscrete.run(key, y, tol=0.02, devices=jax.local_devices()[:1])
+    plain, _ = semidiscrete.run(key, y, tol=0.02, max_samples=8 * 1024)
+    meshed, _ = semidiscrete.run(key, y, tol=0.02, max_samples=8 * 1024, devices=jax.local_devices()[:1])
     np.testing.assert_allclose(meshed.h, plain.h, atol=1e-5)
 
 

@@ -1,7 +1,6 @@
 """Models saved as folders: what comes back, on other devices too, and what is refused."""
 
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -34,6 +33,7 @@ from otgen.nn.potentials import Convex
 from otgen.nn.velocity import Velocity
 from otgen.ot import extension, semidiscrete, source
 from otgen.types import Status
+from tests.processes import told_by
 
 SHAPE, SIZES = (4, 4, 1), {"latent_dim": 2, "hidden": (8,), "batch_size": 8}
 
@@ -436,13 +436,7 @@ print(json.dumps({"devices": jax.device_count(), "images": images.ravel().tolist
 def test_models_move_between_one_device_and_four(name, tmp_path):
     model = MODELS[name]()
     og.save(tmp_path / "here", model)
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    places = [str(tmp_path / part) for part in ("here", "there")]
-    done = subprocess.run(
-        [sys.executable, "-c", DEVICES, *places, name], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
+    told = told_by(DEVICES, 4, str(tmp_path / "here"), str(tmp_path / "there"), name)
     assert (told["devices"], jax.device_count()) == (4, 1)
     back = og.load(tmp_path / "there")  # written by a process with four devices, of arrays spread over them
     assert_same(back, model)

@@ -400,8 +400,8 @@ def run(
         first step sizes of the stage (each 3 % of the spread of the scores), which has decayed to nothing before the
         averaging begins. On the problems of `experiments.bench_semidiscrete` it makes nothing better.
       state: where to go on from.
-      devices: if given, the points are shared out among these devices, each holding a block of them; heights are those
-        of one device up to rounding. None: the default device.
+      devices: if given, the points are shared out among these devices, each holding a block of them; a step is that of
+        one device up to rounding, a whole run has its law. None: the default device.
       callback: called with the step and its metrics every second or so, and after each of Newton's steps with
         `newton_chi2`, of that step's own samples, whether or not the step is kept.
       save: called with the step and the state every second or so, but not in Newton's steps, which a solve that goes on
