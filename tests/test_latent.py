@@ -407,9 +407,9 @@ def test_nan_stays_where_it_is():
         (lambda z: latent.combine([0.5, float("nan")], (z, z)), "finite"),
         (lambda z: latent.combine([0.5, 0.5], (z, z[:2])), "differ in shape"),
         (lambda z: latent.lerp(0.5, 3 * z, z, latent.Uniform()), "outside the prior's support"),
-        (lambda z: latent.vicinity(jax.random.key(0), z, -0.5), "negative"),
-        (lambda z: latent.walk(jax.random.key(0), z, 5, -0.5), "negative"),
-        (lambda z: latent.walk(jax.random.key(0), z, -1, 0.5), "negative"),
+        (lambda z: latent.vicinity(jax.random.key(0), z, -0.5), "zero or more"),
+        (lambda z: latent.walk(jax.random.key(0), z, 5, -0.5), "zero or more"),
+        (lambda z: latent.walk(jax.random.key(0), z, -1, 0.5), "whole number of at least 0"),
     ],
 )
 def test_bad_input_raises(call, message):

@@ -220,6 +220,19 @@ def as_key(key: Any, name: str = "key") -> Array:
     return key
 
 
+def require_channels_last(name: str, shape: Sequence[int]) -> None:
+    """Refuse images [..., channels, height, width], whose channels other functions would take for rows.
+
+    Raises:
+      ValueError: where 1, 3 or 4 stands in the place of the height, and more than 4 in that of the channels.
+    """
+    if len(shape) >= 3 and shape[-3] in (1, 3, 4) and shape[-1] > 4:
+        raise ValueError(
+            f"{name} have shape {tuple(shape)}, channels first: give [..., height, width, channels], "
+            "np.moveaxis(images, -3, -1)."
+        )
+
+
 def require_choice(name: str, choice: Any, choices: Sequence[Any]) -> None:
     """Refuse names that are not among the choices.
 

@@ -17,23 +17,33 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from otgen.ot.check import is_traced
+from otgen.ot import great_circle
+from otgen.ot.check import (
+    as_array,
+    as_count,
+    as_key,
+    at_least_float32,
+    is_traced,
+    native,
+    require_nonnegative,
+)
+from otgen.ot.combination import combined, combined_as_gaussian, count, leafwise, walked
 from otgen.ot.learned import Learned as Learned
 from otgen.ot.priors import Cauchy as Cauchy
-from otgen.ot.priors import Custom as Custom
-from otgen.ot.priors import Empirical as Empirical
-from otgen.ot.priors import Mixture as Mixture
 from otgen.ot.priors import Normal as Normal
 from otgen.ot.priors import Prior as Prior
 from otgen.ot.priors import Stable as Stable
-from otgen.ot.priors import StudentT as StudentT
-from otgen.ot.priors import TruncatedNormal as TruncatedNormal
 from otgen.ot.priors import Uniform as Uniform
-from otgen.ot.priors import degaussianise, gaussianise
 from otgen.ot.radial import Ball as Ball
 from otgen.ot.radial import MultivariateT as MultivariateT
 from otgen.ot.radial import Sphere as Sphere
+from otgen.ot.tabulated import Custom as Custom
+from otgen.ot.tabulated import Empirical as Empirical
+from otgen.ot.tabulated import Mixture as Mixture
+from otgen.ot.tabulated import StudentT as StudentT
+from otgen.ot.tabulated import TruncatedNormal as TruncatedNormal
 from otgen.types import Array, Key
 
 STANDARD = Normal()
@@ -44,8 +54,8 @@ def combine(weights: Any, z: Any, prior: Prior = STANDARD) -> Any:
 
     Args:
       weights: [n], any signs, not all 0.
-      z: n latents: a sequence of arrays of one shape, an array [n, ...], or a pytree of arrays [n, ...]. Independent
-        draws of the prior.
+      z: n latents, independent draws of the prior: a list or tuple of n arrays of one shape, or of n pytrees of them;
+        an array [n, ...]; or a pytree of arrays [n, ...], such as a dictionary or a NamedTuple.
       prior: their law.
 
     Returns:
@@ -62,59 +72,10 @@ def combine(weights: Any, z: Any, prior: Prior = STANDARD) -> Any:
       >>> print(og.latent.combine(jnp.array([3.0, 4.0]), [jnp.array([1.0]), jnp.array([2.0])]))  # (3 + 8) / 5
       [2.2]
     """
-    if isinstance(z, dict) or (not _is_sequence(z) and not hasattr(z, "ndim")):
-        return jax.tree.map(lambda leaf: combine(weights, leaf, prior), z)
-    terms = list(z)
-    return _combine(_checked(weights, terms, prior), terms, prior)
-
-
-def _combine(weights: Array, terms: Sequence[Any], prior: Prior) -> Array:
-    """Combine checked latents."""
-    dtype = jnp.result_type(*terms)
-    working = jnp.promote_types(dtype, jnp.float32)  # float32 at least
-    weights = weights.astype(working)
-    y = _sum(weights, [jnp.asarray(term, working) for term in terms])
-    return prior.match(weights, y).astype(dtype)
-
-
-def _is_sequence(z: Any) -> bool:
-    return isinstance(z, Sequence) and not isinstance(z, str)
-
-
-def _sum(weights: Array, terms: list[Array]) -> Array:
-    total = weights[0] * terms[0]
-    for weight, term in zip(weights[1:], terms[1:], strict=True):
-        total = total + weight * term
-    return total
-
-
-def _checked(weights: Any, terms: list[Any], prior: Prior) -> Array:
-    weights = jnp.asarray(weights, jnp.result_type(float))
-    if weights.ndim != 1 or weights.shape[0] != len(terms):
-        raise ValueError(f"weights of shape {weights.shape} for {len(terms)} latents: give one weight per latent.")
-    shapes = {jnp.shape(term) for term in terms}
-    if len(shapes) > 1:
-        raise ValueError(f"the latents differ in shape: {sorted(shapes)}.")
-    if not is_traced(weights):
-        values = np.asarray(weights)
-        if not np.isfinite(values).all():
-            raise ValueError(f"weights = {values.tolist()} are not all finite.")
-        if not values.any():
-            raise ValueError(
-                "all weights are 0: the combination is a single point, which has no map to the prior; "
-                "for the centre of the latents use centroid, for a fresh latent prior.sample."
-            )
-    if prior.support is not None and not is_traced(*terms):
-        low, high = prior.support
-        slack = 1e-3 * (high - low)  # half precision rounds
-        for term in terms:
-            # NaN compares false and passes: it comes out as NaN. Constants of somebody's jit have values too.
-            with jax.ensure_compile_time_eval():
-                outside = bool(jnp.any((term < low - slack) | (term > high + slack)))
-            if outside:
-                name = type(prior).__name__
-                raise ValueError(f"latents lie outside the prior's support [{low}, {high}]: are they draws of {name}?")
-    return weights
+    weights = native("weights", weights) if not isinstance(weights, list | tuple) else weights
+    if jnp.ndim(weights) != 1:
+        raise ValueError(f"weights have shape {jnp.shape(weights)}: give one weight per latent, shape [n].")
+    return leafwise(lambda terms: combined(weights, terms, prior), z)
 
 
 def lerp(t: Any, z0: Any, z1: Any, prior: Prior = STANDARD, *, equal_speed: bool = False) -> Any:
@@ -137,37 +98,38 @@ def lerp(t: Any, z0: Any, z1: Any, prior: Prior = STANDARD, *, equal_speed: bool
       [[3. 0.]
        [0. 3.]]
     """
-    t = jnp.asarray(t, jnp.result_type(float))
+    t = _parameter("t", t)
     if equal_speed:
         sine, cosine = jnp.sin(0.5 * jnp.pi * t), jnp.cos(0.5 * jnp.pi * t)
         t = jnp.where(t == 1, 1.0, sine / (sine + cosine))
-    return _each(t, lambda s: jnp.stack([1 - s, s]), (z0, z1), prior)
+    weights = jnp.stack([1 - t, t], axis=-1)
+    return leafwise(lambda terms: combined(weights, terms, prior), (z0, z1))
 
 
-def _each(parameters: Array, weights_of: Any, z: Sequence[Any], prior: Prior) -> Any:
-    """Combine with the weights of every parameter; their axes lead."""
-    if jax.tree.structure(z[0]) != jax.tree.structure(0):
-        return jax.tree.map(lambda *leaves: _each(parameters, weights_of, leaves, prior), *z)
-    if parameters.ndim == 0:
-        return combine(weights_of(parameters), z, prior)
-    _checked(jnp.ones(len(z)), list(z), prior)
-    flat = jax.lax.map(lambda s: _combine(weights_of(s), z, prior), parameters.reshape(-1))
-    return flat.reshape(*parameters.shape, *flat.shape[1:])
+def _parameter(name: str, number: Any) -> Array:
+    """A number or an array of them, finite."""
+    return as_array(name, number).astype(jnp.result_type(float))
 
 
 def bilinear(s: Any, t: Any, corners: Sequence[Any], prior: Prior = STANDARD) -> Any:
     """Interpolate four corners (z00, z01, z10, z11): s runs from the first two to the last two, t within each two.
+
+    Args:
+      s, t: numbers, or arrays of them that broadcast together; their axes lead.
+      corners: four latents of one shape, or pytrees of them.
+      prior: their law.
 
     Example:
       >>> corners = [jnp.full(1, value) for value in (0.0, 1.0, 2.0, 3.0)]
       >>> print(og.latent.bilinear(0.0, 1.0, corners), og.latent.bilinear(0.5, 0.5, corners))  # z01; twice the mean 1.5
       [1.] [3.]
     """
-    weights = jnp.stack([(1 - s) * (1 - t), (1 - s) * t, s * (1 - t), jnp.asarray(s * t)])
-    return combine(weights, tuple(corners), prior)
+    s, t = (it if is_traced(it) else np.asarray(native(name, it), np.float64) for name, it in (("s", s), ("t", t)))
+    weights = jnp.stack(jnp.broadcast_arrays((1 - s) * (1 - t), (1 - s) * t, s * (1 - t), s * t), axis=-1)
+    return leafwise(lambda terms: combined(weights, terms, prior), tuple(corners))
 
 
-def grid(corners: Sequence[Any], rows: int, columns: int, prior: Prior = STANDARD) -> Array:
+def grid(corners: Sequence[Any], rows: int, columns: int, prior: Prior = STANDARD) -> Any:
     """Return a grid [rows, columns, ...] of bilinear interpolations, with the corners at its corners.
 
     Example:
@@ -176,8 +138,8 @@ def grid(corners: Sequence[Any], rows: int, columns: int, prior: Prior = STANDAR
       [[0. 0.707 1.]
        [2. 3.5355 3.]]
     """
-    across = [[(i / max(rows - 1, 1), j / max(columns - 1, 1)) for j in range(columns)] for i in range(rows)]
-    return jnp.stack([jnp.stack([bilinear(s, t, corners, prior) for s, t in row]) for row in across])
+    s, t = (np.arange(num) / max(num - 1, 1) for num in (as_count("rows", rows), as_count("columns", columns)))
+    return bilinear(s[:, None], t, corners, prior)
 
 
 def centroid(z: Any, prior: Prior = STANDARD) -> Any:
@@ -187,7 +149,7 @@ def centroid(z: Any, prior: Prior = STANDARD) -> Any:
       >>> print(og.latent.centroid(jnp.array([[1.0], [2.0], [3.0], [2.0]])))  # the mean 2, times sqrt 4
       [4.]
     """
-    num = len(z) if _is_sequence(z) else jax.tree.leaves(z)[0].shape[0]
+    num = count(z)
     return combine(jnp.full(num, 1.0 / num), z, prior)
 
 
@@ -201,7 +163,7 @@ def analogy(a: Any, b: Any, c: Any, prior: Prior = STANDARD) -> Any:
     return combine(jnp.array([-1.0, 1.0, 1.0]), (a, b, c), prior)
 
 
-def vicinity(key: Key, z: Array, radius: Any, prior: Prior = STANDARD) -> Array:
+def vicinity(key: Key, z: ArrayLike, radius: Any, prior: Prior = STANDARD) -> Array:
     """Return a latent near z: z + radius u with u a fresh draw of the prior, brought back.
 
     Raises:
@@ -213,13 +175,23 @@ def vicinity(key: Key, z: Array, radius: Any, prior: Prior = STANDARD) -> Array:
       >>> print(near.std(), jnp.corrcoef(z, near)[0, 1])  # about 1, and 1 / sqrt(1.25)
       1.0063 0.8975
     """
-    if not is_traced(radius) and not float(radius) >= 0:
-        raise ValueError(f"radius = {float(radius)} is negative: give 0 or more (1 forgets half).")
-    noise = prior.sample(key, jnp.shape(z)).astype(jnp.asarray(z).dtype)
-    return combine(jnp.stack([jnp.ones(()), jnp.asarray(radius, jnp.result_type(float))]), (z, noise), prior)
+    key, radius = as_key(key), _radius(radius)
+    z = native("z", z)
+    prior.check_shape(z.shape)
+    noise = prior.sample(key, z.shape).astype(_floating(z.dtype))
+    return combined([1.0, radius], [z, noise], prior)
 
 
-def walk(key: Key, z: Array, num: int, radius: Any, prior: Prior = STANDARD) -> Array:
+def _radius(radius: Any) -> Any:
+    require_nonnegative("radius", radius)
+    return radius
+
+
+def _floating(dtype: Any) -> Any:
+    return dtype if jnp.issubdtype(dtype, jnp.floating) else at_least_float32(dtype)
+
+
+def walk(key: Key, z: ArrayLike, num: int, radius: Any, prior: Prior = STANDARD) -> Array:
     """Return a random walk [num + 1, ...] from z by steps of `vicinity`: stationary, whatever its length.
 
     For Gaussian latents it is an autoregression with correlation 1 / sqrt(1 + radius^2) a step.
@@ -232,17 +204,7 @@ def walk(key: Key, z: Array, num: int, radius: Any, prior: Prior = STANDARD) -> 
       >>> print(path.shape, path[0].std(), path[-1].std())  # wherever it starts, it comes to the prior
       (4, 5000) 0.0 1.001
     """
-    if num < 0:
-        raise ValueError(f"num = {num} steps is negative.")
-    if not is_traced(radius) and not float(radius) >= 0:
-        raise ValueError(f"radius = {float(radius)} is negative: give 0 or more.")
-
-    def step(z: Array, key: Key) -> tuple[Array, Array]:
-        z = vicinity(key, z, jnp.asarray(radius), prior)
-        return z, z
-
-    _, path = jax.lax.scan(step, z, jax.random.split(key, num))
-    return jnp.concatenate([z[None], path])
+    return walked(as_key(key), z, as_count("num", num, least=0), _radius(radius), prior)
 
 
 def loop(z0: Any, z1: Any, num: int, prior: Prior = STANDARD) -> Any:
@@ -256,8 +218,9 @@ def loop(z0: Any, z1: Any, num: int, prior: Prior = STANDARD) -> Any:
        [-1. 0.]
        [0. -1.]]
     """
-    angle = 2 * jnp.pi * jnp.arange(num) / num
-    return _each(angle, lambda a: jnp.stack([jnp.cos(a), jnp.sin(a)]), (z0, z1), prior)
+    angle = 2 * jnp.pi * jnp.arange(as_count("num", num)) / num
+    weights = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+    return leafwise(lambda terms: combined(weights, terms, prior), (z0, z1))
 
 
 def subspace(coordinates: Any, z: Any, prior: Prior = STANDARD) -> Any:
@@ -268,38 +231,59 @@ def subspace(coordinates: Any, z: Any, prior: Prior = STANDARD) -> Any:
       [[2.]
        [4.2426]] 4.2426
     """
-    coordinates = jnp.asarray(coordinates, jnp.result_type(float))
-    flat = jnp.stack([combine(row, z, prior) for row in coordinates.reshape(-1, coordinates.shape[-1])])
-    return flat.reshape(*coordinates.shape[:-1], *flat.shape[1:])
+    coordinates = _parameter("coordinates", coordinates)
+    return leafwise(lambda terms: combined(coordinates, terms, prior), z)
 
 
-def raw(weights: Any, z: Any) -> Array:
+def raw(weights: Any, z: Any) -> Any:
     """Return sum_i w_i z_i and leave it there: the combination that does not keep the prior, for comparison.
 
     Example:
       >>> print(og.latent.raw(jnp.array([0.5, 0.5]), jnp.array([[2.0], [4.0]])))
       [3.]
     """
-    terms = list(z)
-    weights = _checked(weights, terms, STANDARD)
-    return _sum(weights, terms)
+    return leafwise(lambda terms: combined(weights, terms, None), z)
 
 
-def slerp(t: Any, z0: Array, z1: Array) -> Array:
+def slerp(t: Any, z0: Any, z1: Any) -> Any:
     """Interpolate along the great circle of the last axis: folklore, for comparison. t = 0 is z0.
 
-    The norm keeps its mean but loses spread, and latents of a bounded prior leave their support.
+    (sin((1 - t) angle) z0 + sin(t angle) z1) / sin(angle). The norm keeps its mean but loses spread, and latents of a
+    bounded prior leave their support. Between opposite latents every great circle is as short: one is chosen by z0.
+
+    Args:
+      t: a number, or an array [...] of them, which makes the leading axes of the result.
+      z0, z1: latents [..., d] of one shape, or pytrees of them.
+
+    Returns:
+      Latents of shape t.shape + z0.shape. Half-precision latents are combined in float32.
+
+    Raises:
+      ValueError: for latents that differ in shape or have no axis.
 
     Example:
       >>> print(og.latent.slerp(0.5, jnp.array([2.0, 0.0]), jnp.array([0.0, 2.0])), np.sqrt(2))
       [1.414 1.414] 1.414
+      >>> print(og.latent.slerp(jnp.array([0.0, 0.5, 1.0]), jnp.array([2.0, 0.0]), jnp.array([-2.0, 0.0])))
+      [[2. 0.]
+       [0. 2.]
+       [-2. 0.]]
     """
-    norms = jnp.linalg.norm(z0, axis=-1, keepdims=True) * jnp.linalg.norm(z1, axis=-1, keepdims=True)
-    angle = jnp.arccos(jnp.clip(jnp.sum(z0 * z1, -1, keepdims=True) / norms, -1, 1))
-    return (jnp.sin((1 - t) * angle) * z0 + jnp.sin(t * angle) * z1) / jnp.sin(angle)
+    t = _parameter("t", t)
+    return leafwise(lambda ends: _slerp(t, *(native("the latents", z) for z in ends)), (z0, z1))
 
 
-def lol(weights: Any, z: Any, prior: Any = STANDARD) -> Array:
+@jax.jit
+def _slerp(t: Array, z0: Any, z1: Any) -> Array:
+    if z0.shape != z1.shape or z0.ndim == 0:
+        raise ValueError(f"latents of shapes {z0.shape} and {z1.shape}: give two of one shape [..., d].")
+    dtype = jnp.result_type(z0, z1)
+    wide = at_least_float32(dtype)
+    made = great_circle.slerp(t.astype(wide), jnp.asarray(z0, wide), jnp.asarray(z1, wide))
+    return made.astype(_floating(dtype))
+
+
+def lol(weights: Any, z: Any, prior: Any = STANDARD) -> Any:
     """Gaussianise, combine, and map back: keeps priors of independent coordinates, but is not the smallest change.
 
     Example:
@@ -309,7 +293,6 @@ def lol(weights: Any, z: Any, prior: Any = STANDARD) -> Array:
       >>> print(og.latent.combine(jnp.array([0.5, 0.5]), z, og.latent.Uniform()))
       [0.75]
     """
-    terms = list(z)
-    weights = _checked(weights, terms, prior)
-    y = combine(weights, [gaussianise(prior, jnp.asarray(term)) for term in terms], STANDARD)
-    return degaussianise(prior, y)
+    if not hasattr(prior, "cdf"):
+        raise ValueError(f"{type(prior).__name__} has no distribution function of coordinates: lol cannot use it.")
+    return leafwise(lambda terms: combined_as_gaussian(weights, terms, prior), z)

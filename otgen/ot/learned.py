@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from otgen.ot import semidiscrete
-from otgen.ot.check import is_traced
-from otgen.ot.priors import Prior, _pytree
+from otgen.ot.check import as_points, is_traced
+from otgen.ot.priors import Prior, as_prior, set_fields
 from otgen.types import Array, Key
 
 
-@_pytree()
+@as_prior()
 class Learned(Prior):
     """The law of given codes, equally likely; vectors lie along the last axis.
 
@@ -33,8 +33,17 @@ class Learned(Prior):
     """
 
     codes: Any
+    on_host = True
 
-    def sample(self, key: Key, shape: tuple[int, ...]) -> Array:
+    def __post_init__(self):
+        set_fields(self, codes=as_points("codes", self.codes))
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Refuse latents of another dimension than the codes."""
+        if not shape or shape[-1] != self.codes.shape[1]:
+            raise ValueError(f"latents of shape {shape} for codes of shape {self.codes.shape}: give [..., d].")
+
+    def _draw(self, key: Key, shape: tuple[int, ...]) -> Array:
         codes = jnp.asarray(self.codes)
         return codes[jax.random.randint(key, shape[:-1], 0, codes.shape[0])]
 
@@ -70,3 +79,11 @@ class Learned(Prior):
 
     def match(self, weights: Array, y: Array) -> Array:
         return self.apply(self.table(weights), y)
+
+    def prepare(self, weights: Array, shape: tuple[int, ...], draws: Any = None) -> Any:
+        """The solved heights."""
+        return self.table(weights)
+
+    def finish(self, prepared: Any, y: Array) -> Array:
+        """Send sums to the codes."""
+        return self.apply(prepared, y)

@@ -1,6 +1,6 @@
 """Laws of latents, each with the Monge map that brings a weighted sum of its draws back to it.
 
-A prior is a frozen pytree with `sample(key, shape)`, `match(weights, y)` and, for laws of independent coordinates,
+A prior is a frozen as_prior with `sample(key, shape)`, `match(weights, y)` and, for laws of independent coordinates,
 `cdf`, `ppf` and (where it has a closed form) `log_prob`. `match` is the whole of the method: T = F^-1(F_Q(y)) for
 independent coordinates, with F_Q the law of the sum, and the same along the radius for rotation-invariant laws.
 """
@@ -8,23 +8,29 @@ independent coordinates, with F_Q the law of the sum, and the same along the rad
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import betainc, log_ndtr, ndtr, ndtri
+import numpy as np
+from jax.scipy.special import log_ndtr, ndtr, ndtri
 
 from otgen.ot import sums
+from otgen.ot.check import (
+    as_array,
+    as_count,
+    as_key,
+    is_traced,
+    native,
+    require_between,
+    require_finite,
+    smallest_and_sum,
+)
 from otgen.types import Array, Key, as_pytree
 
-_NODES = 4096  # of a tabulated quantile function
-_DRAWS = 2**20  # draws behind a tabulated radial law
 
-
-def _pytree(*static: str):
+def as_prior(*static: str):
     """Make a class a frozen dataclass and a pytree whose fields are leaves, but for the static ones."""
 
     def decorate(cls: type) -> type:
@@ -33,8 +39,54 @@ def _pytree(*static: str):
     return decorate
 
 
+def parameter(name: str, value: Any, *, positive: bool = False, shape: tuple[int | None, ...] | None = None) -> Any:
+    """Return a parameter of a law, a number or an array, as a float or an array of float32 at least.
+
+    Raises:
+      ValueError: outside jit, if it is not finite or, where it must be, not positive; for another shape.
+    """
+    if isinstance(value, bool | int | float) and shape is None:
+        require_finite(name, value)
+        if positive and not value > 0:
+            raise ValueError(f"{name} = {value}: give a positive number.")
+        return float(value)
+    value = as_array(name, value, shape)
+    if positive and value.size and not is_traced(value) and not smallest_and_sum(value)[0] > 0:
+        raise ValueError(f"{name} has a smallest entry of {smallest_and_sum(value)[0]:g}: all must be positive.")
+    return value
+
+
+def set_fields(prior: Any, **values: Any) -> None:
+    """Set fields of a frozen law while it is made."""
+    for name, value in values.items():
+        object.__setattr__(prior, name, value)
+
+
+def placed(prior: Any) -> dict[str, Any]:
+    """The position and the width of a law, checked."""
+    return {"loc": parameter("loc", prior.loc), "scale": parameter("scale", prior.scale, positive=True)}
+
+
+def one_number(name: str, value: Any) -> Any:
+    """Refuse what is not one finite number."""
+    value = native(name, value)
+    if value.ndim:
+        raise ValueError(f"{name} has shape {value.shape}: give one number.")
+    require_finite(name, value)
+    return value
+
+
+def require_order(low: Any, high: Any) -> None:
+    """Refuse an interval whose ends are not in order."""
+    if not (np.asarray(low) < np.asarray(high)).all():
+        raise ValueError(f"low = {low} is not below high = {high}: exchange them.")
+
+
 class Prior:
     """A law of latents. Sub-classes give `sample` and `match`.
+
+    A law whose map for sums is laborious to find splits `match` in two: `prepare`, which does not need the sums and is
+    done once in a walk, and `finish`. Register sub-classes as pytrees, or every call outside jit is traced again.
 
     Example:
       >>> print(isinstance(og.latent.Uniform(), og.latent.Prior), og.latent.Uniform().support)
@@ -42,17 +94,65 @@ class Prior:
     """
 
     support: tuple[float, float] | None = None  # of every coordinate, where it is bounded
+    on_host: bool = False  # whether `prepare` cannot be part of a jitted function
 
     def sample(self, key: Key, shape: tuple[int, ...]) -> Array:
-        """Draw latents of a shape."""
+        """Draw latents of a shape.
+
+        Raises:
+          ValueError: for what is no key or no shape, or a shape that does not suit the parameters.
+        """
+        if not isinstance(shape, tuple | list):
+            raise ValueError(f"shape = {shape}: give a tuple of whole numbers.")
+        shape = tuple(as_count("a side of shape", side, least=0) for side in shape)
+        self.check_shape(shape)
+        return self._draw(as_key(key), shape)
+
+    def _draw(self, key: Key, shape: tuple[int, ...]) -> Array:
         raise TypeError(f"{type(self).__name__} cannot be sampled.")
 
     def match(self, weights: Array, y: Array) -> Array:
         """Map y = sum_i w_i z_i, z_i independent draws of this law, to this law at the least mean squared cost."""
         raise TypeError(f"{type(self).__name__} has no map for sums of its draws.")
 
+    def draws(self, num: int, shape: tuple[int, ...]) -> Any:
+        """Random numbers behind the maps of all sums of `num` latents of a shape, drawn once for many weights."""
+        return None
 
-@_pytree()
+    def prepare(self, weights: Array, shape: tuple[int, ...], draws: Any = None) -> Any:
+        """Return what the map of sums of these weights needs, from the shape of the latents and perhaps `draws`."""
+        return weights
+
+    def finish(self, prepared: Any, y: Array) -> Array:
+        """Map sums y by what was prepared for their weights."""
+        return self.match(prepared, y)
+
+    def unfold(self, y: Array, z: Array) -> Array:
+        """Return sums y, moved where the map has no value; z is the first of the latents."""
+        return y
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Refuse latents of a shape that does not suit the parameters.
+
+        Raises:
+          ValueError: naming both.
+        """
+        for leaf in jax.tree.leaves(self):
+            require_broadcast(type(self).__name__, leaf, shape)
+
+
+def require_broadcast(name: str, leaf: Any, shape: tuple[int, ...]) -> None:
+    """Refuse parameters that do not broadcast against latents of a shape."""
+    own = np.shape(leaf) if hasattr(leaf, "ndim") else ()
+    try:
+        fits = np.broadcast_shapes(own, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name} has parameters of shape {own}, the latents {shape}: they do not go together.")
+
+
+@as_prior()
 class Normal(Prior):
     """Gaussian latents; `y -> mu + (y - (sum w) mu) / |w|_2`.
 
@@ -73,7 +173,30 @@ class Normal(Prior):
     scale: Any = 1.0
     tril: Any = None
 
-    def sample(self, key: Key, shape: tuple[int, ...]) -> Array:
+    def __post_init__(self):
+        set_fields(self, loc=parameter("loc", self.loc), scale=parameter("scale", self.scale, positive=True))
+        if self.tril is not None:
+            set_fields(self, tril=parameter("tril", self.tril, shape=(None, None)))
+            self._check_factor()
+
+    def _check_factor(self) -> None:
+        if self.tril.shape[0] != self.tril.shape[1]:
+            raise ValueError(f"tril has shape {self.tril.shape}: give a factor [d, d] of the covariance.")
+        if not is_traced(self.tril):
+            factor = np.asarray(self.tril)
+            if np.triu(factor, 1).any() or not np.diagonal(factor).all():
+                raise ValueError(
+                    "tril is not lower-triangular with a diagonal without zeros: give jnp.linalg.cholesky(covariance)."
+                )
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Refuse latents that do not suit loc, scale or tril."""
+        if self.tril is None:
+            return super().check_shape(shape)
+        require_broadcast("Normal", self.loc, shape)
+        return require_broadcast("Normal", self.tril[0], shape)
+
+    def _draw(self, key: Key, shape: tuple[int, ...]) -> Array:
         z = jax.random.normal(key, shape)
         return self.loc + (self.scale * z if self.tril is None else z @ jnp.asarray(self.tril).T)
 
@@ -101,7 +224,7 @@ class Normal(Prior):
         return self.scale if self.tril is None else jnp.sqrt(jnp.sum(jnp.asarray(self.tril) ** 2, axis=1))
 
 
-@_pytree()
+@as_prior()
 class Stable(Prior):
     """Symmetric alpha-stable coordinates; `y -> y / (sum |w|^alpha)^(1/alpha)` in units of the scale.
 
@@ -119,7 +242,11 @@ class Stable(Prior):
     loc: Any = 0.0
     scale: Any = 1.0
 
-    def sample(self, key: Key, shape: tuple[int, ...]) -> Array:
+    def __post_init__(self):
+        require_between("alpha", self.alpha, 0.0, 2.0)
+        set_fields(self, alpha=parameter("alpha", self.alpha, positive=True), **placed(self))
+
+    def _draw(self, key: Key, shape: tuple[int, ...]) -> Array:
         """Draw by the method of Chambers, Mallows and Stuck (1976)."""
         angle_key, size_key = jax.random.split(key)
         angle = jnp.pi * (jax.random.uniform(angle_key, shape, minval=2.0**-24) - 0.5)
@@ -132,7 +259,7 @@ class Stable(Prior):
         return self.loc + (y - weights.sum() * self.loc) / length
 
 
-@_pytree()
+@as_prior()
 class Cauchy(Prior):
     """Cauchy coordinates; `y -> y / sum |w|` in units of the scale, so interpolation needs no change.
 
@@ -144,7 +271,10 @@ class Cauchy(Prior):
     loc: Any = 0.0
     scale: Any = 1.0
 
-    def sample(self, key: Key, shape: tuple[int, ...]) -> Array:
+    def __post_init__(self):
+        set_fields(self, **placed(self))
+
+    def _draw(self, key: Key, shape: tuple[int, ...]) -> Array:
         return self.loc + self.scale * jax.random.cauchy(key, shape)
 
     def match(self, weights: Array, y: Array) -> Array:
@@ -163,7 +293,7 @@ class Cauchy(Prior):
         return -jnp.log(jnp.pi * self.scale) - jnp.log1p(((z - self.loc) / self.scale) ** 2)
 
 
-@_pytree("low", "high")
+@as_prior("low", "high")
 class Uniform(Prior):
     """Uniform coordinates on [low, high]; `y -> 2 F_Q(y) - 1` in units of the half width (`sums.uniform_match`).
 
@@ -173,15 +303,21 @@ class Uniform(Prior):
       0.125
     """
 
-    low: float = -1.0
-    high: float = 1.0
+    low: Any = -1.0
+    high: Any = 1.0
+
+    def __post_init__(self):
+        if is_traced(self.low, self.high):
+            raise ValueError("low and high of Uniform are static: give Python numbers.")
+        set_fields(self, low=float(one_number("low", self.low)), high=float(one_number("high", self.high)))
+        require_order(self.low, self.high)
 
     @property
     def support(self) -> tuple[float, float]:
         """The interval."""
         return self.low, self.high
 
-    def sample(self, key: Key, shape: tuple[int, ...]) -> Array:
+    def _draw(self, key: Key, shape: tuple[int, ...]) -> Array:
         return jax.random.uniform(key, shape, minval=self.low, maxval=self.high)
 
     def match(self, weights: Array, y: Array) -> Array:
@@ -199,247 +335,6 @@ class Uniform(Prior):
     def log_prob(self, z: Array) -> Array:
         """Log-density, -inf outside the interval."""
         return jnp.where((z >= self.low) & (z <= self.high), -math.log(self.high - self.low), -jnp.inf)
-
-
-class _Tabulated(Prior):
-    """Independent coordinates of a law known by `cdf`, `quantile(below, above)` and `reach()`."""
-
-    def match(self, weights: Array, y: Array) -> Array:
-        untouched = (jnp.sum(weights != 0) == 1) & (jnp.max(weights) == 1)  # exact at the ends of a path
-        return jnp.where(untouched, y, self.apply(self.table(weights), y))
-
-    def table(self, weights: Array) -> sums.Table:
-        """The law of the sum, to be used again by `apply` for other sums of the same weights."""
-        return sums.table(self.cdf, self.reach(), weights)
-
-    def apply(self, table: sums.Table, y: Array) -> Array:
-        """Match sums y whose law is in the table."""
-        matched = self.quantile(*sums.tails(table, y))
-        return jnp.where(jnp.isnan(y), jnp.nan, matched)
-
-    def sample(self, key: Key, shape: tuple[int, ...]) -> Array:
-        return self.ppf(jax.random.uniform(key, shape, minval=2.0**-24))
-
-    def ppf(self, q: Array) -> Array:
-        """Quantile function."""
-        return self.quantile(q, 1 - q)
-
-
-@_pytree()
-class TruncatedNormal(_Tabulated):
-    """A Gaussian restricted to [low, high] standard deviations around `loc` (the truncation trick).
-
-    Example:
-      >>> prior = og.latent.TruncatedNormal(-1.5, 1.5)
-      >>> print(jnp.abs(prior.sample(jax.random.key(0), (1000,))).max() <= 1.5, prior.cdf(jnp.array(0.0)))
-      True 0.5
-    """
-
-    low: Any = -2.0
-    high: Any = 2.0
-    loc: Any = 0.0
-    scale: Any = 1.0
-
-    def cdf(self, z: Array) -> Array:
-        """Distribution function."""
-        u = jnp.clip((z - self.loc) / self.scale, self.low, self.high)
-        return (ndtr(u) - ndtr(self.low)) / (ndtr(self.high) - ndtr(self.low))
-
-    def quantile(self, below: Array, above: Array) -> Array:
-        """Quantile from both tail probabilities."""
-        low, mass = ndtr(self.low), ndtr(self.high) - ndtr(self.low)
-        left = ndtri(low + below * mass)
-        right = -ndtri(ndtr(-jnp.asarray(self.high)) + above * mass)
-        u = jnp.clip(jnp.where(below < above, left, right), self.low, self.high)
-        return self.loc + self.scale * u
-
-    def reach(self) -> Array:
-        """Largest absolute value."""
-        return jnp.abs(self.loc) + self.scale * jnp.maximum(jnp.abs(self.low), jnp.abs(self.high))
-
-    def log_prob(self, z: Array) -> Array:
-        """Log-density, -inf outside the interval."""
-        u = (z - self.loc) / self.scale
-        inside = (u >= self.low) & (u <= self.high)
-        mass = jnp.log(ndtr(self.high) - ndtr(self.low))
-        return jnp.where(inside, -0.5 * u**2 - 0.5 * math.log(2 * math.pi) - jnp.log(self.scale) - mass, -jnp.inf)
-
-
-@_pytree()
-class StudentT(_Tabulated):
-    """Independent Student-t coordinates with `df` >= 2 degrees of freedom (1 is the Cauchy law, which is exact).
-
-    Example:
-      >>> print(og.latent.StudentT(df=3.0).cdf(jnp.array([0.0, 3.182])))  # 3.182: the 97.5 % point of tables
-      [0.5 0.975]
-    """
-
-    df: Any
-    loc: Any = 0.0
-    scale: Any = 1.0
-
-    def cdf(self, z: Array) -> Array:
-        """Distribution function."""
-        u = (z - self.loc) / self.scale
-        return jnp.where(u < 0, self._tail(u), 1 - self._tail(u))
-
-    def _tail(self, u: Array) -> Array:
-        return 0.5 * betainc(self.df / 2.0, 0.5, self.df / (self.df + u**2))
-
-    def quantile(self, below: Array, above: Array) -> Array:
-        """Quantile from both tail probabilities, by a table of the logarithm of the tail."""
-        nodes = jnp.sinh(jnp.linspace(0.0, jnp.arcsinh(self._far()), _NODES))
-        tail = jnp.maximum(jnp.minimum(below, above), jnp.finfo(jnp.result_type(float)).tiny)
-        size = jnp.interp(-jnp.log(tail), -jnp.log(self._tail(nodes)), nodes)
-        return self.loc + self.scale * jnp.where(below < above, -size, size)
-
-    def _far(self) -> Array:
-        # The tail falls as x^-df, with a constant below 1 for df >= 2 once x is large.
-        return 10.0 ** (7.0 / self.df) * jnp.sqrt(self.df) + 3.0
-
-    def reach(self) -> Array:
-        """Beyond this lies less than about 1e-7."""
-        return jnp.abs(self.loc) + self.scale * self._far()
-
-    def log_prob(self, z: Array) -> Array:
-        """Log-density."""
-        return jax.scipy.stats.t.logpdf(z, self.df, self.loc, self.scale)
-
-
-@_pytree()
-class Mixture(_Tabulated):
-    """Independent coordinates, each of a mixture of Gaussians.
-
-    Attributes:
-      weights, locs, scales: of the components [k].
-
-    Example:
-      >>> prior = og.latent.Mixture(weights=jnp.array([0.25, 0.75]), locs=jnp.array([-9.0, 9.0]), scales=jnp.ones(2))
-      >>> print(prior.cdf(jnp.array(0.0)))  # one quarter lies around -9
-      0.25
-    """
-
-    weights: Any
-    locs: Any
-    scales: Any
-
-    def _parts(self) -> tuple[Array, Array, Array]:
-        return tuple(jnp.asarray(part, jnp.result_type(float)) for part in (self.weights, self.locs, self.scales))
-
-    def cdf(self, z: Array) -> Array:
-        """Distribution function."""
-        weights, locs, scales = self._parts()
-        return sum(w * ndtr((z - m) / s) for w, m, s in zip(weights, locs, scales, strict=True))
-
-    def quantile(self, below: Array, above: Array) -> Array:
-        """Quantile from both tail probabilities, by a table refined by Newton steps."""
-        nodes = jnp.linspace(-self.reach(), self.reach(), 4 * _NODES)
-        z = jnp.interp(below, self.cdf(nodes), nodes)
-        for _ in range(2):
-            density = jnp.maximum(jnp.exp(self.log_prob(z)), 1e-6)
-            z = z - jnp.clip((self.cdf(z) - below) / density, -0.1, 0.1) * (jnp.minimum(below, above) > 1e-4)
-        return z
-
-    def reach(self) -> Array:
-        """Beyond this lies less than 1e-7."""
-        _, locs, scales = self._parts()
-        return jnp.max(jnp.abs(locs) + 5.5 * scales)
-
-    def log_prob(self, z: Array) -> Array:
-        """Log-density."""
-        weights, locs, scales = self._parts()
-        each = [
-            jnp.log(w) - 0.5 * ((z - m) / s) ** 2 - jnp.log(s) - 0.5 * math.log(2 * math.pi)
-            for w, m, s in zip(weights, locs, scales, strict=True)
-        ]
-        return functools.reduce(jnp.logaddexp, each)
-
-    def sample(self, key: Key, shape: tuple[int, ...]) -> Array:
-        weights, locs, scales = self._parts()
-        part_key, noise_key = jax.random.split(key)
-        part = jax.random.choice(part_key, len(locs), shape, p=weights)
-        return locs[part] + scales[part] * jax.random.normal(noise_key, shape)
-
-
-@_pytree()
-class Empirical(_Tabulated):
-    """Independent coordinates, each of the law of given values.
-
-    Attributes:
-      values: observations [m] shared by all coordinates, or [m, d] with a column for each coordinate of the last axis.
-
-    Example:
-      >>> prior = og.latent.Empirical(jax.random.exponential(jax.random.key(0), (10_000,)))
-      >>> print(jnp.abs(prior.cdf(jnp.array(1.0)) - (1 - jnp.exp(-1.0))) < 0.02)
-      True
-    """
-
-    values: Any
-
-    def _sorted(self) -> Array:
-        return jnp.sort(jnp.asarray(self.values, jnp.result_type(float)), axis=0)
-
-    def _levels(self) -> Array:
-        num = jnp.shape(self.values)[0]
-        return (jnp.arange(num) + 0.5) / num
-
-    def cdf(self, z: Array) -> Array:
-        """Distribution function: the empirical one, joined linearly between observations."""
-        values, levels = self._sorted(), self._levels()
-        if values.ndim == 1:
-            return jnp.interp(z, values, levels, left=0.0, right=1.0)
-        every = jax.vmap(lambda z, v: jnp.interp(z, v, levels, left=0.0, right=1.0), (-1, 1), -1)
-        return every(z, values)
-
-    def quantile(self, below: Array, above: Array) -> Array:
-        """Quantile from both tail probabilities."""
-        values, levels = self._sorted(), self._levels()
-        if values.ndim == 1:
-            return jnp.interp(below, levels, values)
-        return jax.vmap(lambda q, v: jnp.interp(q, levels, v), (-1, 1), -1)(below, values)
-
-    def reach(self) -> Array:
-        """Largest absolute value."""
-        return jnp.max(jnp.abs(self.values))
-
-    def match(self, weights: Array, y: Array) -> Array:
-        if jnp.ndim(self.values) == 1:
-            return super().match(weights, y)
-
-        def column(values: Array, y: Array) -> Array:
-            return Empirical(values).match(weights, y)
-
-        # One column at a time: a table of 131,072 cells each.
-        moved = jax.lax.map(lambda pair: column(*pair), (jnp.asarray(self.values).T, jnp.moveaxis(y, -1, 0)))
-        return jnp.moveaxis(moved, 0, -1)
-
-
-@_pytree("cdf", "inverse", "bound")
-class Custom(_Tabulated):
-    """Independent coordinates of any law.
-
-    Attributes:
-      cdf: elementwise distribution function, defined at module level (it is static).
-      inverse: elementwise quantile function (static).
-      bound: |z| stays below this, but for a probability of about 1e-7 (static).
-
-    Example:
-      >>> logistic = og.latent.Custom(cdf=jax.nn.sigmoid, inverse=jax.scipy.special.logit, bound=16.0)
-      >>> print(logistic.cdf(jnp.array(0.0)), logistic.ppf(jnp.array(0.75)), np.log(3))
-      0.5 1.0986 1.0986
-    """
-
-    cdf: Callable[[Array], Array]
-    inverse: Callable[[Array], Array]
-    bound: float
-
-    def quantile(self, below: Array, above: Array) -> Array:
-        """Quantile from both tail probabilities."""
-        return self.inverse(below)
-
-    def reach(self) -> float:
-        """The bound."""
-        return self.bound
 
 
 def gaussianise(prior: Any, z: Array) -> Array:
