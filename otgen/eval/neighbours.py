@@ -7,18 +7,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
+from otgen.eval.balls import in_units, memberships, nearest_squares, square_radii
 from otgen.eval.intervals import Estimate
 from otgen.eval.samples import as_samples
-from otgen.ot.check import is_traced
-from otgen.ot.costs import product
-from otgen.ot.scores import top_scores
+from otgen.ot.check import as_array, as_count, is_traced, smallest_and_sum
 from otgen.types import Array
-
-_BLOCK = 2**22  # distances in memory at a time
 
 
 class NeighbourScores(NamedTuple):
@@ -57,45 +53,17 @@ def nearest(x: ArrayLike, y: ArrayLike, k: int = 1) -> tuple[Float[Array, "n {k}
        [0 2]]
     """
     x, y = as_samples(1, x=x, y=y)
-    if not 1 <= k <= y.shape[0]:
+    if as_count("k", k) > y.shape[0]:
         raise ValueError(f"k = {k} of {y.shape[0]} candidates: choose 1 <= k <= {y.shape[0]}.")
-    return _nearest(x, y, k)
+    return _nearest(x, y, int(k))
 
 
 @functools.partial(jax.jit, static_argnames="k")
 def _nearest(x: Array, y: Array, k: int) -> tuple[Array, Array]:
-    middle = y.mean(0)
-    x, y = x - middle, y - middle
-    _, index = top_scores(x, y, -0.5 * jnp.sum(y**2, 1), k=k)
-    distance = jnp.linalg.norm(x[:, None] - y[index], axis=-1)  # again from the points: no cancellation
-    return distance, index
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _radii(points: Array, neighbours: tuple[int, ...]) -> Array:
-    """Distance of every point [m] to its k-th nearest other one, for each k: [r, m]."""
-    distance, _ = _nearest(points, points, max(neighbours) + 1)
-    return distance[:, jnp.array(neighbours)].T
-
-
-@jax.jit
-def _memberships(x: Array, centres: Array, radii: Array) -> tuple[Array, Array]:
-    """For balls of radii [r, m]: how many hold each row of x [r, n], and which hold any [r, m]."""
-    middle = centres.mean(0)
-    x, centres = x - middle, centres - middle
-    n, m = x.shape[0], centres.shape[0]
-    limits = 0.5 * (radii**2 - jnp.sum(centres**2, 1))
-    size = max(1, min(n, _BLOCK // m))
-    index = jnp.arange(-(-n // size) * size).reshape(-1, size)
-
-    def visit(used: Array, index: Array) -> tuple[Array, Array]:
-        block = x[jnp.minimum(index, n - 1)]  # the last row again where there is none
-        score = 0.5 * jnp.sum(block**2, 1)[:, None] - product(block, centres.T)
-        inside = [score <= limit for limit in limits]
-        return used | jnp.stack([held.any(0) for held in inside]), jnp.stack([held.sum(1) for held in inside])
-
-    used, counts = jax.lax.scan(visit, jnp.zeros(radii.shape, bool), index)
-    return counts.transpose(1, 0, 2).reshape(radii.shape[0], -1)[:, :n], used
+    (y, x), unit = in_units(y, x)
+    square, index = nearest_squares(x, y, k)
+    zero = square == 0
+    return unit * jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, square))), index
 
 
 def neighbour_scores(real: ArrayLike, generated: ArrayLike, k: int = 3, k_density: int = 5) -> NeighbourScores:
@@ -120,9 +88,10 @@ def neighbour_scores(real: ArrayLike, generated: ArrayLike, k: int = 3, k_densit
 
     Reference: Kynkaanniemi et al. (2019), arXiv 1904.06991; Naeem et al. (2020), arXiv 2002.09797.
     """
+    k, k_density = as_count("k", k), as_count("k_density", k_density)
     real, generated = _pair(real, generated, max(k, k_density), k)
-    counts, used = _memberships(generated, real, _radii(real, (k, k_density)))
-    recalled, _ = _memberships(real, generated, _radii(generated, (k,)))
+    counts, used = memberships(generated, real, square_radii(real, (k, k_density)))
+    recalled, _ = memberships(real, generated, square_radii(generated, (k,)))
     return NeighbourScores(
         jnp.mean(counts[0] > 0), jnp.mean(recalled[0] > 0), jnp.mean(counts[1]) / k_density, jnp.mean(used[1])
     )
@@ -180,8 +149,8 @@ def density_coverage(real: ArrayLike, generated: ArrayLike, k: int = 5) -> tuple
 
     Reference: Naeem et al. (2020), arXiv 2002.09797, equations 3 to 5.
     """
-    real, generated = _pair(real, generated, k, 0)
-    counts, used = _memberships(generated, real, _radii(real, (k,)))
+    real, generated = _pair(real, generated, as_count("k", k), 0)
+    counts, used = memberships(generated, real, square_radii(real, (k,)))
     return jnp.mean(counts[0]) / k, jnp.mean(used[0])
 
 
@@ -191,7 +160,7 @@ def _pair(real: ArrayLike, generated: ArrayLike, k_real: int, k_generated: int) 
     for name, cloud, k in (("real", real, k_real), ("generated", generated, k_generated)):
         if cloud.shape[0] < k + 1:
             raise ValueError(f"{name} holds {cloud.shape[0]} point(s): at least {k + 1} are needed for {k} neighbours.")
-    return real, generated
+    return in_units(real, generated)[0]
 
 
 def memorisation(
@@ -225,12 +194,16 @@ def memorisation(
     """
     if (test is None) == (test_distance is None):
         raise ValueError("memorisation needs the test codes or their distances to the training codes, one of the two.")
-    known = jnp.ravel(nearest(test, train)[0] if test_distance is None else jnp.asarray(test_distance))
+    known = jnp.ravel(nearest(test, train)[0] if test_distance is None else as_array("test_distance", test_distance))
     ours = nearest(generated, train)[0][:, 0]
     if min(known.size, ours.size) < 2:
         raise ValueError(f"{ours.size} generated and {known.size} test codes: at least 2 of each are needed.")
-    if not is_traced(known) and not (np.isfinite(known).all() and float(known.mean()) > 0):
-        raise ValueError("the test codes are not finite, or all of them are training codes: hold other images out.")
+    if not is_traced(known):
+        least, total = smallest_and_sum(known)
+        if least < 0:
+            raise ValueError(f"test_distance has a smallest entry of {least:g}: distances are not negative.")
+        if not total > 0:
+            raise ValueError("all test codes are training codes: hold other images out.")
     return _ratio(ours, known)
 
 

@@ -1,0 +1,137 @@
+"""Which balls around points hold which others: by matrix products, and by differences where rounding would decide.
+
+A point lies at distance 0 from itself and from its copies, and a distance that occurs twice counts as equal; products
+of matrices see neither. So where a product comes within its rounding of the radius, the pair is measured again.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from otgen.ot.costs import product
+from otgen.ot.distances import UNROLL
+from otgen.ot.scores import top_scores
+from otgen.types import Array
+
+_BLOCK = 2**22  # distances in memory at a time
+_GROUP = 32  # centres that are measured again together
+_AGAIN = 2**20  # numbers of the points that are measured again at a time
+
+
+@jax.jit
+def in_units(*clouds: Array) -> tuple[tuple[Array, ...], Array]:
+    """Return clouds times one power of two, which loses no digit, so that squares can be written down; and its inverse.
+
+    The first cloud's extent is between 1/2 and 1 then.
+    """
+    extent = jnp.max(jnp.abs(clouds[0] - clouds[0].mean(0)))
+    exponent = jnp.where(jnp.isfinite(extent) & (extent > 0), jnp.frexp(extent)[1], 0)
+    exponent = jax.lax.stop_gradient(jnp.clip(exponent, -120, 120))
+    unit = jnp.ldexp(jnp.ones((), extent.dtype), exponent)
+    return tuple(cloud / unit for cloud in clouds), unit
+
+
+@functools.partial(jax.jit, static_argnames="k")
+def nearest_squares(x: Array, y: Array, k: int) -> tuple[Float[Array, "n {k}"], Int[Array, "n {k}"]]:
+    """Return squared distances of every row of x to its k nearest rows of y, ascending, and the indices."""
+    middle = y.mean(0)
+    centred = y - middle
+    _, index = top_scores(x - middle, centred, -0.5 * jnp.sum(centred**2, 1), k=k)
+    square = jnp.sum((x[:, None] - y[index]) ** 2, -1)  # again from the points: no cancellation
+    return tuple(jax.lax.sort((square, index), num_keys=1))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def square_radii(points: Array, neighbours: tuple[int, ...]) -> Array:
+    """Squared distance of every point [m] to its k-th nearest other one, for each k: [r, m]."""
+    square, _ = nearest_squares(points, points, max(neighbours) + 1)
+    return square[:, jnp.array(neighbours)].T
+
+
+@jax.jit
+def memberships(x: Array, centres: Array, squares: Array) -> tuple[Int[Array, "r n"], Bool[Array, "r m"]]:
+    """For balls of squared radii [r, m]: how many hold each row of x, and which hold any.
+
+    The boundary belongs to the ball; sums of one set of squares in two orders count as equal.
+    """
+    n, m = x.shape[0], centres.shape[0]
+    limits = squares * (1 + jnp.finfo(x.dtype).eps * (4 + x.shape[1] ** 0.5))
+    padded = -m % _GROUP
+    centres = jnp.pad(centres, ((0, padded), (0, 0)), mode="edge")
+    limits = jnp.pad(limits, ((0, 0), (0, padded)), constant_values=-1.0)  # balls that hold nothing
+    size = max(1, min(n, _BLOCK // (m + padded)))
+    index = jnp.arange(-(-n // size) * size).reshape(-1, size)
+    inside = _by_differences if x.shape[1] <= UNROLL else _by_products
+
+    def visit(used: Array, index: Array) -> tuple[Array, Array]:
+        block = x[jnp.minimum(index, n - 1)]  # the last row again where there is none
+        counts, held = inside(block, centres, limits)
+        return used | held, counts
+
+    used, counts = jax.lax.scan(visit, jnp.zeros(limits.shape, bool), index)
+    return counts.transpose(1, 0, 2).reshape(squares.shape[0], -1)[:, :n], used[:, :m]
+
+
+def _by_differences(x: Array, centres: Array, limits: Array) -> tuple[Array, Array]:
+    square = sum((x[:, k, None] - centres[:, k]) ** 2 for k in range(x.shape[1]))
+    inside = square <= limits[:, None]
+    return inside.sum(2), inside.any(1)
+
+
+class _Bounds(NamedTuple):
+    """Products of centred rows and centres [b, m], and what they are compared with to tell who is inside.
+
+    Attributes:
+      rows: half the squares of the rows [b], the least and the most that rounding may make of them.
+      columns: those of the centres less half the squared radii [r, m], likewise.
+    """
+
+    products: Array
+    rows: tuple[Array, Array]
+    columns: tuple[Array, Array]
+
+    def compare(self, products: Array, row: Any, column: Any) -> tuple[Array, Array]:
+        """Which pairs may be inside, and which are for sure."""
+        maybe, sure = (products >= r[row] + c[column] for r, c in zip(self.rows, self.columns, strict=True))
+        return maybe, sure
+
+
+def _by_products(x: Array, centres: Array, limits: Array) -> tuple[Array, Array]:
+    """Counts [r, b] and balls that hold any [r, m], of a block of rows."""
+    middle = centres.mean(0)
+    ours, theirs = x - middle, centres - middle
+    a, b = 0.5 * jnp.sum(ours**2, 1), 0.5 * jnp.sum(theirs**2, 1)
+    rounding = jnp.finfo(x.dtype).eps * (8 + 2 * x.shape[1] ** 0.5)  # in units of a + b
+    level = jnp.where(limits < 0, jnp.inf, b - 0.5 * limits)
+    rows, columns = (a * (1 - rounding), a * (1 + rounding)), (level - rounding * b, level + rounding * b)
+    bounds = _Bounds(product(ours, theirs.T), rows, columns)
+    maybe, sure = bounds.compare(bounds.products, np.s_[:, None], np.s_[:, None])
+    flagged = (maybe & ~sure).any(0).reshape(x.shape[0], -1, _GROUP).any(2)
+    return _again(x, centres, limits, bounds, flagged, (sure.sum(2), sure.any(1)))
+
+
+def _again(
+    x: Array, centres: Array, limits: Array, bounds: _Bounds, flagged: Array, found: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """Add the pairs near the boundary, in the groups of centres that are flagged [b, groups], as many as there are."""
+    total, groups = flagged.sum(), flagged.shape[1]
+    size = max(1, min(flagged.size, _AGAIN // (_GROUP * x.shape[1])))
+    where = jnp.nonzero(flagged.ravel(), size=flagged.size + size, fill_value=flagged.size)[0]
+
+    def measure(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        done, counts, held = state
+        pick = jax.lax.dynamic_slice(where, (done,), (size,))
+        there, row = (pick < flagged.size)[:, None], jnp.minimum(pick // groups, x.shape[0] - 1)
+        column = (pick % groups)[:, None] * _GROUP + jnp.arange(_GROUP)
+        square = jnp.sum((x[row][:, None] - centres[column]) ** 2, -1)
+        maybe, sure = bounds.compare(bounds.products[row[:, None], column], np.s_[row, None], np.s_[:, column])
+        inside = maybe & ~sure & there & (square <= limits[:, column])
+        return done + size, counts.at[:, row].add(inside.sum(2)), held.at[:, column].max(inside)
+
+    return jax.lax.while_loop(lambda state: state[0] < total, measure, (jnp.zeros_like(total), *found))[1:]
