@@ -11,11 +11,21 @@ from jax.typing import ArrayLike
 from scipy import special
 
 from otgen.eval.neighbours import nearest
-from otgen.ot.check import as_mass, as_points
-from otgen.types import Array
+from otgen.ot.check import (
+    as_array,
+    as_count,
+    as_mass,
+    as_points,
+    is_traced,
+    native,
+    require_between,
+    require_finite,
+    smallest_and_sum,
+)
+from otgen.types import Array, Held
 
 
-def nearest_label(features: Array, known: Array, labels: ArrayLike, num_classes: int, k: int = 5) -> Array:
+def nearest_label(features: ArrayLike, known: ArrayLike, labels: ArrayLike, num_classes: int, k: int = 5) -> Array:
     """Return the majority label of the k nearest known features.
 
     Args:
@@ -26,11 +36,17 @@ def nearest_label(features: Array, known: Array, labels: ArrayLike, num_classes:
     Returns:
       Labels [n], int32.
 
+    Raises:
+      ValueError: as `nearest`, and for labels of another number or out of range.
+
     Example:
       >>> known = jnp.array([[0.0], [0.1], [5.0], [5.1]])
       >>> print(og.eval.nearest_label(jnp.array([[0.3], [4.0]]), known, jnp.array([0, 0, 1, 1]), 2, k=2))
       [0 1]
     """
+    num_classes, labels = as_count("num_classes", num_classes), _as_labels(labels, num_classes)
+    if labels.shape != np.shape(known)[:1]:
+        raise ValueError(f"labels has shape {labels.shape}: give one for each of the {len(known)} known features.")
     _, index = nearest(features, known, k)
     votes = jax.nn.one_hot(jnp.asarray(labels)[index], num_classes).sum(1)
     return jnp.argmax(votes, axis=1).astype(jnp.int32)
@@ -39,23 +55,45 @@ def nearest_label(features: Array, known: Array, labels: ArrayLike, num_classes:
 def predicted_labels(outputs: ArrayLike) -> Array:
     """Return labels [n], int32, from the logits [n, classes] of a classifier, or from its labels [n].
 
+    Raises:
+      ValueError: for other shapes, logits that are (outside jit) not finite, or labels that are no whole numbers.
+
     Example:
       >>> logits = jnp.array([[0.1, 2.0], [3.0, 0.0]])
       >>> print(og.eval.predicted_labels(logits), og.eval.predicted_labels(jnp.array([4, 2])))
       [1 0] [4 2]
     """
-    outputs = jnp.asarray(outputs)
-    return (outputs.argmax(-1) if outputs.ndim == 2 else outputs).astype(jnp.int32)
+    outputs = native("outputs", outputs)
+    if outputs.ndim not in (1, 2) or not outputs.size:
+        raise ValueError(f"outputs has shape {outputs.shape}: give logits [n, classes] or labels [n].")
+    require_finite("outputs", outputs)
+    if outputs.ndim == 1 and not is_traced(outputs) and not np.array_equal(outputs, np.round(outputs)):
+        raise ValueError("outputs [n] are no whole numbers: give labels, or logits [n, classes].")
+    return (jnp.argmax(outputs, -1) if outputs.ndim == 2 else jnp.asarray(outputs)).astype(jnp.int32)
 
 
 def class_histogram(labels: ArrayLike, num_classes: int) -> Array:
     """Return the share of each class [num_classes].
 
+    Raises:
+      ValueError: (outside jit) for no labels, or labels [n] that are not integers from 0 to num_classes - 1.
+
     Example:
       >>> print(og.eval.class_histogram(jnp.array([0, 1, 1, 1]), 3))
       [0.25 0.75 0.]
     """
-    return jnp.bincount(jnp.asarray(labels), length=num_classes) / len(labels)
+    num_classes, labels = as_count("num_classes", num_classes), _as_labels(labels, num_classes)
+    return jnp.bincount(jnp.asarray(labels), length=num_classes) / labels.shape[0]
+
+
+def _as_labels(labels: ArrayLike, num_classes: int) -> Held:
+    """Integers [n], n >= 1, outside jit in range."""
+    labels = native("labels", labels)
+    if labels.ndim != 1 or not labels.size or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels has shape {labels.shape} and type {labels.dtype}: give integers [n], n >= 1.")
+    if not is_traced(labels) and not 0 <= (ends := (int(labels.min()), int(labels.max())))[0] <= ends[1] < num_classes:
+        raise ValueError(f"labels run from {ends[0]} to {ends[1]}: they must be 0 to {num_classes - 1}.")
+    return labels
 
 
 def class_counts(labels: ArrayLike, num_classes: int) -> np.ndarray:
@@ -68,21 +106,31 @@ def class_counts(labels: ArrayLike, num_classes: int) -> np.ndarray:
       >>> print(og.eval.class_counts(jnp.array([0, 1, 1, 1]), 3))
       [1 3 0]
     """
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or not labels.size or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels has shape {labels.shape} and type {labels.dtype}: give integers [n], n >= 1.")
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(f"labels run from {labels.min()} to {labels.max()}: they must be 0 to {num_classes - 1}.")
-    return np.bincount(labels, minlength=num_classes)
+    num_classes = as_count("num_classes", num_classes)
+    return np.bincount(np.asarray(_as_labels(labels, num_classes)), minlength=num_classes)
 
 
-def total_variation(p: Array, q: Array) -> Array:
+def total_variation(p: ArrayLike, q: ArrayLike) -> Array:
     """Return half the L1 distance of two histograms, in [0, 1].
+
+    Args:
+      p, q: shares of the classes [k], each of total 1.
+
+    Raises:
+      ValueError: for different shapes, and (outside jit) shares that are negative or do not sum to 1.
 
     Example:
       >>> print(og.eval.total_variation(jnp.array([0.5, 0.5]), jnp.array([1.0, 0.0])))
       0.5
     """
+    p, q = as_array("p", p, (None,)), as_array("q", q, (None,))
+    if p.shape != q.shape:
+        raise ValueError(f"p has {p.shape[0]} classes and q {q.shape[0]}: give histograms over the same classes.")
+    for name, share in (("p", p), ("q", q)):
+        if not is_traced(share):
+            least, total = smallest_and_sum(share)
+            if least < 0 or abs(total - 1) > 1e-3:
+                raise ValueError(f"{name} is {least:g} at least and sums to {total:.6g}: give shares that sum to 1.")
     return 0.5 * jnp.sum(jnp.abs(p - q))
 
 
@@ -137,7 +185,8 @@ def class_test(
     if weights is not None and counts is not None:
         raise ValueError("weights and counts were given: give known frequencies or another sample's counts, not both.")
     given, name = (weights, "weights") if counts is None else (counts, "counts")
-    other = as_mass(name, None if given is None else np.asarray(given), num_classes, np.dtype(np.float64))
+    given = None if given is None else np.asarray(native(name, given))
+    other = as_mass(name, given, num_classes, np.dtype(np.float64))
     share = other / other.sum()
     if counts is None:
         table, expected = observed[None], observed.sum() * share[None]
@@ -158,10 +207,17 @@ def ambiguous_rate(logits: ArrayLike, confidence: float = 0.9) -> Array:
     Args:
       logits: [n, classes]. confidence: the level, in (0, 1]. Compare with real held-out samples.
 
+    Raises:
+      ValueError: for other shapes, a level outside, or (outside jit) logits that are not finite.
+
     Example:
       >>> print(og.eval.ambiguous_rate(jnp.array([[9.0, 0.0], [0.5, 0.4]])))  # the second is undecided
       0.5
     """
+    logits = as_array("logits", logits, (None, None))
+    require_between("confidence", confidence, 0.0, 1.0)
+    if 0 in logits.shape:
+        raise ValueError(f"logits has shape {logits.shape}: give at least one sample and one class.")
     return _share_below(logits, confidence)
 
 
@@ -222,7 +278,7 @@ def mixture_rate(
       >>> print(og.eval.mixture_rate(known + 0.01, known, labels, held_out).rate < 0.1)
       True
     """
-    if not 0 < level < 1:
+    if is_traced(level) or np.ndim(level) or not 0 < level < 1:
         raise ValueError(f"level = {level}: give a share of real samples in (0, 1), such as 0.05.")
     reference = np.asarray(mixture_score(held_out, known, labels))
     threshold = float(np.quantile(reference, 1 - level, method="inverted_cdf"))
@@ -253,12 +309,12 @@ def mixture_score(features: ArrayLike, known: ArrayLike, labels: ArrayLike) -> A
 
     Reference: Jiang et al. (2018), arXiv 1805.11783 (trust score); Toussaint (1980) (relative neighbours).
     """
-    features, known, labels = as_points("features", features, 1), as_points("known", known), np.asarray(labels)
+    features, known, labels = as_points("features", features, 1), as_points("known", known), native("labels", labels)
     if features.shape[1] != known.shape[1]:
         raise ValueError(f"features have {features.shape[1]} columns, known ones {known.shape[1]}: use one extractor.")
     if labels.shape != known.shape[:1]:
         raise ValueError(f"labels has shape {labels.shape}: give one for each of the {len(known)} known features.")
-    counts = class_counts(labels, int(labels.max()) + 1)
+    counts, labels = class_counts(labels, int(labels.max()) + 1), np.asarray(labels)
     if np.count_nonzero(counts) < 2:
         raise ValueError("labels hold one class only: a mixture needs two.")
     rows = [np.resize(np.flatnonzero(labels == c), counts.max()) for c in np.flatnonzero(counts)]  # one shape for all

@@ -23,7 +23,7 @@ from scipy.special import xlogy
 
 from otgen.eval.information import discretise, entropy, information_matrix
 from otgen.eval.interventions import CodesOf, beta_vae, factor_vae, sample
-from otgen.ot.check import require_finite
+from otgen.ot.check import as_count, as_key, native, require_finite
 from otgen.types import Key
 
 
@@ -157,7 +157,7 @@ def dci(codes: ArrayLike, factors: ArrayLike, *, trees: int = 100) -> Dci:
     codes, factors = _checked(codes, factors)
     cut = _cut(codes)
     models = [
-        GradientBoostingClassifier(n_estimators=trees, random_state=0).fit(codes[:cut], factor[:cut])
+        GradientBoostingClassifier(n_estimators=as_count("trees", trees), random_state=0).fit(codes[:cut], factor[:cut])
         for factor in factors.T
     ]
     accuracy = [model.score(codes[cut:], factor[cut:]) for model, factor in zip(models, factors.T, strict=True)]
@@ -254,7 +254,7 @@ def disentanglement(
       >>> print(scores["mig"], scores["factor_vae"], scores["dci_completeness"])
       0.983 1.0 1.0
     """
-    sample_key, factor_key, beta_key = jax.random.split(key, 3)
+    sample_key, factor_key, beta_key = jax.random.split(as_key(key), 3)
     codes, factors = sample(sample_key, codes_of, sizes, num_train + num_eval)
     numbers = {"num_train": num_train, "num_eval": num_eval, "batch": batch}
     trained = dci(codes, factors, trees=trees)
@@ -272,8 +272,15 @@ def disentanglement(
 
 
 def _checked(codes: ArrayLike, factors: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    codes, factors = np.asarray(codes, np.float64), np.asarray(factors)
-    if codes.ndim != 2 or factors.ndim != 2 or len(codes) != len(factors) or len(codes) < 3:
+    codes, factors = np.asarray(native("codes", codes), np.float64), np.asarray(native("factors", factors))
+    if (
+        codes.ndim != 2
+        or factors.ndim != 2
+        or 0 in codes.shape
+        or 0 in factors.shape
+        or len(codes) != len(factors)
+        or len(codes) < 3
+    ):
         raise ValueError(
             f"codes have shape {codes.shape}, factors {factors.shape}: give [n, d] and [n, k], rows of both together."
         )

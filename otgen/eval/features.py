@@ -15,6 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from otgen.nn import inception as network
+from otgen.ot.check import as_count, native, require_channels_last
 from otgen.ot.frechet import Moments, moments
 from otgen.types import Array
 
@@ -44,8 +45,11 @@ class Extractor:
         """Features [n, d] of images [n, ...].
 
         Raises:
-          ValueError: if the function returns anything but one row per image.
+          ValueError: for channels first, or if the function returns anything but one row per image.
         """
+        images = native("images", images)
+        if images.ndim == 4:
+            require_channels_last("images", images.shape)
         features = jnp.asarray(self.apply(images))
         if features.ndim != 2 or len(features) != len(images):
             raise ValueError(
@@ -56,7 +60,7 @@ class Extractor:
 
 
 def _flat(images: ArrayLike) -> Array:
-    images = jnp.asarray(images)
+    images = jnp.asarray(native("images", images))
     return jnp.reshape(images / 255 if images.dtype == jnp.uint8 else images, (len(images), -1))
 
 
@@ -181,6 +185,7 @@ def moments_of(extractor: Callable[[Any], Any], batches: Iterable[ArrayLike]) ->
 
 def _check_images(name: str, images: np.ndarray, sides: str, legal: bool) -> None:
     """Refuse images of the wrong shape, range or type."""
+    require_channels_last("images", images.shape)
     if images.ndim != 4 or not legal or not images.size:
         raise ValueError(f"{name} is for images of shape {sides}, not {images.shape}.")
     if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
@@ -208,10 +213,11 @@ def _inception(
 ) -> Callable[[ArrayLike], dict[int, Array]]:
     if not set(dims) <= set(network.DIMS):
         raise ValueError(f"Inception features of dimension {dims[0]} do not exist: choose one of {network.DIMS}.")
+    piece = as_count("piece", piece)
     variables = _read_once(Path(data_dir) / INCEPTION_FILE)
 
     def features(images: ArrayLike) -> dict[int, Array]:
-        images = np.asarray(images)
+        images = np.asarray(native("images", images))
         _check_images("Inception", images, "[n, h, w, 1 or 3]", images.shape[3:] in ((1,), (3,)))
         return _in_pieces(lambda x: _layers(variables, x, dims), images, piece)
 
@@ -238,7 +244,7 @@ def _lenet_weights(data_dir: str | os.PathLike) -> dict[str, Array]:
 
 
 def _run_lenet(function: Callable[..., Array], weights: dict[str, Array], images: ArrayLike) -> Array:
-    images = np.asarray(images)
+    images = np.asarray(native("images", images))
     _check_images("LeNet", images, "[n, 28, 28, 1]", images.shape[1:] == (28, 28, 1))
     return _in_pieces(functools.partial(function, weights), images, _LENET_PIECE)
 

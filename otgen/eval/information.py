@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
-from otgen.ot.check import require_finite
+from otgen.ot.check import as_count, native, require_finite
 
 
 def contingency(codes: ArrayLike, labels: ArrayLike) -> np.ndarray:
@@ -19,13 +19,22 @@ def contingency(codes: ArrayLike, labels: ArrayLike) -> np.ndarray:
     Raises:
       ValueError: unless codes and labels are vectors [n] of one length n >= 1.
     """
-    codes, labels = np.asarray(codes), np.asarray(labels)
+    codes, labels = _as_labels("codes", codes), _as_labels("labels", labels)
     if codes.ndim != 1 or codes.shape != labels.shape or not codes.size:
         raise ValueError(f"codes have shape {codes.shape}, labels {labels.shape}: give two vectors of one length.")
     rows, row = np.unique(codes, return_inverse=True)
     columns, column = np.unique(labels, return_inverse=True)
     counts = np.bincount(row * len(columns) + column, minlength=len(rows) * len(columns))
     return counts.reshape(len(rows), len(columns))
+
+
+def _as_labels(name: str, labels: ArrayLike) -> np.ndarray:
+    """Labels of any kind, numbers without NaN."""
+    if np.asarray(labels).dtype.kind in "OUST" and not isinstance(labels, np.ma.MaskedArray):
+        return np.asarray(labels)
+    labels = np.asarray(native(name, labels))
+    require_finite(name, labels)
+    return labels
 
 
 def entropy(labels: ArrayLike) -> float:
@@ -83,7 +92,7 @@ def discretise(codes: ArrayLike, bins: int = 20) -> np.ndarray:
     Raises:
       ValueError: for other shapes, NaN or infinite codes.
     """
-    codes = np.asarray(codes, np.float64)
+    codes, bins = np.asarray(native("codes", codes), np.float64), as_count("bins", bins)
     if codes.ndim != 2 or not codes.size:
         raise ValueError(f"codes have shape {codes.shape}: give [n, d], one column per code.")
     require_finite("codes", codes)

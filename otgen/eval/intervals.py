@@ -13,6 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import stats
 
+from otgen.ot.check import as_array, as_count, as_key, is_traced, native, require_choice
 from otgen.types import Array, Held, Key
 
 _BLOCK = 2**22  # numbers of resamples in memory at a time
@@ -83,7 +84,7 @@ def over_seeds(values: ArrayLike | Sequence, level: float = 0.95) -> Interval:
 
     Reference: Student (1908), The probable error of a mean.
     """
-    runs = np.asarray(values, np.float64)
+    runs = np.asarray(native("values", values), np.float64)
     if runs.ndim < 1 or runs.shape[0] < 2:
         raise ValueError(f"values has shape {runs.shape}: one number from each of at least 2 runs is needed.")
     if not np.isfinite(runs).all():
@@ -140,11 +141,9 @@ def bootstrap(
     Bootstrap, chapters 13 and 14.
     """
     _require_level(level)
-    if method not in ("percentile", "basic", "bca"):
-        raise ValueError(f"method = {method!r}: choose 'percentile', 'basic' or 'bca'.")
-    if repeats < 2:
-        raise ValueError(f"repeats = {repeats}: at least 2 are needed, and hundreds to be of use.")
-    samples = tuple(jnp.asarray(array) for array in arrays)
+    require_choice("method", method, ("percentile", "basic", "bca"))
+    key, repeats = as_key(key), as_count("repeats", repeats, least=2)
+    samples = tuple(_as_sample(array) for array in arrays)
     sizes = [sample.shape[0] if sample.ndim else 0 for sample in samples]
     if not sizes or min(sizes) < 2:
         raise ValueError(f"arrays have {sizes} rows: give at least one array, and at least 2 rows in each.")
@@ -165,8 +164,16 @@ def bootstrap(
     return found if method != "basic" else found._replace(low=2 * value - found.high, high=2 * value - found.low)
 
 
+def _as_sample(array: ArrayLike) -> Array:
+    """Observations of their own type, but for half floats, whose sums would lose digits."""
+    array = native("a sample", array)
+    return (
+        as_array("a sample", array, finite=False) if jnp.issubdtype(array.dtype, jnp.floating) else jnp.asarray(array)
+    )
+
+
 def _require_level(level: float) -> None:
-    if not 0 < level < 1:
+    if is_traced(level) or np.ndim(level) or not 0 < level < 1:
         raise ValueError(f"level = {level}: give a confidence between 0 and 1, such as 0.95.")
 
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from otgen.ot.check import require_finite
+from otgen.ot.check import as_count, as_key, native, require_finite, require_nonnegative
 from otgen.types import Key
 
 CodesOf = Callable[[np.ndarray], Any]
@@ -40,7 +40,7 @@ def on_grid(codes: ArrayLike, sizes: Sequence[int]) -> CodesOf:
     Raises:
       ValueError: for another number of codes.
     """
-    codes = np.asarray(codes)
+    codes = np.asarray(native("codes", codes))
     if codes.ndim != 2 or len(codes) != np.prod(sizes):
         raise ValueError(f"codes have shape {codes.shape}: a grid of sizes {tuple(sizes)} has {np.prod(sizes)} rows.")
     return lambda factors: codes[np.ravel_multi_index(np.asarray(factors).T, tuple(sizes))]
@@ -86,7 +86,8 @@ def factor_vae(
     Reference: Kim, Mnih (2018), arXiv 1802.05983, section 4.
     """
     _require(sizes, num_train=(num_train, 1), num_eval=(num_eval, 1), num_variance=(num_variance, 2), batch=(batch, 2))
-    global_key, *keys = jax.random.split(key, 3)
+    require_nonnegative("least_sd", least_sd)
+    global_key, *keys = jax.random.split(as_key(key), 3)
     variance = sample(global_key, codes_of, sizes, num_variance)[0].var(0, ddof=1)
     alive = np.flatnonzero(np.sqrt(variance) >= least_sd)
     if not alive.size:
@@ -138,7 +139,7 @@ def beta_vae(
 
     _require(sizes, num_train=(num_train, 2), num_eval=(num_eval, 1), batch=(batch, 1))
     parts = []
-    for part_key, num in zip(jax.random.split(key), (num_train, num_eval), strict=True):
+    for part_key, num in zip(jax.random.split(as_key(key)), (num_train, num_eval), strict=True):
         features, labels = [], []
         for fixed, factors in _batches(_rng(part_key), sizes, num, 2 * batch):
             one, other = factors[:, :batch], factors[:, batch:]
@@ -157,7 +158,9 @@ def encode(codes_of: CodesOf, factors: np.ndarray) -> np.ndarray:
       ValueError: unless the encoder returns one finite code per row.
     """
     rows = factors.reshape(-1, factors.shape[-1])
-    blocks = [np.asarray(codes_of(rows[i : i + _BLOCK]), np.float64) for i in range(0, len(rows), _BLOCK)]
+    blocks = [
+        np.asarray(native("codes", codes_of(rows[i : i + _BLOCK])), np.float64) for i in range(0, len(rows), _BLOCK)
+    ]
     wrong = [block.shape for block in blocks if block.ndim != 2]
     if wrong or sum(map(len, blocks)) != len(rows):
         raise ValueError(f"codes_of returned {blocks[0].shape} for factors {rows[:_BLOCK].shape}: return codes [n, d].")
@@ -168,15 +171,16 @@ def encode(codes_of: CodesOf, factors: np.ndarray) -> np.ndarray:
 
 def _require(sizes: Sequence[int], **numbers: tuple[int, int]) -> None:
     """Raise ValueError unless every factor has two values and every number is as large as it must be."""
-    if len(sizes) < 2 or min(sizes) < 2:
+    if len(sizes) < 2:
         raise ValueError(f"sizes = {tuple(sizes)}: give at least two factors of two values or more.")
+    for size in sizes:
+        as_count("one of sizes", size, least=2)
     for name, (value, least) in numbers.items():
-        if value < least:
-            raise ValueError(f"{name} = {value}: give {least} or more.")
+        as_count(name, value, least)
 
 
 def _rng(key: Key) -> np.random.Generator:
-    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return np.random.default_rng(np.asarray(jax.random.key_data(as_key(key))))
 
 
 def _batches(

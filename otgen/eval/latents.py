@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from otgen.ot.check import as_array
 from otgen.ot.latent import Prior
 from otgen.types import Array
 
@@ -80,7 +81,7 @@ def diagnose(z: Array, prior: Prior, *, path: bool = False) -> Diagnosis:
       Diagnosis; print it for a report, and `plot.diagnosis` draws it.
 
     Raises:
-      ValueError: for fewer than 8 latents, or NaN among them.
+      ValueError: for fewer than 8 latents, NaN or infinite ones, or another shape than that of the prior's parameters.
 
     Example:
       >>> z0, z1 = jax.random.normal(jax.random.key(0), (2, 200, 16))
@@ -89,19 +90,19 @@ def diagnose(z: Array, prior: Prior, *, path: bool = False) -> Diagnosis:
       >>> print(og.eval.diagnose(0.5 * (z0 + z1), og.latent.Normal()).norm_p < 1e-6)  # means are too short
       True
     """
-    z = jnp.asarray(z, jnp.result_type(float))
-    last = z[-1] if path else z
-    if last.ndim < 1 or last.shape[0] < 8:
+    z = as_array("z", z).astype(jnp.result_type(float))
+    if z.ndim < 1 + path or z.shape[int(path)] < 8 or not z.size:
         raise ValueError(f"z has shape {z.shape}: at least 8 latents are needed to test a law.")
-    if bool(jnp.isnan(z).any()):
-        raise ValueError("z has NaN: remove those latents, then test the others.")
+    if not isinstance(prior, Prior):
+        raise ValueError(f"prior is a {type(prior).__name__}: give one such as og.latent.Normal().")
+    last = z[-1] if path else z
     shape = last.shape if last.ndim > 1 else (*last.shape, 1)
     last = last.reshape(shape)
     fresh = prior.sample(jax.random.key(11), (_reference_size(shape), *shape[1:]))
     columns = np.asarray(last.reshape(shape[0], -1), np.float64)
     tests = [_of_column(column, i, fresh, prior) for i, column in enumerate(columns.T)]
     ks, ks_p, cvm, cvm_p = (np.array(values) for values in zip(*tests, strict=True))
-    norms = [np.linalg.norm(np.asarray(rows).reshape(len(rows), -1), axis=1) for rows in (last, fresh)]
+    norms = [np.linalg.norm(np.asarray(rows, np.float64).reshape(len(rows), -1), axis=1) for rows in (last, fresh)]
     norm_test = stats.ks_2samp(*norms)
     # Laws on a sphere have one norm, which rounding alone tells apart.
     constant = np.ptp(norms[1]) < 1e-4 * norms[1].mean()

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float
 from scipy import special, stats
 
 from otgen.eval.classes import class_counts, predicted_labels
-from otgen.ot.check import as_mass
+from otgen.eval.samples import as_samples
+from otgen.ot.check import as_mass, native, require_channels_last, require_positive
 from otgen.types import Array
 
 
@@ -35,9 +35,12 @@ class ModeScores(NamedTuple):
     reverse_kl: Array
 
 
-@jax.jit
-def mode_scores(samples: Float[Array, "n d"], centres: Float[Array, "k d"], deviation: ArrayLike) -> ModeScores:
+def mode_scores(samples: ArrayLike, centres: ArrayLike, deviation: ArrayLike) -> ModeScores:
     """Score samples [n, d] against the centres [k, d] of an equally weighted mixture of one standard deviation.
+
+    Raises:
+      ValueError: for other shapes, different dimensions, and (outside jit) points that are not finite or a deviation
+        that is not positive.
 
     Example:
       >>> centres = og.data.toy.eight_gaussians_centres()
@@ -47,13 +50,20 @@ def mode_scores(samples: Float[Array, "n d"], centres: Float[Array, "k d"], devi
       >>> print(og.eval.mode_scores(centres[:2] + 0.05, centres, 0.1).modes)
       2
     """
-    square = jnp.sum((samples[:, None] - centres) ** 2, axis=-1)
+    require_positive("deviation", deviation)
+    return _mode_scores(*as_samples(1, samples=samples, centres=centres), deviation)
+
+
+@jax.jit
+def _mode_scores(samples: Array, centres: Array, deviation: Array) -> ModeScores:
+    square = jnp.sum(((samples[:, None] - centres) / deviation) ** 2, axis=-1)
     nearest, distance = square.argmin(1), jnp.sqrt(square.min(1))
-    good, near = distance <= 4 * deviation, distance <= 3 * deviation
+    good, near = distance <= 4, distance <= 3
     num = centres.shape[0]
     counts = jnp.zeros(num).at[nearest].add(1.0 * good)
     share = counts / jnp.maximum(counts.sum(), 1)
-    within = jnp.sqrt(jnp.sum(near * distance**2) / jnp.maximum(near.sum(), 1) / samples.shape[1])
+    inside = jnp.sum(jnp.where(near, distance, 0.0) ** 2)
+    within = deviation * jnp.sqrt(inside / jnp.maximum(near.sum(), 1) / samples.shape[1])
     kl = jnp.sum(jax.scipy.special.xlogy(share, share * num))
     return ModeScores(jnp.sum(counts > 0), near.mean(), good.mean(), within, kl)
 
@@ -101,7 +111,8 @@ def distinct_modes(labels: ArrayLike, num_modes: int, weights: ArrayLike | None 
     Reference: Metz et al. (2016), arXiv 1611.02163; Lin et al. (2018), arXiv 1712.04086, section 4.
     """
     counts = class_counts(labels, num_modes)
-    true = as_mass("weights", None if weights is None else np.asarray(weights), num_modes, np.dtype(np.float64))
+    weights = None if weights is None else np.asarray(native("weights", weights))
+    true = as_mass("weights", weights, num_modes, np.dtype(np.float64))
     true, num = true / true.sum(), int(counts.sum())
     return DistinctModes(
         int(np.count_nonzero(counts)),
@@ -139,7 +150,9 @@ def stacked_labels(classify: Callable[[Any], ArrayLike], images: ArrayLike) -> n
       >>> print(og.eval.stacked_labels(lambda channel: channel.max((1, 2, 3)), images))
       [307]
     """
-    shape = np.shape(images)
+    images = native("images", images)
+    shape = images.shape
+    require_channels_last("images", shape)
     if len(shape) != 4 or shape[-1] != 3:
         raise ValueError(f"images has shape {shape}: give stacked digits [n, height, width, 3].")
     a, b, c = (np.asarray(predicted_labels(classify(images[..., i : i + 1])), np.int64) for i in range(3))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from otgen.nn.autoencoder import to_unit
-from otgen.ot.check import as_count, as_key
+from otgen.ot.check import as_count, as_key, native, require_channels_last
 from otgen.types import Array, Key
 
 PIECE = 2000  # rows at a time
@@ -84,7 +84,8 @@ def check_images(images: Any, output: str = "unit") -> np.ndarray:
       images: uint8, or floats; in [0, 1] if the output is "unit", of any size if it is "real".
       output: what the model's decoder gives, see `settings.GeneratorSettings`.
     """
-    images = np.asarray(images)
+    images = np.asarray(native("images", images))
+    require_channels_last("images", images.shape)
     if images.ndim != 4 or len(images) < 2:
         raise ValueError(f"images have shape {images.shape}: give at least 2 images as [N, height, width, channels].")
     if images.dtype == np.uint8:

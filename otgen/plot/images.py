@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from otgen.ot.check import as_count, native, require_channels_last
 from otgen.plot.look import axis
 from otgen.types import Array
 
@@ -35,9 +36,7 @@ def image_grid(images: Array, columns: int | None = None, ax: Axes | None = None
       (58, 88)
     """
     images = _checked(images, 4, "[n, h, w, c]")
-    if columns is not None and columns < 1:
-        raise ValueError(f"columns = {columns}: give at least one image per row, or None.")
-    columns = columns or int(np.ceil(np.sqrt(len(images))))
+    columns = as_count("columns", columns) if columns is not None else int(np.ceil(np.sqrt(len(images))))
     ax = _sheet(images, columns, axis(ax))
     ax.set_axis_off()
     ax.set_title(title)
@@ -86,7 +85,8 @@ def traversal(
 
 
 def _checked(images: Array, rank: int, shape: str) -> np.ndarray:
-    images = np.asarray(images)
+    images = np.asarray(native("images", images))
+    require_channels_last("images", images.shape)
     if images.ndim != rank or images.shape[-1] not in (1, 3) or 0 in images.shape:
         raise ValueError(f"images have shape {images.shape}: give {shape} with 1 or 3 channels.")
     return images / 255.0 if images.dtype == np.uint8 else images

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from otgen.ot.check import native
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -84,7 +86,7 @@ def cycle() -> tuple[str, ...]:
 
 def in_plane(name: str, x: Any) -> np.ndarray:
     """Return points as an array [n, 2], or raise ValueError."""
-    x = np.asarray(x)
+    x = np.asarray(native(name, x))
     if x.ndim != 2 or x.shape[1] != 2:
         raise ValueError(f"{name} has shape {x.shape}: give points of the plane, shape [n, 2].")
     return x
