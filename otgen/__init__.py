@@ -28,6 +28,7 @@ from otgen.ot.adapters import to_ott as to_ott
 from otgen.ot.costs import DenseCost as DenseCost
 from otgen.ot.costs import PairwiseCost as PairwiseCost
 from otgen.ot.divergence import sinkhorn_divergence as sinkhorn_divergence
+from otgen.ot.padding import pad_clouds as pad_clouds
 from otgen.types import Status as Status
 from otgen.types import explain as explain
 

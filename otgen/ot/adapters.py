@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
+from otgen.ot.check import require_positive
 from otgen.ot.costs import Cost, DenseCost, PairwiseCost
 from otgen.ot.distances import Cosine, CostFn, Euclidean, SqEuclidean
 
@@ -48,19 +50,32 @@ def to_ott(cost: Cost, epsilon: float | None = None) -> Geometry:
       cost: a PairwiseCost becomes a PointCloud, any other cost a Geometry of its matrix.
       epsilon: temperature, as in OTT-JAX, where None means its own default.
 
+    Raises:
+      ValueError: if it is no cost, or epsilon is not positive.
+
     Example:
       >>> geometry = og.to_ott(og.PairwiseCost(jnp.array([[0.0], [1.0]]), jnp.array([[3.0]])), epsilon=0.1)
       >>> print(type(geometry).__name__, geometry.epsilon, geometry.cost_matrix.T)
       PointCloud 0.1 [[9. 4.]]
     """
-    import jax
     from ott.geometry import costs, geometry, pointcloud
 
+    if not isinstance(cost, Cost):
+        raise ValueError(f"cost is a {type(cost).__name__}: give DenseCost(matrix) or PairwiseCost(x, y).")
+    if epsilon is not None:
+        require_positive("epsilon", epsilon)
     if not isinstance(cost, PairwiseCost):
         return geometry.Geometry(cost_matrix=cost.matrix(), epsilon=epsilon)
     known = {SqEuclidean: costs.SqEuclidean, Euclidean: costs.Euclidean, Cosine: costs.Cosine}
-    if type(cost.cost_fn) in known:
-        return pointcloud.PointCloud(cost.x, cost.y, cost_fn=known[type(cost.cost_fn)](), epsilon=epsilon)
+    theirs = known[type(cost.cost_fn)]() if type(cost.cost_fn) in known else _ours()(cost.cost_fn)
+    return pointcloud.PointCloud(cost.x, cost.y, cost_fn=theirs, epsilon=epsilon)
+
+
+@functools.cache
+def _ours() -> type:
+    """The class of OTT's costs that call ours: one, registered once, or what is jitted would compile in every call."""
+    import jax
+    from ott.geometry import costs
 
     @jax.tree_util.register_pytree_node_class
     class Ours(costs.CostFn):
@@ -83,4 +98,4 @@ def to_ott(cost: Cost, epsilon: float | None = None) -> Geometry:
             """Put it together again."""
             return cls(*children)
 
-    return pointcloud.PointCloud(cost.x, cost.y, cost_fn=Ours(cost.cost_fn), epsilon=epsilon)
+    return Ours

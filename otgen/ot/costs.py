@@ -91,7 +91,8 @@ def middle(x: Array, y: Array, a: ArrayLike | None = None, b: ArrayLike | None =
 
     Example:
       >>> x = jnp.array([[0.0], [1.0], [2.0], [1e6], [1e30]])
-      >>> print(og.costs.middle(x, x, jnp.array([1.0, 1.0, 1.0, 1.0, 0.0])))
+      >>> a = jnp.array([1.0, 1.0, 1.0, 1.0, 0.0])
+      >>> print(og.costs.middle(x, x, a, a))
       [1.5]
     """
     means, counts = zip(_means_of_groups(x, a), _means_of_groups(y, b), strict=True)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from otgen.ot.check import as_array
 from otgen.types import Array, as_pytree
 
 UNROLL = 8  # up to this dimension differences are taken one by one: exact, and XLA fuses them with what follows
@@ -42,6 +43,7 @@ class CostFn:
 
     def pairwise(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
         """Return the costs of all pairs."""
+        x, y = _clouds(x, y)
         return jax.vmap(lambda xi: jax.vmap(lambda yj: self(xi, yj))(y))(x)
 
     def require_dim(self, dim: int) -> None:
@@ -62,10 +64,12 @@ class SqEuclidean(CostFn):
 
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         """Return |x - y|^2."""
+        x, y = _vectors(x, y)
         return jnp.sum((x - y) ** 2)
 
     def pairwise(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
         """Return |x_i - y_j|^2, by differences in few dimensions and by one matrix product in many."""
+        x, y = _clouds(x, y)
         if x.shape[1] <= UNROLL:
             return sum((x[:, k, None] - y[None, :, k]) ** 2 for k in range(x.shape[1]))
         return jnp.maximum(_by_products(x, y), 0.0)
@@ -76,6 +80,7 @@ class SqEuclidean(CostFn):
         Roots want it: a point is at distance 0 of itself, not at the root of rounding. Costs one more pass over the
         matrix where no points are near, and then one for each near point that a row has, d at most.
         """
+        x, y = _clouds(x, y)
         if x.shape[1] <= UNROLL:
             return self.pairwise(x, y)
         square = _by_products(x, y)
@@ -99,6 +104,7 @@ class Euclidean(CostFn):
 
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         """Return |x - y|."""
+        x, y = _vectors(x, y)
         return _root(jnp.sum((x - y) ** 2))
 
     def pairwise(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
@@ -125,6 +131,7 @@ class PNorm(CostFn):
 
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         """Return the p-norm of the difference."""
+        x, y = _vectors(x, y)
         gap = jnp.abs(x - y)
         largest = jax.lax.stop_gradient(jnp.max(gap))
         scale = jnp.where(largest > 0, largest, 1.0)
@@ -144,11 +151,12 @@ class Cosine(CostFn):
 
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         """Return 1 - cos(x, y)."""
+        x, y = _vectors(x, y)
         return self.pairwise(x[None], y[None])[0, 0]
 
     def pairwise(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
         """Return 1 - cos(x_i, y_j), half the squared distance of the directions, which is exact where they are near."""
-        x, y = jax.vmap(_unit)(x), jax.vmap(_unit)(y)
+        x, y = (jax.vmap(_unit)(points) for points in _clouds(x, y))
         zero = jnp.all(x == 0, 1)[:, None] | jnp.all(y == 0, 1)
         return jnp.where(zero, 1.0, 0.5 * SqEuclidean().exact(x, y))
 
@@ -166,6 +174,10 @@ class Scaled(CostFn):
     scales: Array
     base: CostFn = SqEuclidean()
 
+    def __post_init__(self):
+        object.__setattr__(self, "scales", as_array("scales", self.scales))
+        object.__setattr__(self, "base", as_cost_fn(self.base))
+
     @property
     def invariant(self) -> bool:
         """Whether the cost that is scaled is translation-invariant."""
@@ -179,10 +191,14 @@ class Scaled(CostFn):
 
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         """Return base(scales x, scales y)."""
+        x, y = _vectors(x, y)
+        self.require_dim(x.shape[0])
         return self.base(x * self.scales, y * self.scales)
 
     def pairwise(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
         """Return base(scales x_i, scales y_j)."""
+        x, y = _clouds(x, y)
+        self.require_dim(x.shape[1])
         return self.base.pairwise(x * self.scales, y * self.scales)
 
 
@@ -198,8 +214,10 @@ class Custom(CostFn):
       ...     return jnp.sum(x != y)
       >>> print(og.distances.Custom(hamming)(jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 0.0, 0.0])))
       2.0
-      >>> print(og.distances.Custom(lambda x, y: x @ y) == og.distances.Custom(lambda x, y: x @ y))
-      True
+      >>> def inner(scale):
+      ...     return og.distances.Custom(lambda x, y: scale * (x @ y))
+      >>> print(inner(2.0) == inner(2.0), inner(2.0) == inner(3.0))
+      True False
     """
 
     def __init__(self, function: Callable[..., Any]):
@@ -304,6 +322,22 @@ def as_cost_fn(cost_fn: Any) -> CostFn:
     if not callable(cost_fn) or isinstance(cost_fn, type):
         raise ValueError(f"cost_fn = {cost_fn!r}: give a CostFn such as Euclidean() or a function of two vectors.")
     return Custom(cost_fn)
+
+
+def _vectors(x: Any, y: Any) -> tuple[Array, Array]:
+    """Two vectors of one dimension, float32 at least."""
+    x, y = as_array("x", x, (None,), finite=False), as_array("y", y, (None,), finite=False)
+    if x.shape != y.shape:
+        raise ValueError(f"x has {x.shape[0]} entries and y {y.shape[0]}: both points must live in the same space.")
+    return x, y
+
+
+def _clouds(x: Any, y: Any) -> tuple[Array, Array]:
+    """Two clouds of one dimension, float32 at least."""
+    x, y = as_array("x", x, (None, None), finite=False), as_array("y", y, (None, None), finite=False)
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"x has {x.shape[1]} columns and y {y.shape[1]}: both clouds must live in the same space.")
+    return x, y
 
 
 def _by_products(x: Array, y: Array) -> Array:

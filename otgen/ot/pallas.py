@@ -21,7 +21,8 @@ from jax.experimental.pallas import triton as plt
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import as_points, require_positive
+from otgen.ot.check import as_array, as_points, require_positive
+from otgen.ot.costs import middle
 from otgen.types import Array
 
 ROWS = 64  # of x in a tile
@@ -188,7 +189,7 @@ _softmin.defvjp(_forward, _backward)
 
 @functools.partial(jax.jit, static_argnames="interpret")
 def _centred(x, y, epsilon, potential, log_weights, interpret):
-    shift = lax.stop_gradient(0.5 * (x.mean(0) + y.mean(0)))
+    shift = middle(x, y, None, log_weights > -jnp.inf)
     return _softmin(x - shift, y - shift, epsilon, potential, log_weights, interpret)
 
 
@@ -234,13 +235,9 @@ def softmin_pallas(
     x, y = as_points("x", x, least=1), as_points("y", y, least=1)
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"x has {x.shape[1]} columns and y {y.shape[1]}: both clouds must live in the same space.")
-    potential = jnp.asarray(potential)
-    log_weights = jnp.zeros_like(potential) if log_weights is None else jnp.asarray(log_weights)
-    for name, array in (("potential", potential), ("log_weights", log_weights)):
-        if array.shape != (y.shape[0],):
-            raise ValueError(f"{name} has shape {array.shape}: give one number per row of y, shape ({y.shape[0]},).")
-    if jnp.ndim(epsilon) != 0:
-        raise ValueError(f"epsilon has shape {jnp.shape(epsilon)}: give a scalar, and vmap over several.")
+    potential = as_array("potential", potential, (y.shape[0],), finite=False)
+    log_weights = jnp.zeros_like(potential) if log_weights is None else log_weights
+    log_weights = as_array("log_weights", log_weights, (y.shape[0],), finite=False)
     require_positive("epsilon", epsilon)
     dtype = jnp.result_type(x, y, potential, log_weights, jnp.float32)
     x, y, epsilon, potential, log_weights = (
