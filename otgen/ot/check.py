@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -89,6 +89,12 @@ def _smallest_and_sum(array: Array) -> tuple[Array, Array]:
     return jnp.min(array), jnp.sum(array)
 
 
+def now(function: Callable[..., Any], *arrays: Any) -> Any:
+    """Return function(*arrays) of arrays that have values, as values: also where a transformation is tracing others."""
+    with jax.ensure_compile_time_eval():
+        return function(*arrays)
+
+
 def _at_hand(array: Any) -> bool:
     """Whether the values can be read without a copy from a device."""
     return not isinstance(array, jax.Array) or (
@@ -99,7 +105,7 @@ def _at_hand(array: Any) -> bool:
 def all_finite(array: Any) -> bool:
     """Whether an array that is not traced has finite entries only; of a device's array one bool comes home."""
     if not _at_hand(array):
-        return bool(_all_finite(array))
+        return bool(now(_all_finite, array))
     values = np.asarray(array)
     if not jnp.issubdtype(values.dtype, jnp.inexact):
         return True
@@ -109,7 +115,7 @@ def all_finite(array: Any) -> bool:
 def smallest_and_sum(array: Any) -> tuple[float, float]:
     """Return the least entry and the sum of an array that is not traced; of a device's array two numbers come home."""
     if not _at_hand(array):
-        least, total = _smallest_and_sum(array)
+        least, total = now(_smallest_and_sum, array)
         return float(least), float(total)
     values = np.asarray(array, np.float64)
     return float(values.min()), float(values.sum())
@@ -139,7 +145,8 @@ def require_costs(name: str, costs: Any) -> None:
     """
     if is_traced(costs):
         return
-    if not bool((np.asarray(costs) > -np.inf).all() if _at_hand(costs) else _all_above_minus_infinity(costs)):
+    at_hand = _at_hand(costs)
+    if not bool((np.asarray(costs) > -np.inf).all() if at_hand else now(_all_above_minus_infinity, costs)):
         bad = np.count_nonzero(~(np.asarray(costs, np.float64) > -np.inf))
         raise ValueError(
             f"{name} has {bad} NaN or infinite entries; only +inf has a meaning, a forbidden pair: repair the others."
@@ -154,6 +161,7 @@ def _require_number(name: str, number: Any, legal: Any, what: str) -> None:
     value = native(name, number)
     if value.ndim:
         raise ValueError(f"{name} has shape {value.shape}: give one number, and vmap over several.")
+    value = np.asarray(value)  # or comparing it would be traced where something is
     if not (np.isfinite(value) and legal(value)):
         raise ValueError(f"{name} = {number}: give {what}.")
 

@@ -196,7 +196,8 @@ class Cost:
             array = native(name, array)
             if array.shape != (self.shape[axis],):
                 raise ValueError(
-                    f"{name} has shape {array.shape}: a cost {self.shape} has {self.shape[axis]} points on axis {axis}."
+                    f"{name} has shape {array.shape}: a cost {self.shape} has {self.shape[axis]} points on axis "
+                    f"{axis}, give one number for each."
                 )
             given.append(jnp.asarray(array, at_least_float32(array.dtype)))
         return epsilon, given[0], jnp.zeros_like(given[0]) if log_weights is None else given[1]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from otgen.ot.check import as_array
@@ -127,7 +128,7 @@ class PNorm(CostFn):
 
     def __post_init__(self):
         if not isinstance(self.p, int | float) or not 1 <= self.p < float("inf"):
-            raise ValueError(f"p = {self.p!r}: the p-norm is a distance for finite p >= 1 only, a Python number.")
+            raise ValueError(f"p = {self.p!r}: the p-norm is a distance for finite p >= 1 only, give a Python number.")
 
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         """Return the p-norm of the difference."""
@@ -171,7 +172,7 @@ class Scaled(CostFn):
       101.0
     """
 
-    scales: Array
+    scales: ArrayLike
     base: CostFn = SqEuclidean()
 
     def __post_init__(self):

@@ -18,6 +18,7 @@ from otgen.ot.check import (
     as_mass,
     is_traced,
     native,
+    now,
     poison,
     require_choice,
     require_positive,
@@ -63,6 +64,8 @@ def as_masses(
     a, b = as_mass("a", a, cost.shape[0], cost.dtype), as_mass("b", b, cost.shape[1], cost.dtype)
     if spread:
         a = a / jax.lax.psum(1, axis_name)  # uniform over the source points of all devices
+    # Comparisons of JAX arrays, known or not, would be traced where something is: NumPy's are not.
+    tau_a, tau_b = (tau if is_traced(tau) else np.asarray(tau) for tau in (tau_a, tau_b))
     for name, tau in (("tau_a", tau_a), ("tau_b", tau_b)):
         require_positive(name, tau)
         if not is_traced(tau) and tau > 1:
@@ -108,7 +111,7 @@ def require_partners(cost: Cost, a: Held, b: Held) -> None:
     """Refuse points with mass all of whose pairs are forbidden, outside jit; inside, their potentials are infinite."""
     if not isinstance(cost, DenseCost) or is_traced(cost.values, a, b):
         return
-    rows, columns = np.asarray(_stranded(cost.values, a, b))
+    rows, columns = np.asarray(now(_stranded, cost.values, a, b))
     if rows or columns:
         raise ValueError(
             f"{rows} row(s) and {columns} column(s) with mass have an infinite cost everywhere, so that their mass "

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from otgen.ot import newton
 from otgen.ot.costs import Cost, DenseCost, gibbs, product
@@ -135,7 +136,7 @@ def _potentials_jvp(how: How, primals: tuple, tangents: tuple) -> tuple[tuple, t
     return (state, num_steps), (State(rows - tau_a * forward(dg), dg), jnp.zeros_like(num_steps))
 
 
-def conjugate_gradients(system: Callable[[Array], Array], right: Array, *, max_steps: Held) -> Array:
+def conjugate_gradients(system: Callable[[Array], Array], right: Array, *, max_steps: ArrayLike) -> Array:
     """Solve a positive definite system; NaN where that failed, as a derivative that is wrong cannot be told from one.
 
     Steps end when the residual has the norm of rounding, or at the limit. Solved is a system whose residual, computed

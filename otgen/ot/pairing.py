@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Int
 
-from otgen.ot.check import as_count, as_key, is_traced, require_choice
+from otgen.ot.check import as_count, as_key, is_traced, now, require_choice
 from otgen.ot.costs import Cost, gibbs, product
 from otgen.ot.entropic import State, as_masses, as_numbers, as_state, reading
 from otgen.types import Array, Key
@@ -72,7 +72,7 @@ def sample_plan(
                 "n = m = num. Use pairing='stratified'."
             )
         for name, weights in (("a", a), ("b", b)):
-            if not is_traced(weights) and float(_spread(weights)) > 1e-6 / n:
+            if not is_traced(weights) and float(now(_spread, weights)) > 1e-6 / n:
                 raise ValueError(f"a permutation gives every point the same weight, {name} does not: use 'stratified'.")
     num, sweeps = n if num is None else as_count("num", num), as_count("sweeps", sweeps, 0)
     return _sample(as_key(key), cost, as_state(cost, state), a, b, epsilon, num, pairing, sweeps, uniform)

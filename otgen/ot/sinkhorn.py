@@ -299,7 +299,7 @@ def _held(cost: Cost, a: Array, b: Array, dense: bool | None) -> Cost:
 
 
 def _count(steps: ArrayLike) -> Held:
-    if not is_traced(steps) and not steps >= 0:
+    if not is_traced(steps) and not np.asarray(steps) >= 0:
         raise ValueError(f"max_steps = {steps}: give a limit of zero or more.")
     return steps.astype(jnp.int32) if isinstance(steps, jax.Array) else np.asarray(steps, np.int32)
 
