@@ -105,6 +105,7 @@ class Status(enum.IntEnum):
     MAX_STEPS = 1
     NONFINITE = 2
     STALLED = 3
+    INFEASIBLE = 4
 
 
 ADVICE = {
@@ -121,6 +122,10 @@ ADVICE = {
         "the error came to rest above tol before the limit of steps: rounding is in the way and more steps will not "
         "help. Accept a larger tol, take a larger epsilon, or run in float64 (jax.config.update('jax_enable_x64', "
         "True))."
+    ),
+    Status.INFEASIBLE: (
+        "no plan has these marginals and avoids the forbidden pairs, those of cost +inf: allow some of them at a high "
+        "finite cost, or change the weights."
     ),
 }
 

@@ -56,7 +56,8 @@ def test_golden_optima(lam, value, latent, code, square_value, square):
     cost, weights = golden()
     state, info, numbers = solve(cost, weights, lam)
     assert 0 <= float(info.gap) < 1e-6
-    assert int(info.status) == (og.Status.CONVERGED if float(info.gap) < 1e-12 else og.Status.MAX_STEPS)
+    met = float(info.gap) < 1e-12 * float(info.scale)
+    assert int(info.status) in ({og.Status.CONVERGED} if met else {og.Status.MAX_STEPS, og.Status.STALLED})
     r = structured.density(cost, state, weights, **numbers)
     feasible(r, weights, 1e-7)
     told = structured.information(r, weights)
@@ -349,13 +350,13 @@ def test_bad_input_says_what_to_do():
         structured.run(cost, Weights(noise=np.full((4, 3), 0.25)), epsilon=0.1, lam=0.0)
     with pytest.raises(ValueError, match="divide by the sum"):
         structured.run(cost, Weights(data=np.ones(5)), epsilon=0.1, lam=0.0)
-    with pytest.raises(ValueError, match="one number per code and noise"):
+    with pytest.raises(ValueError, match=r"f has shape \(4, 3\)"):
         structured.semidual(cost, np.zeros((4, 3)), epsilon=0.1, lam=0.0)
     with pytest.raises(ValueError, match="choose one of"):
         structured.semidual(cost, np.zeros((3, 4)), epsilon=0.1, lam=0.0, smoothing="cubic")
     with pytest.raises(ValueError, match=r"\[K, B\] or \[K, M, B\]"):
         structured.perturbed_cost(cost, np.zeros((4, 5)))
-    with pytest.raises(ValueError, match="at least 0"):
+    with pytest.raises(ValueError, match="zero or more"):
         structured.alternate(cost, np.zeros((3, 5)), weights, epsilon=0.1, lam=-1.0)
 
 

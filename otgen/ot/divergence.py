@@ -13,7 +13,7 @@ from otgen.ot.check import native
 from otgen.ot.costs import PairwiseCost
 from otgen.types import Array, Status
 
-_BADNESS = (Status.CONVERGED, Status.STALLED, Status.MAX_STEPS, Status.NONFINITE)  # from good to bad
+_BADNESS = (Status.CONVERGED, Status.STALLED, Status.MAX_STEPS, Status.NONFINITE, Status.INFEASIBLE)
 
 
 def sinkhorn_divergence(

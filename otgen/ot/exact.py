@@ -24,7 +24,7 @@ from jaxtyping import Float
 from otgen.ot import program
 from otgen.ot.check import as_array, is_traced, native, require_costs
 from otgen.ot.costs import Cost
-from otgen.ot.smoothed import as_cost, probability
+from otgen.ot.smoothed import as_cost, probability, weighed
 from otgen.types import Array
 
 MAX_ENTRIES = 4_000_000  # of the cost of a linear program: minutes and some GiB
@@ -190,14 +190,7 @@ def value_line(
     return jnp.sum(mass * h(x[i] - y[j]))
 
 
-def _shaped(cost: Cost | ArrayLike, most: int | None = None) -> Array:
-    cost = as_cost(cost)
-    n, m = cost.shape
-    if most is not None and n * m > most:
-        raise ValueError(
-            f"cost is {n} x {m}, a linear program of {n * m} unknowns: at most {most} are taken. "
-            "Use sinkhorn.run or dual.run, or assignment for equal weights."
-        )
+def _matrix(cost: Cost) -> Array:
     matrix = cost.matrix()
     require_costs("the cost matrix", matrix)
     return matrix
@@ -229,7 +222,7 @@ def assignment(cost: Cost | ArrayLike) -> Assignment:
 
     Reference: Crouse (2016), On implementing 2D rectangular assignment algorithms.
     """
-    matrix = _shaped(cost)
+    matrix = _matrix(as_cost(cost))
     held = jax.lax.stop_gradient(matrix)
     if is_traced(matrix):
         shape = jax.ShapeDtypeStruct(matrix.shape[:1], jnp.int32)
@@ -277,7 +270,7 @@ def potentials(cost: Cost | ArrayLike, index: ArrayLike) -> tuple[Float[Array, "
 
     Reference: Ahuja, Magnanti and Orlin (1993), Network Flows, section 9.
     """
-    matrix, index = jax.lax.stop_gradient(_shaped(cost)), native("index", index)
+    matrix, index = jax.lax.stop_gradient(_matrix(as_cost(cost))), native("index", index)
     num = matrix.shape[0]
     if matrix.shape[1] != num:
         raise ValueError(f"cost is {matrix.shape}: potentials of a matching need as many rows as columns; see `plan`.")
@@ -356,9 +349,16 @@ def plan(cost: Cost | ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None
     Reference: Peyre and Cuturi (2019), arXiv 1803.00567, section 3; Huangfu and Hall (2018), Parallelizing the dual
     revised simplex method.
     """
-    matrix = _shaped(cost, MAX_ENTRIES)
-    (n, m), dtype = matrix.shape, matrix.dtype
-    return _plan(matrix, probability("a", a, n, dtype), probability("b", b, m, dtype))
+    cost = as_cost(cost)
+    (n, m), dtype = cost.shape, cost.dtype
+    if n * m > MAX_ENTRIES:
+        raise ValueError(
+            f"cost is {n} x {m}, a linear program of {n * m} unknowns: at most {MAX_ENTRIES} are taken. "
+            "Use sinkhorn.run or dual.run, or assignment for equal weights."
+        )
+    a, b = probability("a", a, n, dtype), probability("b", b, m, dtype)
+    matrix = _matrix(weighed(cost, a, b))
+    return _plan(matrix, *(weights.astype(matrix.dtype) for weights in (a, b)))
 
 
 @jax.custom_jvp

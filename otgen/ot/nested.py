@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
-from otgen.ot.check import is_traced, poison, require_finite, require_positive
+from otgen.ot.check import as_array, is_traced, native, poison, require_positive
 from otgen.ot.smoothed import probability
 from otgen.ot.smoothing import ENTROPIC, QUADRATIC, by_name, hinge_level, log_mean_exp
 from otgen.types import Array
 
+_BEYOND = 1e4  # times epsilon: costs at points of weight zero count no further, so that zero times them is zero
 _FAR = 60.0  # log density at which points of weight zero are cut off: no point that carries mass comes near
 
 
@@ -60,37 +60,53 @@ class Answer(NamedTuple):
 def prepare(cost: Any, weights: Weights | None, epsilon: Any, lam: Any, smoothing: Any, f: Any = None, g: Any = None):
     """Check what every function here takes, and return it as arrays: cost, weights, smoothing, f, g."""
     require_positive("epsilon", epsilon)
-    if not is_traced(epsilon, lam) and not np.all((np.asarray(lam) >= 0) & (np.asarray(lam) <= np.asarray(epsilon))):
+    if jnp.ndim(native("lam", lam) if not is_traced(lam) else lam):
+        raise ValueError(f"lam has shape {jnp.shape(lam)}: give one number, and vmap over several.")
+    if not is_traced(epsilon, lam) and not 0 <= lam <= epsilon:
         raise ValueError(
             f"lam = {lam} with epsilon = {epsilon}: give 0 <= lam <= epsilon, beyond which the problem is not convex. "
             "`alternate` takes larger lam and finds a local optimum."
         )
-    cost, weights = as_arrays(cost, weights)
+    cost, weights = as_arrays("cost", cost, weights)
+    mass = (weights.code[:, None] * weights.noise)[..., None] * weights.data
+    limit = jax.lax.stop_gradient(_BEYOND * jnp.asarray(epsilon, cost.dtype))
+    cost = jnp.where((mass > 0) | (jnp.abs(cost) < limit), cost, limit)
     legal = (epsilon > 0) & (lam >= 0) & (lam <= epsilon)
     weights = weights._replace(data=poison(weights.data, legal))
-    if f is not None and jnp.shape(f) != cost.shape[:2]:
-        raise ValueError(f"f has shape {jnp.shape(f)}: give one number per code and noise, shape {cost.shape[:2]}.")
-    if g is not None and jnp.shape(g) != cost.shape[2:]:
-        raise ValueError(f"g has shape {jnp.shape(g)}: give one number per datum, shape {cost.shape[2:]}.")
-    f, g = (None if of is None else jnp.asarray(of, jnp.result_type(of, jnp.float32)) for of in (f, g))
+    f = None if f is None else as_array("f", f, cost.shape[:2], finite=False)
+    g = None if g is None else as_array("g", g, cost.shape[2:], finite=False)
     smoothing = by_name(smoothing)
     if smoothing not in (ENTROPIC, QUADRATIC):
         raise ValueError(f"smoothing = {smoothing.name!r} has no structured dual here: choose entropic or quadratic.")
     return cost, weights, smoothing, f, g
 
 
-def as_arrays(cost: Any, weights: Weights | None) -> tuple[Array, Weights]:
-    """Check a cost [K, M, B] and its weights, and return them as arrays, weights of noises [K, M]."""
-    cost = jnp.asarray(cost)
+def potentials_of(state: Any, *names: str) -> tuple[Any, ...]:
+    """Return fields of a State by name.
+
+    Raises:
+      ValueError: for what has no such fields, such as a tuple or the State of another module.
+    """
+    if not all(hasattr(state, name) for name in names):
+        raise ValueError(f"state is a {type(state).__name__} without {', '.join(names)}: give the State of `run`.")
+    return tuple(getattr(state, name) for name in names)
+
+
+def as_arrays(name: str, cost: Any, weights: Weights | None) -> tuple[Array, Weights]:
+    """Check a cost or density [K, M, B] and its weights, and return them as arrays, weights of noises [K, M]."""
+    cost = native(name, cost)
     if cost.ndim != 3 or 0 in cost.shape:
-        raise ValueError(f"cost has shape {cost.shape}: give [codes, noises, data], at least one of each.")
-    require_finite("cost", cost)
-    cost = cost.astype(jnp.promote_types(cost.dtype, jnp.float32))
+        raise ValueError(f"{name} has shape {cost.shape}: give [codes, noises, data], at least one of each.")
+    cost = as_array(name, cost)
     (K, M, B), dtype = cost.shape, cost.dtype
-    code, noise, data = weights or Weights()
-    if noise is not None and jnp.ndim(noise) == 2:
-        if jnp.shape(noise) != (K, M):
-            raise ValueError(f"weights.noise has shape {jnp.shape(noise)}: give ({M},), or ({K}, {M}) for each code.")
+    if weights is None:
+        weights = Weights()
+    if not (isinstance(weights, tuple) and len(weights) == 3):
+        raise ValueError(f"weights is a {type(weights).__name__}: give structured.Weights(code, noise, data).")
+    code, noise, data = weights
+    if noise is not None and (noise := native("weights.noise", noise)).ndim == 2:
+        if noise.shape != (K, M):
+            raise ValueError(f"weights.noise has shape {noise.shape}: give ({M},), or ({K}, {M}) for each code.")
         rows = [probability(f"weights.noise[{k}]", noise[k], M, dtype) for k in range(K)]
         noise = jnp.stack(rows)
     else:
@@ -140,7 +156,8 @@ def _quadratic_taken(u: Array, weights: Weights, epsilon: ArrayLike, lam: ArrayL
     inside = epsilon * top + lam * (jnp.cumsum(mass * top, 1) - top * jnp.cumsum(mass, 1)) > 0
     count = jnp.sum(inside, 1, keepdims=True)
     last = jnp.take_along_axis(top, jnp.maximum(count, 1) - 1, 1)
-    taken = jnp.where((jax.lax.stop_gradient(u) >= last) & (count > 0), w, 0.0)
+    tie = 16 * jnp.finfo(u.dtype).eps * jnp.abs(last)  # compilers may compute u twice, rounded differently
+    taken = jnp.where((jax.lax.stop_gradient(u) >= last - tie) & (count > 0), w, 0.0)
     return taken, jnp.sum(taken * u, 1), epsilon - lam * jnp.sum(taken, 1)
 
 

@@ -14,14 +14,13 @@ After paper A (arXiv 1912.02160), derived here; reading (iii) after Paty and Cut
 from __future__ import annotations
 
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from otgen.ot import dual
-from otgen.ot.check import is_traced, require_finite, require_positive
+from otgen.ot.check import as_array, is_traced, require_nonnegative, require_positive, smallest_and_sum
 from otgen.ot.costs import DenseCost
-from otgen.ot.nested import Weights, mean_code, mean_latent, mean_noise, prepare, respond
+from otgen.ot.nested import Weights, mean_code, mean_latent, mean_noise, potentials_of, prepare, respond
 from otgen.ot.plan import State, answer_of
 from otgen.ot.smoothed import probability
 from otgen.ot.smoothing import QUADRATIC, Smoothing, log_mean_exp
@@ -52,8 +51,9 @@ def perturbation(
 
     Reference: after arXiv 1912.02160, derived here.
     """
-    cost, weights, smoothing, f, _ = prepare(cost, weights, epsilon, lam, smoothing, state.f, state.g)
-    return lam * answer_of(cost, f, state.proximal, weights, epsilon, lam, smoothing).slope
+    f, g, proximal = potentials_of(state, "f", "g", "proximal")
+    cost, weights, smoothing, f, _ = prepare(cost, weights, epsilon, lam, smoothing, f, g)
+    return lam * answer_of(cost, f, proximal, weights, epsilon, lam, smoothing).slope
 
 
 def perturbed_cost(cost: ArrayLike, p: ArrayLike) -> DenseCost:
@@ -75,7 +75,7 @@ def perturbed_cost(cost: ArrayLike, p: ArrayLike) -> DenseCost:
       [[-0.5 1.]
        [1. -0.5]]
     """
-    cost, p = jnp.asarray(cost), jnp.asarray(p)
+    cost, p = as_array("cost", cost), as_array("p", p)
     if cost.ndim != 3 or p.shape not in (cost.shape, (cost.shape[0], cost.shape[2])):
         raise ValueError(f"cost {cost.shape} and p {p.shape}: give [K, M, B], and [K, B] or [K, M, B].")
     perturbed = cost - (p[:, None] if p.ndim == 2 else p)
@@ -105,17 +105,12 @@ def encoder_perturbation(log_q: ArrayLike, code: ArrayLike | None = None, *, lam
 
     Reference: Barber and Agakov (2003); after arXiv 1912.02160, derived here.
     """
-    _check_strength(lam)
-    log_q = jnp.asarray(log_q)
-    require_finite("log_q", log_q)
-    code = probability("code", code, log_q.shape[0], jnp.result_type(log_q, jnp.float32))
-    require_positive("the smallest weight in code", code.min())
+    require_nonnegative("lam", lam)
+    log_q = as_array("log_q", log_q, (None, None))
+    code = probability("code", code, log_q.shape[0], log_q.dtype)
+    if not is_traced(code):
+        require_positive("the smallest weight in code", smallest_and_sum(code)[0])
     return lam * (log_q - jnp.log(code)[:, None])
-
-
-def _check_strength(lam: ArrayLike) -> None:
-    if not is_traced(lam) and not np.all(np.isfinite(np.asarray(lam)) & (np.asarray(lam) >= 0)):
-        raise ValueError(f"lam = {lam}: give a finite number, at least 0.")
 
 
 def alternate(
@@ -128,7 +123,8 @@ def alternate(
     smoothing: str | Smoothing = "entropic",
     tol: ArrayLike = 1e-6,
     max_steps: ArrayLike = 5000,
-) -> tuple[Array, Array]:
+    return_info: bool = False,
+) -> tuple[Array, Array] | tuple[Array, Array, dual.Info]:
     """Take one step of the alternation of reading (ii): transport for C - lam q, then q = f'(r_c) of its plan.
 
       W <= V(q) = min_pi <C - lam q, pi> + epsilon I_f(pi) + lam E f*(q),   equal at the optimal q.
@@ -139,10 +135,11 @@ def alternate(
     Args:
       q: [K, B], reward of the pair (c, x) in units of lam.
       tol, max_steps: of the transport inside, as in `dual.run`.
+      return_info: whether to return the Info of that transport too, which says whether it converged. Static.
       cost, weights, epsilon, lam, smoothing: as in `dual_value`, but lam may exceed epsilon.
 
     Returns:
-      The next q [K, B], and V at the given one, a scalar in units of the cost.
+      The next q [K, B], and V at the given one, a scalar in units of the cost. With `return_info` also Info.
 
     Raises:
       ValueError: for other shapes, weights that are no probabilities, epsilon not positive, a negative lam.
@@ -156,16 +153,17 @@ def alternate(
 
     Reference: Yuille and Rangarajan (2003); after arXiv 1912.02160, derived here.
     """
-    _check_strength(lam)
+    require_nonnegative("lam", lam)
     cost, weights, smoothing, _, _ = prepare(cost, weights, epsilon, 0.0, smoothing)
-    q = jnp.asarray(q, cost.dtype)
+    q = as_array("q", q, (cost.shape[0], cost.shape[2])).astype(cost.dtype)
     reduced = perturbed_cost(cost, lam * q)
     mass = (weights.code[:, None] * weights.noise).ravel()
     numbers = {"epsilon": epsilon, "smoothing": smoothing, "tol": tol, "max_steps": max_steps}
     state, info = dual.run(reduced, mass, weights.data, **numbers)
     v = state.f.reshape(cost.shape[:2])[..., None] - cost + lam * q[:, None]
     value = info.dual_value + lam * mean_code(smoothing.conjugate(q), weights) @ weights.data
-    return respond(v, weights, epsilon, 0.0, smoothing).slope, value
+    slope = respond(v, weights, epsilon, 0.0, smoothing).slope
+    return (slope, value, info) if return_info else (slope, value)
 
 
 def adversary(
@@ -195,9 +193,10 @@ def adversary(
 
     Reference: after Paty and Cuturi (2020), arXiv 2002.03229.
     """
-    cost, weights, smoothing, f, _ = prepare(cost, weights, epsilon, lam, smoothing, state.f, state.g)
+    f, g, proximal = potentials_of(state, "f", "g", "proximal")
+    cost, weights, smoothing, f, _ = prepare(cost, weights, epsilon, lam, smoothing, f, g)
     if smoothing == QUADRATIC:
-        answer = answer_of(cost, f, state.proximal, weights, epsilon, lam, smoothing)
+        answer = answer_of(cost, f, proximal, weights, epsilon, lam, smoothing)
         return epsilon * (answer.full - answer.code[:, None])
     v = f[..., None] - cost
     return v - epsilon * log_mean_exp(v / epsilon, weights.noise[..., None], axis=1)[:, None]
@@ -226,7 +225,7 @@ def adversarial_value(
       0.2474 0.2474
     """
     cost, weights, smoothing, _, _ = prepare(cost, weights, epsilon, lam, smoothing)
-    p, density = jnp.asarray(p), jnp.asarray(density)
+    p, density = (as_array(name, of, cost.shape) for name, of in (("p", p), ("density", density)))
     code = mean_code(smoothing.value(mean_noise(density, weights)), weights)
     payoff = mean_latent((cost + p) * density, weights) + (epsilon - lam) * code
     if smoothing == QUADRATIC:

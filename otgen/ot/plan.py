@@ -15,6 +15,7 @@ from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from otgen.ot.check import as_array
 from otgen.ot.nested import (
     Answer,
     Weights,
@@ -23,6 +24,7 @@ from otgen.ot.nested import (
     mean_code,
     mean_latent,
     mean_noise,
+    potentials_of,
     prepare,
     quadratic_density,
     respond,
@@ -145,6 +147,7 @@ def split(epsilon: ArrayLike, lam: ArrayLike) -> tuple[Array, Array]:
 def answer_of(cost, f, proximal, weights, epsilon, lam, smoothing) -> Answer:
     """Return the answer to the potentials of a State."""
     part, _ = split(epsilon, lam)
+    proximal = as_array("state.proximal", proximal, (cost.shape[0], cost.shape[2]), finite=False)
     return respond(f[..., None] - cost + proximal[:, None], weights, epsilon, part, smoothing)
 
 
@@ -168,8 +171,9 @@ def density(
       [[2. 0.]
        [0. 2.]]
     """
-    cost, weights, smoothing, f, _ = prepare(cost, weights, epsilon, lam, smoothing, state.f, state.g)
-    return answer_of(cost, f, state.proximal, weights, epsilon, lam, smoothing).full
+    f, g, proximal = potentials_of(state, "f", "g", "proximal")
+    cost, weights, smoothing, f, _ = prepare(cost, weights, epsilon, lam, smoothing, f, g)
+    return answer_of(cost, f, proximal, weights, epsilon, lam, smoothing).full
 
 
 def information(density: ArrayLike, weights: Weights | None = None) -> Information:
@@ -180,7 +184,7 @@ def information(density: ArrayLike, weights: Weights | None = None) -> Informati
       >>> print(told.latent, told.code, told.code_square)
       0.0 0.0 1.0
     """
-    density, weights = as_arrays(density, weights)
+    density, weights = as_arrays("density", density, weights)
     code = mean_noise(density, weights)
     return Information(
         mean_latent(xlogy(density, density), weights) @ weights.data,

@@ -2,6 +2,8 @@
 
 All of it is streamed in blocks of the cost, forwards and backwards, except `density`, which is a matrix. The equations
 are in `otgen.ot.dual`, which offers these functions beside the solver.
+
+A cost of +inf forbids a pair: its density is zero. What stands at points of weight zero changes no other number.
 """
 
 from __future__ import annotations
@@ -11,14 +13,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import as_mass, is_traced, poison, require_positive
+from otgen.ot.check import as_array, as_mass, is_traced, poison, require_positive, smallest_and_sum
 from otgen.ot.costs import Cost, DenseCost, product
-from otgen.ot.smoothing import Smoothing, by_name
+from otgen.ot.smoothing import FAR, Smoothing, by_name
 from otgen.types import Array
+
+_BEYOND = 1e6  # times epsilon: what stands at points of weight zero counts no further
+_PROBES = 64  # rows and columns of which a cost's scale is read
+_REACH = 10.0, 100.0  # times the range of the potentials, and epsilon: what a missing mass pays at most in the gap
 
 
 def as_cost(cost: Cost | ArrayLike) -> Cost:
@@ -33,16 +38,9 @@ def probability(name: str, weights: ArrayLike | None, num: int, dtype: Any) -> A
       ValueError: if the shape is not [num], or (outside jit) if a weight is negative or the sum is not 1.
     """
     weights = jnp.asarray(as_mass(name, weights, num, dtype))
-    if not is_traced(weights) and abs(np.asarray(weights, np.float64).sum() - 1) > 1e-4:
-        raise ValueError(f"{name} sums to {float(weights.sum()):.6g}, not 1: divide by the sum.")
+    if not is_traced(weights) and abs((total := smallest_and_sum(weights)[1]) - 1) > 1e-4:
+        raise ValueError(f"{name} sums to {total:.6g}, not 1: divide by the sum.")
     return weights / weights.sum()
-
-
-def _potential(name: str, potential: ArrayLike, num: int) -> Array:
-    potential = jnp.asarray(potential)
-    if potential.shape != (num,):
-        raise ValueError(f"{name} has shape {potential.shape}: give one number per point, shape ({num},).")
-    return potential.astype(jnp.promote_types(potential.dtype, jnp.float32))
 
 
 def prepare(cost: Any, a: Any, b: Any, epsilon: Any, f: Any = None, g: Any = None) -> tuple:
@@ -51,14 +49,47 @@ def prepare(cost: Any, a: Any, b: Any, epsilon: Any, f: Any = None, g: Any = Non
     cost = as_cost(cost)
     n, m = cost.shape
     dtype = jax.eval_shape(lambda: cost.map_blocks(lambda block: block)).dtype
-    f = None if f is None else _potential("f", f, n)
-    g = None if g is None else _potential("g", g, m)
+    f = None if f is None else as_array("f", f, (n,), finite=False)
+    g = None if g is None else as_array("g", g, (m,), finite=False)
     a, b = probability("a", a, n, dtype), probability("b", b, m, dtype)
-    return cost, f, g, poison(a, epsilon > 0), b
+    return weighed(cost, a, b), f, g, poison(a, epsilon > 0), b
 
 
-def _scores(block: Array, f: Array, g: Array, epsilon: ArrayLike) -> Array:
-    return (f[:, None] + g - block) / epsilon
+def weighed(cost: Cost, a: Array, b: Array) -> Cost:
+    """Return the same cost where points of weight zero can do no harm; see `PairwiseCost.weighed`."""
+    return cost if type(cost).weighed is Cost.weighed else _weighed(cost, a, b)
+
+
+@jax.jit
+def _weighed(cost: Cost, a: Array, b: Array) -> Cost:
+    return cost.weighed(a, b)
+
+
+def _calm(values: Array, heard: Array, epsilon: ArrayLike) -> Array:
+    """Keep what stands at points of weight zero finite, NaN included: times zero, infinity would be heard."""
+    limit = jax.lax.stop_gradient(_BEYOND * epsilon)
+    return jnp.where(heard | (jnp.abs(values) < limit), values, limit)
+
+
+def _both(a: Array, b: Array) -> Array:
+    return (a > 0)[:, None] & (b > 0)
+
+
+def _scores(block: Array, f: Array, g: Array, epsilon: ArrayLike, a: Array | None = None, b: Array | None = None):
+    """(f_i + g_j - c_ij) / epsilon [n, m], minus infinity for forbidden pairs; without weights all points count."""
+    if a is not None:
+        heard = _both(a, b)
+        f, g, block = _calm(f, a > 0, epsilon), _calm(g, b > 0, epsilon), _calm(block, heard, epsilon)
+    none = block == jnp.inf  # kept out of the division, or its derivative in epsilon would be NaN
+    scores = (f[:, None] + g - jnp.where(none, 0.0, block)) / epsilon
+    if a is not None:
+        scores = jnp.where(heard, scores, jnp.minimum(scores, FAR))
+    return jnp.where(none, -jnp.inf, scores)
+
+
+def mean_over(weights: Array, values: Array) -> Array:
+    """Return sum_i w_i v_i, whatever the values are where the weights are zero."""
+    return weights @ jnp.where((weights > 0) | jnp.isfinite(values), values, 0.0)
 
 
 def value(
@@ -105,8 +136,11 @@ def value(
 @functools.partial(jax.jit, static_argnames="smoothing")
 def value_of(cost, f, g, a, b, epsilon, smoothing) -> Array:
     """`value` without the checks."""
-    rows = cost.map_blocks(lambda block, f: product(smoothing.conjugate(_scores(block, f, g, epsilon)), b), f)
-    return a @ f + b @ g - epsilon * (a @ rows)
+
+    def rows(block: Array, f: Array, a: Array) -> Array:
+        return product(smoothing.conjugate(_scores(block, f, g, epsilon, a, b)), b)
+
+    return mean_over(a, f) + mean_over(b, g) - epsilon * (a @ cost.map_blocks(rows, f, a))
 
 
 def transform(
@@ -123,7 +157,7 @@ def transform(
     sorting. Every column of the plan then has its mass exactly. Arguments as in `value`.
 
     Returns:
-      g [m].
+      g [m]; infinite where every pair is forbidden.
 
     Raises:
       ValueError: as in `value`.
@@ -174,14 +208,15 @@ def semidual(
 def semidual_of(cost, f, a, b, epsilon, smoothing) -> Array:
     """`semidual` without the checks."""
 
-    def columns(block: Array) -> Array:
-        scores = (f[:, None] - block).T
-        g = smoothing.level(scores, a, epsilon)
+    def columns(block: Array, b: Array) -> Array:
+        scores = (calm[:, None] - _calm(block, _both(a, b), epsilon)).T
+        g, none = smoothing.level(scores, a, epsilon), jnp.isneginf(scores)
         # a latent of weight zero has no say in g and may lie far above it: infinity times zero
-        heard = jnp.where(a > 0, (scores + g[:, None]) / epsilon, 0.0)
-        return g - epsilon * product(smoothing.conjugate(heard), a)
+        heard = jnp.where((a > 0) & ~none, scores + g[:, None], 0.0) / epsilon
+        return g - epsilon * product(smoothing.conjugate(jnp.where(none, -jnp.inf, heard)), a)
 
-    return a @ f + b @ cost.map_blocks(columns, axis=0)
+    calm = _calm(f, a > 0, epsilon)
+    return mean_over(a, f) + mean_over(b, cost.map_blocks(columns, b, axis=0))
 
 
 def density(
@@ -240,13 +275,13 @@ def marginals(
 def sums_of(cost, f, g, a, b, epsilon, smoothing) -> tuple:
     """Return the mean density of each row [n], weighted by b, and of each column [m], weighted by a."""
 
-    def rows(block: Array, f: Array) -> Array:
-        return product(smoothing.density(_scores(block, f, g, epsilon)), b)
+    def rows(block: Array, f: Array, a: Array) -> Array:
+        return product(smoothing.density(_scores(block, f, g, epsilon, a, b)), b)
 
-    def columns(block: Array, g: Array) -> Array:
-        return product(a, smoothing.density(_scores(block, f, g, epsilon)))
+    def columns(block: Array, g: Array, b: Array) -> Array:
+        return product(a, smoothing.density(_scores(block, f, g, epsilon, a, b)))
 
-    return cost.map_blocks(rows, f), cost.map_blocks(columns, g, axis=0)
+    return cost.map_blocks(rows, f, a), cost.map_blocks(columns, g, b, axis=0)
 
 
 def gap(
@@ -267,7 +302,9 @@ def gap(
 
       epsilon sum_ij a_i b_j ( f(r'_ij) + f*(s_ij) - r'_ij s_ij ),   s = (f + g - c) / epsilon,
 
-    a sum of terms that are not negative, so nothing cancels: it is of second order in the error of the marginals.
+    a sum of terms that are not negative, so nothing cancels: it is of second order in the error of the marginals. What
+    is missing is priced at s epsilon = -10 (range of f + range of g + `spread` of the cost) - 100 epsilon at most, more
+    than it costs along other pairs: with forbidden pairs and huge costs the gap is an estimate rather than a bound.
 
     Arguments and errors as in `value`.
 
@@ -285,23 +322,61 @@ def gap(
 
 
 @functools.partial(jax.jit, static_argnames="smoothing")
-def gap_of(cost, f, g, a, b, epsilon, smoothing) -> Array:
+def gap_of(cost, f, g, a, b, epsilon, smoothing, scale=None) -> Array:
     """`gap` without the checks."""
+    scale = spread(cost, a, b) if scale is None else scale
+    far = _REACH[0] * (_range(f, a) + _range(g, b) + scale) / epsilon + _REACH[1]
 
-    def scaled(block: Array, f: Array, shrink: Array, g: Array = g) -> Array:
-        return smoothing.density(_scores(block, f, g, epsilon)) * shrink[:, None]
+    def scaled(block: Array, f: Array, a: Array, shrink: Array, g: Array = g, b: Array = b) -> Array:
+        return smoothing.density(_scores(block, f, g, epsilon, a, b)) * shrink[:, None]
 
-    rows, _ = sums_of(cost, f, g, a, b, epsilon, smoothing=smoothing)
-    shrink = 1 / jnp.maximum(rows, 1)
-    columns = cost.map_blocks(lambda block, g: product(a, scaled(block, f, shrink, g)), g, axis=0)
-    narrow = 1 / jnp.maximum(columns, 1)
-    lack = jnp.maximum(1 - cost.map_blocks(lambda *of: product(scaled(*of), b * narrow), f, shrink), 0)
-    lack_columns = jnp.maximum(1 - narrow * columns, 0)
+    def columns(block: Array, g: Array, b: Array) -> Array:
+        return product(a, scaled(block, f, a, shrink, g, b))
+
+    def rows(block: Array, f: Array, a: Array, shrink: Array) -> Array:
+        return product(scaled(block, f, a, shrink), b * narrow)
+
+    shrink = 1 / jnp.maximum(sums_of(cost, f, g, a, b, epsilon, smoothing=smoothing)[0], 1)
+    sums = cost.map_blocks(columns, g, b, axis=0)
+    narrow = 1 / jnp.maximum(sums, 1)
+    lack = jnp.where(a > 0, jnp.maximum(1 - cost.map_blocks(rows, f, a, shrink), 0), 0)
+    lack_columns = jnp.where(b > 0, jnp.maximum(1 - narrow * sums, 0), 0)
     total = jnp.maximum(a @ lack, jnp.finfo(f.dtype).tiny)
 
-    def terms(block: Array, f: Array, shrink: Array, lack: Array) -> Array:
-        repaired = scaled(block, f, shrink) * narrow + lack[:, None] * lack_columns / total
-        s = _scores(block, f, g, epsilon)
+    def terms(block: Array, f: Array, a: Array, shrink: Array, lack: Array) -> Array:
+        repaired = scaled(block, f, a, shrink) * narrow + lack[:, None] * lack_columns / total
+        s = jnp.maximum(_scores(block, f, g, epsilon, a, b), -far)
         return product(jnp.maximum(smoothing.value(repaired) + smoothing.conjugate(s) - repaired * s, 0), b)
 
-    return epsilon * (a @ cost.map_blocks(terms, f, shrink, lack))
+    return epsilon * (a @ cost.map_blocks(terms, f, a, shrink, lack))
+
+
+def _range(values: Array, weights: Array) -> Array:
+    heard = weights > 0
+    return jnp.max(values, initial=-jnp.inf, where=heard) - jnp.min(values, initial=jnp.inf, where=heard)
+
+
+def spread(cost: Cost, a: Array, b: Array) -> Array:
+    """Return how much the cost varies: four times its median absolute deviation, which for a uniform law is its width.
+
+    Of what is left of 64 x 64 costs, at the quantiles of the weights, after the medians of rows and then of columns are
+    taken off (a median of medians). So it has the unit of the cost, and no function of one side changes it, nor do
+    points of weight zero, forbidden pairs, or outliers while they are few. Where most are equal the mean absolute
+    deviation stands in; zero where all are.
+    """
+    rows, columns = (_quantiles(jax.lax.stop_gradient(weights)) for weights in (a, b))
+    costs = jax.lax.stop_gradient(cost.map_blocks(lambda block: block[:, columns])[rows])
+    costs = jnp.where(jnp.isfinite(costs), costs, jnp.nan)
+    middle = jnp.nanmedian(costs, 1)
+    rest = (costs - middle[:, None]).T
+    rest = jnp.abs(rest - jnp.nanmedian(rest, 1)[:, None])
+    noise = 8 * jnp.finfo(costs.dtype).eps * jnp.nanmin(jnp.abs(middle))
+    found = 4 * jnp.nanmedian(jnp.nanmedian(rest, 1))
+    found = jnp.where(found > noise, found, 4 * jnp.nanmean(rest))
+    return jnp.where(found > noise, found, 0.0)
+
+
+def _quantiles(weights: Array) -> Array:
+    levels = jnp.cumsum(weights)
+    probes = (jnp.arange(_PROBES, dtype=levels.dtype) + 0.5) / _PROBES * levels[-1]
+    return jnp.minimum(jnp.sum(levels[:, None] < probes, 0), weights.size - 1)

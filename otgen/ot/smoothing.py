@@ -28,7 +28,7 @@ from jaxtyping import Float
 
 from otgen.types import Array
 
-_FAR = 60.0  # a point of weight zero may lie above all others: its exponential is cut off here, far above any real one
+FAR = 60.0  # a point of weight zero may lie above all others: its exponential is cut off here, far above any real one
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,12 @@ def log_mean_exp(scores: ArrayLike, weights: ArrayLike, axis: int = -1) -> Array
     """Return log sum_i w_i exp(v_i) along an axis, without overflow and with finite gradients where w_i = 0.
 
     Args:
-      scores: v, any shape.
-      weights: w >= 0, broadcast against the scores; not all zero along the axis.
+      scores: v, any shape; minus infinity leaves a point out, as weight zero does.
+      weights: w >= 0, broadcast against the scores.
       axis: the axis that is summed over. Static.
+
+    Returns:
+      The scores' shape without the axis; minus infinity where every point is left out.
 
     Example:
       >>> print(og.smoothing.log_mean_exp(jnp.log(jnp.array([1.0, 3.0])), jnp.array([0.5, 0.5])), np.log(2))
@@ -74,8 +77,10 @@ def log_mean_exp(scores: ArrayLike, weights: ArrayLike, axis: int = -1) -> Array
     weights = jnp.broadcast_to(jnp.asarray(weights), scores.shape)
     top = jax.lax.stop_gradient(jnp.max(jnp.where(weights > 0, scores, -jnp.inf), axis, keepdims=True))
     top = jnp.where(jnp.isneginf(top), 0.0, top)
-    total = jnp.sum(weights * jnp.exp(jnp.minimum(scores - top, _FAR)), axis, keepdims=True)
-    return jnp.squeeze(jnp.log(total) + top, axis)
+    scores = jnp.where((weights == 0) & jnp.isnan(scores), top, scores)
+    total = jnp.sum(weights * jnp.exp(jnp.minimum(scores - top, FAR)), axis, keepdims=True)
+    log = jnp.where(total == 0, -jnp.inf, jnp.log(jnp.where(total == 0, 1.0, total)))
+    return jnp.squeeze(log + top, axis)
 
 
 def hinge_level(scores: ArrayLike, weights: ArrayLike, mass: ArrayLike) -> Array:
@@ -86,12 +91,12 @@ def hinge_level(scores: ArrayLike, weights: ArrayLike, mass: ArrayLike) -> Array
     is locally constant, so the formula is differentiated as it stands.
 
     Args:
-      scores: v [..., n].
-      weights: w >= 0, broadcast against the scores; not all zero in a row.
+      scores: v [..., n]; minus infinity leaves a point out, as weight zero does.
+      weights: w >= 0, broadcast against the scores.
       mass: positive.
 
     Returns:
-      g [...].
+      g [...]; infinite where every point is left out.
 
     Example:
       >>> g = og.smoothing.hinge_level(jnp.array([1.0, 0.0]), jnp.array([0.5, 0.5]), 1.0)
@@ -100,18 +105,28 @@ def hinge_level(scores: ArrayLike, weights: ArrayLike, mass: ArrayLike) -> Array
     """
     scores = jnp.asarray(scores)
     weights = jnp.broadcast_to(jnp.asarray(weights), scores.shape)
-    top = jax.lax.stop_gradient(jnp.max(scores, -1, keepdims=True))
-    scores = scores - top
+    heard = (weights > 0) & (scores != -jnp.inf)
+    held = jax.lax.stop_gradient(scores)
+    top = jnp.max(jnp.where(heard, held, -jnp.inf), -1, keepdims=True)
+    low = jnp.min(jnp.where(heard, held, jnp.inf), -1, keepdims=True)
+    none = jnp.isneginf(top)
+    scores = jnp.where(none, 0.0, jnp.where(heard, scores, low) - jnp.where(none, 0.0, top))
+    weights = jnp.where(heard, weights, 0.0)
     order = jnp.argsort(-scores, axis=-1)
     v, w = (jax.lax.stop_gradient(jnp.take_along_axis(of, order, -1)) for of in (scores, weights))
     inside = jnp.cumsum(w * v, -1) - v * jnp.cumsum(w, -1) < mass
     last = jnp.take_along_axis(v, jnp.maximum(jnp.sum(inside, -1, keepdims=True), 1) - 1, -1)
-    taken = jnp.where(jax.lax.stop_gradient(scores) >= last, weights, 0.0)
-    return (mass - jnp.sum(taken * scores, -1)) / jnp.sum(taken, -1) - top[..., 0]
+    # compilers may compute scores twice, rounded differently; one that ties with the last takes part or not, all the same
+    tie = 16 * jnp.finfo(v.dtype).eps * (jnp.abs(last) + jnp.where(none, 0.0, jnp.abs(top)))
+    taken = jnp.where(jax.lax.stop_gradient(scores) >= last - tie, weights, 0.0)
+    none, share = none[..., 0], jnp.sum(taken, -1)
+    level = (mass - jnp.sum(taken * scores, -1)) / jnp.where(none, 1.0, share)
+    return jnp.where(none, jnp.inf, level - jnp.where(none, 0.0, top[..., 0]))
 
 
 def _entropic_level(scores: ArrayLike, weights: ArrayLike, epsilon: ArrayLike) -> Array:
-    return -epsilon * log_mean_exp(scores / epsilon, weights)
+    none = jnp.isneginf(scores)  # kept out of the division, or its derivative in epsilon would be NaN
+    return -epsilon * log_mean_exp(jnp.where(none, -jnp.inf, jnp.where(none, 0.0, scores) / epsilon), weights)
 
 
 def _half_square(t: Array) -> Array:

@@ -34,8 +34,20 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.ascent import Info, check_loop, climb, iterate
-from otgen.ot.nested import Weights, conjugate, level_value, mean_code, mean_latent, mean_potential, prepare, respond
+from otgen.ot.ascent import Info, check_loop, climb, iterate, unit_of
+from otgen.ot.check import as_array
+from otgen.ot.costs import DenseCost
+from otgen.ot.nested import (
+    Weights,
+    conjugate,
+    level_value,
+    mean_code,
+    mean_latent,
+    mean_potential,
+    potentials_of,
+    prepare,
+    respond,
+)
 from otgen.ot.perturbed import (
     adversarial_value,
     adversary,
@@ -56,6 +68,7 @@ from otgen.ot.plan import (
     repaired,
     split,
 )
+from otgen.ot.smoothed import spread
 from otgen.ot.smoothing import Smoothing
 from otgen.types import Array, averaged, status_of
 
@@ -209,8 +222,9 @@ def run(
 
     Args:
       cost, weights, epsilon, lam, smoothing: as in `dual_value`.
-      tol: accepted duality gap, in units of the cost; traced. Float32 reaches about 1e-6 of the largest cost. For lam =
-        epsilon, delta is kept above sqrt(machine precision) epsilon, which leaves a gap of about K times that.
+      tol: accepted duality gap, as a share of how much the cost varies between latents and data (`Info.scale`, as in
+        `dual.run`); traced. Float32 reaches about 1e-6 of the largest cost. For lam = epsilon, delta is kept above
+        sqrt(machine precision) epsilon, which leaves a gap of about K times that.
       max_steps: limit of L-BFGS steps; traced.
       state: where to start, None for zeros.
 
@@ -231,19 +245,23 @@ def run(
       0.3278
     """
     check_loop(tol, max_steps)
-    start = (None, None) if state is None else (state.f, state.g)
-    cost, weights, smoothing, _, _ = prepare(cost, weights, epsilon, lam, smoothing, *start)
+    f, g, proximal = (None, None, None) if state is None else potentials_of(state, "f", "g", "proximal")
+    cost, weights, smoothing, f, _ = prepare(cost, weights, epsilon, lam, smoothing, f, g)
     (K, M, B), dtype = cost.shape, cost.dtype
-    start = (jnp.zeros((K, M)), jnp.zeros((K, B))) if state is None else (state.f, state.proximal)
-    f, proximal = (jnp.asarray(of, dtype) for of in start)
-    numbers = (jnp.asarray(of, dtype) for of in (epsilon, lam))
+    f = jnp.zeros((K, M)) if f is None else f
+    proximal = jnp.zeros((K, B)) if proximal is None else as_array("state.proximal", proximal, (K, B), finite=False)
+    f, proximal, *numbers = (jnp.asarray(of, dtype) for of in (f, proximal, epsilon, lam))
     return _run(*jax.lax.stop_gradient((cost, f, proximal, weights, *numbers, tol, max_steps)), smoothing=smoothing)
 
 
 @functools.partial(jax.jit, static_argnames="smoothing")
 def _run(cost, f, proximal, weights, epsilon, lam, tol, max_steps, smoothing) -> tuple[State, Info]:
-    part, rest = split(epsilon, lam)
     mass = weights.code[:, None] * weights.noise
+    scale = spread(DenseCost(cost.reshape(-1, cost.shape[2])), mass.ravel(), weights.data)
+    scale = jnp.where(scale > 0, scale, epsilon)
+    unit = unit_of(scale)
+    cost, f, proximal, epsilon, lam = (of / unit for of in (cost, f, proximal, epsilon, lam))
+    part, rest = split(epsilon, lam)
 
     def advance(carry: tuple, num: Array) -> tuple[tuple, tuple]:
         f, _, proximal = carry
@@ -263,7 +281,11 @@ def _run(cost, f, proximal, weights, epsilon, lam, tol, max_steps, smoothing) ->
         excess = regulariser_of(density, weights, epsilon, lam, smoothing) - mean_latent(density * v, weights) - level
         return jnp.abs(weights.data @ excess), mean_potential(f, weights) + weights.data @ level
 
-    (f, proximal, _), (gap, lower, error), step = iterate(advance, (f, proximal, proximal), tol, max_steps)
+    (f, proximal, _), (gap, lower, error), step, stalled = iterate(
+        advance, (f, proximal, proximal), tol * scale / unit, max_steps
+    )
     f = f - mean_potential(f, weights)
     g = respond(f[..., None] - cost, weights, epsilon, lam, smoothing).g
-    return State(f, g, proximal), Info(gap, lower, lower + gap, error, step, status_of(gap, tol))
+    f, g, proximal, gap, lower = (unit * of for of in (f, g, proximal, gap, lower))
+    status = status_of(gap, tol * scale, stalled)
+    return State(f, g, proximal), Info(gap, lower, lower + gap, error, step, status, scale)
