@@ -157,8 +157,8 @@ def explain(info: Any) -> str:
       info: the Info of any otgen solver, or a status; of many solves at once (vmap) one that holds arrays.
 
     Returns:
-      The status by name, and the advice that goes with it, in one line; of many solves a line for each way to end, with
-      how many ended so.
+      The status by name, and the advice that goes with it, in one line, with the remark that an Info may add; of many
+      solves a line for each way to end, with how many ended so.
 
     Raises:
       ValueError: inside jit, where there is no status to read yet.
@@ -176,7 +176,8 @@ def explain(info: Any) -> str:
         )
     codes = np.asarray(status)
     if codes.ndim == 0:
-        return f"{Status(int(codes)).name}: {ADVICE[Status(int(codes))]}"
+        remark = info.remark() if hasattr(info, "remark") else ""
+        return f"{Status(int(codes)).name}: {ADVICE[Status(int(codes))]} {remark}".rstrip()
     ways = [(Status(int(code)), int(count)) for code, count in zip(*np.unique(codes, return_counts=True), strict=True)]
     return "\n".join(f"{count} of {codes.size} {way.name}: {ADVICE[way]}" for way, count in ways)
 

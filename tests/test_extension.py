@@ -140,7 +140,7 @@ def test_the_threshold_is_the_quantile_of_the_smallest_angles(solved):
         shares[quantile] = np.mean(np.asarray(made.weight)[:, 1] > 0)
     assert shares == pytest.approx({0.5: 0.5, 0.9: 0.9, 1.0: 1.0}, abs=0.03)
     assert float(extension.init(jax.random.key(1), state, y, num=2**14, quantile=0.5).angle) < float(ext.angle)
-    with pytest.raises(ValueError, match="outside"):
+    with pytest.raises(ValueError, match="a number from 0 to"):
         extension.threshold(jax.random.key(1), state, y, quantile=1.5)
 
 
@@ -158,12 +158,12 @@ def test_shifted_points_give_shifted_samples(solved):
 
 @pytest.mark.parametrize("angle", [-0.1, 3.2, float("nan")])
 def test_angles_outside_the_range_raise(solved, angle):
-    with pytest.raises(ValueError, match="outside"):
+    with pytest.raises(ValueError, match="a number from 0 to"):
         extension.sample(jax.random.key(0), *solved, 10, angle=angle)
 
 
 def test_unknown_forms_raise(solved):
-    with pytest.raises(ValueError, match="pairs, simplex"):
+    with pytest.raises(ValueError, match="'pairs', 'simplex'"):
         extension.sample(jax.random.key(0), *solved, 10, method="delaunay")
 
 

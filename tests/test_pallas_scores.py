@@ -208,7 +208,7 @@ def test_a_jax_without_triton_takes_xla(monkeypatch):
     [
         ({"k": 5}, r"k = 5, and the kernel finds at most 4: leave it at 'auto'"),
         ({"x": np.zeros((0, 2), np.float32)}, r"samples of shape \(0, 2\)"),
-        ({"kernel": "triton"}, "choose 'auto', 'xla' or 'pallas'"),
+        ({"kernel": "triton"}, "choose one of 'auto', 'xla', 'pallas'"),
     ],
 )
 def test_refuses_what_the_kernel_cannot_do(change, message):

@@ -34,7 +34,7 @@ def test_excluded_points_never_win(key):
 def test_memory_does_not_grow_with_samples_times_points():
     def temporary(num):
         shapes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((4096, 16), (num, 16), (num,)))
-        return top_scores.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+        return jax.jit(top_scores).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
 
     small, large = temporary(10_000), temporary(100_000)
     points = 4 * 17 * 90_000  # the padded copy of the extra points and heights, in bytes

@@ -117,6 +117,37 @@ def sliced(it):
     return og.eval.sliced_w2_sq(jax.random.key(0), it.x, it.y, 16, it.a, it.b).value
 
 
+@jax.jit
+def semidiscrete(it):
+    """A few steps from the warm start, and what is made of the heights, in the first three coordinates."""
+    keys, y, x = jax.random.split(jax.random.key(0), 3), it.y[:, :3], jnp.linspace(-0.4, 0.4, 24).reshape(8, 3)
+    state = og.semidiscrete.init(keys[0], y, it.b)
+    state = og.semidiscrete.stage(keys[0], state, y, it.b, 4, 64)
+    for smoothing in (0.5, None):
+        state = og.semidiscrete.step(keys[1], state, y, it.b, batch_size=64, smoothing=smoothing)
+    ext = og.extension.init(keys[0], state, y, num=64)
+    new = {
+        form: og.extension.transport(keys[2], ext, state, y, x, method=form, angle=3.0).points
+        for form in og.extension.METHODS
+    }
+    faces = og.extension.singular_angles(state, y, x)
+    inverse = og.coupling.invert(keys[0], state, y, jnp.arange(len(it.b)), num_sweeps=1)
+    num = TARGET[0]
+    return {
+        "heights": kept(state.h, num),
+        "schedule": state.schedule,
+        "map": og.semidiscrete.assign(state, y, x),
+        "masses": og.semidiscrete.masses(keys[1], state, y, 64, weights=it.b),
+        "chi2": og.semidiscrete.chi2(keys[1], state, y, 64, weights=it.b),
+        "extension": (kept(ext.centres, num), ext.angle, new),
+        "faces": faces,
+        "walk": og.extension.walk(state, y, x[:2], max_crossings=4)[1:],
+        "pairs": og.coupling.pair(keys[2], 0, state, y, 8).data,
+        "inverse": jnp.nan_to_num(kept(inverse.noise, num)),
+        "found": inverse.found[num:],
+    }
+
+
 ROWS = {
     "sinkhorn": _entropic(lambda it: og.PairwiseCost(it.x, it.y, block=20)),
     "sinkhorn, streamed": _entropic(lambda it: og.PairwiseCost(it.x, it.y, block=20), dense=False),
@@ -126,6 +157,7 @@ ROWS = {
     "sinkhorn.run, unrolled": _gradients(unrolled),
     "sinkhorn_divergence": _gradients(divergence),
     "sliced_w2_sq": _gradients(sliced),
+    "semidiscrete": semidiscrete,
 }
 SLOW = {"sinkhorn, streamed", "sinkhorn.value, unbalanced matrix", "sinkhorn_divergence"}  # to compile
 

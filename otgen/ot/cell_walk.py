@@ -27,6 +27,7 @@ _RELAXED = 1.9  # a step of `start` goes this many times as far as the border of
 _ULPS = 4.0  # distance to keep from a face, in roundings of the largest score
 
 
+@functools.partial(jax.jit, static_argnames=("num_steps", "sampler"))
 def start(
     y: Float[Array, "N d"],
     h: Float[Array, " N"],
@@ -60,9 +61,10 @@ def start(
 
     def improve(carry):
         x, (found, gap, normal), step = carry
-        length = jnp.maximum(jnp.sum(normal**2, 1), 1e-30)
-        least = 1e-6 * jnp.sqrt(length)  # never stuck by rounding on a face
-        moved = x + ((_RELAXED * gap + least) / length)[:, None] * normal
+        length = jnp.sqrt(jnp.sum(normal**2, 1))
+        length = jnp.where(length > 0, length, 1)
+        far = _RELAXED * gap / length + 1e-6  # never stuck by rounding on a face
+        moved = x + far[:, None] * (normal / length[:, None])
         x = jnp.where(found[:, None], x, support(sampler, moved))
         return x, _violated(y, h, index, x), step + 1
 
@@ -132,8 +134,11 @@ def walk(
         def sweep(carry: tuple[Array, Array], s: Array) -> tuple[tuple[Array, Array], None]:
             x, total = carry
             score = jnp.matmul(x, y.T, precision=lax.Precision.HIGHEST) + h
-            margin = _ULPS * jnp.finfo(score.dtype).eps * jnp.abs(score).max()
-            basis = jnp.where(s % 2, _rotation(jax.random.fold_in(basis_key, s), dim, x.dtype), jnp.eye(dim))
+            largest = jnp.where(score == -jnp.inf, 0, jnp.abs(score)).max()  # of points that take part
+            margin = _ULPS * jnp.finfo(score.dtype).eps * largest
+            basis = jnp.where(
+                s % 2, _rotation(jax.random.fold_in(basis_key, s), dim, x.dtype), jnp.eye(dim, dtype=x.dtype)
+            )
             slopes = jnp.matmul(basis, y.T, precision=lax.Precision.HIGHEST)  # one row for each direction
             u = jax.random.uniform(jax.random.fold_in(tile_key, s), (dim, *index.shape), x.dtype)
 
@@ -198,7 +203,7 @@ def _along(sampler: Sampler, x: Array, v: Array, lower: Array, upper: Array, u: 
         here = x @ v
         return _truncated_normal(lower + here, upper + here, u) - here
     if sampler == uniform_cube:
-        ends = (jnp.sign(v) * jnp.array([[[-0.5]], [[0.5]]]) - x) / jnp.where(v == 0, 1.0, v)
+        ends = (jnp.sign(v) * jnp.array([[[-0.5]], [[0.5]]], x.dtype) - x) / jnp.where(v == 0, 1.0, v)
         first = jnp.where(v == 0, -jnp.inf, ends[0]).max(1)
         last = jnp.where(v == 0, jnp.inf, ends[1]).min(1)
     else:

@@ -95,7 +95,7 @@ def now(function: Callable[..., Any], *arrays: Any) -> Any:
         return function(*arrays)
 
 
-def _at_hand(array: Any) -> bool:
+def at_hand(array: Any) -> bool:
     """Whether the values can be read without a copy from a device."""
     return not isinstance(array, jax.Array) or (
         array.is_fully_addressable and all(device.platform == "cpu" for device in array.devices())
@@ -104,7 +104,7 @@ def _at_hand(array: Any) -> bool:
 
 def all_finite(array: Any) -> bool:
     """Whether an array that is not traced has finite entries only; of a device's array one bool comes home."""
-    if not _at_hand(array):
+    if not at_hand(array):
         return bool(now(_all_finite, array))
     values = np.asarray(array)
     if not jnp.issubdtype(values.dtype, jnp.inexact):
@@ -114,7 +114,7 @@ def all_finite(array: Any) -> bool:
 
 def smallest_and_sum(array: Any) -> tuple[float, float]:
     """Return the least entry and the sum of an array that is not traced; of a device's array two numbers come home."""
-    if not _at_hand(array):
+    if not at_hand(array):
         least, total = now(_smallest_and_sum, array)
         return float(least), float(total)
     values = np.asarray(array, np.float64)
@@ -145,8 +145,8 @@ def require_costs(name: str, costs: Any) -> None:
     """
     if is_traced(costs):
         return
-    at_hand = _at_hand(costs)
-    if not bool((np.asarray(costs) > -np.inf).all() if at_hand else now(_all_above_minus_infinity, costs)):
+    here = at_hand(costs)
+    if not bool((np.asarray(costs) > -np.inf).all() if here else now(_all_above_minus_infinity, costs)):
         bad = np.count_nonzero(~(np.asarray(costs, np.float64) > -np.inf))
         raise ValueError(
             f"{name} has {bad} NaN or infinite entries; only +inf has a meaning, a forbidden pair: repair the others."
@@ -303,10 +303,10 @@ def as_points(name: str, points: Any, least: int = 2) -> Array:
 
 
 def as_weights(weights: Any, num: int, name: str = "weights") -> Array:
-    """Return positive weights [num] that sum to 1; uniform for None.
+    """Return weights [num] that are not negative and sum to 1; uniform for None.
 
     Raises:
-      ValueError: if the shape is not [num], or (outside jit) if a weight is not positive or the sum is not 1.
+      ValueError: if the shape is not [num], or (outside jit) if a weight is negative or the sum is not 1.
     """
     if weights is None:
         return jnp.full(num, 1.0 / num, jnp.float32)
@@ -315,10 +315,8 @@ def as_weights(weights: Any, num: int, name: str = "weights") -> Array:
         raise ValueError(f"{name} has shape {weights.shape}: give one weight per point, shape ({num},).")
     if not is_traced(weights):
         least, total = smallest_and_sum(weights)
-        if not np.isfinite(total) or not least > 0:
-            raise ValueError(
-                f"{name} has a smallest value of {least}: all must be finite and positive; drop points of weight zero."
-            )
+        if not np.isfinite(total) or not least >= 0:
+            raise ValueError(f"{name} has a smallest value of {least}: all must be finite, positive or zero.")
         if abs(total - 1) > 1e-4:
             raise ValueError(f"{name} sums to {total:.6g}, not 1: divide by the sum.")
     return weights / weights.sum()

@@ -27,24 +27,26 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from otgen.ot import cell_walk
-from otgen.ot.check import as_points, is_traced
+from otgen.ot.check import as_array, as_count, as_key, as_points, is_traced, native, require_choice
+from otgen.ot.heights import lying_out, of_one_type, shifted
 from otgen.ot.scores import TILE, top_scores
 from otgen.ot.semidiscrete import State, matching
-from otgen.ot.source import NET, draw, uniform_cube
+from otgen.ot.source import as_sampler, draw, independent, uniform_cube
 from otgen.types import Array, Key, Sampler
 
 HOW = ("draw", "centre")
 _MOST = 500  # projections on the way into a cell; tens are usual
+_CANDIDATES = 8  # of which the nearest is found by exact differences
 
 
 class Pairs(NamedTuple):
@@ -89,7 +91,7 @@ def pair(
     key: Key,
     step: ArrayLike,
     state: State,
-    y: Float[Array, "N d"],
+    y: ArrayLike,
     batch_size: int,
     *,
     sampler: Sampler = uniform_cube,
@@ -115,7 +117,8 @@ def pair(
       Pairs.
 
     Raises:
-      ValueError: for points and heights that do not match, or a batch size that is not a positive integer.
+      ValueError: for points and heights that do not match, a batch size that is not a positive integer, or a step that
+        is none of 0 ... 2^31 - 1.
 
     Example:
       >>> y = jnp.array([[-1.0, 0.0], [1.0, 0.0]])
@@ -127,29 +130,45 @@ def pair(
       >>> print(jnp.abs(cost(0) - (0.75**2 + 1 / 48 + 1 / 12)) < 0.002)  # over the halves of a square
       True
     """
-    return _pair(key, step, state, matching(state, y), _size(batch_size), sampler, quasi)
-
-
-def _size(batch_size: int) -> int:
-    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise ValueError(f"batch_size = {batch_size!r}: give a positive integer, best a power of two up to {NET:,}.")
-    return int(batch_size)
+    if not is_traced(step) and as_count("step", step, 0) >= 2**31:
+        raise ValueError(f"step = {step}: give less than 2**31, and another key for more.")
+    size = as_count("batch_size", batch_size)
+    return _pair(as_key(key), step, state.h, matching(state, y), size, as_sampler(sampler), bool(quasi))
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "sampler", "quasi"))
-def _pair(key: Key, step: Array, state: State, y: Array, batch_size: int, sampler: Sampler, quasi: bool) -> Pairs:
+def _pair(key: Key, step: Array, h: Array, y: Array, batch_size: int, sampler: Sampler, quasi: bool) -> Pairs:
     if quasi:
-        noise = draw(key, sampler, step, batch_size, y.shape[1])
+        noise = draw(key, sampler, step, batch_size, y.shape[1], y.dtype)
     else:
-        noise = sampler(jax.random.fold_in(key, step), batch_size, y.shape[1])
-    index = top_scores(noise, y - y.mean(0), state.h)[1][:, 0]
+        noise = independent(jax.random.fold_in(key, step), sampler, batch_size, y.shape[1], y.dtype)
+    index = top_scores(noise, *shifted(y, h))[1][:, 0]
     return Pairs(noise, y[index], index)
+
+
+class _Batches:
+    """Batches in turn. To collect those that have no end would never return, so that `list` of them raises."""
+
+    def __init__(self, make: Callable[[int], Pairs], start: int, num: int | None):
+        self._steps = itertools.count(start) if num is None else iter(range(start, start + num))
+        self._make, self._endless = make, num is None
+
+    def __iter__(self) -> Iterator[Pairs]:
+        return self
+
+    def __next__(self) -> Pairs:
+        return self._make(next(self._steps))
+
+    def __length_hint__(self) -> int:
+        if self._endless:
+            raise ValueError("these batches have no end: give num, or take some by itertools.islice.")
+        return operator.length_hint(self._steps)
 
 
 def pairs(
     key: Key,
     state: State,
-    y: Float[Array, "N d"],
+    y: ArrayLike,
     batch_size: int,
     *,
     sampler: Sampler = uniform_cube,
@@ -166,13 +185,13 @@ def pairs(
     Args:
       key, state, y, batch_size, sampler, quasi: as in `pair`.
       start: number of the first batch.
-      num: how many batches; None for no end.
+      num: how many batches; None for no end: for a loop that breaks off, and refused by `list`, which would not return.
 
     Returns:
       An iterator of Pairs.
 
     Raises:
-      ValueError: at once, for what `pair` refuses, or a negative start or num.
+      ValueError: at once, for what `pair` refuses, or a start or num that is no whole number of zero or more.
 
     Example:
       >>> y = jax.random.normal(jax.random.key(0), (100, 2))
@@ -182,17 +201,16 @@ def pairs(
       >>> print(len(batches), jnp.array_equal(again.noise, batches[2].noise))
       3 True
     """
-    y, size = matching(state, y), _size(batch_size)
-    if start < 0 or (num is not None and num < 0):
-        raise ValueError(f"start = {start}, num = {num}: neither can be negative.")
-    steps = itertools.count(start) if num is None else range(start, start + num)
-    return (_pair(key, step, state, y, size, sampler, quasi) for step in steps)
+    key, y, size, sampler = as_key(key), matching(state, y), as_count("batch_size", batch_size), as_sampler(sampler)
+    start, num = as_count("start", start, 0), num if num is None else as_count("num", num, 0)
+    return _Batches(lambda step: _pair(key, step, state.h, y, size, sampler, bool(quasi)), start, num)
 
 
 def nearest(y: ArrayLike, codes: ArrayLike) -> Int[Array, " n"]:
     """Return which of the points y [N, d] is nearest to each of codes [n, d]: indices [n], int32.
 
     So that codes that are no targets, of new data, can be inverted: as their nearest target, which is what is decoded.
+    Of points at one distance it is the first.
 
     Raises:
       ValueError: for shapes that do not match, or values that are not finite.
@@ -205,20 +223,28 @@ def nearest(y: ArrayLike, codes: ArrayLike) -> Int[Array, " n"]:
     y, codes = as_points("y", y), as_points("codes", codes, 1)
     if codes.shape[1] != y.shape[1]:
         raise ValueError(f"codes have dimension {codes.shape[1]}, but y has {y.shape[1]}: give both the same.")
+    return _nearest(y, codes)
+
+
+@jax.jit
+def _nearest(y: Array, codes: Array) -> Array:
     mean = y.mean(0)
-    y = y - mean
-    return top_scores(codes - mean, y, -0.5 * jnp.sum(y**2, 1))[1][:, 0]
+    points = y - mean
+    _, index = top_scores(codes - mean, points, -0.5 * jnp.sum(points**2, 1), k=min(_CANDIDATES, len(y)))
+    # Squared distances by products are off by the rounding of |y|^2, which may hide which of near points is nearest.
+    distance = jnp.sum((codes[:, None] - y[index]) ** 2, -1)
+    return jnp.where(distance <= distance.min(1, keepdims=True), index, len(y)).min(1)
 
 
 def invert(
     key: Key,
     state: State,
-    y: Float[Array, "N d"],
+    y: ArrayLike,
     index: ArrayLike,
     *,
     sampler: Sampler = uniform_cube,
     how: str = "draw",
-    centres: Float[Array, "_ _"] | None = None,
+    centres: ArrayLike | None = None,
     num_sweeps: int = 32,
 ) -> Inverse:
     """Return noise points that the map sends to given targets, so that `assign` of them is `index` again.
@@ -247,7 +273,8 @@ def invert(
       num_sweeps: length of a walk, 1 or more. Static.
 
     Returns:
-      Inverse: noise [n, d], and which were found. Points that coincide have one cell: `assign` gives one of them.
+      Inverse: noise [n, d], and which were found. Points that coincide have one cell: `assign` gives one of them. A
+      point of weight zero has none.
 
     Raises:
       ValueError: for an unknown source or how, indices that are no integers or (outside jit) out of range, or arrays
@@ -264,28 +291,28 @@ def invert(
       >>> print(og.semidiscrete.assign(state, y, middle[None]).shape)
       (1,)
     """
-    y, index = matching(state, y), jnp.asarray(index)
+    y, index = matching(state, y), jnp.asarray(native("index", index))
     if sampler not in cell_walk.SOURCES:
         known = ", ".join(it.name for it in cell_walk.SOURCES)
         raise ValueError(f"invert knows the law within a cell of {known}, not of {sampler}: use invert_all.")
-    if how not in HOW:
-        raise ValueError(f"how = {how!r}: choose one of {', '.join(HOW)}.")
-    if num_sweeps < 1:
-        raise ValueError(f"num_sweeps = {num_sweeps}: give 1 or more.")
+    require_choice("how", how, HOW)
+    num_sweeps = as_count("num_sweeps", num_sweeps)
     if index.ndim != 1 or not jnp.issubdtype(index.dtype, jnp.integer):
         raise ValueError(f"index has shape {index.shape} and type {index.dtype}: give integers [n].")
     if not is_traced(index) and index.size and (int(index.min()) < 0 or int(index.max()) >= y.shape[0]):
         raise ValueError(f"index reaches from {index.min()} to {index.max()}: y has {y.shape[0]} points.")
-    if centres is not None and centres.shape != y.shape:
-        raise ValueError(f"centres have shape {centres.shape}: give one for each point, {y.shape}.")
+    if centres is not None:
+        centres = as_array("centres", centres, y.shape, finite=False)
     if index.size == 0:
         return Inverse(jnp.zeros((0, y.shape[1]), y.dtype), jnp.zeros(0, bool))
-    return _invert(key, state.h, y, index.astype(jnp.int32), centres, sampler, how, num_sweeps)
+    return _invert(as_key(key), state.h, y, index.astype(jnp.int32), centres, sampler, how, num_sweeps)
 
 
 @functools.partial(jax.jit, static_argnames=("sampler", "how", "num_sweeps"))
 def _invert(key, h, y, index, centres, sampler, how, num_sweeps) -> Inverse:
-    y = y - y.mean(0)
+    lost = lying_out(h)[index]
+    index = jnp.where(lost, jnp.argmin(lying_out(h)).astype(jnp.int32), index)
+    y, h = shifted(*of_one_type(y, h))
     known = jnp.zeros((len(index), 1), bool)
     first = jnp.zeros((len(index), y.shape[1]), y.dtype)
     if centres is not None:
@@ -302,13 +329,14 @@ def _invert(key, h, y, index, centres, sampler, how, num_sweeps) -> Inverse:
     for kept in (2.0**-10, 1.0):  # a point on a face, where rounding decides, goes a little or all the way back
         inside = cell_walk.inside(y, h, index, noise)[:, None]
         noise = jnp.where(inside, noise, noise + kept * (first - noise))
+    found = found & ~lost
     return Inverse(jnp.where(found[:, None], noise, jnp.nan), found)
 
 
 def invert_all(
     key: Key,
     state: State,
-    y: Float[Array, "N d"],
+    y: ArrayLike,
     *,
     sampler: Sampler = uniform_cube,
     num: int | None = None,
@@ -332,7 +360,7 @@ def invert_all(
       Inverse: noise [N, d], and which were found.
 
     Raises:
-      ValueError: for points and heights that do not match, or num < 1.
+      ValueError: for points and heights that do not match, or a num or num_sweeps that is no positive whole number.
 
     Example:
       >>> y = jax.random.normal(jax.random.key(0), (200, 3))
@@ -342,12 +370,12 @@ def invert_all(
       (200, 3) True
     """
     y = matching(state, y)
-    num = 8 * y.shape[0] if num is None else operator.index(num)
-    if num < 1:
-        raise ValueError(f"num = {num} draws: give at least 1, or None.")
-    pass_key, rest_key = jax.random.split(key)
-    noise, found = _first_hits(pass_key, state.h, y, -(-num // TILE), sampler)
-    rest = np.flatnonzero(~np.asarray(found))
+    num = 8 * y.shape[0] if num is None else as_count("num", num)
+    num_sweeps = as_count("num_sweeps", num_sweeps)
+    pass_key, rest_key = jax.random.split(as_key(key))
+    h = jnp.asarray(state.h)
+    noise, found = _first_hits(pass_key, h, y, -(-num // TILE), as_sampler(sampler))
+    rest = np.flatnonzero(~np.asarray(found | lying_out(h)))
     if not rest.size or sampler not in cell_walk.SOURCES:
         return Inverse(noise, found)
     padded = jnp.asarray(np.resize(rest, 1 << int(rest.size - 1).bit_length()))  # few sizes to compile for
@@ -359,11 +387,11 @@ def invert_all(
 @functools.partial(jax.jit, static_argnames=("tiles", "sampler"))
 def _first_hits(key: Key, h: Array, y: Array, tiles: int, sampler: Sampler) -> Inverse:
     """The first of independent draws that falls in each cell; NaN where none does."""
-    y = y - y.mean(0)
+    y, h = shifted(*of_one_type(y, h))
 
     def visit(carry: Inverse, number: Array) -> tuple[Inverse, None]:
         noise, found = carry
-        x = sampler(jax.random.fold_in(key, number), TILE, y.shape[1])
+        x = independent(jax.random.fold_in(key, number), sampler, TILE, y.shape[1], y.dtype)
         winner = top_scores(x, y, h)[1][:, 0]
         first = jnp.full(len(y), TILE, jnp.int32).at[winner].min(jnp.arange(TILE, dtype=jnp.int32))
         new = (first < TILE) & ~found

@@ -28,9 +28,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Float
 
-from otgen.ot.check import is_traced
+from otgen.ot.check import as_array, as_count, as_key, native, require_between, require_choice
+from otgen.ot.heights import lying_out, shifted
 from otgen.ot.scores import TILE, top_scores
 from otgen.ot.semidiscrete import State, matching
 from otgen.ot.singular import Faces as Faces
@@ -38,7 +40,7 @@ from otgen.ot.singular import Walk as Walk
 from otgen.ot.singular import dihedral_angle as dihedral_angle
 from otgen.ot.singular import singular_angles as singular_angles
 from otgen.ot.singular import walk as walk
-from otgen.ot.source import draw, uniform_cube
+from otgen.ot.source import as_sampler, draw, uniform_cube
 from otgen.types import Array, Key, Sampler
 
 NEIGHBOURS = 20  # next cells in the order of scores that a pair may choose from and a local Gaussian is made of
@@ -87,25 +89,33 @@ class Combination(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("sampler", "num"))
-def _centres(key: Key, state: State, y: Array, sampler: Sampler, num: int) -> Array:
+def _centres(key: Key, h: Array, y: Array, sampler: Sampler, num: int) -> Array:
+    y, h = shifted(y, h)
+
     def visit(carry, index):
         total, count = carry
-        x = draw(key, sampler, index, TILE, y.shape[1])
-        _, winner = top_scores(x, y, state.h)
+        x = draw(key, sampler, index, TILE, y.shape[1], y.dtype)
+        _, winner = top_scores(x, y, h)
         return (total.at[winner[:, 0]].add(x), count.at[winner[:, 0]].add(1.0)), None
 
-    start = jnp.zeros_like(y), jnp.zeros(y.shape[0])
+    start = jnp.zeros_like(y), jnp.zeros(y.shape[0], y.dtype)
     (total, count), _ = jax.lax.scan(visit, start, jnp.arange(-(-num // TILE)))
     return jnp.where(count[:, None] > 0, total / jnp.maximum(count, 1)[:, None], jnp.inf)
 
 
 @functools.partial(jax.jit, static_argnames="sampler")
-def _threshold(key: Key, state: State, y: Array, sampler: Sampler, quantile: Array) -> Array:
-    x = draw(key, sampler, 0, TILE, y.shape[1])
-    _, index = top_scores(x, y, state.h, k=min(NEIGHBOURS + 1, y.shape[0]))
+def _threshold(key: Key, h: Array, y: Array, sampler: Sampler, quantile: Array) -> Array:
+    y, h = shifted(y, h)
+    index = _ranked(draw(key, sampler, 0, TILE, y.shape[1], y.dtype), y, h)
     angles = dihedral_angle(y[index[:, :1]], y[index[:, 1:]])
     least = jnp.where(_distinct(y, index), angles, jnp.inf).min(1)
     return jnp.quantile(jnp.where(jnp.isfinite(least), least, 0.0), quantile)
+
+
+def _ranked(x: Array, y: Array, h: Array) -> Array:
+    """The winner of every sample and the next in the order of scores [n, k]; the winner again where there is none."""
+    values, index = top_scores(x, y, h, k=min(NEIGHBOURS + 1, y.shape[0]))
+    return jnp.where(values == -jnp.inf, index[:, :1], index)
 
 
 def _distinct(y: Array, index: Array) -> Array:
@@ -116,9 +126,9 @@ def _distinct(y: Array, index: Array) -> Array:
 def threshold(
     key: Key,
     state: State,
-    y: Float[Array, "N d"],
+    y: ArrayLike,
     *,
-    quantile: Array | float = QUANTILE,
+    quantile: ArrayLike = QUANTILE,
     sampler: Sampler = uniform_cube,
 ) -> Array:
     """Choose the angle above which a face counts as singular from the targets alone.
@@ -145,20 +155,19 @@ def threshold(
       >>> print(og.extension.threshold(jax.random.key(1), state, y))  # the angle within a pair
       0.0476
     """
-    if not is_traced(quantile) and not 0 <= float(quantile) <= 1:
-        raise ValueError(f"quantile = {float(quantile)} lies outside [0, 1]: give a share of the samples.")
+    require_between("quantile", quantile, 0.0, 1.0)
     y = matching(state, y)
-    return _threshold(key, state, y - y.mean(0), sampler, jnp.float32(quantile))
+    return _threshold(as_key(key), state.h, y, as_sampler(sampler), jnp.asarray(quantile, y.dtype))
 
 
 def init(
     key: Key,
     state: State,
-    y: Float[Array, "N d"],
+    y: ArrayLike,
     *,
     sampler: Sampler = uniform_cube,
     num: int | None = None,
-    quantile: Array | float = QUANTILE,
+    quantile: ArrayLike = QUANTILE,
 ) -> Extension:
     """Measure the mass centres of the cells and choose the angle threshold from the targets alone.
 
@@ -182,13 +191,11 @@ def init(
       >>> print(jnp.abs(ext.centres - y / 4).max() < 0.01)  # centres of the halves of the square
       True
     """
-    if num is not None and num < 1:
-        raise ValueError(f"num = {num} samples for the centres: give at least 1, or None.")
     y = matching(state, y)
-    centre_key, angle_key = jax.random.split(key)
+    num = 20 * y.shape[0] if num is None else as_count("num", num)
+    centre_key, angle_key = jax.random.split(as_key(key))
     angle = threshold(angle_key, state, y, quantile=quantile, sampler=sampler)
-    centres = _centres(centre_key, state, y - y.mean(0), sampler, 20 * y.shape[0] if num is None else num)
-    return Extension(centres, angle)
+    return Extension(_centres(centre_key, state.h, y, sampler, num), angle)
 
 
 def _admitted(y: Array, index: Array, angle: Array, labels: Array | None) -> Array:
@@ -198,8 +205,8 @@ def _admitted(y: Array, index: Array, angle: Array, labels: Array | None) -> Arr
     return admitted if labels is None else admitted & (labels[index[:, :1]] == labels[index[:, 1:]])
 
 
-def _pairs(key, extension, state, y, x, angle, labels):
-    _, index = top_scores(x, y, state.h, k=min(NEIGHBOURS + 1, y.shape[0]))
+def _pairs(key, extension, h, y, x, angle, labels):
+    index = _ranked(x, y, h)
     admitted = _admitted(y, index, angle, labels)
     first = jnp.argmax(admitted, axis=1)[:, None]
     share = jax.random.uniform(key, (x.shape[0],)) * admitted.any(1)
@@ -207,12 +214,12 @@ def _pairs(key, extension, state, y, x, angle, labels):
     return jnp.concatenate([index[:, :1], partner], 1), jnp.stack([1 - share, share], 1)
 
 
-def _simplex(key, extension, state, y, x, angle, labels):
+def _simplex(key, extension, h, y, x, angle, labels):
     del key
     seen = jnp.isfinite(extension.centres[:, 0])
     centres = jnp.where(seen[:, None], extension.centres, 0.0)
     height = jnp.where(seen, -0.5 * jnp.sum(centres**2, 1), -jnp.inf)  # the nearest centre has the largest score
-    _, winner = top_scores(x, y, state.h)
+    _, winner = top_scores(x, y, h)
     _, near = top_scores(x, centres, height, k=min(y.shape[1] + 1, y.shape[0]))
     index = jnp.concatenate([winner, near], axis=1)
     admitted = _admitted(y, index, angle, labels) & seen[winner] & seen[near]
@@ -221,19 +228,19 @@ def _simplex(key, extension, state, y, x, angle, labels):
     return index, weight / weight.sum(1, keepdims=True)
 
 
-def _stochastic(key, extension, state, y, x, angle, labels):
+def _stochastic(key, extension, h, y, x, angle, labels):
     """Weights l_k + sqrt(l_k) e_k - l_k sum_j sqrt(l_j) e_j around those of the simplex form, l.
 
     They sum to 1, and the points have the mean m = sum_k l_k y_k and the covariance sum_k l_k (y_k - m)(y_k - m)^T.
     """
-    index, mean = _simplex(key, extension, state, y, x, angle, labels)
+    index, mean = _simplex(key, extension, h, y, x, angle, labels)
     noise = jnp.sqrt(mean) * jax.random.normal(key, mean.shape)
     return index, mean + noise - mean * noise.sum(1, keepdims=True)
 
 
-def _local(key, extension, state, y, x, angle, labels):
+def _local(key, extension, h, y, x, angle, labels):
     """Weights 1/m + e_k / sqrt(m - 1), less the mean of the latter: mean and covariance are those of the m targets."""
-    _, index = top_scores(x, y, state.h, k=min(NEIGHBOURS + 1, y.shape[0]))
+    index = _ranked(x, y, h)
     used = jnp.pad(_admitted(y, index, angle, labels), ((0, 0), (1, 0)), constant_values=True)
     num = used.sum(1, keepdims=True)
     noise = jax.random.normal(key, used.shape) * used / jnp.sqrt(jnp.maximum(num - 1, 1))
@@ -244,9 +251,10 @@ _FORMS = dict(zip(METHODS, (_pairs, _simplex, _stochastic, _local), strict=True)
 
 
 @functools.partial(jax.jit, static_argnames="method")
-def _transport(key, extension, state, y, x, angle, labels, method) -> Combination:
-    centred = y - y.mean(0)
-    index, weight = _FORMS[method](key, extension, state, centred, x, angle, labels)
+def _transport(key, extension, h, y, x, angle, labels, method) -> Combination:
+    y = jnp.where(lying_out(h)[:, None], 0, y)
+    centred, h = shifted(y, h)
+    index, weight = _FORMS[method](key, extension, h, centred, x, angle, labels)
     points = y[index[:, 0]] + jnp.sum(weight[:, 1:, None] * (y[index[:, 1:]] - y[index[:, :1]]), axis=1)
     return Combination(points, index, weight)
 
@@ -255,12 +263,12 @@ def transport(
     key: Key,
     extension: Extension,
     state: State,
-    y: Float[Array, "N d"],
-    x: Float[Array, "n d"],
+    y: ArrayLike,
+    x: ArrayLike,
     *,
     method: str = DEFAULT,
-    angle: Array | float | None = None,
-    labels: Int[Array, " _"] | None = None,
+    angle: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
 ) -> Combination:
     """Map source samples by the extended map.
 
@@ -278,7 +286,7 @@ def transport(
       Combination of the targets for every sample.
 
     Raises:
-      ValueError: for an unknown method or an angle outside [0, pi].
+      ValueError: for an unknown method, an angle outside [0, pi], or arrays that do not match.
 
     Example:
       >>> y = jnp.array([[-1.1, 0.0], [-1.0, 0.0], [1.0, 0.0], [1.1, 0.0]])  # two pairs; the map jumps between them
@@ -290,38 +298,39 @@ def transport(
       >>> print(bool(jnp.any(jnp.abs(filtered) < 0.9)), bool(jnp.any(jnp.abs(anywhere) < 0.9)))  # across the jump
       False True
     """
+    if not isinstance(extension, Extension):
+        raise ValueError(f"extension is a {type(extension).__name__}: give the Extension that `init` returns.")
     angle = extension.angle if angle is None else angle
     check_form(method, angle)
-    y = matching(state, y, x)
+    y, x = matching(state, y, x), as_array("x", x)
+    extension = extension._replace(centres=as_array("centres", extension.centres, y.shape, finite=False))
     if labels is not None:
-        labels = jnp.asarray(labels)
+        labels = native("labels", labels)
         if labels.shape != y.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
             raise ValueError(f"labels have shape {labels.shape} and type {labels.dtype}: give one integer per point.")
-    return _transport(key, extension, state, y, x, jnp.float32(angle), labels, method)
+    return _transport(as_key(key), extension, state.h, y, x, jnp.asarray(angle, y.dtype), labels, method)
 
 
-def check_form(method: str, angle: Array | float) -> None:
+def check_form(method: str, angle: ArrayLike) -> None:
     """Raise ValueError for an unknown form of the extension or (outside jit) an angle outside [0, pi].
 
     Example:
       >>> og.extension.check_form("pairs", 0.5)  # says nothing: both are legal
     """
-    if method not in METHODS:
-        raise ValueError(f"method = {method!r} is unknown: choose one of {', '.join(METHODS)}.")
-    if not is_traced(angle) and not 0 <= float(angle) <= math.pi:
-        raise ValueError(f"angle = {float(angle)} lies outside [0, pi]: give radians; pi switches the filter off.")
+    require_choice("method", method, METHODS)
+    require_between("angle, in radians,", angle, 0.0, math.pi)
 
 
 def sample(
     key: Key,
     extension: Extension,
     state: State,
-    y: Float[Array, "N d"],
+    y: ArrayLike,
     num: int,
     *,
     method: str = DEFAULT,
-    angle: Array | float | None = None,
-    labels: Int[Array, " _"] | None = None,
+    angle: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
     sampler: Sampler = uniform_cube,
 ) -> Float[Array, "num d"]:
     """Draw `num` new points: quasi-random source samples moved by the extended map.
@@ -336,7 +345,7 @@ def sample(
       New points [num, d].
 
     Raises:
-      ValueError: for an unknown method or an angle outside [0, pi].
+      ValueError: as `transport`, or for a num that is no positive whole number.
 
     Example:
       >>> y = jnp.array([[-1.1, 0.0], [-1.0, 0.0], [1.0, 0.0], [1.1, 0.0]])
@@ -346,21 +355,27 @@ def sample(
       >>> print(points.shape, bool(jnp.all(jnp.abs(points[:, 0]) >= 0.999)))  # new points within the pairs only
       (200, 2) True
     """
-    source_key, place_key = jax.random.split(key)
+    y = matching(state, y)
+    source_key, place_key = jax.random.split(as_key(key))
     x = source_samples(source_key, num, y.shape[1], sampler)
     return transport(place_key, extension, state, y, x, method=method, angle=angle, labels=labels).points
 
 
-@functools.partial(jax.jit, static_argnames=("num", "dim", "sampler"))
 def source_samples(key: Key, num: int, dim: int, sampler: Sampler = uniform_cube) -> Float[Array, "num dim"]:
     """Draw the first `num` points [num, dim] of a quasi-random stream of the source law.
+
+    Raises:
+      ValueError: for a num or dim that is no positive whole number, or a law that gives another shape.
 
     Example:
       >>> x = og.extension.source_samples(jax.random.key(0), 1000, 2)
       >>> print(x.shape, bool(jnp.all(jnp.abs(x) <= 0.5)), bool(jnp.all(jnp.abs(x.mean(0)) < 0.01)))
       (1000, 2) True True
     """
-    if num < 1:
-        raise ValueError(f"num = {num}: ask for at least one sample.")
+    return _source_samples(as_key(key), as_count("num", num), as_count("dim", dim), as_sampler(sampler))
+
+
+@functools.partial(jax.jit, static_argnames=("num", "dim", "sampler"))
+def _source_samples(key: Key, num: int, dim: int, sampler: Sampler) -> Array:
     blocks = [draw(key, sampler, block, TILE, dim) for block in range(-(-num // TILE))]
     return jnp.concatenate(blocks)[:num]

@@ -10,6 +10,9 @@ first. (The maximum of Triton leaves out what is not a number, that of the inter
 
 from __future__ import annotations
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -64,6 +67,7 @@ def _kernel(x_ref, y_ref, height_ref, value_ref, code_ref, *, tiles: int, depth:
         value_ref[place, :], code_ref[place, :] = value, code
 
 
+@functools.partial(jax.jit, static_argnames=("k", "interpret"))
 def fused_scores(
     x: Float[Array, "n d"], y: Float[Array, "N d"], h: Float[Array, " N"], k: int, interpret: bool = False
 ) -> tuple[Float[Array, "n {k}"], Int[Array, "n {k}"]]:

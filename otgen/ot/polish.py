@@ -74,7 +74,7 @@ def _two_best(key: Key, h: Array, y: Array, first: Array | int, num: int, sample
     """The two best points of the samples of `num` blocks [n, 2] and the gaps between their scores [n]."""
 
     def visit(_, block):
-        values, index = top_scores(draw(key, sampler, first + block, batch_size, y.shape[1]), y, h, k=2)
+        values, index = top_scores(draw(key, sampler, first + block, batch_size, y.shape[1], y.dtype), y, h, k=2)
         return None, (index, values[:, 0] - values[:, 1])
 
     _, (index, gaps) = lax.scan(visit, None, jnp.arange(num))
@@ -86,7 +86,7 @@ def _won(key: Key, h: Array, y: Array, first: Array | int, num: Array | int, sam
     """Samples of `num` blocks that each point wins [N], int32."""
 
     def visit(block, won):
-        x = draw(key, sampler, first + block, batch_size, y.shape[1])
+        x = draw(key, sampler, first + block, batch_size, y.shape[1], y.dtype)
         return won.at[top_scores(x, y, h)[1][:, 0]].add(1)
 
     return lax.fori_loop(0, num, visit, jnp.zeros(y.shape[0], jnp.int32))
@@ -138,7 +138,7 @@ def direction(counted: Count, weights: np.ndarray, damping: float) -> np.ndarray
 
 def raised(key: Key, h: np.ndarray, y: Array, empty: np.ndarray, weights: np.ndarray, sampler: Sampler) -> np.ndarray:
     """Heights [N] at which each empty cell, alone, would win half of its weight, or one of 65,536 samples."""
-    x = draw(key, sampler, 0, _LACKING, y.shape[1])
+    x = draw(key, sampler, 0, _LACKING, y.shape[1], y.dtype)
     best = np.asarray(top_scores(x, y, jnp.asarray(h, y.dtype))[0])[:, 0]
     x, points, h = np.asarray(x), np.asarray(y), h.copy()
     for first in range(0, len(empty), _ROWS):
@@ -147,6 +147,17 @@ def raised(key: Key, h: np.ndarray, y: Array, empty: np.ndarray, weights: np.nda
         wanted = np.maximum(1, _LACKING * weights[rows] / 2).astype(int)
         h[rows] += [np.partition(column, place)[place] for column, place in zip(short.T, wanted, strict=True)]
     return h
+
+
+def unearth(
+    key: Key, h: Float[Array, " N"], y: Float[Array, "N d"], weights: Float[Array, " N"], sampler: Sampler
+) -> Float[Array, " N"]:
+    """Heights [N], mean 0, with every cell raised that none of 65,536 samples saw though several should have."""
+    nu, y = np.asarray(weights, np.float64), centred(y, weights)[0]
+    won = np.asarray(_won(key, h, y, 0, 1, sampler, _LACKING))
+    empty = np.flatnonzero((won == 0) & (nu * _LACKING > _SURE))
+    new = raised(key, np.asarray(h, np.float64), y, empty, nu, sampler)
+    return jnp.asarray(new - new.mean(), h.dtype)
 
 
 def _blocks_of(size: int, batch_size: int) -> int:

@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Float, Int, Real
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
 
+from otgen.ot.check import as_array, as_count, require_choice
 from otgen.types import Array
 
 TILE = 4096  # samples scored together
@@ -151,9 +153,8 @@ def _derivative(k, kernel, primals, tangents):
     return (value, index), (slope, np.zeros(index.shape, jax.dtypes.float0))
 
 
-@functools.partial(jax.jit, static_argnames=("k", "kernel"))
 def top_scores(
-    x: Real[Array, "n d"], y: Real[Array, "N d"], h: Real[Array, " N"], k: int = 1, *, kernel: str = "auto"
+    x: ArrayLike, y: ArrayLike, h: ArrayLike, k: int = 1, *, kernel: str = "auto"
 ) -> tuple[Float[Array, "n {k}"], Int[Array, "n {k}"]]:
     """Return the k largest scores <y_i, x> + h_i of every sample and the points that reach them.
 
@@ -181,7 +182,8 @@ def top_scores(
       any index.
 
     Raises:
-      ValueError: for k > N, another `kernel`, or kernel="pallas" where the kernel cannot be used.
+      ValueError: for arrays that do not match, k < 1 or k > N, another `kernel`, or kernel="pallas" where the kernel
+        cannot be used.
 
     Example:
       >>> x, y = jnp.array([[1.0], [-1.0]]), jnp.array([[-1.0], [0.0], [2.0]])
@@ -199,12 +201,19 @@ def top_scores(
     Reference: Gu et al. (2013), arXiv 1302.5472 (the envelope max_i <y_i, x> + h_i and its cells); Danskin's
     theorem for its gradient.
     """
-    if k > y.shape[0]:
+    y = as_array("y", y, (None, None), finite=False)
+    x = as_array("x", x, (None, y.shape[1]), finite=False)
+    h = as_array("h", h, y.shape[:1], finite=False)
+    if (k := as_count("k", k)) > y.shape[0]:
         raise ValueError(f"top_scores was asked for k = {k} of {y.shape[0]} points: choose k <= N.")
-    if kernel not in ("auto", "xla", "pallas"):
-        raise ValueError(f"kernel = {kernel!r}: choose 'auto', 'xla' or 'pallas'.")
-    dtype = jnp.promote_types(jnp.result_type(x, y, h), jnp.float32)
-    x, y, h = (array.astype(dtype) for array in (x, y, h))
-    if kernel == "pallas" and (why := _misfit(x, y, k)):
+    require_choice("kernel", kernel, ("auto", "xla", "pallas"))
+    dtype = jnp.result_type(x, y, h)
+    if kernel == "pallas" and (why := _misfit(x.astype(dtype), y, k)):
         raise ValueError(f"kernel = 'pallas' was given {why}: leave it at 'auto'.")
-    return _scores(x, y, h, k, kernel)
+    return _top_scores(x, y, h, k, kernel)
+
+
+@functools.partial(jax.jit, static_argnames=("k", "kernel"))
+def _top_scores(x: Array, y: Array, h: Array, k: int, kernel: str) -> tuple[Array, Array]:
+    dtype = jnp.result_type(x, y, h)
+    return _scores(x.astype(dtype), y.astype(dtype), h.astype(dtype), k, kernel)

@@ -8,7 +8,8 @@ An et al., 2020, arXiv 2001.03698, with a warm start, fresh quasi-random samples
 problem, and an error measured on samples the heights have never seen).
 
 Points are centred before scores are taken; heights do not depend on it. With the cost |x - y|^2 the dual
-potential of the points is g = 2 h + |y|^2.
+potential of the points is g = 2 h + |y|^2. A point of weight zero takes no part, whatever stands in its row: its cell
+is empty, its height -1e30, and it counts in no mean or scale, so that zero weights pad points to a static shape.
 """
 
 from __future__ import annotations
@@ -20,11 +21,21 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from otgen.ot import cells, polish, shards, warm
-from otgen.ot.check import as_points, as_weights, is_traced
-from otgen.ot.heights import EXCLUDED, LATER_RATE, centred
+from otgen.ot.check import (
+    as_array,
+    as_count,
+    as_key,
+    as_points,
+    as_weights,
+    is_traced,
+    require_nonnegative,
+    require_positive,
+)
+from otgen.ot.heights import EXCLUDED, LATER_RATE, among, centred, shifted
 from otgen.ot.heights import Schedule as Schedule
 from otgen.ot.heights import State as State
 from otgen.ot.heights import from_heights as from_heights
@@ -33,7 +44,7 @@ from otgen.ot.heights import stage as stage
 from otgen.ot.heights import step as step
 from otgen.ot.scores import TILE as TILE
 from otgen.ot.scores import top_scores
-from otgen.ot.source import uniform_cube
+from otgen.ot.source import as_sampler, uniform_cube
 from otgen.types import Array, Callback, Key, Sampler, Status, status_of
 
 _SAMPLES = 1.6  # first stage: this many samples per unit of the floor (N - 1) / tol
@@ -43,6 +54,8 @@ _PER_CLUSTER = 25  # points
 _MOST_CLUSTERS = 2000
 _CLUSTER_SAMPLES = 2**18  # that a start may cost
 _WORK = 1e11  # multiplications between two callbacks: about a second on a few cores
+_SURE = 12.0  # a cell is called empty where no held-out sample is and so many were to be expected
+_NOISE = 3.0  # standard errors that primal cost and dual value may be apart
 
 
 class Info(NamedTuple):
@@ -59,7 +72,13 @@ class Info(NamedTuple):
       efficiency: chi2 n / (N - 1) for n training samples: 1 is the floor of independent samples.
       num_samples, num_heldout: samples the heights were trained on, and measured on.
       num_steps: steps taken; Newton's count as many as would have drawn their samples.
-      status: CONVERGED if and only if chi2 < tol.
+      status: CONVERGED if and only if error < tol.
+      error: the largest of three. (1) chi2. (2) The share of the cells that are empty, N of them counted alike: light
+        ones may all be missed where chi2, which counts each by its weight, is small. (3) ((primal - dual) / scale)^2,
+        for costs and points about their means, less three standard errors and in units of
+        scale = Var y + sqrt(Var x Var y): the second moment that is not where it should be, as when one far point is
+        missed. Where weights are equal and no point is far from all others chi2 is the largest of them.
+      num_empty: cells in which no held-out sample fell though 12 or more were to be expected.
 
     Example:
       >>> y = jnp.array([[-1.0], [0.0], [2.0]])
@@ -80,15 +99,28 @@ class Info(NamedTuple):
     num_heldout: Array
     num_steps: Array
     status: Array
+    error: Array
+    num_empty: Array
+
+    def remark(self) -> str:
+        """Say what chi2 does not, for `og.explain`."""
+        if int(self.status) != Status.MAX_STEPS or not float(self.error) > float(self.chi2):
+            return ""
+        empty, primal, dual = int(self.num_empty), float(self.primal_cost), float(self.dual_value)
+        return (
+            f"The masses are right by weight (chi2 = {float(self.chi2):.2g}), but not cell by cell: {empty} cells are "
+            f"empty, and primal_cost and dual_value are {primal:.3g} and {dual:.3g}. Points of very unequal weight, or "
+            "far from all others, take more samples."
+        )
 
 
 def init(
     key: Key,
-    y: Float[Array, "N d"],
-    weights: Float[Array, " N"] | None = None,
+    y: ArrayLike,
+    weights: ArrayLike | None = None,
     *,
     sampler: Sampler = uniform_cube,
-    h: Float[Array, " _"] | None = None,
+    h: ArrayLike | None = None,
 ) -> State:
     """Return the state a solve starts from: a warm start and an empty schedule.
 
@@ -98,7 +130,7 @@ def init(
     Args:
       key: random key, for the moments of the source.
       y: points [N, d], N >= 2.
-      weights: [N], positive, summing to 1; None for uniform.
+      weights: [N], summing to 1, zero for points that take no part; None for uniform.
       sampler: the source law. Static.
       h: heights [N] to start from instead, for example those of a nearby problem.
 
@@ -114,23 +146,19 @@ def init(
       >>> print(og.semidiscrete.assign(state, y, jnp.array([[-0.4], [-0.2], [-0.1], [0.1], [0.2]])))
       [0 0 1 1 2]
     """
-    y = as_points("y", y)
+    key, y, sampler = as_key(key), as_points("y", y), as_sampler(sampler)
     weights = as_weights(weights, y.shape[0])
     if h is not None:
-        h = jnp.asarray(h)
-        if h.shape != y.shape[:1]:
-            raise ValueError(f"h has shape {h.shape}: give one height per point, shape ({y.shape[0]},).")
-        if not is_traced(h) and not bool(jnp.isfinite(h).all()):
-            raise ValueError("h has NaN or infinite heights: start from None instead.")
+        h = as_array("h, one height per point,", h, y.shape[:1])
     else:
         h = warm.start(key, centred(y, weights)[0], weights, sampler)
-    return from_heights(h)
+    return from_heights(among(weights, h))
 
 
-def assign(state: State, y: Float[Array, "N d"], x: Float[Array, "n d"]) -> Int[Array, " n"]:
+def assign(state: State, y: ArrayLike, x: ArrayLike) -> Int[Array, " n"]:
     """Return the index of the point each sample is sent to, argmax_i <y_i, x> + h_i.
 
-    Of points that coincide one is returned.
+    Of points that coincide one is returned; none is sent to a point of weight zero.
 
     Args:
       state: heights of the map.
@@ -149,15 +177,20 @@ def assign(state: State, y: Float[Array, "N d"], x: Float[Array, "n d"]) -> Int[
       >>> print(og.semidiscrete.assign(state, y, jnp.array([[-0.3, 0.2], [0.3, 0.4]])))  # a half of the square each
       [0 1]
     """
-    y = matching(state, y, x)
-    return top_scores(x, y - y.mean(0), state.h)[1][:, 0]
+    y, x = matching(state, y, x), as_array("x", x, finite=False)
+    return _assign(state.h, y, x)
+
+
+@jax.jit
+def _assign(h: Array, y: Array, x: Array) -> Array:
+    return top_scores(x, *shifted(y, h))[1][:, 0]
 
 
 def carried(
     key: Key,
     state: State,
-    old: Float[Array, "M d"],
-    y: Float[Array, "N _"],
+    old: ArrayLike,
+    y: ArrayLike,
     *,
     sampler: Sampler = uniform_cube,
 ) -> State:
@@ -188,13 +221,14 @@ def carried(
       True
     """
     old = matching(state, old, y)
-    y = as_points("y", y)
-    centre = old.mean(0)
-    return from_heights(warm.conjugate(key, state.h, old - centre, y - centre, sampler))
+    return from_heights(warm.conjugate(as_key(key), state.h, old, as_points("y", y), as_sampler(sampler)))
 
 
-def matching(state: State, y: Array, x: Array | None = None) -> Array:
+def matching(state: State, y: ArrayLike, x: ArrayLike | None = None) -> Array:
     """Return y after checking that the heights belong to as many points and the samples to their dimension.
+
+    Raises:
+      ValueError: if they do not.
 
     Example:
       >>> state = og.semidiscrete.from_heights(jnp.zeros(2))
@@ -202,13 +236,13 @@ def matching(state: State, y: Array, x: Array | None = None) -> Array:
       float32
     """
     y = as_points("y", y)
-    if state.h.shape != y.shape[:1]:
+    if not isinstance(state, State):
+        raise ValueError(f"state is a {type(state).__name__}: give the State of from_heights, init or run.")
+    if jnp.shape(state.h) != y.shape[:1]:
+        raise ValueError(f"the state has {jnp.size(state.h)} heights but y has {y.shape[0]} points: use its own y.")
+    if x is not None and (jnp.ndim(x) != 2 or jnp.shape(x)[1] != y.shape[1]):
         raise ValueError(
-            f"the state has {state.h.shape[0]} heights but y has {y.shape[0]} points: use the y it was solved for."
-        )
-    if x is not None and (jnp.ndim(x) != 2 or x.shape[1] != y.shape[1]):
-        raise ValueError(
-            f"x has shape {x.shape}, but the points have dimension {y.shape[1]}: give samples [n, {y.shape[1]}]."
+            f"x has shape {jnp.shape(x)}, but the points have dimension {y.shape[1]}: give samples [n, {y.shape[1]}]."
         )
     return y
 
@@ -216,10 +250,10 @@ def matching(state: State, y: Array, x: Array | None = None) -> Array:
 def masses(
     key: Key,
     state: State,
-    y: Float[Array, "N d"],
+    y: ArrayLike,
     num: int,
     *,
-    weights: Float[Array, " N"] | None = None,
+    weights: ArrayLike | None = None,
     sampler: Sampler = uniform_cube,
 ) -> Float[Array, " N"]:
     """Estimate the mass of every cell from `num` fresh independent samples.
@@ -243,21 +277,29 @@ def masses(
       >>> print(og.semidiscrete.masses(jax.random.key(0), state, y, 1000))
       [1. 0.]
     """
-    y = matching(state, y)
+    counts, weights, total, groups = _counted(key, state, y, weights, num, sampler)
+    share = counts.sum(0) / counts.sum()
+    return share if groups is None else cells.repeated(share / total, groups) * weights
+
+
+def _counted(
+    key: Key, state: State, y: ArrayLike, weights: ArrayLike | None, num: int, sampler: Sampler
+) -> tuple[Array, Array, Array, np.ndarray | None]:
+    """Counts of fresh samples in the cells of distinct points, the weights of all points and of those, and groups."""
+    y, num = matching(state, y), as_count("num", num, 2)
     weights = as_weights(weights, y.shape[0])
     points, total, groups = cells.merge(y, weights)
-    counts = cells.count(key, points, total, cells.merge_heights(state.h, groups), num, sampler).counts
-    share = counts.sum(0) / counts.sum()
-    return share if groups is None else share[groups] * weights / total[groups]
+    h = cells.merge_heights(jnp.asarray(state.h), groups)
+    return cells.count(as_key(key), points, total, h, num, as_sampler(sampler)).counts, weights, total, groups
 
 
 def chi2(
     key: Key,
     state: State,
-    y: Float[Array, "N d"],
+    y: ArrayLike,
     num: int,
     *,
-    weights: Float[Array, " N"] | None = None,
+    weights: ArrayLike | None = None,
     sampler: Sampler = uniform_cube,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Estimate the chi-square divergence of the cell masses from the weights, without bias.
@@ -281,23 +323,48 @@ def chi2(
       >>> print(value)  # one cell has everything: sum_i m_i^2 / nu_i - 1 = 1 / .5 - 1
       1.0
     """
-    y = matching(state, y)
-    points, total, groups = cells.merge(y, as_weights(weights, y.shape[0]))
-    counts = cells.count(key, points, total, cells.merge_heights(state.h, groups), num, sampler).counts
+    counts, _, total, _ = _counted(key, state, y, weights, num, sampler)
     return cells.chi2_of(counts, total)
 
 
+def _gap(y: Array, weights: Array, h: Array, share: Array, num: Array, counted: cells.Counts) -> Array:
+    """Primal cost less dual value about the means, beyond the noise of `num` samples, in units of second moments.
+
+    The difference is sum_j (m_j - nu_j) g_j with the masses m of the samples and g = 2 h + |y|^2; the noise of the
+    masses is that which samples of cells of mass nu would have, so that a cell that no sample saw has its noise too.
+    """
+    points, _ = centred(y, weights)
+    squares = jnp.sum(points**2, 1)
+    g = squares + 2 * (h + jnp.matmul(points, counted.centre, precision=jax.lax.Precision.HIGHEST))
+    g = g - jnp.sum(weights * g)
+    noise = jnp.sqrt(jnp.sum(weights * g**2) / num)
+    variance = jnp.sum(weights * squares)
+    gap = jnp.maximum(jnp.abs(jnp.sum((share - weights) * g)) - _NOISE * noise, 0)
+    return gap / (variance + jnp.sqrt(variance) * jnp.sqrt(counted.spread))
+
+
 @functools.partial(jax.jit, static_argnames="batch_size")
-def _info(counted: cells.Counts, h: Array, weights: Array, steps: Array, tol: Array | float, batch_size: int) -> Info:
+def _info(
+    counted: cells.Counts,
+    h: Array,
+    y: Array,
+    weights: Array,
+    steps: Array,
+    tol: Array | float,
+    batch_size: int,
+) -> Info:
     """The reader's numbers from a count of fresh samples."""
-    counts, cost, dual = counted
-    value, error = cells.chi2_of(counts, weights)
+    counts, cost, dual, _, _ = counted
+    value, spread = cells.chi2_of(counts, weights)
     total = counts.sum(0)
     share = total / total.sum()
+    empty = jnp.sum((total == 0) & (weights * total.sum() > _SURE))
+    gap = _gap(y, weights, h, share, total.sum(), counted)
+    error = jnp.maximum(jnp.maximum(value, empty / weights.shape[0]), gap**2)
     trained = steps.astype(jnp.float32) * batch_size
     return Info(
         chi2=value,
-        chi2_error=error,
+        chi2_error=spread,
         total_variation=0.5 * jnp.sum(jnp.abs(share - weights)),
         max_ratio=jnp.max(share / weights),
         num_unseen=jnp.sum(total == 0),
@@ -307,7 +374,9 @@ def _info(counted: cells.Counts, h: Array, weights: Array, steps: Array, tol: Ar
         num_samples=trained,
         num_heldout=total.sum(),
         num_steps=steps,
-        status=status_of(jnp.where(jnp.all(jnp.isfinite(h)), value, jnp.nan), tol),
+        status=status_of(jnp.where(jnp.all(jnp.isfinite(h)), error, jnp.nan), tol),
+        error=error,
+        num_empty=empty,
     )
 
 
@@ -334,8 +403,13 @@ class _Problem(NamedTuple):
         counted = shards.count(key, *self.placed, h, self.num_test, self.sampler, self.mesh)
         if self.mesh is not None:
             num = len(self.weights)
-            counted = cells.Counts(*(jnp.asarray(np.asarray(part)[..., :num]) for part in counted[:1]), *counted[1:])
-        return _info(counted, state.h, self.weights, state.step, self.tol, self.batch_size)
+            counted = counted._replace(counts=jnp.asarray(np.asarray(counted.counts)[..., :num]))
+        return _info(counted, state.h, self.points, self.weights, state.step, self.tol, self.batch_size)
+
+    def raised(self, key: Key, state: State) -> State:
+        """The state with the heights of empty cells at which each would win something."""
+        h = polish.unearth(key, state.h, self.points, self.weights, self.sampler)
+        return state._replace(h=h, iterate=h)
 
     def newton(
         self, key: Key, test_key: Key, state: State, info: Info, most: int, callback: Callback | None
@@ -353,7 +427,7 @@ class _Problem(NamedTuple):
             return state, info
         new = state._replace(h=h, iterate=h, step=state.step + drawn)
         measured = self.evaluate(test_key, new)
-        if measured.chi2 < info.chi2:
+        if measured.error < info.error:
             return new, measured
         counts = {name: getattr(measured, name) for name in ("num_samples", "num_steps")}
         efficiency = info.chi2 * measured.num_samples / (len(self.weights) - 1)
@@ -362,8 +436,8 @@ class _Problem(NamedTuple):
 
 def run(
     key: Key,
-    y: Float[Array, "N d"],
-    weights: Float[Array, " N"] | None = None,
+    y: ArrayLike,
+    weights: ArrayLike | None = None,
     *,
     sampler: Sampler = uniform_cube,
     tol: float = 0.05,
@@ -375,23 +449,27 @@ def run(
     callback: Callback | None = None,
     save: Callable[[int, State], None] | None = None,
 ) -> tuple[State, Info]:
-    """Solve for the heights until the held-out chi2 is below `tol`. Nothing needs tuning.
+    """Solve for the heights until the held-out error is below `tol`. Nothing needs tuning.
+
+    The error is chi2, unless weights are very unequal or points lie far from all others, see `Info`.
 
     If the warm start is good enough, no step is taken. Else, for many points, a start from the solution for clusters
     of them is taken if its dual value is the higher one. A first stage then draws about 1.6 (N - 1) / tol samples, 1.6
-    times what the best estimator needs; while the chi2 measured on fresh samples is above `tol`, a further stage of
+    times what the best estimator needs; while the error measured on fresh samples is above `tol`, a further stage of
     twice the samples starts from the heights reached. After such a stage, in up to three dimensions, damped Newton
-    steps follow (`otgen.ot.polish`), which are kept if they lower chi2. Their samples count like any, but for 65,536
-    that say how far empty cells are below the others. Runs on the host, calling jitted loops of steps; inside your own
-    jit use `init`, `stage`, `step` and `chi2`.
+    steps follow (`otgen.ot.polish`), which are kept if they lower the error. Where chi2 is below `tol` and the error is
+    not, empty cells are raised before the next stage. Samples of Newton's steps count like any, but for 65,536 that say
+    how far empty cells are below the others. Runs on the host, calling jitted loops of steps; inside your own jit use
+    `init`, `stage`, `step` and `chi2`.
 
     Args:
-      key: random key; with the same key and a `state` that `save` received, the solve continues bit-identically.
+      key: random key; with the same key and a `state` that `save` received, the solve continues bit-identically, on the
+        same machine and number of devices.
       y: points [N, d], N >= 2. Points that coincide are legal: they get one height and share their joint mass in
         proportion to their weights.
-      weights: [N], positive, summing to 1; None for uniform.
+      weights: [N], summing to 1, zero for points that take no part; None for uniform.
       sampler: the source law on R^d, hashable. Static.
-      tol: chi2 to reach. 0.05 is a relative error of the masses of 22 % in root mean square.
+      tol: error to reach, see `Info`. A chi2 of 0.05 is a relative error of the masses of 22 % in root mean square.
       max_samples: limit of the training samples; None for 16 first stages. A start from clusters draws up to 262,144
         more, each scored against a 25th of the points or fewer; neither the limit nor `Info` counts them.
       batch_size: samples per step, a power of two up to 65,536 for quasi-random sampling; None: 1024, or 2048
@@ -400,8 +478,10 @@ def run(
         first step sizes of the stage (each 3 % of the spread of the scores), which has decayed to nothing before the
         averaging begins. On the problems of `experiments.bench_semidiscrete` it makes nothing better.
       state: where to go on from.
-      devices: if given, the points are shared out among these devices, each holding a block of them; a step is that of
-        one device up to rounding, a whole run has its law. None: the default device.
+      devices: if given, the points are shared out among these devices, each holding a block of them. Given the same
+        heights, a step is that of one device to rounding; over a run rounding grows, as one sample that changes cells
+        moves a height by a step, and what is the same are the law of the result and its errors. None: the default
+        device.
       callback: called with the step and its metrics every second or so, and after each of Newton's steps with
         `newton_chi2`, of that step's own samples, whether or not the step is kept.
       save: called with the step and the state every second or so, but not in Newton's steps, which a solve that goes on
@@ -421,19 +501,19 @@ def run(
       >>> print(og.semidiscrete.assign(state, y, jnp.array([[0.1, 0.0], [0.4, 0.0]])))  # cut near x = 1 / 4
       [0 1]
     """
-    y = as_points("y", y)
+    key, y, sampler = as_key(key), as_points("y", y), as_sampler(sampler)
     weights = as_weights(weights, y.shape[0])
-    if not 0 <= smoothing < np.inf:
-        raise ValueError(f"smoothing = {smoothing}: give a temperature that is not negative; 0 is none.")
-    if not tol > 0:
-        raise ValueError(f"tol = {tol} is not positive: give the chi2 divergence to reach, for example 0.05.")
+    require_nonnegative("smoothing", smoothing)
+    require_positive("tol", tol)
+    if max_samples is not None:
+        require_positive("max_samples", max_samples)
+    if is_traced(key, y, weights, tol, smoothing):
+        raise ValueError("run is a loop on the host: inside jit, vmap or grad use init, stage, step and chi2.")
     points, weights, groups = cells.merge(y, weights)
     num, dim = points.shape
     if num < 2:
-        raise ValueError("All points of y coincide: the map is constant, so there is nothing to solve.")
-    batch_size = (1024 if num <= 20_000 else 2048) if batch_size is None else batch_size
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size = {batch_size!r}: give a positive integer, best a power of two up to 65,536.")
+        raise ValueError("All points of y with weight coincide: the map is constant, so there is nothing to solve.")
+    batch_size = as_count("batch_size", (1024 if num <= 20_000 else 2048) if batch_size is None else batch_size)
     first_stage = max(_SAMPLES * (num - 1) / tol, _MIN_STEPS * batch_size)
     limit = int((16 * first_stage if max_samples is None else max_samples) // batch_size)
     if limit < 1:
@@ -452,7 +532,7 @@ def run(
     else:
         state = init(start_key, points, weights, sampler=sampler)
         info = problem.evaluate(test_key, state)
-        if float(info.chi2 + 2 * info.chi2_error) < tol:  # the affine warm start is all it takes
+        if float(info.error + 2 * info.chi2_error) < tol:  # the affine warm start is all it takes
             return _repeated(state, groups), info
         if num >= _COARSE and dim > 1:
             other = _from_clusters(start_key, points, weights, sampler)
@@ -479,6 +559,8 @@ def run(
         info = problem.evaluate(fresh, state)
         if callback:
             callback(end, {"samples": end * batch_size, "chi2": float(info.chi2), "chi2_error": float(info.chi2_error)})
+        if int(info.status) == Status.MAX_STEPS and float(info.chi2) < tol:
+            state = problem.raised(fresh, state)
         last = int(state.schedule.length)
         if int(info.status) == Status.MAX_STEPS and int(state.schedule.first) > 0 and dim <= polish.MOST_DIM:
             state, info = problem.newton(train_key, fresh, state, info, min(2 * last, limit - end), callback)
@@ -501,10 +583,15 @@ def _from_clusters(key: Key, y: Array, weights: Array, sampler: Sampler) -> Stat
 
 def _repeated(state: State, groups: np.ndarray | None) -> State:
     """The state with one entry per point, from that of the merged problem."""
-    return state if groups is None else jax.tree.map(lambda leaf: leaf[groups] if leaf.ndim else leaf, state)
+    if groups is None:
+        return state
+    spread = jax.tree.map(lambda leaf: cells.repeated(leaf, groups) if leaf.ndim else leaf, state)
+    h, iterate = (cells.repeated(array, groups, EXCLUDED) for array in (state.h, state.iterate))
+    return spread._replace(h=h, iterate=iterate)
 
 
 def _one_of_each(state: State, groups: np.ndarray) -> State:
     """The state of the merged problem, from the one with an entry per point."""
-    _, rows = np.unique(groups, return_index=True)
+    found, rows = np.unique(groups, return_index=True)
+    rows = rows[found >= 0]
     return jax.tree.map(lambda leaf: leaf[rows] if leaf.ndim else leaf, state)

@@ -1,7 +1,9 @@
 """The loops of a semi-discrete solve, on one device or with the points shared out among several.
 
 With several, each holds a block of the points and their heights and sees all samples; which device wins a sample is
-found by a maximum over them. The arithmetic is that of one device but for the order of a few sums.
+found by a maximum over them. The arithmetic of a step is that of one device but for the order of a few sums: given the
+same heights it gives the same to rounding. A run is bit-identical on the same machine with the same number of devices;
+over another number rounding grows from step to step, since one sample that changes cells moves a height by a step.
 """
 
 from __future__ import annotations
@@ -115,6 +117,6 @@ def count(
     if mesh is None:
         return cells.count(key, y, weights, h, num, sampler)
     counting = functools.partial(cells.count, num=num, sampler=sampler, points_axis=_AXIS)
-    outputs = cells.Counts(P(None, _AXIS), _ALL, _ALL)
+    outputs = cells.Counts(P(None, _AXIS), _ALL, _ALL, _ALL, _ALL)
     specs = (_ALL, _POINTS, _POINTS, _POINTS)
     return jax.shard_map(counting, mesh=mesh, in_specs=specs, out_specs=outputs, check_vma=False)(key, y, weights, h)

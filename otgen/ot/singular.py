@@ -15,8 +15,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from otgen.ot.check import as_array, as_count
+from otgen.ot.heights import lying_out, of_one_type, shifted
 from otgen.ot.scores import BLOCK, top_scores
 from otgen.ot.semidiscrete import State, matching
 from otgen.types import Array
@@ -68,7 +71,7 @@ class Walk(NamedTuple):
     complete: Array
 
 
-def dihedral_angle(a: Float[Array, "*p d"], b: Float[Array, "*q d"]) -> Float[Array, "*r"]:
+def dihedral_angle(a: ArrayLike, b: ArrayLike) -> Float[Array, "*r"]:
     """Angle between the planes z = <a, x> and z = <b, x>: how sharply the potential folds along a face.
 
     theta = arccos((1 + <a, b>) / sqrt((1 + |a|^2)(1 + |b|^2))), computed without loss of digits at small angles.
@@ -80,11 +83,21 @@ def dihedral_angle(a: Float[Array, "*p d"], b: Float[Array, "*q d"]) -> Float[Ar
     Returns:
       Angles [...] in radians, in [0, pi).
 
+    Raises:
+      ValueError: for slopes of different dimensions, or shapes that do not broadcast.
+
     Example:
       >>> a, b = jnp.array([1.0, 0.0]), jnp.array([-1.0, 0.0])
       >>> print(og.extension.dihedral_angle(a, b), np.pi / 2)  # planes of slopes 1 and -1
       1.571 1.571
     """
+    a, b = as_array("a", a), as_array("b", b)
+    try:
+        fits = a.ndim and b.ndim and a.shape[-1] == b.shape[-1] and jnp.broadcast_shapes(a.shape, b.shape)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"a has shape {a.shape} and b {b.shape}: give slopes [..., d] that broadcast, of one d.")
 
     def normal(slope):
         slope = jnp.concatenate([slope, -jnp.ones_like(slope[..., :1])], axis=-1)
@@ -94,7 +107,7 @@ def dihedral_angle(a: Float[Array, "*p d"], b: Float[Array, "*q d"]) -> Float[Ar
     return 2 * jnp.arctan2(jnp.linalg.norm(a - b, axis=-1), jnp.linalg.norm(a + b, axis=-1))
 
 
-def singular_angles(state: State, y: Float[Array, "N d"], x: Float[Array, "n d"]) -> Faces:
+def singular_angles(state: State, y: ArrayLike, x: ArrayLike) -> Faces:
     """Find the face of the cells that is nearest to every sample, and how sharply the potential folds there.
 
     The distance of x, in the cell of i, from the face to the cell of j is the least over j of
@@ -120,12 +133,13 @@ def singular_angles(state: State, y: Float[Array, "N d"], x: Float[Array, "n d"]
       >>> print((faces.angle > 0.5).tolist(), jnp.abs(faces.distance - jnp.array([0.05, 0.05, 0.1])).max() < 0.01)
       [False, False, True] True
     """
-    return _nearest_faces(matching(state, y, x), state.h, x)
+    return _nearest_faces(*of_one_type(matching(state, y, x), state.h, as_array("x", x)))
 
 
 @jax.jit
 def _nearest_faces(y: Array, h: Array, x: Array) -> Faces:
-    centred = y - y.mean(0)
+    y = jnp.where(lying_out(h)[:, None], 0, y)
+    centred, h = shifted(y, h)
     winner = top_scores(x, centred, h)[1][:, 0]
     padding, tile = -y.shape[0] % BLOCK, max(1, min(_ALIVE // (BLOCK * y.shape[1]), x.shape[0]))
     blocks = jnp.pad(y, ((0, padding), (0, 0))).reshape(-1, BLOCK, y.shape[1])
@@ -142,7 +156,7 @@ def _nearest_faces(y: Array, h: Array, x: Array) -> Faces:
             gap = jnp.sum(apart * place[:, None], -1) + (h[own][:, None] - below)
             length = jnp.sqrt(jnp.sum(apart**2, -1))
             distance = jnp.where(length > 0, jnp.maximum(gap, 0) / jnp.where(length > 0, length, 1), jnp.inf)
-            least = distance.argmin(1)
+            least = distance.argmin(1).astype(jnp.int32)
             found = jnp.take_along_axis(distance, least[:, None], 1)[:, 0]
             better = found < best[0]
             return (jnp.where(better, found, best[0]), jnp.where(better, first + least, best[1])), None
@@ -156,7 +170,7 @@ def _nearest_faces(y: Array, h: Array, x: Array) -> Faces:
     return Faces(dihedral_angle(centred[winner], centred[other]), distance, jnp.stack([winner, other], 1))
 
 
-def walk(state: State, y: Float[Array, "N d"], path: Float[Array, "m d"], *, max_crossings: int = 256) -> Walk:
+def walk(state: State, y: ArrayLike, path: ArrayLike, *, max_crossings: int = 256) -> Walk:
     """Follow a path of samples through the cells.
 
     Along a segment the scores are affine in time, a_j + b_j t, and from cell i the path next meets the cell whose
@@ -182,17 +196,15 @@ def walk(state: State, y: Float[Array, "N d"], path: Float[Array, "m d"], *, max
       >>> print(walk.cells, jnp.abs(walk.time - jnp.array([0.25, 0.5, 0.75])).max() < 0.01, walk.angle > 0.5)
       [0 1 2 3] True [False  True False]
     """
-    y = matching(state, y, path)
+    y, path = matching(state, y, path), as_array("path", path)
     if path.shape[0] < 2:
         raise ValueError("the path has one corner: give at least two, where it starts and where it ends.")
-    if max_crossings < 1:
-        raise ValueError(f"max_crossings = {max_crossings}: give at least 1.")
-    return _walk(y, state.h, path, max_crossings)
+    return _walk(*of_one_type(y, state.h, path), as_count("max_crossings", max_crossings))
 
 
 @functools.partial(jax.jit, static_argnames="num")
 def _walk(y: Array, h: Array, path: Array, num: int) -> Walk:
-    y = y - y.mean(0)
+    y, h = shifted(y, h)
     segments = path[:-1], path[1:]
     first, time, entered, complete = lax.map(lambda ends: _segment(y, h, *ends, num), segments)
     time = (time + jnp.arange(len(path) - 1)[:, None]).reshape(-1)

@@ -9,8 +9,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from otgen.ot.check import as_count, as_key
 from otgen.types import Array, Key, Sampler
 
 NET = 2**16  # points in one scrambled net; the following net is scrambled afresh
@@ -35,7 +37,7 @@ class Source:
 
     def __call__(self, key: Key, num: int, dim: int) -> Float[Array, "{num} {dim}"]:
         """Draw `num` independent points [num, dim]."""
-        return self.from_cube(jax.random.uniform(key, (num, dim), minval=2.0**-24))
+        return self.from_cube(jax.random.uniform(as_key(key), (as_count("num", num, 0), dim), minval=2.0**-24))
 
 
 def _ball_from_cube(u: Array) -> Array:
@@ -95,8 +97,14 @@ def sobol(key: Key, start: Array | int, num: int, dim: int) -> Float[Array, "{nu
     Returns:
       Points [num, dim] strictly inside (0, 1).
 
+    Raises:
+      ValueError: for another number of points, or more dimensions than there are numbers for.
+
     Reference: Sobol (1967); Joe and Kuo (2008) for the numbers; Owen (1995), Matousek (1998) for scrambling.
     """
+    num, dim, key = as_count("num", num), as_count("dim", dim), as_key(key)
+    if not has_sobol(uniform_cube, num, dim):
+        raise ValueError(f"num = {num}, dim = {dim}: give a power of two up to {NET}, and at most {MAX_SOBOL_DIM}.")
     return _of_net(jax.random.fold_in(key, start // NET), start % NET, num, dim)
 
 
@@ -119,7 +127,45 @@ def has_sobol(sampler: Sampler, num: int, dim: int) -> bool:
     return hasattr(sampler, "from_cube") and dim <= MAX_SOBOL_DIM and power_of_two and num <= NET
 
 
-def draw(key: Key, sampler: Sampler, block: Array | int, num: int, dim: int) -> Float[Array, "{num} {dim}"]:
+def as_sampler(sampler: Sampler) -> Sampler:
+    """Return a source law as it is.
+
+    Raises:
+      ValueError: for what cannot be called, or is no static argument because it has no hash.
+    """
+    try:
+        hash(sampler)
+    except TypeError:
+        raise ValueError(f"sampler = {sampler!r} has no hash: give a function, or a frozen dataclass.") from None
+    if not callable(sampler):
+        raise ValueError(f"sampler = {sampler!r}: give a law such as otgen.ot.source.uniform_cube, f(key, num, dim).")
+    return sampler
+
+
+def _laid_out(x: ArrayLike, sampler: Sampler, num: int, dim: int, dtype: jnp.dtype | None) -> Array:
+    """What a law gave, of the type asked for, if it is of the shape that was asked for."""
+    if jnp.shape(x) != (num, dim):
+        raise ValueError(
+            f"the sampler {getattr(sampler, 'name', sampler)} gave shape {jnp.shape(x)}: asked for {num} points in "
+            f"{dim} dimensions it must return an array [{num}, {dim}]."
+        )
+    return jnp.asarray(x, dtype)
+
+
+def independent(
+    key: Key, sampler: Sampler, num: int, dim: int, dtype: jnp.dtype | None = None
+) -> Float[Array, "{num} {dim}"]:
+    """Draw `num` independent samples [num, dim] of a law, of the type asked for or that which the law has.
+
+    Raises:
+      ValueError: if the law gives another shape.
+    """
+    return _laid_out(sampler(key, num, dim), sampler, num, dim, dtype)
+
+
+def draw(
+    key: Key, sampler: Sampler, block: Array | int, num: int, dim: int, dtype: jnp.dtype | None = None
+) -> Float[Array, "{num} {dim}"]:
     """Draw a block of `num` samples of a stream: scrambled Sobol where the law allows it, else independent.
 
     Blocks are counted, not samples, of which a long solve draws more than an int32 holds.
@@ -129,12 +175,16 @@ def draw(key: Key, sampler: Sampler, block: Array | int, num: int, dim: int) -> 
       sampler: the law. Static.
       block: which block of the stream; blocks of one size follow one another. Traced.
       num, dim: shape of the draw. Static.
+      dtype: type of the numbers; None for that of the law. Static.
 
     Returns:
-      Points [num, dim], float32.
+      Points [num, dim].
+
+    Raises:
+      ValueError: if the law gives another shape.
     """
     if has_sobol(sampler, num, dim):
         per_net = NET // num
         net = jax.random.fold_in(key, block // per_net)
-        return sampler.from_cube(_of_net(net, block % per_net * num, num, dim))
-    return sampler(jax.random.fold_in(key, block), num, dim)
+        return _laid_out(sampler.from_cube(_of_net(net, block % per_net * num, num, dim)), sampler, num, dim, dtype)
+    return independent(jax.random.fold_in(key, block), sampler, num, dim, dtype)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from otgen.ot.heights import lying_out, shifted
 from otgen.ot.scores import TILE, top_scores
 from otgen.ot.source import draw
 from otgen.types import Array, Key, Sampler
@@ -19,10 +20,13 @@ _LLOYD = 8  # iterations; the centres need not be the best
 
 @functools.partial(jax.jit, static_argnames="sampler")
 def start(key: Key, y: Float[Array, "N d"], weights: Float[Array, " N"], sampler: Sampler) -> Float[Array, " N"]:
-    """Return heights of centred points: exact in one dimension, those of the optimal affine map elsewhere."""
+    """Return heights of centred points: exact in one dimension, those of the optimal affine map elsewhere.
+
+    Points of weight zero are to lie at 0, as `heights.centred` puts them; their heights mean nothing.
+    """
     if y.shape[1] == 1 and hasattr(sampler, "from_cube"):
         return _exact_on_the_line(y, weights, sampler)
-    return _affine(draw(key, sampler, 0, TILE, y.shape[1]), y, weights)
+    return _affine(draw(key, sampler, 0, TILE, y.shape[1], y.dtype), y, weights)
 
 
 @functools.partial(jax.jit, static_argnames="sampler")
@@ -35,9 +39,10 @@ def conjugate(
     that touches the potential from below. (To hand the potential 2 h + |y|^2 of the nearest old point on instead is far
     worse: in 64 dimensions a few points then win nearly everything.)
     """
-    x = draw(key, sampler, 0, _TOUCHING, y.shape[1])
-    value, _ = top_scores(x, old, h)
-    return -top_scores(y, x, -value[:, 0])[0][:, 0]
+    x = draw(key, sampler, 0, _TOUCHING, y.shape[1], y.dtype)
+    centre = jnp.mean(old, 0, where=~lying_out(h)[:, None])
+    value, _ = top_scores(x, *shifted(old, h))
+    return -top_scores(y - centre, x, -value[:, 0])[0][:, 0]
 
 
 @functools.partial(jax.jit, static_argnames="num")
