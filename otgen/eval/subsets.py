@@ -11,7 +11,8 @@ from jax.typing import ArrayLike
 
 from otgen.eval.intervals import Estimate, mean_of
 from otgen.eval.samples import as_samples
-from otgen.ot.check import require_positive
+from otgen.ot import sinkhorn
+from otgen.ot.check import as_count, as_key, require_positive
 from otgen.ot.costs import PairwiseCost
 from otgen.ot.divergence import sinkhorn_divergence
 from otgen.ot.exact import assignment
@@ -67,7 +68,8 @@ def subset_divergence(
     tol: ArrayLike = 1e-3,
     max_steps: ArrayLike = 2000,
     debiased: bool = False,
-) -> Estimate:
+    return_info: bool = False,
+) -> Estimate | tuple[Estimate, sinkhorn.Info]:
     """Return the mean Sinkhorn divergence of random subsets of two samples, with the cost |x - y|^2.
 
     What it keeps of the bias of `subset_w2_sq` falls like 1 / num, but with a factor that grows with 1 / epsilon.
@@ -84,9 +86,11 @@ def subset_divergence(
       tol: marginal error of the solves.
       max_steps: limit on products with the kernel, for each.
       debiased: as in `subset_w2_sq`.
+      return_info: whether to return Info too, whose fields are those of all divergences, [repeats], or [repeats, 4]
+        where debiased: `og.explain` says how many ended how.
 
     Returns:
-      Estimate in squared units of the features.
+      Estimate in squared units of the features. With `return_info` also Info.
 
     Raises:
       ValueError: as `subset_w2_sq`, and for an epsilon that is not positive.
@@ -101,8 +105,20 @@ def subset_divergence(
     """
     require_positive("epsilon", epsilon)
     x, y = as_samples(2, x=x, y=y)
-    options = {"epsilon": epsilon * _mean_cost(x, y), "tol": tol, "max_steps": max_steps}
-    return _over_subsets(key, x, y, num, repeats, debiased, lambda a, b: sinkhorn_divergence(a, b, **options))
+    options = {"epsilon": epsilon * _mean_cost(x, y), "tol": tol, "max_steps": max_steps, "return_info": return_info}
+    infos = []
+
+    def distance(a: Array, b: Array) -> Array:
+        found = sinkhorn_divergence(a, b, **options)
+        if return_info:
+            infos.append(found[1])
+        return found[0] if return_info else found
+
+    found = _over_subsets(key, x, y, num, repeats, debiased, distance)
+    if not return_info:
+        return found
+    shape = (repeats, 4) if debiased else (repeats,)
+    return found, jax.tree.map(lambda *of: jnp.stack(of).reshape(shape), *infos)
 
 
 def _mean_cost(x: Array, y: Array) -> Array:
@@ -120,13 +136,13 @@ def _over_subsets(
     debiased: bool,
     distance: Callable[[Array, Array], Array],
 ) -> Estimate:
+    as_key(key)
+    num, repeats = as_count("num", num, 2), as_count("repeats", repeats, 2)
     x, y = as_samples(2, x=x, y=y)
     most = min(x.shape[0], y.shape[0]) // (1 + debiased)
-    if not 2 <= num <= most:
+    if num > most:
         sides = f"{x.shape[0]} and {y.shape[0]}"
         raise ValueError(f"num = {num}: {'pairs of ' * debiased}subsets of {sides} points hold 2 to {most} each.")
-    if repeats < 2:
-        raise ValueError(f"repeats = {repeats}: at least 2 subsets are needed for a standard error.")
 
     def debiased_distance(a: Array, b: Array) -> Array:
         (a, other_a), (b, other_b) = jnp.split(a, 2), jnp.split(b, 2)

@@ -7,7 +7,7 @@ Reference: Amos (2023), arXiv 2210.12153; Liu and Nocedal (1989), On the limited
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import as_points, require_positive
+from otgen.ot.check import as_array, as_count, as_points, is_traced
 from otgen.types import Array
 
 _SUFFICIENT = 1e-4  # of the decrease that the slope promises (Armijo)
@@ -66,7 +66,8 @@ def solve(
     in y is `points`, and in parameters of psi it is minus that of psi at `points`.
 
     Args:
-      potential: psi, convex and differentiable: [n, d] -> [n], row by row. Static.
+      potential: psi, convex and differentiable: [n, d] -> [n], row by row. Static: outside jit, define yours once, and
+        give one that closes over other numbers as another function.
       y: slopes [n, d].
       start: points [n, d] to start from; y for None.
       step: length of the first gradient step, a number or [n]; `Conjugate.step` of an earlier call. Traced.
@@ -77,26 +78,50 @@ def solve(
       Conjugate. Look at `residual`: nothing is raised where it is not small.
 
     Raises:
-      ValueError: for shapes that do not agree, or (outside jit) points that are not finite.
+      ValueError: for shapes that do not agree, numbers of steps that are no whole numbers, a potential that does not
+        return one number per row, or (outside jit) points that are not finite.
+
+    Example:
+      >>> from otgen.ot import conjugate
+      >>> found = conjugate.solve(lambda x: jnp.sum(x**2, 1), jnp.array([[2.0, 0.0], [0.0, 6.0]]))
+      >>> print(found.points, found.values)  # |y|^2 / 4, at y / 2
+      [[1. 0.]
+       [0. 3.]] [1. 9.]
     """
     y = as_points("y", y, 1)
     x = y if start is None else as_points("start", start, 1)
     if x.shape != y.shape:
         raise ValueError(f"start has shape {x.shape} and y {y.shape}: give one point per slope.")
-    require_positive("num_steps", num_steps)
+    num_steps, memory = as_count("num_steps", num_steps), as_count("memory", memory)
+    dtype = jnp.promote_types(x.dtype, y.dtype)
+    x, y = x.astype(dtype), y.astype(dtype)
+    returned = getattr(jax.eval_shape(potential, x), "shape", None)
+    if returned != y.shape[:1]:
+        raise ValueError(f"the potential returns shape {returned} for points {x.shape}: give one number per row.")
+    step = as_array("step", step, None if jnp.ndim(step) == 0 else y.shape[:1], finite=False)
+    lengths = jnp.broadcast_to(step.astype(dtype), y.shape[:1])
+    compiled = not is_traced(x, y, lengths) and isinstance(potential, Hashable)
+    return (_compiled if compiled else _solve)(potential, y, x, lengths, num_steps, memory)
+
+
+def _solve(
+    potential: Callable[[Array], Array], y: Array, x: Array, lengths: Array, num_steps: int, memory: int
+) -> Conjugate:
+    (rows, dim), dtype = y.shape, y.dtype
     held, x = jax.lax.stop_gradient((y, x))
-    rows, dim = y.shape
 
     def evaluate(x: Array) -> tuple[Array, Array]:
         values, pull = jax.vjp(potential, x)
-        return values - jnp.sum(x * held, axis=1), pull(jnp.ones_like(values))[0] - held
+        return values.astype(dtype) - jnp.sum(x * held, axis=1), pull(jnp.ones_like(values))[0] - held
 
-    empty = jnp.zeros((memory, rows, dim), y.dtype)
-    lengths = jnp.broadcast_to(jnp.asarray(step, y.dtype), (rows,))
+    empty = jnp.zeros((memory, rows, dim), dtype)
     first = _Search(x, *evaluate(x), empty, empty, jnp.zeros((memory, rows), y.dtype), lengths, jnp.ones(rows, y.dtype))
     last = jax.lax.fori_loop(0, num_steps, lambda _, now: _advance(evaluate, held, now), first)
     x, slope, lengths = jax.lax.stop_gradient((last.x, last.slope, last.step))
     return Conjugate(x, jnp.sum(x * y, axis=1) - potential(x), jnp.linalg.norm(slope, axis=1), lengths)
+
+
+_compiled = jax.jit(_solve, static_argnums=(0, 4, 5))
 
 
 def _advance(evaluate: Callable, y: Array, now: _Search) -> _Search:
@@ -109,11 +134,12 @@ def _advance(evaluate: Callable, y: Array, now: _Search) -> _Search:
     taken = lower | flatter
     turn = slope - now.slope
     curvature = jnp.sum(move * turn, axis=1)
+    turned = jnp.sum(turn**2, axis=1)
     noise = 32 * jnp.finfo(x.dtype).eps  # turns smaller than this are rounding, and say nothing of curvature
-    bent = jnp.sum(turn**2, axis=1) > noise**2 * (1 + jnp.sum((slope + y) ** 2, axis=1))
-    bent &= jnp.isfinite(curvature) & (curvature > 1e-12 * jnp.sum(move**2, axis=1))
+    bent = turned > noise**2 * (jnp.sum(y**2, axis=1) + jnp.sum((slope + y) ** 2, axis=1))
+    bent &= jnp.isfinite(curvature) & (curvature > jnp.finfo(x.dtype).eps * jnp.sqrt(turned * jnp.sum(move**2, axis=1)))
     inverse = jnp.where(bent, 1 / jnp.where(bent, curvature, 1.0), 0.0)
-    length = curvature / jnp.maximum(jnp.sum(turn**2, axis=1), 1e-30)
+    length = curvature / jnp.where(turned > 0, turned, 1.0)
 
     def keep(new: Array, old: Array) -> Array:
         return jnp.where(taken if new.ndim == 1 else taken[:, None], new, old)

@@ -127,6 +127,8 @@ def run(
     Reference: Blondel et al. (2018), arXiv 1710.06276, who maximise the same function by L-BFGS.
     """
     check_loop(tol, max_steps)
+    if not (state is None or hasattr(state, "f")):
+        raise ValueError(f"state is a {type(state).__name__}: give the State of an earlier run, or None.")
     cost, f, _, a, b = prepare(cost, a, b, epsilon, None if state is None else state.f)
     f = jnp.zeros_like(a) if f is None else f.astype(a.dtype)
     found = _run(*jax.lax.stop_gradient((cost, f, a, b, epsilon, tol, max_steps)), smoothing=by_name(smoothing))

@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from otgen.ot import program
 from otgen.ot.check import as_array, is_traced, native, require_costs
-from otgen.ot.costs import Cost
+from otgen.ot.costs import Cost, DenseCost
 from otgen.ot.smoothed import as_cost, probability, weighed
 from otgen.types import Array
 
@@ -191,9 +191,14 @@ def value_line(
 
 
 def _matrix(cost: Cost) -> Array:
-    matrix = cost.matrix()
+    matrix = cost.values if isinstance(cost, DenseCost) else _written(cost)
     require_costs("the cost matrix", matrix)
     return matrix
+
+
+@jax.jit
+def _written(cost: Cost) -> Array:
+    return cost.matrix()
 
 
 def assignment(cost: Cost | ArrayLike) -> Assignment:

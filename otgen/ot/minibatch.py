@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
@@ -18,10 +19,13 @@ from otgen.types import Array, averaged
 
 def _batch(x: Any, y: Any, cost_fn: Any, potentials: tuple, a: Any, b: Any, epsilon: Any) -> tuple:
     cost = PairwiseCost(x, y, cost_fn)
-    evaluated = [
-        potential(points) if callable(potential) else potential
-        for potential, points in zip(potentials, (cost.x, cost.y), strict=False)
-    ]
+    evaluated = []
+    for name, potential, points in zip("fg", potentials, (cost.x, cost.y), strict=False):
+        found = potential(points) if callable(potential) else potential
+        if jnp.shape(found) != points.shape[:1]:
+            shape = f"returns shape {jnp.shape(found)}" if callable(potential) else f"has shape {jnp.shape(found)}"
+            raise ValueError(f"{name} {shape} for {points.shape[0]} points: give one number per point.")
+        evaluated.append(found)
     return prepare(cost, a, b, epsilon, *evaluated)
 
 

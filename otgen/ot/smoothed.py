@@ -360,9 +360,9 @@ def spread(cost: Cost, a: Array, b: Array) -> Array:
     """Return how much the cost varies: four times its median absolute deviation, which for a uniform law is its width.
 
     Of what is left of 64 x 64 costs, at the quantiles of the weights, after the medians of rows and then of columns are
-    taken off (a median of medians). So it has the unit of the cost, and no function of one side changes it, nor do
-    points of weight zero, forbidden pairs, or outliers while they are few. Where most are equal the mean absolute
-    deviation stands in; zero where all are.
+    taken off (a median of medians). So it has the unit of the cost; a constant added to the cost does not change it, a
+    function of one side hardly does, nor do points of weight zero, forbidden pairs, or outliers while they are few.
+    Where most are equal the mean absolute deviation stands in; zero where all are.
     """
     rows, columns = (_quantiles(jax.lax.stop_gradient(weights)) for weights in (a, b))
     costs = jax.lax.stop_gradient(cost.map_blocks(lambda block: block[:, columns])[rows])

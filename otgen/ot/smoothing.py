@@ -116,7 +116,7 @@ def hinge_level(scores: ArrayLike, weights: ArrayLike, mass: ArrayLike) -> Array
     v, w = (jax.lax.stop_gradient(jnp.take_along_axis(of, order, -1)) for of in (scores, weights))
     inside = jnp.cumsum(w * v, -1) - v * jnp.cumsum(w, -1) < mass
     last = jnp.take_along_axis(v, jnp.maximum(jnp.sum(inside, -1, keepdims=True), 1) - 1, -1)
-    # compilers may compute scores twice, rounded differently; one that ties with the last takes part or not, all the same
+    # compilers may compute scores twice and round differently; one that ties with the last may take part or not
     tie = 16 * jnp.finfo(v.dtype).eps * (jnp.abs(last) + jnp.where(none, 0.0, jnp.abs(top)))
     taken = jnp.where(jax.lax.stop_gradient(scores) >= last - tie, weights, 0.0)
     none, share = none[..., 0], jnp.sum(taken, -1)
@@ -164,7 +164,7 @@ def by_name(smoothing: str | Smoothing) -> Smoothing:
     """
     if isinstance(smoothing, Smoothing):
         return smoothing
-    if smoothing not in SMOOTHINGS:
+    if not isinstance(smoothing, str) or smoothing not in SMOOTHINGS:
         raise ValueError(f"smoothing = {smoothing!r} is unknown: choose one of {', '.join(SMOOTHINGS)}.")
     return SMOOTHINGS[smoothing]
 
