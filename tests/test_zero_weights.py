@@ -148,7 +148,44 @@ def semidiscrete(it):
     }
 
 
+def _dual(cost_of, smoothing):
+    """Everything that comes out of smoothed duals."""
+
+    def row(it):
+        n, m, cost = SOURCE[0], TARGET[0], cost_of(it)
+        numbers = {"epsilon": 1.0, "smoothing": smoothing}
+        state, info = og.dual.run(cost, it.a, it.b, tol=1e-5, **numbers)
+        return {
+            "potentials": (kept(state.f, n), kept(state.g, m)),
+            "info": info._replace(num_steps=0),
+            "marginals": og.dual.marginals(cost, *state, it.a, it.b, **numbers),
+            "best": kept(og.dual.transform(cost, state.f, it.a, **numbers), m),
+        }
+
+    return jax.jit(row)
+
+
+def dual_of(smoothing):
+    f, g = jnp.linspace(-1.0, 1.0, sum(SOURCE)), jnp.linspace(0.5, -0.5, sum(TARGET))
+    numbers = {"epsilon": 5.0, "smoothing": smoothing}
+
+    def values(it):
+        batch = og.dual.objective(f, g, it.x, it.y, it.a, it.b, **numbers)
+        return batch + og.dual.semidual(by_matrix(it), f, it.a, it.b, **numbers)
+
+    return values
+
+
+def transported(it):
+    return og.exact.plan(by_points(it), it.a, it.b).value + og.exact.value_line(it.x[:, 0], it.y[:, 0], it.a, it.b)
+
+
 ROWS = {
+    "dual": _dual(by_points, "entropic"),
+    "dual, quadratic matrix": _dual(by_matrix, "quadratic"),
+    "dual.objective and semidual": _gradients(dual_of("entropic")),
+    "dual.objective and semidual, quadratic": _gradients(dual_of("quadratic")),
+    "exact.plan and value_line": _gradients(transported),
     "sinkhorn": _entropic(lambda it: og.PairwiseCost(it.x, it.y, block=20)),
     "sinkhorn, streamed": _entropic(lambda it: og.PairwiseCost(it.x, it.y, block=20), dense=False),
     "sinkhorn, unbalanced matrix": _entropic(by_matrix, tau_a=0.9, tau_b=0.7),
@@ -159,7 +196,13 @@ ROWS = {
     "sliced_w2_sq": _gradients(sliced),
     "semidiscrete": semidiscrete,
 }
-SLOW = {"sinkhorn, streamed", "sinkhorn.value, unbalanced matrix", "sinkhorn_divergence"}  # to compile
+SLOW = {  # to compile
+    "dual, quadratic matrix",
+    "dual.objective and semidual, quadratic",
+    "sinkhorn, streamed",
+    "sinkhorn.value, unbalanced matrix",
+    "sinkhorn_divergence",
+}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in ROWS])
