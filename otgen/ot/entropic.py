@@ -60,7 +60,7 @@ def as_masses(
     """Check the weights of both sides; balanced, they must have one total."""
     if not isinstance(cost, Cost):
         raise ValueError(f"cost is a {type(cost).__name__}: give DenseCost(matrix) or PairwiseCost(x, y).")
-    spread = a is None and axis_name is not None
+    spread, uniform = a is None and axis_name is not None, a is None and b is None
     a, b = as_mass("a", a, cost.shape[0], cost.dtype), as_mass("b", b, cost.shape[1], cost.dtype)
     if spread:
         a = a / jax.lax.psum(1, axis_name)  # uniform over the source points of all devices
@@ -73,7 +73,7 @@ def as_masses(
                 f"{name} = {tau}: tau = rho / (rho + epsilon) lies in (0, 1], 1 meets the marginal exactly."
             )
     if axis_name is None and not is_traced(a, b, tau_a, tau_b):
-        return (a, _of_one_total(a, b)) if tau_a == 1 and tau_b == 1 else (a, b)
+        return (a, b) if uniform or tau_a < 1 or tau_b < 1 else (a, _of_one_total(a, b))
     left, right = newton.total(jnp.asarray(a), axis_name), jnp.sum(b)
     balanced = (tau_a == 1) & (tau_b == 1)
     equal = jnp.abs(left - right) <= _rounding(a, b) * jnp.maximum(left, right)
