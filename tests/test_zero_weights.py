@@ -42,7 +42,7 @@ def padded(junk=None):
     else:
         point = min(junk, 1e30)
         x = np.concatenate([x, np.full((more, DIM), point)])
-        y = np.concatenate([y, np.full((others, DIM), -point)])
+        y = np.concatenate([y, np.full((others, DIM), point)])  # at distance 0 of those of x
         cost = np.pad(cost, ((0, more), (0, others)), constant_values=junk)
     a, b = np.concatenate([a, np.zeros(more)]), np.concatenate([b, np.zeros(others)])
     return Padded(*(part.astype(np.float32) for part in (x, y, a, b, cost)))
