@@ -63,6 +63,24 @@ def test_results_scale_with_the_units_of_the_cost(smoothing):
         assert float(other[1].error) < 1e-3
 
 
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_points_of_weight_zero_far_from_all_others_but_close_to_each_other(smoothing):
+    cost, _, a, b, _ = problem()
+    a, b = np.r_[a[:-1] / a[:-1].sum(), 0].astype(np.float32), np.r_[b[:-1] / b[:-1].sum(), 0].astype(np.float32)
+
+    def solved(junk):
+        costs = cost.copy()
+        costs[-1], costs[:, -1], costs[-1, -1] = junk, junk, 0
+        state, info, density, said = solve(costs, a, b, EPSILON, 1e-6, smoothing)
+        assert int(info.status) == og.Status.CONVERGED
+        return state.f[:-1], state.g[:-1], density[:-1, :-1], *said, info.error
+
+    expected = solved(1.0)
+    for junk in (1e2, 1e5, 1e30, np.inf, np.nan):  # the pairs on their own would have a density beyond float32
+        for found, want in zip(solved(junk), expected, strict=True):
+            np.testing.assert_allclose(found, want, atol=1e-5)
+
+
 @pytest.mark.parametrize("large", [1e4, 1e9, np.inf], ids=str)
 def test_forbidden_pairs_get_no_mass_and_huge_costs_neither(large):
     cost, banned, a, b, plan = problem()
