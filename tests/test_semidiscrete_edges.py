@@ -112,9 +112,9 @@ def test_float32_points_in_x64_mode(x64, key):
         index = jnp.arange(4)
         noise, found = coupling.invert(key, state, y, index, sampler=sampler, num_sweeps=2)
         assert noise.dtype == jnp.float32
-        np.testing.assert_array_equal(semidiscrete.assign(state, y, noise)[found], index[found])
+        np.testing.assert_array_equal(semidiscrete.assign(state, y, noise[found]), index[found])
     noise, found = coupling.invert_all(key, state, y, num_sweeps=2)
-    np.testing.assert_array_equal(semidiscrete.assign(state, y, noise)[found], np.flatnonzero(found))
+    np.testing.assert_array_equal(semidiscrete.assign(state, y, noise[found]), np.flatnonzero(found))
     faces = extension.singular_angles(state, y, x.astype(np.float64))
     apart = y[faces.index[:, 0]] - y[faces.index[:, 1]]
     gap = np.sum(apart * x, 1) + h[faces.index[:, 0]] - h[faces.index[:, 1]]
@@ -250,6 +250,7 @@ BAD = {
     "sums to 2": lambda: semidiscrete.stage(KEY, STATE, Y, 2 * WEIGHTS, 10, 64),
     "heights of shape": lambda: semidiscrete.step(KEY, STATE, Y[:12], 2 * WEIGHTS[:12]),
     "state is a ": lambda: semidiscrete.assign(H, Y, X),
+    "state is a tuple": lambda: coupling.pair(KEY, 0, (H,), Y, 8),
     "24 heights": lambda: semidiscrete.assign(STATE, Y[1:], X),
     "dimension 3": lambda: semidiscrete.assign(STATE, Y, X[:, :2]),
     "broadcast, of one d": lambda: extension.dihedral_angle(Y, X[:NUM, :2]),
@@ -269,6 +270,8 @@ BAD = {
     "start = 0.5": lambda: coupling.pairs(KEY, STATE, Y, 8, start=0.5),
     "num = -1: give": lambda: coupling.pairs(KEY, STATE, Y, 8, num=-1),
     "num_sweeps = 0": lambda: coupling.invert_all(KEY, STATE, Y, num_sweeps=0),
+    "x has NaN": lambda: semidiscrete.assign(STATE, Y, np.nan * X),
+    "h holds no": lambda: semidiscrete.from_heights([]),
     "integers": lambda: coupling.invert(KEY, STATE, Y, []),
     "num = 3, dim": lambda: source.sobol(KEY, 0, 3, 2),
 }

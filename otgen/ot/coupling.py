@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import operator
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -132,8 +131,8 @@ def pair(
     """
     if not is_traced(step) and as_count("step", step, 0) >= 2**31:
         raise ValueError(f"step = {step}: give less than 2**31, and another key for more.")
-    size = as_count("batch_size", batch_size)
-    return _pair(as_key(key), step, state.h, matching(state, y), size, as_sampler(sampler), bool(quasi))
+    y, size = matching(state, y), as_count("batch_size", batch_size)
+    return _pair(as_key(key), step, state.h, y, size, as_sampler(sampler), bool(quasi))
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "sampler", "quasi"))
@@ -146,23 +145,20 @@ def _pair(key: Key, step: Array, h: Array, y: Array, batch_size: int, sampler: S
     return Pairs(noise, y[index], index)
 
 
-class _Batches:
-    """Batches in turn. To collect those that have no end would never return, so that `list` of them raises."""
+class _Endless:
+    """Batches without end. To collect them would never return, so that `list` of them raises."""
 
-    def __init__(self, make: Callable[[int], Pairs], start: int, num: int | None):
-        self._steps = itertools.count(start) if num is None else iter(range(start, start + num))
-        self._make, self._endless = make, num is None
+    def __init__(self, make: Callable[[int], Pairs], start: int):
+        self._batches = map(make, itertools.count(start))
 
     def __iter__(self) -> Iterator[Pairs]:
         return self
 
     def __next__(self) -> Pairs:
-        return self._make(next(self._steps))
+        return next(self._batches)
 
     def __length_hint__(self) -> int:
-        if self._endless:
-            raise ValueError("these batches have no end: give num, or take some by itertools.islice.")
-        return operator.length_hint(self._steps)
+        raise ValueError("these batches have no end: give num, or take some by itertools.islice.")
 
 
 def pairs(
@@ -202,8 +198,14 @@ def pairs(
       3 True
     """
     key, y, size, sampler = as_key(key), matching(state, y), as_count("batch_size", batch_size), as_sampler(sampler)
-    start, num = as_count("start", start, 0), num if num is None else as_count("num", num, 0)
-    return _Batches(lambda step: _pair(key, step, state.h, y, size, sampler, bool(quasi)), start, num)
+    start, quasi = as_count("start", start, 0), bool(quasi)
+
+    def make(step: int) -> Pairs:
+        return _pair(key, step, state.h, y, size, sampler, quasi)
+
+    if num is None:
+        return _Endless(make, start)
+    return (make(step) for step in range(start, start + as_count("num", num, 0)))
 
 
 def nearest(y: ArrayLike, codes: ArrayLike) -> Int[Array, " n"]:
@@ -297,14 +299,12 @@ def invert(
         raise ValueError(f"invert knows the law within a cell of {known}, not of {sampler}: use invert_all.")
     require_choice("how", how, HOW)
     num_sweeps = as_count("num_sweeps", num_sweeps)
-    if index.ndim != 1 or not jnp.issubdtype(index.dtype, jnp.integer):
-        raise ValueError(f"index has shape {index.shape} and type {index.dtype}: give integers [n].")
-    if not is_traced(index) and index.size and (int(index.min()) < 0 or int(index.max()) >= y.shape[0]):
+    if index.ndim != 1 or not index.size or not jnp.issubdtype(index.dtype, jnp.integer):
+        raise ValueError(f"index has shape {index.shape} and type {index.dtype}: give integers [n], n >= 1.")
+    if not is_traced(index) and (int(index.min()) < 0 or int(index.max()) >= y.shape[0]):
         raise ValueError(f"index reaches from {index.min()} to {index.max()}: y has {y.shape[0]} points.")
     if centres is not None:
         centres = as_array("centres", centres, y.shape, finite=False)
-    if index.size == 0:
-        return Inverse(jnp.zeros((0, y.shape[1]), y.dtype), jnp.zeros(0, bool))
     return _invert(as_key(key), state.h, y, index.astype(jnp.int32), centres, sampler, how, num_sweeps)
 
 
@@ -366,7 +366,7 @@ def invert_all(
       >>> y = jax.random.normal(jax.random.key(0), (200, 3))
       >>> state = og.semidiscrete.init(jax.random.key(1), y)  # or what `run` makes of it
       >>> noise, found = og.coupling.invert_all(jax.random.key(2), state, y)
-      >>> print(noise.shape, jnp.array_equal(og.semidiscrete.assign(state, y, noise)[found], jnp.arange(200)[found]))
+      >>> print(noise.shape, jnp.array_equal(og.semidiscrete.assign(state, y, noise[found]), jnp.flatnonzero(found)))
       (200, 3) True
     """
     y = matching(state, y)

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import as_array, as_count, as_key, native, require_between, require_choice
+from otgen.ot.check import as_array, as_count, as_key, as_points, native, require_between, require_choice
 from otgen.ot.heights import lying_out, shifted
 from otgen.ot.scores import TILE, top_scores
 from otgen.ot.semidiscrete import State, matching
@@ -302,7 +302,7 @@ def transport(
         raise ValueError(f"extension is a {type(extension).__name__}: give the Extension that `init` returns.")
     angle = extension.angle if angle is None else angle
     check_form(method, angle)
-    y, x = matching(state, y, x), as_array("x", x)
+    y, x = matching(state, y, x), as_points("x", x, 1)
     extension = extension._replace(centres=as_array("centres", extension.centres, y.shape, finite=False))
     if labels is not None:
         labels = native("labels", labels)

@@ -23,6 +23,7 @@ from otgen.ot.check import (
     as_array,
     as_count,
     as_key,
+    as_points,
     as_weights,
     is_traced,
     require_finite,
@@ -131,6 +132,8 @@ def from_heights(h: ArrayLike) -> State:
       [0 1]
     """
     h = as_array("h", h, (None,), finite=False)
+    if not h.size:
+        raise ValueError("h holds no heights: give one for each point.")
     out = lying_out(h)
     require_finite("h", jnp.where(out, 0, h))
     h = jnp.where(out, EXCLUDED, h - jnp.mean(h, where=~out))
@@ -142,7 +145,7 @@ def _matched(state: State, y: ArrayLike, weights: ArrayLike) -> tuple[Array, Arr
     """Points and weights, if they and the heights are of one number; outside jit weights that sum to 1."""
     if not isinstance(state, State):
         raise ValueError(f"state is a {type(state).__name__}: give the State of from_heights, init or run.")
-    y = as_array("y", y, (None, None), finite=False)
+    y = as_points("y", y, 1)
     if not is_traced(weights):
         as_weights(weights, y.shape[0])  # inside jit they may be those of a block, whose sum is not 1
     weights = as_array("weights", weights, y.shape[:1], finite=False)

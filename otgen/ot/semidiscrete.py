@@ -169,7 +169,8 @@ def assign(state: State, y: ArrayLike, x: ArrayLike) -> Int[Array, " n"]:
       Indices [n], int32; the map itself is `y[assign(state, y, x)]`.
 
     Raises:
-      ValueError: if points, heights and samples do not match.
+      ValueError: if points, heights and samples do not match, or (outside jit) for samples that are not finite, such as
+        the noise that `coupling.invert` did not find.
 
     Example:
       >>> y = jnp.array([[-1.0, 0.0], [1.0, 0.0]])
@@ -177,7 +178,7 @@ def assign(state: State, y: ArrayLike, x: ArrayLike) -> Int[Array, " n"]:
       >>> print(og.semidiscrete.assign(state, y, jnp.array([[-0.3, 0.2], [0.3, 0.4]])))  # a half of the square each
       [0 1]
     """
-    y, x = matching(state, y, x), as_array("x", x, finite=False)
+    y, x = matching(state, y, x), as_points("x", x, 1)
     return _assign(state.h, y, x)
 
 

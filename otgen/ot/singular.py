@@ -18,7 +18,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import as_array, as_count
+from otgen.ot.check import as_array, as_count, as_points
 from otgen.ot.heights import lying_out, of_one_type, shifted
 from otgen.ot.scores import BLOCK, top_scores
 from otgen.ot.semidiscrete import State, matching
@@ -133,7 +133,7 @@ def singular_angles(state: State, y: ArrayLike, x: ArrayLike) -> Faces:
       >>> print((faces.angle > 0.5).tolist(), jnp.abs(faces.distance - jnp.array([0.05, 0.05, 0.1])).max() < 0.01)
       [False, False, True] True
     """
-    return _nearest_faces(*of_one_type(matching(state, y, x), state.h, as_array("x", x)))
+    return _nearest_faces(*of_one_type(matching(state, y, x), state.h, as_points("x", x, 1)))
 
 
 @jax.jit
