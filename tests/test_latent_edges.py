@@ -300,3 +300,32 @@ def as_users_call():
 def test_what_makes_no_sense_is_refused(call, message, as_users_call):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+class Mine(latent.Prior):
+    """A law of somebody's own: no pytree, and nothing but the two methods."""
+
+    def sample(self, key, shape):
+        return jax.random.normal(key, shape)
+
+    def match(self, weights, y):
+        return y / jnp.sqrt(jnp.sum(weights**2))
+
+
+def test_a_prior_of_two_methods_is_enough():
+    for operation in (
+        lambda prior: latent.lerp(T, Z0, Z1, prior),
+        lambda prior: latent.walk(KEY, Z0, 2, 0.3, prior),
+    ):
+        np.testing.assert_allclose(operation(Mine()), operation(latent.Normal()), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_paths_of_codes_stay_among_them():
+    codes = jax.random.normal(KEY, (20, 2))
+    prior = latent.Learned(codes)
+    for path in (
+        latent.walk(KEY, codes[:5], 3, 0.5, prior),
+        latent.lerp(jnp.array([0.3, 0.6]), codes[:5], codes[5:10], prior),
+    ):
+        assert np.abs(path[..., None, :] - codes).sum(-1).min(-1).max() == 0
