@@ -80,6 +80,17 @@ def test_nearest_is_zero_on_copies_and_has_gradients_there():
     assert np.isfinite(slope).all()
 
 
+def test_neighbours_of_tight_clusters_far_apart():
+    pairs = (1e3 * RNG.normal(size=(20, 1, 64)) + 1e-2 * RNG.normal(size=(20, 3, 64))).reshape(60, 64)
+    points = pairs.astype(np.float32)
+    distance, index = evaluate.nearest(points, points, 2)
+    true = np.sort(cdist(np.float64(points), np.float64(points)), 1)[:, :2]
+    np.testing.assert_array_equal(index[:, 0], np.arange(60))
+    np.testing.assert_array_equal(distance[:, 0], np.zeros(60))
+    np.testing.assert_allclose(distance, true, rtol=1e-4)
+    assert evaluate.memorisation(points[:30], points, points + 1).value == 0
+
+
 HALF = RNG.normal(size=(262_144, 1)).astype(np.float16)
 LOGITS = (3 * RNG.normal(size=(262_144, 4))).astype(np.float16)
 

@@ -41,10 +41,33 @@ def in_units(*clouds: Array) -> tuple[tuple[Array, ...], Array]:
 def nearest_squares(x: Array, y: Array, k: int) -> tuple[Float[Array, "n {k}"], Int[Array, "n {k}"]]:
     """Return squared distances of every row of x to its k nearest rows of y, ascending, and the indices."""
     middle = y.mean(0)
-    centred = y - middle
-    _, index = top_scores(x - middle, centred, -0.5 * jnp.sum(centred**2, 1), k=k)
+    ours, theirs = x - middle, y - middle
+    _, index = top_scores(ours, theirs, -0.5 * jnp.sum(theirs**2, 1), k=k)
+    index = _resolved(*jax.lax.stop_gradient((x, y, jnp.sum(ours**2, 1))), index)
     square = jnp.sum((x[:, None] - y[index]) ** 2, -1)  # again from the points: no cancellation
     return tuple(jax.lax.sort((square, index), num_keys=1))
+
+
+def _resolved(x: Array, y: Array, size: Array, index: Array) -> Array:
+    """Neighbours [n, k] by differences from all points for the rows, of squared size [n], that products leave in doubt.
+
+    They do where the neighbours lie nearer than products of these sizes can tell, as for clusters far apart.
+    """
+    n, k = index.shape
+    farthest = jnp.max(jnp.sum((x[:, None] - y[index]) ** 2, -1), 1)
+    rounding = jnp.finfo(x.dtype).eps * (2 + 0.5 * x.shape[1] ** 0.5)
+    doubtful = (farthest > 0) & (farthest < 12 * rounding * size)
+    block = max(1, min(n, _AGAIN // y.shape[0]))
+    rows, total = jnp.nonzero(doubtful, size=n + block, fill_value=n)[0], doubtful.sum()
+
+    def measure(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        done, index = state
+        pick = jax.lax.dynamic_slice(rows, (done,), (block,))
+        square = jnp.sum((x[jnp.minimum(pick, n - 1)][:, None] - y) ** 2, -1)
+        found = jax.lax.top_k(-square, k)[1].astype(index.dtype)
+        return done + block, index.at[pick].set(found, mode="drop")
+
+    return jax.lax.while_loop(lambda state: state[0] < total, measure, (jnp.zeros_like(total), index))[1]
 
 
 @functools.partial(jax.jit, static_argnums=1)
