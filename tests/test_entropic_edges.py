@@ -300,7 +300,7 @@ def test_nothing_but_bools_comes_home(monkeypatch):
             return np.asarray(array, *args, **options)
 
     x, y, a = (jnp.asarray(part, jnp.float32) for part in (X, Y, UNIFORM))
-    monkeypatch.setattr(check, "_at_hand", lambda array: not isinstance(array, jax.Array))
+    monkeypatch.setattr(check, "at_hand", lambda array: not isinstance(array, jax.Array))
     for module in (check, entropic, og.sinkhorn, costs_module):
         if hasattr(module, "np"):
             monkeypatch.setattr(module, "np", Guarded())
@@ -374,6 +374,7 @@ WRONG = {
     "no state": lambda: og.sinkhorn.marginals(COST, None, epsilon=1.0),
     "a state to start from": lambda: og.sinkhorn.run(COST, epsilon=1.0, state=og.sinkhorn.State(1.0, 2.0)),
     "no cost": lambda: og.sinkhorn.apply_plan(MATRIX, STATE, X, epsilon=1.0),
+    "no cost to begin with": lambda: og.sinkhorn.init(MATRIX),
     "vectors": lambda: og.sinkhorn.apply_plan(COST, STATE, X[:3], epsilon=1.0),
     "strings": lambda: og.sinkhorn.apply_plan(COST, STATE, ["a"] * N, epsilon=1.0),
     "an axis": lambda: og.sinkhorn.apply_plan(COST, STATE, X, epsilon=1.0, axis=2),

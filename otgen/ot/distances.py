@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import types
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -15,11 +12,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from otgen.ot.check import as_array
+from otgen.ot.functions import key_of, warn_of_kinds
 from otgen.types import Array, as_pytree
 
 UNROLL = 8  # up to this dimension differences are taken one by one: exact, and XLA fuses them with what follows
 NEAR = 2.0**-8  # squared distances below this share of |x|^2 + |y|^2 have lost digits as a difference of products
-KINDS = 5  # functions with one code and other closures, after which a warning says that each is compiled
 
 
 class CostFn:
@@ -223,8 +220,8 @@ class Custom(CostFn):
 
     def __init__(self, function: Callable[..., Any]):
         self.function = function
-        self.key = _key(function)
-        _warn_of_kinds(function, self.key)
+        self.key = key_of(function)
+        warn_of_kinds(function, self.key)
 
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         """Return function(x, y), as float32 at least."""
@@ -243,62 +240,6 @@ class Custom(CostFn):
 
     def __repr__(self) -> str:
         return getattr(self.function, "__name__", repr(self.function))
-
-
-class _Same:
-    """An object that equals itself alone, kept alive so that no other has its address."""
-
-    def __init__(self, it: Any):
-        self.it = it
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.it is other.it
-
-    def __hash__(self) -> int:
-        return id(self.it)
-
-
-def _key(it: Any) -> Any:
-    """What two functions, or what they hold, have in common if they must compute the same."""
-    if isinstance(it, functools.partial):
-        return (functools.partial, _key(it.func), _key(it.args), _key(it.keywords))
-    if isinstance(it, tuple) and type(it) is tuple:
-        return (tuple, *map(_key, it))
-    if type(it) is dict:
-        return (dict, *((name, _key(value)) for name, value in it.items()))
-    if it is None or isinstance(it, bool | int | float | str | bytes):
-        return (type(it), repr(it))  # 0.0 and -0.0 differ, and NaN is itself
-    if isinstance(it, types.MethodType):
-        return (types.MethodType, _key(it.__func__), _Same(it.__self__))
-    if type(it) is not types.FunctionType:
-        return _Same(it)
-    try:
-        cells = tuple(cell.cell_contents for cell in it.__closure__ or ())
-    except ValueError:  # a cell that is empty still
-        return _Same(it)
-    if any(cell is it for cell in cells):  # a function that calls itself
-        return _Same(it)
-    return (it.__code__, _Same(it.__globals__), _key(it.__defaults__), _key(it.__kwdefaults__), _key(cells))
-
-
-_seen: dict[Any, set] = {}
-
-
-def _warn_of_kinds(function: Callable[..., Any], key: Any) -> None:
-    while isinstance(function, functools.partial):
-        function = function.func
-    code = getattr(function, "__code__", None)
-    kinds = _seen.setdefault(code, set())
-    if code is None or len(kinds) >= KINDS:
-        return
-    kinds.add(hash(key))
-    if len(kinds) == KINDS:
-        warnings.warn(
-            f"cost_fn {getattr(function, '__name__', function)} came {KINDS} times with other values in its closure, "
-            "defaults or partial arguments: each compiles anew. Make what changes the fields of a CostFn that is a "
-            "pytree (see otgen.ot.distances.Scaled), or hold on to one function.",
-            stacklevel=4,
-        )
 
 
 jax.tree_util.register_pytree_node(Custom, lambda it: ((), it), lambda it, _: it)

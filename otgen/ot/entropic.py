@@ -49,6 +49,12 @@ class State(NamedTuple):
     g: Held
 
 
+def require_cost(cost: Any) -> None:
+    """Refuse what is no ground cost."""
+    if not isinstance(cost, Cost):
+        raise ValueError(f"cost is a {type(cost).__name__}: give DenseCost(matrix) or PairwiseCost(x, y).")
+
+
 def as_masses(
     cost: Cost,
     a: ArrayLike | None,
@@ -58,8 +64,7 @@ def as_masses(
     axis_name: str | None = None,
 ) -> tuple[Held, Held]:
     """Check the weights of both sides; balanced, they must have one total."""
-    if not isinstance(cost, Cost):
-        raise ValueError(f"cost is a {type(cost).__name__}: give DenseCost(matrix) or PairwiseCost(x, y).")
+    require_cost(cost)
     spread, uniform = a is None and axis_name is not None, a is None and b is None
     a, b = as_mass("a", a, cost.shape[0], cost.dtype), as_mass("b", b, cost.shape[1], cost.dtype)
     if spread:

@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from otgen.ot.check import as_array, as_points, require_positive
-from otgen.ot.costs import middle
+from otgen.ot.inert import middle
 from otgen.types import Array
 
 ROWS = 64  # of x in a tile

@@ -28,6 +28,7 @@ from otgen.ot.entropic import (
     marginals_of,
     plan,
     primal_cost,
+    require_cost,
     require_partners,
     solve,
 )
@@ -81,6 +82,7 @@ def init(cost: Cost) -> State:
       >>> print(og.sinkhorn.init(og.DenseCost(jnp.array([[0.0, 1.0, 4.0]]))))
       State(f=array([0.], dtype=float32), g=array([0., 0., 0.], dtype=float32))
     """
+    require_cost(cost)
     # NumPy: putting them on a device is for the jitted call that takes them.
     return State(np.zeros(cost.shape[0], cost.dtype), np.zeros(cost.shape[1], cost.dtype))
 
