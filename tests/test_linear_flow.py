@@ -311,9 +311,9 @@ def test_single_precision():
 
 def test_bad_input_is_refused():
     target, weights = random_covariance(3), random_weights(3, 3, 3)
-    with pytest.raises(ValueError, match="one finite number, zero or more"):
+    with pytest.raises(ValueError, match="a finite number of zero or more"):
         linear_flow.loss(weights, target, tau=-0.1)
-    with pytest.raises(ValueError, match="unknown loss 'l2': give one of bures, frobenius"):
+    with pytest.raises(ValueError, match="the loss = 'l2': choose one of 'bures', 'frobenius'"):
         linear_flow.flow(weights, target, times=[1.0], kind="l2")
     with pytest.raises(ValueError, match="weight 2 has 3 columns, but weight 1 has 4 rows"):
         linear_flow.end_to_end(random_weights(3, 4)[:1] + random_weights(3, 3))

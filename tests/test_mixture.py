@@ -233,5 +233,5 @@ def test_bad_input_says_what_to_do():
         mixture.barycentric_map(draw(1, rank=1), q, np.zeros((1, 2)))
     with pytest.raises(ValueError, match="the mixture has dimension 2"):
         mixture.log_density(p, np.zeros((1, 3)))
-    with pytest.raises(ValueError, match=r"one time in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"times in \[0, 1\]"):
         mixture.geodesic(1.5, p, q)

@@ -180,6 +180,28 @@ def transported(it):
     return og.exact.plan(by_points(it), it.a, it.b).value + og.exact.value_line(it.x[:, 0], it.y[:, 0], it.a, it.b)
 
 
+def mixtures(it):
+    """Two mixtures in the plane, their covariances made of their means."""
+
+    def mixture(weights, points):
+        means = points[:, :2]
+        return og.mixture.Mixture(weights, means, 0.5 * jnp.eye(2) + means[:, :, None] * means[:, None, :])
+
+    return mixture(it.a, it.x), mixture(it.b, it.y)
+
+
+def between_mixtures(it):
+    p, q = mixtures(it)
+    x, key = it.x[: SOURCE[0], :2], jax.random.key(0)
+    maps = og.mixture.barycentric_map(p, q, x), og.mixture.sample_map(key, p, q, x)
+    return og.mixture.plan(p, q), og.mixture.log_density(p, x), maps, og.mixture.geodesic(0.5, p, q)
+
+
+def barycenter(it):
+    p, _ = mixtures(it)
+    return jnp.sum(og.gaussian.barycenter(p.covs, p.weights)[0] * jnp.array([[1.0, 0.3], [0.3, 2.0]]))
+
+
 ROWS = {
     "dual": _dual(by_points, "entropic"),
     "dual, quadratic matrix": _dual(by_matrix, "quadratic"),
@@ -195,8 +217,13 @@ ROWS = {
     "sinkhorn_divergence": _gradients(divergence),
     "sliced_w2_sq": _gradients(sliced),
     "semidiscrete": semidiscrete,
+    "mixture.w2_sq": _gradients(lambda it: og.mixture.w2_sq(*mixtures(it))),
+    "between mixtures": jax.jit(between_mixtures),
+    "barycenter": _gradients(barycenter),
 }
 SLOW = {  # to compile
+    "between mixtures",
+    "barycenter",
     "dual, quadratic matrix",
     "dual.objective and semidual, quadratic",
     "sinkhorn, streamed",

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from otgen.eval.samples import as_samples
+from otgen.ot.check import require_positive
 from otgen.ot.costs import product
 from otgen.ot.distances import Euclidean, SqEuclidean
 from otgen.types import Array, as_pytree
@@ -71,6 +72,9 @@ class Gaussian:
 
     bandwidth: ArrayLike
 
+    def __post_init__(self) -> None:
+        require_positive("bandwidth", self.bandwidth)
+
     def pairwise(self, u: Array, v: Array, centre: Array) -> Array:
         """Return the kernel [n, m]."""
         return jnp.exp(-0.5 * SqEuclidean().pairwise(u / self.bandwidth, v / self.bandwidth))
@@ -107,7 +111,8 @@ def kernel_distance(x: ArrayLike, y: ArrayLike, kernel: Kernel | None = None) ->
       KernelDistance.
 
     Raises:
-      ValueError: for other shapes, different dimensions, or (outside jit) non-finite features.
+      ValueError: for other shapes, different dimensions, a kernel without `pairwise`, or (outside jit) non-finite
+        features.
 
     Example:
       >>> x, y = jax.random.normal(jax.random.key(0), (2, 200, 4))
@@ -118,6 +123,8 @@ def kernel_distance(x: ArrayLike, y: ArrayLike, kernel: Kernel | None = None) ->
     Reference: Binkowski et al. (2018), arXiv 1801.01401, equation 4; Gretton et al. (2012), A kernel two-sample test,
     equation 3; Sutherland and Deka (2019), arXiv 1906.02104 (another unbiased estimate of the variance).
     """
+    if not (kernel is None or isinstance(kernel, Kernel)) or isinstance(kernel, type):
+        raise ValueError(f"kernel = {kernel!r}: give Cubic(), Gaussian(bandwidth), Energy(), or one with `pairwise`.")
     return _kernel_distance(*as_samples(4, x=x, y=y), Cubic() if kernel is None else kernel)
 
 

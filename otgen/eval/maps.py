@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from otgen.eval.samples import as_samples
 from otgen.ot.check import require_positive
+from otgen.ot.units import unit
 from otgen.types import Array
 
 
@@ -35,10 +36,15 @@ def l2_uvp(mapped: ArrayLike, truth: ArrayLike, target_variance: ArrayLike | Non
     Reference: Korotin et al. (2021), arXiv 2106.01954, section 4.2.
     """
     mapped, truth = _same_shape(2, mapped=mapped, truth=truth)
+    missing, around = mapped - truth, truth - truth.mean(0)
+    size = unit(jnp.maximum(jnp.max(jnp.abs(missing)), jnp.max(jnp.abs(around))))  # or squares under- or overflow
+    missed = jnp.mean(jnp.sum((missing / size) ** 2, 1))
     if target_variance is None:
-        target_variance = jnp.sum(truth.var(0, ddof=1))
+        target_variance = jnp.sum((around / size) ** 2) / (truth.shape[0] - 1)
+        require_positive("the variance of truth", target_variance)
+        return 100 * missed / target_variance
     require_positive("target_variance", target_variance)
-    return 100 * jnp.mean(jnp.sum((mapped - truth) ** 2, 1)) / target_variance
+    return 100 * missed / (target_variance / size / size)
 
 
 def cosine(mapped: ArrayLike, truth: ArrayLike, x: ArrayLike) -> Float[Array, ""]:

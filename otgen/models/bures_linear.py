@@ -24,7 +24,7 @@ import optax
 
 from otgen.nn.linear import STARTS, DeepLinear
 from otgen.ot import critical
-from otgen.ot.check import as_count, as_key
+from otgen.ot.check import as_count, as_key, require_choice
 from otgen.ot.frechet import moments
 from otgen.ot.linear_flow import loss_from_factor
 from otgen.train.loop import train_on
@@ -72,16 +72,13 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("rank", "depth", "max_steps", "epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: give 1 or more.")
-        if self.width is not None and self.width < self.rank:
+            as_count(name, getattr(self, name))
+        if self.width is not None and as_count("width", self.width) < self.rank:
             raise ValueError(f"width = {self.width}: hidden layers below rank = {self.rank} would be the bottleneck.")
-        if self.batch_size is not None and self.batch_size < 2:
+        if self.batch_size is not None and as_count("batch_size", self.batch_size) < 2:
             raise ValueError(f"batch_size = {self.batch_size}: a covariance needs 2 rows; None is the full batch.")
-        if self.kind not in KINDS:
-            raise ValueError(f"kind = {self.kind!r} is unknown: choose one of {', '.join(KINDS)}.")
-        if self.start not in STARTS:
-            raise ValueError(f"start = {self.start!r} is unknown: choose one of {', '.join(STARTS)}.")
+        require_choice("kind", self.kind, KINDS)
+        require_choice("start", self.start, STARTS)
         if not (math.isfinite(self.tau) and self.tau >= 0) or (self.tau and self.kind == "frobenius"):
             raise ValueError(f"tau = {self.tau}: give zero or more, and zero with the Frobenius loss.")
         for name in ("tol", "learning_rate"):

@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from otgen.ot.linear_flow import end_to_end
+from otgen.ot.check import as_array, as_count, as_key, require_choice, require_nonnegative
+from otgen.ot.linear_flow import as_chain, as_target, end_to_end
+from otgen.ot.units import of_lengths
 from otgen.types import Array, Key
 
 STARTS = (
@@ -70,12 +72,9 @@ class DeepLinear(nn.Module):
 
 def check_widths(widths: Sequence[int]) -> tuple[int, ...]:
     """Return widths as a tuple; raise ValueError unless there are two at least, all positive."""
-    widths = tuple(widths)
-    if len(widths) < 2 or any(width != int(width) or width < 1 for width in widths):
-        raise ValueError(
-            f"widths = {widths}: give at least two positive integers (latent, hidden ..., data dimension)."
-        )
-    return tuple(int(width) for width in widths)
+    if not isinstance(widths, Sequence) or isinstance(widths, str) or len(widths) < 2:
+        raise ValueError(f"widths = {widths}: give at least two whole numbers (latent, hidden ..., data dimension).")
+    return tuple(as_count(f"widths[{place}]", width) for place, width in enumerate(widths))
 
 
 def draw_weights(
@@ -104,13 +103,13 @@ def draw_weights(
 
     Reference: paper C (arXiv 2303.03027), the starts of its experiments.
     """
-    widths = check_widths(widths)
-    if start not in STARTS:
-        raise ValueError(f"start = {start!r} is unknown: choose one of {', '.join(STARTS)}.")
+    key, widths = as_key(key), check_widths(widths)
+    require_choice("start", start, STARTS)
+    require_nonnegative("scale", scale)
     if start in ("balanced", "low_rank"):
         product = end_to_end(draw_weights(key, widths, "xavier_normal"))
         if start == "low_rank":
-            if not 1 <= rank <= min(widths):
+            if not 1 <= as_count("rank", rank, least=0) <= min(widths):
                 raise ValueError(f"rank = {rank}: give 1 to {min(widths)}, the bottleneck of widths {widths}.")
             product = truncated(product, rank)
         return tuple(scale * matrix for matrix in factorise(product, widths))
@@ -132,8 +131,13 @@ def _matrix(key: Key, shape: tuple[int, int], start: str) -> Array:
 
 
 def truncated(matrix: ArrayLike, rank: int) -> Array:
-    """Return the nearest matrix of a rank."""
-    u, s, vt = jnp.linalg.svd(jnp.asarray(matrix), full_matrices=False)
+    """Return the nearest matrix [n, m] of a rank.
+
+    Raises:
+      ValueError: for anything but a matrix, or a rank that is no positive int.
+    """
+    rank = as_count("rank", rank)
+    u, s, vt = jnp.linalg.svd(as_array("matrix", matrix, (None, None)), full_matrices=False)
     return (u[:, :rank] * s[:rank]) @ vt[:rank]
 
 
@@ -154,7 +158,7 @@ def factorise(matrix: ArrayLike, widths: Sequence[int]) -> tuple[Array, ...]:
 
     Reference: Arora, Cohen and Hazan (2018), arXiv 1802.06509.
     """
-    widths, matrix = check_widths(widths), jnp.asarray(matrix)
+    widths, matrix = check_widths(widths), as_array("matrix", matrix)
     if matrix.shape != (widths[-1], widths[0]):
         raise ValueError(f"matrix has shape {matrix.shape}: widths {widths} ask for {(widths[-1], widths[0])}.")
     u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
@@ -170,6 +174,7 @@ def factorise(matrix: ArrayLike, widths: Sequence[int]) -> tuple[Array, ...]:
 
 def balance(weights: Sequence[Array]) -> tuple[Array, ...]:
     """Return balanced weights with the same product."""
+    weights = as_chain(weights)
     return factorise(end_to_end(weights), (weights[0].shape[1], *(matrix.shape[0] for matrix in weights)))
 
 
@@ -194,9 +199,9 @@ def close_weights(key: Key, target: ArrayLike, widths: Sequence[int], *, tau: fl
 
     Reference: paper C (arXiv 2303.03027), the default start of its experiments.
     """
-    widths, target = check_widths(widths), jnp.asarray(target)
+    key, widths, target = as_key(key), check_widths(widths), as_target(target)
     n, k = target.shape[0], min(widths)
-    if target.shape != (n, n) or widths[-1] != n:
+    if widths[-1] != n:
         raise ValueError(f"target has shape {target.shape} and widths {widths}: the last width must be its dimension.")
     values, vectors = jnp.linalg.eigh(target)
     values, vectors = values[::-1][:k], vectors[:, ::-1][:, :k]
@@ -205,6 +210,8 @@ def close_weights(key: Key, target: ArrayLike, widths: Sequence[int], *, tau: fl
         raise ValueError(f"eigenvalue {k} of the target is {least:.3g}: a bottleneck of {k} asks for a positive one.")
     if not 0 <= tau < least:
         raise ValueError(f"tau = {tau}: give a number from 0 up to {least:.4g}, the target's eigenvalue {k}.")
+    length = of_lengths(target)[0, 0]  # in this unit products of eigenvalues stay in float32
+    values, tau, least = values / length / length, tau / float(length) ** 2, least / float(length) ** 2
     turn = jax.random.orthogonal(key, k, dtype=target.dtype)
     steps = least * (2 - jnp.arange(1, k + 1) / k)
     size = 10.95
@@ -218,7 +225,7 @@ def close_weights(key: Key, target: ArrayLike, widths: Sequence[int], *, tau: fl
     inner, basis = jnp.linalg.eigh(cov - tau * jnp.eye(k, dtype=target.dtype))
     root = jnp.sqrt(jnp.maximum(inner, 0.0))
     other = jnp.eye(k, widths[0], dtype=target.dtype)
-    return factorise((vectors @ basis * root) @ other, widths)
+    return factorise(length * (vectors @ basis * root) @ other, widths)
 
 
 def _overlap(cov: Array, values: Array) -> Array:

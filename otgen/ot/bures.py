@@ -7,7 +7,8 @@ Everything comes from the singular values s and vectors U, V of X = F_a' F_b, wh
 
 No matrix root is taken. Near zero the sum cancels; the value is then |F_a U V' - F_b|^2, whose error is of second
 order in the error of U and V. Derivatives of both orders divide by sums of singular values only, never by differences,
-so that repeated ones are harmless.
+so that repeated ones are harmless. Everything is computed in units of the problem's own (`units`), as s^2 and sigma^4
+are fourth powers of lengths, which leave float32 soon.
 """
 
 from __future__ import annotations
@@ -16,22 +17,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import is_traced, require_finite
+from otgen.ot.check import as_array, is_traced, poison, require_nonnegative
 from otgen.ot.costs import product
 from otgen.ot.covariance import Factors, after, as_covariance, as_covariances, factor, left_inverse, matched
 from otgen.ot.polar import polar
+from otgen.ot.units import of_lengths, sizes, unit
 from otgen.types import Array
 
 CLOSE = 20.0  # times eps^(1/3), .1 in float32: share of tr A + tr B below which the sum of s has cancelled too much
 CHUNK = 64  # close pairs computed at a time
-PIECE, PIECES = (
-    2**20,
-    8,
-)  # large batches are computed in pieces of so many numbers that stay in a cache, so many at most
+PIECE, PIECES = 2**20, 8  # large batches are computed in pieces of so many numbers that stay in a cache, 8 at most
 
 
 def bures_sq(cov_a: ArrayLike, cov_b: ArrayLike) -> Float[Array, "*batch"]:
@@ -184,11 +182,10 @@ def as_factor(name: str, values: ArrayLike) -> Float[Array, "*batch d p"]:
     Raises:
       ValueError: if they are not matrices, or (outside jit) not finite.
     """
-    values = values if isinstance(values, jax.Array) else np.asarray(values)
+    values = as_array(name, values)
     if values.ndim < 2 or 0 in values.shape[-2:]:
         raise ValueError(f"{name} has shape {values.shape}: give matrices, shape [..., d, p].")
-    require_finite(name, values)
-    return jnp.asarray(values, jax.dtypes.canonicalize_dtype(jnp.promote_types(values.dtype, jnp.float32)))
+    return values
 
 
 def not_negative(name: str, number: ArrayLike, dtype: jnp.dtype) -> Array:
@@ -197,12 +194,9 @@ def not_negative(name: str, number: ArrayLike, dtype: jnp.dtype) -> Array:
     Raises:
       ValueError: outside jit, for a negative or non-finite one.
     """
-    if is_traced(number):
-        number = jnp.asarray(number, dtype)
-        return jnp.where(number >= 0, number, jnp.nan)
-    if not (np.ndim(number) == 0 and np.isfinite(number) and number >= 0):
-        raise ValueError(f"{name} = {number}: give one finite number, zero or more.")
-    return jnp.asarray(number, dtype)
+    require_nonnegative(name, number)
+    number = jnp.asarray(number, dtype)
+    return jnp.asarray(poison(number, number >= 0))
 
 
 class Spectrum(NamedTuple):
@@ -224,10 +218,10 @@ class Spectrum(NamedTuple):
 
 
 def spectrum(x: Array, sigma_sq: Array) -> Spectrum:
-    """Return the singular value decomposition of [..., p, q] matrices, without a derivative."""
-    x, sigma_sq = jax.lax.stop_gradient((x, sigma_sq))
+    """Return the singular value decomposition of [..., p, q] matrices, without a derivative; sigma^2 [] or [...]."""
+    x, sigma_sq = jax.lax.stop_gradient((x, sigma_sq[..., None]))
     u, s, vt = jnp.linalg.svd(x, full_matrices=False)
-    r = jnp.sqrt(4 * s**2 + sigma_sq**2)
+    r = jnp.hypot(2 * s, sigma_sq)
     rounding = max(x.shape[-2:]) * jnp.finfo(x.dtype).eps * s[..., :1]
     below = r + sigma_sq
     return Spectrum(u, s, vt.mT, r, _ratio(4.0, below, below > 2 * rounding))
@@ -241,6 +235,9 @@ def _value(fa: Array, fb: Array, sigma_sq: Array) -> Array:
     """The value from factors [..., d, p], [..., d, q]: singular values for all, vectors for those that cancel."""
     batch = fa.shape[:-2]
     fa, fb = fa.reshape(-1, *fa.shape[-2:]), fb.reshape(-1, *fb.shape[-2:])
+    length = unit(jnp.maximum(jnp.maximum(sizes(fa), sizes(fb)), jnp.sqrt(sigma_sq)))
+    fa, fb, length = fa / length, fb / length, length[:, 0, 0]
+    sigma_sq = sigma_sq / length / length
     s = jnp.linalg.svd(product(fa.mT, fb), compute_uv=False)
     total = jnp.sum(fa**2, (-2, -1)) + jnp.sum(fb**2, (-2, -1))
     plain = total - 2 * jnp.sum(s, -1)
@@ -261,10 +258,10 @@ def _value(fa: Array, fb: Array, sigma_sq: Array) -> Array:
 
     _, values = jax.lax.while_loop(more, one_chunk, (jnp.int32(0), plain))
     # 2 s - phi(s), two terms that are not negative
-    r = jnp.sqrt(4 * s**2 + sigma_sq**2)
-    missing = _ratio(4 * s * sigma_sq, 2 * s + sigma_sq + r, r + s > 0)
+    r = jnp.hypot(2 * s, sigma_sq[:, None])
+    missing = _ratio(4 * s * sigma_sq[:, None], 2 * s + sigma_sq[:, None] + r, r + s > 0)
     missing = jnp.sum(missing, -1) + sigma_sq * _log_ratio(s, r, sigma_sq)
-    return (values + missing).reshape(batch)
+    return ((values + missing) * length * length).reshape(batch)
 
 
 def _residual(fa: Array, fb: Array) -> Array:
@@ -281,6 +278,7 @@ def _inner(left: Array, right: Array) -> Array:
 
 def _log_ratio(s: Array, r: Array, sigma_sq: Array) -> Array:
     """sum_i log((r + sigma^2) / (2 sigma^2)), the derivative of the value in sigma^2."""
+    sigma_sq = sigma_sq[..., None]
     return jnp.sum(jnp.log1p(_ratio(2 * s**2, (r + sigma_sq) * sigma_sq, sigma_sq > 0)), -1)
 
 
@@ -298,17 +296,22 @@ def _of_factors_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return _of_factors(after(fa, slope), fb, sigma_sq), along + growth * dsigma_sq
 
 
-@jax.custom_jvp
 def overlap_slope(x: Array, sigma_sq: Array) -> tuple[Array, Array]:
     """Return the gradient U phi'(S) V' of sum_i phi(s_i) in X [..., p, q], and minus that in sigma^2.
 
     At sigma = 0 the gradient is twice the polar factor.
     """
+    size = unit(jnp.maximum(sizes(x), sigma_sq))  # both are homogeneous of degree zero
+    return _overlap_slope(x / size, sigma_sq / size[..., 0, 0])
+
+
+@jax.custom_jvp
+def _overlap_slope(x: Array, sigma_sq: Array) -> tuple[Array, Array]:
     of = spectrum(x, sigma_sq)
     return product(of.u * (of.weight * of.s)[..., None, :], of.v.mT), _log_ratio(of.s, of.r, sigma_sq)
 
 
-@overlap_slope.defjvp
+@_overlap_slope.defjvp
 def _overlap_slope_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     # With A = U' dX V split into its symmetric and skew part, the first is multiplied by the divided differences of
     # phi', the second by (phi'_i + phi'_j) / (s_i + s_j); what dX has outside of U and V by phi'_i / s_i. The divided
@@ -317,7 +320,7 @@ def _overlap_slope_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     dx, dsigma_sq = tangents
     of = spectrum(x, sigma_sq)
     u, s, v, r, weight = of
-    square, dsigma_sq = jax.lax.stop_gradient(sigma_sq), jnp.asarray(dsigma_sq)
+    square, dsigma_sq = jax.lax.stop_gradient(sigma_sq)[..., None, None], jnp.asarray(dsigma_sq)
     inside = product(product(u.mT, dx), v)
     (si, sj), (ri, rj), (wi, wj) = _pair(s), _pair(r), _pair(weight)
     cross = si * rj + sj * ri
@@ -325,13 +328,13 @@ def _overlap_slope_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     even += jnp.where((wi == 0) | (wj == 0), wi + wj, 0.0)  # against what lies outside of the rank, as `rows` below
     odd = _ratio(si * wi + sj * wj, si + sj, si + sj > 0, 0.5 * (wi + wj))
     middle = 0.5 * (even * (inside + inside.mT) + odd * (inside - inside.mT))
-    drift = _ratio(-s * weight, r, r > 0) * dsigma_sq
+    drift = _ratio(-s * weight, r, r > 0) * dsigma_sq[..., None]
     middle = middle + drift[..., None, :] * jnp.eye(s.shape[-1], dtype=s.dtype)
     rows = weight[..., :, None] * (product(u.mT, dx) - product(inside, v.mT))
     columns = (product(dx, v) - product(u, inside)) * weight[..., None, :]
     dslope = product(product(u, middle), v.mT) + product(u, rows) + product(columns, v.mT)
     dsquare = 2 * s * _diagonal(inside)
-    return overlap_slope(after(x, s), sigma_sq), (dslope, _log_ratio_change(of, square, dsquare, dsigma_sq))
+    return _overlap_slope(after(x, s), sigma_sq), (dslope, _log_ratio_change(of, square[..., 0], dsquare, dsigma_sq))
 
 
 def _log_ratio_change(of: Spectrum, square: Array, dsquare: Array, dsigma_sq: Array) -> Array:
@@ -376,12 +379,19 @@ def _of_covariances_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return _of_covariances(after(a, there), b, sigma_sq), along + growth * dsigma_sq
 
 
-@jax.custom_jvp
 def gains(a: Array, b: Array, sigma_sq: Array) -> tuple[Array, Array, Array]:
     """Return K with K A K + sigma^2 K = B, the same with A and B exchanged, and the value's derivative in sigma^2.
 
     x -> K x is the mean of the optimal plan given x: the optimal map for sigma = 0.
     """
+    unit_a, unit_b = of_lengths(a), of_lengths(b)
+    of_x = (sigma_sq / unit_a[..., 0, 0]) / unit_b[..., 0, 0]
+    there, back, growth = _gains(a / unit_a / unit_a, b / unit_b / unit_b, of_x)
+    return there * (unit_b / unit_a), back * (unit_a / unit_b), growth
+
+
+@jax.custom_jvp
+def _gains(a: Array, b: Array, sigma_sq: Array) -> tuple[Array, Array, Array]:
     fa, fb = (of.values for of in _factors(a, b))
     of = spectrum(product(fa.mT, fb), sigma_sq)
     return _gain(product(fb, of.v), of), _gain(product(fa, of.u), of), _log_ratio(of.s, of.r, sigma_sq)
@@ -391,7 +401,7 @@ def _gain(columns: Array, of: Spectrum) -> Array:
     return product(columns * (0.5 * of.weight)[..., None, :], columns.mT)
 
 
-@gains.defjvp
+@_gains.defjvp
 def _gains_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     # K = C g C' with C = F_b V and g = 2 / (r + sigma^2). The equation for K linearised in the basis of C is diagonal:
     # (C^+ dK C^+')_ij (r_i + r_j) / 2 = (C^+ dB C^+' - g C' dA C g - d(sigma^2) g)_ij.
@@ -408,7 +418,7 @@ def _gains_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
         g = 0.5 * of.weight
         right = product(product(inverse, own), inverse.mT)
         right -= g[..., :, None] * product(product(columns.mT, other), columns) * g[..., None, :]
-        right -= dsigma_sq * g[..., None, :] * jnp.eye(g.shape[-1], dtype=g.dtype)
+        right -= dsigma_sq[..., None, None] * g[..., None, :] * jnp.eye(g.shape[-1], dtype=g.dtype)
         ri, rj = _pair(of.r)
         alive = _pair(of.weight)
         middle = _ratio(2 * right, ri + rj, (alive[0] > 0) | (alive[1] > 0))
@@ -418,8 +428,8 @@ def _gains_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     dthere = change(c, product(of.v.mT, gb), db, da)
     dback = change(d, product(of.u.mT, ga), da, db)
     dsquare = _diagonal(product(product(c.mT, da), c)) + _diagonal(product(product(d.mT, db), d))
-    dgrowth = _log_ratio_change(of, jax.lax.stop_gradient(sigma_sq), dsquare, dsigma_sq)
-    return gains(after(a, gb), b, sigma_sq), (dthere, dback, dgrowth)
+    dgrowth = _log_ratio_change(of, jax.lax.stop_gradient(sigma_sq)[..., None], dsquare, dsigma_sq)
+    return _gains(after(a, gb), b, sigma_sq), (dthere, dback, dgrowth)
 
 
 @jax.custom_jvp

@@ -193,6 +193,21 @@ def require_between(name: str, number: Any, low: float, high: float) -> None:
     _require_number(name, number, lambda value: low <= value <= high, f"a number from {low:g} to {high:g}")
 
 
+def require_broadcast(name: str, batch: Sequence[int], other: str, batch_of_other: Sequence[int]) -> None:
+    """Refuse batches that do not broadcast against each other.
+
+    Raises:
+      ValueError: with both.
+    """
+    try:
+        np.broadcast_shapes(tuple(batch), tuple(batch_of_other))
+    except ValueError:
+        raise ValueError(
+            f"{name} has batch {tuple(batch)} and {other} {tuple(batch_of_other)}, which do not broadcast: give one "
+            "batch, or sides of 1."
+        ) from None
+
+
 def as_count(name: str, number: Any, least: int = 1) -> int:
     """Return a static whole number, such as a size or a number of samples, as an int.
 

@@ -10,8 +10,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import is_traced
-from otgen.types import Array
+from otgen.ot.check import at_hand, at_least_float32, is_traced, native, now, poison, require_broadcast
+from otgen.types import Array, Held
 
 NOISE = 4.0  # pivots below so many roundings of the largest variance are taken for zero
 ASYMMETRY = 1e-4  # relative to the largest entry: rounding of a float32 product is far below, a wrong matrix far above
@@ -24,16 +24,30 @@ def as_covariance(name: str, cov: ArrayLike) -> Float[Array, "*batch d d"]:
       ValueError: if they are not square matrices, or (outside jit) not finite, not symmetric or indefinite beyond
         rounding, with how far off they are.
     """
-    cov = cov if isinstance(cov, jax.Array) else np.asarray(cov)
-    if jnp.issubdtype(cov.dtype, jnp.complexfloating):
-        raise ValueError(f"{name} is complex: give a real covariance.")
+    cov = native(name, cov)
     if cov.ndim < 2 or cov.shape[-1] != cov.shape[-2] or cov.shape[-1] < 1:
         raise ValueError(f"{name} has shape {cov.shape}: give covariances as square matrices, shape [..., d, d].")
-    dtype = jax.dtypes.canonicalize_dtype(jnp.promote_types(cov.dtype, jnp.float32))
+    dtype = at_least_float32(cov.dtype)
     if not is_traced(cov):
-        _check_values(name, np.asarray(cov), 1e3 * float(jnp.finfo(dtype).eps))
+        _require_legal(name, cov, 1e3 * float(jnp.finfo(dtype).eps))
     cov = jnp.asarray(cov, dtype)
     return 0.5 * (cov + cov.mT)
+
+
+def _require_legal(name: str, cov: Held, rounding: float) -> None:
+    """Refuse what is no covariance; of a device's array one bool comes home, or all to say what is wrong."""
+    if at_hand(cov) or not now(_is_legal, cov, rounding):
+        _check_values(name, np.asarray(cov), rounding)
+
+
+@jax.jit
+def _is_legal(cov: Array, rounding: Array) -> Array:
+    cov = cov.astype(at_least_float32(cov.dtype))
+    top = jnp.max(jnp.abs(cov), (-2, -1), keepdims=True)
+    cov = cov / jnp.where(top > 0, top, 1.0)
+    symmetric = jnp.max(jnp.abs(cov - cov.mT)) <= ASYMMETRY
+    shifted = 0.5 * (cov + cov.mT) + jnp.maximum(rounding, 1e-30) * jnp.eye(cov.shape[-1], dtype=cov.dtype)
+    return symmetric & jnp.isfinite(jnp.linalg.cholesky(shifted, symmetrize_input=False)).all()
 
 
 def _check_values(name: str, cov: np.ndarray, rounding: float) -> None:
@@ -48,12 +62,12 @@ def _check_values(name: str, cov: np.ndarray, rounding: float) -> None:
             "entry. Give (cov + cov') / 2 if that is what you mean."
         )
     d = cov.shape[-1]
-    shifted = 0.5 * (cov + np.swapaxes(cov, -1, -2)).astype(np.float64)
-    shifted = shifted + np.maximum(rounding * top, 1e-100)[..., None, None] * np.eye(d)
+    scale = np.where(top > 0, top, 1.0)[..., None, None]
+    shifted = 0.5 * (cov + np.swapaxes(cov, -1, -2)).astype(np.float64) / scale + rounding * np.eye(d)
     try:
         np.linalg.cholesky(shifted)
     except np.linalg.LinAlgError:
-        least = np.linalg.eigvalsh(shifted).min(-1) - rounding * top
+        least = (np.linalg.eigvalsh(shifted).min(-1) - rounding) * scale[..., 0, 0]
         raise ValueError(
             f"{name} is indefinite: its smallest eigenvalue is {least.min():.3g}, its largest entry {top.max():.3g}. "
             "A covariance has none below zero; clip them, or add -min to the diagonal."
@@ -90,13 +104,31 @@ def matched(name_a: str, a: Array, name_b: str, b: Array, rank: int) -> tuple[Ar
     return a, jnp.broadcast_to(b, batch + b.shape[-rank:]).astype(dtype)
 
 
+def as_times(t: ArrayLike, batch: tuple[int, ...], dtype: jnp.dtype) -> Array:
+    """Return times in [0, 1] that broadcast with a batch; NaN for others inside jit.
+
+    Raises:
+      ValueError: for another shape, or (outside jit) a time outside of [0, 1].
+    """
+    t = native("t", t)
+    require_broadcast("t", t.shape, "the covariances", batch)
+    if not is_traced(t):
+        values = np.asarray(t)
+        if not np.all((values >= 0) & (values <= 1)):
+            raise ValueError(f"t = {t}: give times in [0, 1].")
+    t = jnp.asarray(t, dtype)
+    return jnp.asarray(poison(t, (t >= 0) & (t <= 1)))
+
+
 def after(values: Array, first: Array) -> Array:
     """Return values, made to wait for others (floating-point ones: zero times an integer is optimised away).
 
     Two calls of LAPACK on batches that stand side by side in one program, or in two loops of it, can wait for each
-    other for ever in XLA on a CPU (seen with jax 0.10 on two cores): what calls it twice orders the calls.
+    other for ever in XLA on a CPU (seen with jax 0.10 on two cores): what calls it twice orders the calls. Nothing that
+    `first` holds changes a value: zero times a sum that is not finite would.
     """
-    return values + 0 * jnp.sum(jax.lax.stop_gradient(first))
+    seen = jnp.sum(jax.lax.stop_gradient(first))
+    return values + 0 * jnp.where(jnp.isfinite(seen), seen, 0)
 
 
 class Factors(NamedTuple):

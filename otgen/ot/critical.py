@@ -20,7 +20,7 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from otgen.ot.check import is_traced, require_finite
+from otgen.ot.check import as_array, as_count, is_traced, smallest_and_sum
 from otgen.ot.costs import product
 from otgen.ot.linear_flow import as_chain, as_kind, as_target, as_tau, loss_from_factor, root_of
 from otgen.types import Array
@@ -70,8 +70,8 @@ def critical_points(
             f"rank {rank} of {lam.size} eigenvalues makes {count} critical points: give num, the number of the best "
             "that you need."
         )
-    if num is not None and num < 1:
-        raise ValueError(f"num = {num}: ask for at least one critical point.")
+    if num is not None:
+        num = as_count("num", num)
     tau = _tau_value(tau)
     missing = _missing(lam, tau)
     gain = np.where(lam > tau, missing, 0.0)  # what keeping an eigenvalue saves
@@ -332,18 +332,16 @@ def eigenvalues(target: ArrayLike | Sequence[ArrayLike]) -> Float[Array, "n"]:
 
 
 def _eigenpairs(target: ArrayLike | Sequence[ArrayLike]) -> tuple[Array, Array]:
-    target = jnp.asarray(target)
+    target = as_array("target", target)
     if target.ndim == 2:
         lam, vectors = jnp.linalg.eigh(as_target(target))
         return jnp.maximum(lam[::-1], 0.0), vectors[:, ::-1]
     if target.ndim != 1 or target.size == 0:
         raise ValueError(f"target has shape {target.shape}: give a covariance [n, n], or its eigenvalues [n].")
-    require_finite("target", target)
-    lam = target.astype(jnp.promote_types(target.dtype, jnp.float32))
-    if not is_traced(lam) and float(lam.min()) < 0:
-        raise ValueError(f"target has an eigenvalue of {float(lam.min())}: a covariance has none below 0.")
-    order = jnp.argsort(-lam)
-    return lam[order], jnp.eye(lam.size, dtype=lam.dtype)[:, order]
+    if not is_traced(target) and (least := smallest_and_sum(target)[0]) < 0:
+        raise ValueError(f"target has an eigenvalue of {least}: a covariance has none below 0.")
+    order = jnp.argsort(-target)
+    return target[order], jnp.eye(target.size, dtype=target.dtype)[:, order]
 
 
 def _missing(lam: np.ndarray | Array, tau: float | Array) -> np.ndarray | Array:
@@ -361,14 +359,14 @@ def _tau_value(tau: ArrayLike) -> float:
 
 
 def _check_rank(rank: int, n: int) -> None:
-    if not 1 <= rank <= n:
+    if not 1 <= as_count("rank", rank, least=-n) <= n:
         raise ValueError(f"rank = {rank}: give a rank from 1 to {n}, the dimension of the target.")
 
 
 def _check_subset(subset: Sequence[int] | ArrayLike, widths: Sequence[int], n: int) -> tuple[list[int], list[int]]:
-    subset = [int(i) for i in np.asarray(subset).reshape(-1)]
-    widths = [int(width) for width in widths]
-    if len(widths) < 2 or min(widths) < 1 or widths[-1] != n:
+    subset = [as_count("an index of subset", i, least=-n) for i in np.asarray(subset).reshape(-1).tolist()]
+    widths = [as_count("one of widths", width) for width in widths]
+    if len(widths) < 2 or widths[-1] != n:
         raise ValueError(
             f"widths = {tuple(widths)}: give (d_0, ..., d_N), positive, the last equal to {n}, the dimension of the "
             "target."

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
@@ -35,7 +36,12 @@ class Moments(NamedTuple):
     factor: Array
 
     def covariance(self) -> Float[Array, "d d"]:
-        """Return the unbiased covariance [d, d]."""
+        """Return the unbiased covariance [d, d].
+
+        Raises:
+          ValueError: for fewer than 2 samples (NaN inside jit): one sample says nothing about the spread.
+        """
+        _require_two("this", self.count)
         return product(self.factor.T, self.factor) / (self.count - 1)
 
 
@@ -57,6 +63,8 @@ def moments(features: ArrayLike, known: Moments | None = None) -> Moments:
       >>> print(og.gaussian.moments(jnp.array([[4.0, 4.0]]), first).mean)
       [2. 2.]
     """
+    if not (known is None or isinstance(known, Moments)):
+        raise ValueError(f"known is a {type(known).__name__}: give Moments of earlier batches, or None.")
     new = _moments(as_points("features", features, least=1))
     return new if known is None else merge(known, new)
 
@@ -64,9 +72,16 @@ def moments(features: ArrayLike, known: Moments | None = None) -> Moments:
 @jax.jit
 def _moments(features: Array) -> Moments:
     n, d = features.shape
+    mean, centred = _centred(features)
+    return Moments(jnp.asarray(n, features.dtype), mean, _triangle(jnp.concatenate([centred, _nothing(d, n, centred)])))
+
+
+def _centred(features: Array) -> tuple[Array, Array]:
+    """The mean, and what is left without it: in two passes, as the first mean of points far from zero is rounded."""
     mean = features.mean(0)
     centred = features - mean
-    return Moments(jnp.asarray(n, features.dtype), mean, _triangle(jnp.concatenate([centred, _nothing(d, n, centred)])))
+    rest = centred.mean(0)
+    return mean + rest, centred - rest
 
 
 def _nothing(d: int, n: int, like: Array) -> Array:
@@ -92,6 +107,9 @@ def merge(a: Moments, b: Moments) -> Moments:
       >>> print(both.count, both.mean, both.covariance(), np.var([0, 2, 4, 6], ddof=1))
       4. [3.] [[6.6667]] 6.6667
     """
+    for it in (a, b):
+        if not isinstance(it, Moments):
+            raise ValueError(f"a {type(it).__name__} is given for Moments: take those of features with moments().")
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"moments of dimension {a.mean.shape[-1]} and {b.mean.shape[-1]}: use one feature extractor.")
     return _merge(a, b)
@@ -142,12 +160,18 @@ def _rows(name: str, features: ArrayLike | Moments) -> tuple[Array, Array]:
     """The mean, and rows whose sum of squares is the unbiased covariance."""
     if not isinstance(features, Moments):
         x = as_points(name, features)
-        mean = x.mean(0)
-        return mean, (x - mean) / jnp.sqrt(x.shape[0] - 1.0).astype(x.dtype)
-    count = features.count
-    if not is_traced(count) and float(count) < 2:
-        raise ValueError(f"{name} holds moments of {float(count):.0f} sample(s): at least 2 are needed.")
-    return features.mean, features.factor / jnp.sqrt(count - 1)
+        mean, centred = _centred(x)
+        return mean, centred / jnp.sqrt(x.shape[0] - 1.0).astype(x.dtype)
+    _require_two(name, features.count)
+    return features.mean, features.factor / jnp.sqrt(features.count - 1)
+
+
+def _require_two(name: str, count: Array) -> None:
+    if not is_traced(count) and np.any(np.asarray(count) < 2):
+        raise ValueError(
+            f"{name} holds moments of {np.min(count):.0f} sample(s): at least 2 are needed for a covariance; merge "
+            "those of more batches first."
+        )
 
 
 @jax.custom_jvp

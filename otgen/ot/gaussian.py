@@ -6,6 +6,7 @@ Mixtures of Gaussians have their own module, `mixture`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -19,14 +20,15 @@ from otgen.ot.bures import cross_covariance, gains
 from otgen.ot.bures import entropic_bures_sq as entropic_bures_sq
 from otgen.ot.bures import perturbed_bures_sq as perturbed_bures_sq
 from otgen.ot.bures import perturbed_bures_sq_factors as perturbed_bures_sq_factors
-from otgen.ot.check import as_mass, is_traced, require_finite, require_positive
+from otgen.ot.check import as_array, as_count, as_mass, is_traced, require_broadcast, require_positive
 from otgen.ot.costs import product
-from otgen.ot.covariance import as_covariance, as_covariances, factor
+from otgen.ot.covariance import as_covariance, as_covariances, as_times, factor
 from otgen.ot.frechet import Moments as Moments
 from otgen.ot.frechet import frechet_distance as frechet_distance
 from otgen.ot.frechet import merge as merge
 from otgen.ot.frechet import moments as moments
 from otgen.ot.polar import polar
+from otgen.ot.units import of_lengths, unit
 from otgen.types import Array, status_of
 
 
@@ -50,8 +52,16 @@ class Affine(NamedTuple):
     target: Array
 
     def __call__(self, x: ArrayLike) -> Array:
-        """Map points [..., n, d]."""
-        centred = jnp.asarray(x) - self.source[..., None, :]
+        """Map points [..., n, d].
+
+        Raises:
+          ValueError: for points of another shape or (outside jit) not finite.
+        """
+        x, d = as_array("x", x), self.source.shape[-1]
+        if x.ndim < 2 or x.shape[-1] != d:
+            raise ValueError(f"x has shape {x.shape}: give points as rows, shape [..., n, {d}].")
+        require_broadcast("x", x.shape[:-2], "the map", self.source.shape[:-1])
+        centred = x - self.source[..., None, :]
         return product(centred, self.matrix.mT) + self.target[..., None, :]
 
 
@@ -100,10 +110,10 @@ def w2_sq(mean_a: ArrayLike, cov_a: ArrayLike, mean_b: ArrayLike, cov_b: ArrayLi
 def _mean(name: str, mean: ArrayLike | None, cov: Array) -> Array:
     if mean is None:
         return jnp.zeros(cov.shape[:-1], cov.dtype)
-    mean = jnp.asarray(mean)
+    mean = as_array(name, mean)
     if mean.ndim < 1 or mean.shape[-1] != cov.shape[-1]:
         raise ValueError(f"{name} has shape {mean.shape}: give means [..., {cov.shape[-1]}], as the covariances have.")
-    require_finite(name, mean)
+    require_broadcast(name, mean.shape[:-1], "the covariances", cov.shape[:-2])
     return mean.astype(cov.dtype)
 
 
@@ -186,7 +196,7 @@ def geodesic_cov(t: ArrayLike, cov_a: ArrayLike, cov_b: ArrayLike) -> Float[Arra
     Reference: McCann (1997); Takatsu (2011).
     """
     a, b = as_covariances("cov_a", cov_a, "cov_b", cov_b)
-    return _geodesic(jnp.asarray(t, a.dtype), a, b)
+    return _geodesic(as_times(t, a.shape[:-2], a.dtype), a, b)
 
 
 @jax.jit
@@ -208,7 +218,7 @@ def geodesic(
     """
     cov = geodesic_cov(t, cov_a, cov_b)
     mean_a, mean_b = _mean("mean_a", mean_a, cov), _mean("mean_b", mean_b, cov)
-    t = jnp.asarray(t, cov.dtype)[..., None]
+    t = as_times(t, cov.shape[:-2], cov.dtype)[..., None]
     return (1 - t) * mean_a + t * mean_b, cov
 
 
@@ -217,7 +227,7 @@ def barycenter(
     weights: ArrayLike | None = None,
     *,
     tol: ArrayLike | None = None,
-    max_steps: int = 200,
+    max_steps: ArrayLike = 200,
 ) -> tuple[Float[Array, "d d"], Info]:
     """Return the covariance S that minimises sum_i w_i bures_sq(S, C_i).
 
@@ -225,11 +235,12 @@ def barycenter(
     after each has been turned towards the current one: F <- sum_i w_i F_i V_i U_i', F' F_i = U_i S_i V_i'. No inverse
     and no root, so singular covariances are allowed (convergence may then be slow, and the minimiser not unique).
     Starts from sum_i w_i C_i. Differentiable in covs and weights by the implicit function theorem if S is positive
-    definite.
+    definite. The derivative is NaN if the search has not converged, or if the conjugate gradients that solve for it
+    have not.
 
     Args:
       covs: C [k, d, d].
-      weights: w [k], not negative, with any total; uniform for None.
+      weights: w [k], not negative, with any total; uniform for None. What covs holds at weight zero changes nothing.
       tol: limit of Info.error; 1e-12 in float64, 1e-5 in float32 for None.
       max_steps: limit of steps.
 
@@ -253,20 +264,27 @@ def barycenter(
     weights = jnp.asarray(as_mass("weights", weights, covs.shape[0], covs.dtype))
     tol = (1e-12 if covs.dtype == jnp.float64 else 1e-5) if tol is None else tol
     require_positive("tol", tol)
-    if not is_traced(max_steps) and max_steps < 1:
-        raise ValueError(f"max_steps = {max_steps}: allow at least one step.")
+    if not is_traced(max_steps):
+        as_count("max_steps", max_steps)
     tol, max_steps = jnp.asarray(tol, covs.dtype), jnp.asarray(max_steps, jnp.int32)
     return _barycenter(covs, weights / jnp.sum(weights), tol, max_steps)
 
 
 @jax.jit
 def _barycenter(covs: Array, weights: Array, tol: Array, max_steps: Array) -> tuple[Array, Info]:
-    cov, error, num_steps = _solve(covs, weights, tol, max_steps)
-    return cov, Info(error, num_steps, status_of(error, tol))
+    length = jnp.max(jnp.where(weights > 0, of_lengths(covs)[:, 0, 0], jnp.finfo(covs.dtype).tiny))
+    cov, error, num_steps = _solve(covs / length / length, weights, tol, max_steps)
+    return cov * length * length, Info(error, num_steps, status_of(error, tol))
+
+
+def _instead(covs: Array, weights: Array, of: Array) -> Array:
+    """The covariances [k, d, d], with the heaviest of them in place of some [k]."""
+    return jnp.where(of[:, None, None], covs[jnp.argmax(weights)], covs)
 
 
 @jax.custom_jvp
 def _solve(covs: Array, weights: Array, tol: Array, max_steps: Array) -> tuple[Array, Array, Array]:
+    covs = _instead(covs, weights, weights == 0)
     factors = factor(jnp.concatenate([covs, jnp.einsum("k,kij->ij", weights, covs)[None]])).values
     own = factors[:-1]
 
@@ -290,18 +308,29 @@ def _solve(covs: Array, weights: Array, tol: Array, max_steps: Array) -> tuple[A
 @_solve.defjvp
 def _solve_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     # sum_i w_i T(S, C_i) = I holds for all C and w; its derivative in S is symmetric and negative definite.
-    covs, weights, _, _ = primals
+    covs, weights, tol, _ = primals
     out = cov, error, step = _solve(*primals)
     zero = jnp.zeros((), covs.dtype)
 
-    def mean_map(cov: Array, covs: Array, weights: Array) -> Array:
-        return jnp.einsum("k,kij->ij", weights, gains(jnp.broadcast_to(cov, covs.shape), covs, zero)[0])
+    def maps(cov: Array, covs: Array) -> Array:
+        return gains(jnp.broadcast_to(cov, covs.shape), covs, zero)[0]
 
+    def mean_map(cov: Array, covs: Array, weights: Array) -> Array:
+        return jnp.einsum("k,kij->ij", weights, maps(cov, _instead(covs, weights, senseless)))
+
+    # one of weight zero is asked for its derivative in the weight, unless it has no map
+    senseless = (weights == 0) & ~jnp.isfinite(jax.lax.stop_gradient(maps(cov, covs))).all((-2, -1))
     _, right = jax.jvp(lambda *inputs: mean_map(cov, *inputs), (covs, weights), tangents[:2])
     _, along = jax.linearize(lambda cov: -mean_map(cov, covs, weights), jax.lax.stop_gradient(cov))
-
-    def conjugate_gradients(system, right: Array) -> Array:
-        return jax.scipy.sparse.linalg.cg(system, right, tol=10 * jnp.finfo(right.dtype).eps, maxiter=500)[0]
-
-    change = jax.lax.custom_linear_solve(along, right, conjugate_gradients, symmetric=True)
+    change = jax.lax.custom_linear_solve(along, right, _conjugate_gradients, symmetric=True)
+    change = change * jnp.where(error < tol, 1.0, jnp.nan)  # a factor, which reverse mode keeps
     return out, (change, jnp.zeros_like(error), jnp.zeros(step.shape, jax.dtypes.float0))
+
+
+def _conjugate_gradients(system: Callable[[Array], Array], right: Array) -> Array:
+    """The solution; NaN where it is not one."""
+    eps, size = jnp.finfo(right.dtype).eps, unit(jnp.max(jnp.abs(right)))
+    right = right / size  # in reverse mode it has the units of whatever is differentiated
+    found = jax.scipy.sparse.linalg.cg(system, right, tol=10 * eps, maxiter=500)[0]
+    left = jnp.linalg.norm(system(found) - right)
+    return size * found * jnp.where(left <= eps ** (1 / 3) * jnp.linalg.norm(right), 1.0, jnp.nan)

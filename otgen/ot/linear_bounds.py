@@ -18,6 +18,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from otgen.ot.check import as_count, is_traced, native, require_nonnegative
 from otgen.ot.critical import eigenvalues, minimum
 from otgen.ot.linear_flow import Path, as_chain, as_target, as_tau, end_to_end, imbalance, loss
 from otgen.types import Array
@@ -157,8 +158,18 @@ def local_rate(lam_min: ArrayLike, tau: ArrayLike, depth: int) -> float | np.nda
     Returns:
       The rate per unit of time, natural logarithm.
 
+    Raises:
+      ValueError: outside jit, for an eigenvalue that is not positive, or a tau outside of [0, lam_min].
+
     Reference: paper C (arXiv 2303.03027), the slopes of its experiments.
     """
+    depth = as_count("depth", depth)
+    if not is_traced(lam_min, tau):
+        least, part = native("lam_min", lam_min), native("tau", tau)
+        if not (np.all(least > 0) and np.all((part >= 0) & (part <= least))):
+            raise ValueError(
+                f"lam_min = {lam_min} and tau = {tau}: give a positive eigenvalue, and 0 <= tau <= lam_min."
+            )
     return 4 * depth * (lam_min - tau) ** ((2 * depth - 1) / depth) / lam_min
 
 
@@ -246,6 +257,7 @@ def envelope(times: ArrayLike, of: Bounds, *, step_size: float = 0.0) -> np.ndar
 
     Reference: paper C (arXiv 2303.03027), the theorems on gradient flow and on gradient descent.
     """
+    require_nonnegative("step_size", step_size)
     if step_size > of.max_step:
         raise ValueError(
             f"step_size = {step_size}, but the theory covers steps up to {of.max_step:.3g} here: give step_size=0 for "
@@ -276,7 +288,7 @@ def measured_rate(
 
     Reference: paper C (arXiv 2303.03027), the slopes of its experiments.
     """
-    times, losses = np.asarray(times, np.float64), np.asarray(losses, np.float64)
+    times, losses = (np.asarray(native(*it), np.float64) for it in (("times", times), ("losses", losses)))
     if times.ndim != 1 or times.shape != losses.shape:
         raise ValueError(f"times have shape {times.shape} and losses {losses.shape}: give two lists of one length.")
     distance = np.maximum(np.abs(losses - optimum), np.finfo(np.float64).tiny)

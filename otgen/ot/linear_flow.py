@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from otgen.ot.bures import bures_sq_factors, perturbed_bures_sq_factors
-from otgen.ot.check import is_traced, require_finite, require_positive
+from otgen.ot.check import as_array, as_count, is_traced, require_choice, require_nonnegative, require_positive
 from otgen.ot.costs import product
 from otgen.ot.covariance import as_covariance
 from otgen.types import Array
@@ -103,7 +103,7 @@ def loss_from_factor(
     Raises:
       ValueError: as in `loss`.
     """
-    weights, factor = as_chain(weights), jnp.asarray(factor)
+    weights, factor = as_chain(weights), as_array("factor", factor)
     n = weights[-1].shape[0]
     if factor.ndim != 2 or factor.shape[0] != n:
         raise ValueError(f"factor has shape {factor.shape}: give one with {n} rows, as many as the last weight has.")
@@ -169,7 +169,10 @@ def flow(
     """
     weights = as_chain(weights)
     target = as_target(target, weights[-1].shape[0])
-    times = jnp.asarray(times, weights[0].dtype)
+    require_positive("rtol", rtol)
+    require_nonnegative("atol", atol)
+    max_steps = as_count("max_steps", max_steps)
+    times = as_array("times", times, finite=False).astype(weights[0].dtype)
     if times.ndim != 1 or times.size == 0:
         raise ValueError(f"times has shape {times.shape}: give a list of times, shape [T].")
     if not is_traced(times):
@@ -243,7 +246,8 @@ def descend(
     weights = as_chain(weights)
     target = as_target(target, weights[-1].shape[0])
     require_positive("step_size", step_size)
-    if record_every < 1 or num_steps < 1 or num_steps % record_every:
+    num_steps, record_every = as_count("num_steps", num_steps), as_count("record_every", record_every)
+    if num_steps % record_every:
         raise ValueError(
             f"num_steps = {num_steps} and record_every = {record_every}: give positive numbers, the first a multiple "
             "of the second."
@@ -303,7 +307,7 @@ def as_chain(weights: Sequence[ArrayLike]) -> tuple[Array, ...]:
     """
     if not isinstance(weights, Sequence) or len(weights) == 0:
         raise ValueError("weights must be a tuple (W_1, ..., W_N) of at least one matrix; put a single one in a tuple.")
-    weights = [jnp.asarray(layer) for layer in weights]
+    weights = [as_array(f"weight {layer}", matrix) for layer, matrix in enumerate(weights, 1)]
     shapes = [layer.shape for layer in weights]
     for layer, shape in enumerate(shapes):
         if len(shape) != 2 or 0 in shape:
@@ -313,8 +317,7 @@ def as_chain(weights: Sequence[ArrayLike]) -> tuple[Array, ...]:
                 f"weights have shapes {shapes}: weight {layer + 1} has {shape[1]} columns, but weight {layer} has "
                 f"{shapes[layer - 1][0]} rows. Give (W_1, ..., W_N) with the layer next to the latent first."
             )
-        require_finite(f"weight {layer + 1}", weights[layer])
-    dtype = jnp.promote_types(jnp.result_type(*weights), jnp.float32)
+    dtype = jnp.result_type(*weights)
     return tuple(layer.astype(dtype) for layer in weights)
 
 
@@ -342,12 +345,10 @@ def as_tau(tau: ArrayLike) -> Array | None:
     Raises:
       ValueError: outside jit, for a tau that is negative, not finite, or not one number.
     """
+    require_nonnegative("tau", tau)
     if is_traced(tau):
         return jnp.where(tau >= 0, tau, jnp.nan)
-    value = np.asarray(tau)
-    if value.ndim or not (np.isfinite(value) and value >= 0):
-        raise ValueError(f"tau = {tau}: give one finite number, zero or more.")
-    return jnp.asarray(tau, float) if value else None
+    return jnp.asarray(tau, float) if tau else None
 
 
 def as_kind(kind: str) -> str:
@@ -356,6 +357,5 @@ def as_kind(kind: str) -> str:
     Raises:
       ValueError: for a name that is not known.
     """
-    if kind not in KINDS:
-        raise ValueError(f"unknown loss {kind!r}: give one of {', '.join(KINDS)}.")
+    require_choice("the loss", kind, KINDS)
     return kind

@@ -4,12 +4,15 @@ Among the plans between two mixtures that are mixtures themselves, an optimal on
 of q by the Gaussian optimal plan, with a share pi_kl that solves the transport problem between the weights for the
 squared 2-Wasserstein distances of the components: a linear program of k x l unknowns, whatever the dimension. Its value
 MW_2^2 bounds W_2^2 from above. pi is a vertex: of its entries at most k + l - 1 are positive, so that maps and
-derivatives are computed for as many pairs only, not for all.
+derivatives are computed for as many pairs only, not for all. Components of weight zero change nothing, whatever they
+hold.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +22,11 @@ from jaxtyping import Float
 
 from otgen.ot import exact, gaussian
 from otgen.ot.bures import bures_sq
-from otgen.ot.check import as_points, is_traced, poison
+from otgen.ot.check import as_count, as_key, as_points, at_hand, is_traced, native, now
 from otgen.ot.costs import product
-from otgen.ot.covariance import after, as_covariance, factor
+from otgen.ot.covariance import after, as_covariance, as_times, factor
 from otgen.ot.smoothed import probability
-from otgen.types import Array, Key
+from otgen.types import Array, Key, Status, status_of
 
 TILE = 2**22  # entries of the matrices gathered for a stretch of points
 
@@ -66,13 +69,22 @@ def as_mixture(name: str, mixture: Mixture | tuple) -> Mixture:
       >>> print(p.weights, p.means.dtype)
       [0.25 0.75] float32
     """
-    weights, means, covs = (of if isinstance(of, jax.Array) else np.asarray(of) for of in mixture)
+    if not isinstance(mixture, Sequence) or len(mixture) != 3:
+        raise ValueError(f"{name} is a {type(mixture).__name__}: give Mixture(weights, means, covs), or a tuple.")
+    weights, means, covs = native(f"{name}.weights", mixture[0]), *mixture[1:]
     means, covs = as_points(f"{name}.means", means, least=1), as_covariance(f"{name}.covs", covs)
     num, dim = means.shape
     if covs.shape != (num, dim, dim):
         raise ValueError(f"{name}.covs has shape {covs.shape}: means of shape {means.shape} ask for {(num, dim, dim)}.")
     dtype = jnp.promote_types(means.dtype, covs.dtype)
     return Mixture(probability(f"{name}.weights", weights, num, dtype), means.astype(dtype), covs.astype(dtype))
+
+
+def _alive(p: Mixture) -> Mixture:
+    """The mixture with its heaviest component in place of those of weight zero, whose numbers may be any."""
+    dead, heaviest = p.weights == 0, jnp.argmax(p.weights)
+    means = jnp.where(dead[:, None], p.means[heaviest], p.means)
+    return Mixture(p.weights, means, jnp.where(dead[:, None, None], p.covs[heaviest], p.covs))
 
 
 def _both(p: Mixture | tuple, q: Mixture | tuple) -> tuple[Mixture, Mixture]:
@@ -116,19 +128,51 @@ def _costs(means_a: Array, covs_a: Array, means_b: Array, covs_b: Array) -> Arra
     return jnp.sum((means_a - means_b) ** 2, -1) + bures_sq(covs_a, covs_b)
 
 
-def w2_sq(p: Mixture | tuple, q: Mixture | tuple) -> Float[Array, ""]:
+class Info(NamedTuple):
+    """How good the plan between the components is, by its own certificate.
+
+    Attributes:
+      error: L1 distance of the plan's marginals from the weights, plus what its value exceeds that of the dual
+        potentials by, relative to the largest cost between components that carry mass.
+      status: CONVERGED if the error is below 1e-5 (1e-8 in float64); see `otgen.types.Status`.
+
+    Example:
+      >>> p = og.mixture.Mixture(jnp.array([0.5, 0.5]), jnp.array([[0.0], [4.0]]), jnp.ones((2, 1, 1)))
+      >>> _, info = og.mixture.w2_sq(p, p._replace(means=p.means + 3), return_info=True)
+      >>> print(info.error < 1e-5, og.explain(info).split(":")[0])
+      True CONVERGED
+    """
+
+    error: Array
+    status: Array
+
+
+@overload
+def w2_sq(p: Mixture | tuple, q: Mixture | tuple) -> Float[Array, ""]: ...
+
+
+@overload
+def w2_sq(p: Mixture | tuple, q: Mixture | tuple, *, return_info: bool) -> tuple[Float[Array, ""], Info]: ...
+
+
+def w2_sq(
+    p: Mixture | tuple, q: Mixture | tuple, *, return_info: bool = False
+) -> Float[Array, ""] | tuple[Float[Array, ""], Info]:
     """Return MW_2^2(p, q) = min over plans pi between the weights of sum_kl pi_kl W_2^2(p_k, q_l).
 
     The linear program is exact: see `exact.plan` for what it takes. Differentiable in weights, means and covariances by
     the envelope theorem; in means and covariances twice, as long as the plan stands still. The derivative in the
-    weights is that on the simplex: they are divided by their sum.
+    weights is that on the simplex: they are divided by their sum. Derivatives are NaN if the plan is not optimal, as
+    Info says.
 
     Args:
       p: Mixture of k components.
       q: Mixture of l components.
+      return_info: whether to return Info too. Static.
 
     Returns:
-      A scalar in squared units of the points, zero for mixtures of the same components and weights.
+      A scalar in squared units of the points, zero for mixtures of the same components and weights; with `return_info`
+      a pair of it and Info.
 
     Raises:
       ValueError: as in `component_costs` and `exact.plan`.
@@ -140,26 +184,44 @@ def w2_sq(p: Mixture | tuple, q: Mixture | tuple) -> Float[Array, ""]:
 
     Reference: Delon and Desolneux (2020), arXiv 1907.05254, proposition 4.
     """
-    return _solve(*_both(p, q)).value
+    found, info = _solve(*_both(p, q))
+    return (found.value, info) if return_info else found.value
 
 
 @jax.custom_jvp
-def _solve(p: Mixture, q: Mixture) -> exact.Plan:
-    return exact.plan(_costs(p.means[:, None], p.covs[:, None], q.means, q.covs), p.weights, q.weights)
+def _solve(p: Mixture, q: Mixture) -> tuple[exact.Plan, Info]:
+    costs = _costs(p.means[:, None], p.covs[:, None], q.means, q.covs)
+    carry = (p.weights[:, None] > 0) & (q.weights > 0)
+    costs = jnp.where(carry | jnp.isfinite(costs), costs, 0.0)
+    found = exact.plan(costs, p.weights, q.weights)
+    return found, _certificate(found, jnp.where(carry, costs, 0.0), p.weights, q.weights)
+
+
+@jax.jit
+def _certificate(found: exact.Plan, costs: Array, a: Array, b: Array) -> Info:
+    gap = found.value - jnp.sum(jnp.where(a > 0, a * found.f, 0)) - jnp.sum(jnp.where(b > 0, b * found.g, 0))
+    largest = jnp.max(costs)
+    error = jnp.abs(found.plan.sum(1) - a).sum() + jnp.abs(found.plan.sum(0) - b).sum()
+    error = error + jnp.abs(gap) / jnp.where(largest > 0, largest, 1.0)
+    return Info(error, status_of(error, 1e-8 if costs.dtype == jnp.float64 else 1e-5))
 
 
 @_solve.defjvp
-def _solve_jvp(primals: tuple, tangents: tuple) -> tuple[exact.Plan, exact.Plan]:
+def _solve_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     (p, q), (dp, dq) = primals, tangents
-    found = _solve(p, q)
+    found, info = _solve(p, q)
     rows, columns, mass = _support(found.plan)
 
     def pairs(means_a: Array, covs_a: Array, means_b: Array, covs_b: Array) -> Array:
-        return _costs(means_a[rows], covs_a[rows], means_b[columns], covs_b[columns])
+        a, b = _alive(Mixture(p.weights, means_a, covs_a)), _alive(Mixture(q.weights, means_b, covs_b))
+        return _costs(a.means[rows], a.covs[rows], b.means[columns], b.covs[columns])
 
     _, dcost = jax.jvp(pairs, (p.means, p.covs, q.means, q.covs), (dp.means, dp.covs, dq.means, dq.covs))
-    along = jnp.sum(jnp.where(mass > 0, mass * dcost, 0.0)) + jnp.sum(found.f * dp.weights)
-    return found, exact.Plan(*map(jnp.zeros_like, found[:3]), along + jnp.sum(found.g * dq.weights))
+    along = jnp.sum(jnp.where(mass > 0, mass * dcost, 0.0))
+    along = along + jnp.sum(found.f * dp.weights) + jnp.sum(found.g * dq.weights)
+    along = along * jnp.where(info.status == Status.CONVERGED, 1.0, jnp.nan)  # a factor, which reverse mode keeps
+    still = exact.Plan(*map(jnp.zeros_like, found[:3]), along)
+    return (found, info), (still, Info(jnp.zeros_like(info.error), np.zeros(info.status.shape, jax.dtypes.float0)))
 
 
 def _support(mass: Array) -> tuple[Array, Array, Array]:
@@ -187,7 +249,7 @@ def plan(p: Mixture | tuple, q: Mixture | tuple) -> Float[Array, "k l"]:
       >>> print(og.mixture.plan(p, p._replace(weights=jnp.array([0.5, 0.5]))).tolist())
       [[0.5, 0.25], [0., 0.25]]
     """
-    return _solve(*_both(p, q)).plan
+    return _solve(*_both(p, q))[0].plan
 
 
 def log_density(p: Mixture | tuple, x: ArrayLike) -> Float[Array, " n"]:
@@ -210,7 +272,7 @@ def log_density(p: Mixture | tuple, x: ArrayLike) -> Float[Array, " n"]:
       >>> print(og.mixture.log_density(p, jnp.array([[0.0], [1.0]])))  # of N(0, 1)
       [-0.919 -1.419]
     """
-    p = as_mixture("p", p)
+    p = _alive(as_mixture("p", p))
     return jax.nn.logsumexp(_log_joint(p, _as_arguments(p, x)), 0)
 
 
@@ -218,7 +280,7 @@ def _as_arguments(p: Mixture, x: ArrayLike) -> Array:
     x = as_points("x", x, least=1)
     if x.shape[1] != p.means.shape[1]:
         raise ValueError(f"x has {x.shape[1]} columns, but the mixture has dimension {p.means.shape[1]}.")
-    if not is_traced(p.weights, p.covs):
+    if not is_traced(p.weights, p.covs) and (at_hand(p.covs) or not now(_regular, p)):
         values = np.linalg.eigvalsh(np.asarray(p.covs, np.float64))
         singular = values[:, 0] <= jnp.finfo(p.covs.dtype).eps * values[:, -1]
         bad = np.flatnonzero(singular & (np.asarray(p.weights) > 0))
@@ -228,6 +290,12 @@ def _as_arguments(p: Mixture, x: ArrayLike) -> Array:
                 "Add a small multiple of the identity to p.covs."
             )
     return x.astype(jnp.promote_types(x.dtype, p.means.dtype))
+
+
+@jax.jit
+def _regular(p: Mixture) -> Array:
+    values = jnp.linalg.eigvalsh(_alive(p).covs)
+    return jnp.all(values[:, 0] > jnp.finfo(values.dtype).eps * values[:, -1])
 
 
 @jax.jit
@@ -273,7 +341,7 @@ def barycentric_map(p: Mixture | tuple, q: Mixture | tuple, x: ArrayLike) -> Flo
     """
     p, q = _both(p, q)
     x = _as_arguments(p, x)
-    return _barycentric(_solve(p, q).plan, p, q, x)
+    return _barycentric(_solve(p, q)[0].plan, _alive(p), _alive(q), x)
 
 
 @jax.jit
@@ -319,7 +387,7 @@ def sample_map(key: Key, p: Mixture | tuple, q: Mixture | tuple, x: ArrayLike) -
     """
     p, q = _both(p, q)
     x = _as_arguments(p, x)
-    return _sampled(key, _solve(p, q).plan, p, q, x)
+    return _sampled(as_key(key), _solve(p, q)[0].plan, _alive(p), _alive(q), x)
 
 
 @jax.jit
@@ -367,17 +435,17 @@ def geodesic(t: ArrayLike, p: Mixture | tuple, q: Mixture | tuple) -> Mixture:
     Reference: Delon and Desolneux (2020), arXiv 1907.05254, section 4.3.
     """
     p, q = _both(p, q)
-    legal = jnp.asarray((jnp.asarray(t) >= 0) & (jnp.asarray(t) <= 1))
-    if not is_traced(t) and not (legal.ndim == 0 and legal):
-        raise ValueError(f"t = {t}: give one time in [0, 1].")
-    t = jnp.asarray(poison(jnp.asarray(t, p.means.dtype), legal))
-    rows, columns, mass = _support(_solve(p, q).plan)
+    t = as_times(t, (), p.means.dtype)
+    if t.ndim:
+        raise ValueError(f"t has shape {t.shape}: give one time in [0, 1].")
+    rows, columns, mass = _support(_solve(p, q)[0].plan)
+    p, q = _alive(p), _alive(q)
     means = (1 - t) * p.means[rows] + t * q.means[columns]
     return Mixture(mass, means, gaussian.geodesic_cov(t, p.covs[rows], q.covs[columns]))
 
 
 def sample(key: Key, p: Mixture | tuple, num: int) -> Float[Array, "n d"]:
-    """Draw independent points from a mixture; its covariances may be singular.
+    """Draw independent points from a mixture; its covariances may be singular. Without a derivative in them.
 
     Args:
       key: random key.
@@ -388,14 +456,18 @@ def sample(key: Key, p: Mixture | tuple, num: int) -> Float[Array, "n d"]:
       Points [num, d].
 
     Raises:
-      ValueError: as in `as_mixture`.
+      ValueError: as in `as_mixture`, or for a num that is no positive int, or a key that is none.
 
     Example:
       >>> p = og.mixture.Mixture(jnp.array([0.5, 0.5]), jnp.array([[0.0], [4.0]]), jnp.zeros((2, 1, 1)))
       >>> print(np.unique(og.mixture.sample(jax.random.key(0), p, 100)))
       [0. 4.]
     """
-    p = as_mixture("p", p)
+    return _sample(as_key(key), _alive(as_mixture("p", p)), as_count("num", num))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _sample(key: Key, p: Mixture, num: int) -> Array:
     component, normal = jax.random.split(key)
     index = jax.random.categorical(component, jnp.log(p.weights), shape=(num,))
     vectors = jax.random.normal(normal, (num, p.means.shape[1]), p.means.dtype)

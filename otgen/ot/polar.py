@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from otgen.ot.costs import product
+from otgen.ot.units import sizes, unit
 from otgen.types import Array
 
 # x (a + b x^2 + c x^4): the first multiplies small singular values by 3.4 and keeps large ones within (.68, 1.13)
@@ -31,6 +32,7 @@ def polar(x: Float[Array, "*batch p q"]) -> Float[Array, "*batch p q"]:
     x = jax.lax.stop_gradient(x)
     wide = x.shape[-2] <= x.shape[-1]
     x = x if wide else x.mT
+    x = x / unit(sizes(x))  # squares of very large or small numbers leave float32
     size = jnp.sqrt(jnp.sum(x**2, (-2, -1), keepdims=True))
     x = x / jnp.where(size > 0, size, 1.0)
 
