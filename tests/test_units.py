@@ -100,6 +100,10 @@ ROWS = (
     Row("exact.assignment", lambda x, y, _: assignment(og.PairwiseCost(x, y)).value, 2),
     Row("sinkhorn.value", lambda x, y, u: og.sinkhorn.value(og.PairwiseCost(x, y), epsilon=u**2, tol=1e-5), 2),
     Row("sinkhorn_divergence", lambda x, y, u: og.sinkhorn_divergence(x, y, epsilon=u**2, tol=1e-5), 2, slow=True),
+    Row(
+        "dual.run", lambda x, y, u: og.dual.run(og.PairwiseCost(x, y), epsilon=u**2)[0].f, 2, gradient=False, slow=True
+    ),
+    Row("latent.slerp", lambda x, y, _: og.latent.slerp(0.3, x, y), 1),
     Row("latent.lerp", lambda x, y, _: og.latent.lerp(0.3, x, y), 1),
     Row("sliced_w2_sq", lambda x, y, _: og.eval.sliced_w2_sq(key, x, y, 16).value, 2),
     Row("precision_recall", lambda x, y, _: jnp.stack(og.eval.precision_recall(x, y)), 0, gradient=False),
