@@ -26,6 +26,7 @@ from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from otgen.ot.check import as_array, as_mass, native
 from otgen.types import Array
 
 FAR = 60.0  # a point of weight zero may lie above all others: its exponential is cut off here, far above any real one
@@ -73,8 +74,8 @@ def log_mean_exp(scores: ArrayLike, weights: ArrayLike, axis: int = -1) -> Array
       >>> print(og.smoothing.log_mean_exp(jnp.log(jnp.array([1.0, 3.0])), jnp.array([0.5, 0.5])), np.log(2))
       0.693 0.693
     """
-    scores = jnp.asarray(scores)
-    weights = jnp.broadcast_to(jnp.asarray(weights), scores.shape)
+    scores = jnp.asarray(native("scores", scores))
+    weights = jnp.broadcast_to(native("weights", weights), scores.shape)
     top = jax.lax.stop_gradient(jnp.max(jnp.where(weights > 0, scores, -jnp.inf), axis, keepdims=True))
     top = jnp.where(jnp.isneginf(top), 0.0, top)
     scores = jnp.where((weights == 0) & jnp.isnan(scores), top, scores)
@@ -103,8 +104,8 @@ def hinge_level(scores: ArrayLike, weights: ArrayLike, mass: ArrayLike) -> Array
       >>> print(g)  # .5 max(1 + g, 0) + .5 max(g, 0) = 1
       0.5
     """
-    scores = jnp.asarray(scores)
-    weights = jnp.broadcast_to(jnp.asarray(weights), scores.shape)
+    scores = jnp.asarray(native("scores", scores))
+    weights = jnp.broadcast_to(native("weights", weights), scores.shape)
     heard = (weights > 0) & (scores != -jnp.inf)
     held = jax.lax.stop_gradient(scores)
     top = jnp.max(jnp.where(heard, held, -jnp.inf), -1, keepdims=True)
@@ -180,6 +181,9 @@ def regularity(density: ArrayLike, a: ArrayLike, b: ArrayLike, smoothing: str | 
     Returns:
       A scalar.
 
+    Raises:
+      ValueError: for other shapes, (outside jit) entries that are not finite or negative weights, and unknown names.
+
     Example:
       >>> half = jnp.array([0.5, 0.5])
       >>> print(og.smoothing.regularity(jnp.ones((2, 2)), half, half, "entropic"))  # independent
@@ -187,4 +191,6 @@ def regularity(density: ArrayLike, a: ArrayLike, b: ArrayLike, smoothing: str | 
       >>> print(og.smoothing.regularity(2 * jnp.eye(2), half, half, "entropic"), np.log(2))  # a permutation
       0.693 0.693
     """
-    return jnp.asarray(a) @ by_name(smoothing).value(jnp.asarray(density)) @ jnp.asarray(b)
+    density = as_array("density", density, (None, None))
+    a, b = (as_mass(name, of, num, density.dtype) for name, of, num in zip("ab", (a, b), density.shape, strict=True))
+    return a @ by_name(smoothing).value(density) @ b
