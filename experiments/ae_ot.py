@@ -75,7 +75,7 @@ class Config(command.Options):
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
         """A run of seconds, for tests."""
-        small = {"epochs": 3, "limit": 400, "tol": 0.2, "num_eval": 200, "draws": 2, "mixture_components": 4}
+        small = {"epochs": 3, "limit": 400, "tol": 0.2, "num_eval": 64, "draws": 2, "mixture_components": 4}
         return cls(**{**small, "progress": False, **changes})
 
     def folder(self) -> Path:

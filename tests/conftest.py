@@ -53,6 +53,29 @@ def data_dir():
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def digits():
+    from otgen import data
+
+    return data.load("digits")
+
+
+@pytest.fixture(scope="session")
+def small():
+    """Sizes of the networks of digits in all tests that train them: their programs are compiled once."""
+    return {"latent_dim": 6, "hidden": (64,), "epochs": 40, "batch_size": 128}
+
+
+@pytest.fixture(scope="session")
+def ae_ot_of_digits(digits, small):
+    """A small AE-OT of the digits with its labels."""
+    import jax
+
+    from otgen.models import ae_ot
+
+    return ae_ot.fit(jax.random.key(0), digits.images, digits.labels, **small)
+
+
 @pytest.fixture
 def key():
     import jax

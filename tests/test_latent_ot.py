@@ -1,33 +1,22 @@
 """Latent-space OT on the digits: one pytree, every form, distilled maps, what is refused."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from otgen import data
 from otgen.eval import nearest, neighbour_scores, pixels
 from otgen.models import latent_ot
 
-SMALL = {"latent_dim": 6, "hidden": (64,), "epochs": 20, "batch_size": 128}
+
+@pytest.fixture(scope="module")
+def trained(digits, small):
+    options = {"num_steps": 300, "hidden": [32, 32], "batch_size": 256}
+    return latent_ot.fit(jax.random.key(0), digits.images, **small, solver_options=options)
 
 
-@functools.cache
-def digits():
-    return data.load("digits").images
-
-
-@functools.cache
-def trained():
-    return latent_ot.fit(
-        jax.random.key(0), digits(), **SMALL, solver_options={"num_steps": 300, "hidden": [32, 32], "batch_size": 256}
-    )
-
-
-def test_the_model_is_one_pytree_that_samples_in_one_call():
-    model = trained()
+def test_the_model_is_one_pytree_that_samples_in_one_call(trained):
+    model = trained
     assert set(model.variables) == {"params", "transport"}
     draw = jax.jit(lambda variables, key: model.module.apply(variables, key, 32, method="sample"))
     images = draw(model.variables, jax.random.key(1))
@@ -35,9 +24,9 @@ def test_the_model_is_one_pytree_that_samples_in_one_call():
     np.testing.assert_allclose(images, latent_ot.sample(jax.random.key(1), model, 32), atol=1e-6)
 
 
-def test_the_winning_code_decodes_to_a_reconstruction_and_the_barycentre_to_something_new():
-    model = trained()
-    known = pixels(latent_ot.decode(model, latent_ot.encode(model, digits())))
+def test_the_winning_code_decodes_to_a_reconstruction_and_the_barycentre_to_something_new(trained, digits):
+    model = trained
+    known = pixels(latent_ot.decode(model, latent_ot.encode(model, digits.images)))
     copies, new = (
         float(nearest(pixels(latent_ot.sample(jax.random.key(2), model, 200, form=form)), known)[0].mean())
         for form in ("argmax", "barycentre")
@@ -45,9 +34,9 @@ def test_the_winning_code_decodes_to_a_reconstruction_and_the_barycentre_to_some
     assert copies < 1e-2 < new
 
 
-def test_samples_lie_where_the_data_lie_and_a_gaussian_in_the_codes_does_not():
-    model = trained()
-    codes = latent_ot.encode(model, digits())
+def test_samples_lie_where_the_data_lie_and_a_gaussian_in_the_codes_does_not(trained, digits):
+    model = trained
+    codes = latent_ot.encode(model, digits.images)
     root = jnp.linalg.cholesky(jnp.cov(codes.T))
     plain = codes.mean(0) + jax.random.normal(jax.random.key(3), codes.shape) @ root.T
     ours = model.module.apply(model.variables, jax.random.key(4), len(codes), method="codes")
@@ -56,8 +45,8 @@ def test_samples_lie_where_the_data_lie_and_a_gaussian_in_the_codes_does_not():
     assert float(ours.coverage) > float(plain.coverage) + 0.1
 
 
-def test_as_many_of_the_extended_codes_are_new_as_asked_for():
-    model, num = trained(), 2000
+def test_as_many_of_the_extended_codes_are_new_as_asked_for(trained):
+    model, num = trained, 2000
     known = model.variables["transport"]
 
     def new(form):
@@ -72,8 +61,8 @@ def test_as_many_of_the_extended_codes_are_new_as_asked_for():
 
 
 @pytest.mark.slow
-def test_a_distilled_model_samples_in_one_pass():
-    model = latent_ot.distil(jax.random.key(5), trained(), num_steps=200, hidden=(32, 32), batch_size=128)
+def test_a_distilled_model_samples_in_one_pass(trained):
+    model = latent_ot.distil(jax.random.key(5), trained, num_steps=200, hidden=(32, 32), batch_size=128)
     quick = latent_ot.sample(jax.random.key(6), model, 64, form="network")
     slow = latent_ot.sample(jax.random.key(6), model, 64)
     assert float(jnp.mean((quick - slow) ** 2)) < 0.5 * float(jnp.mean((slow[::-1] - slow) ** 2))
@@ -81,15 +70,15 @@ def test_a_distilled_model_samples_in_one_pass():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", ["icnn", "lp"])
-def test_the_other_solvers_sample_too(solver):
+def test_the_other_solvers_sample_too(solver, digits, small):
     options = {"num_steps": 80, "batch_size": 128}
-    model = latent_ot.fit(jax.random.key(0), digits(), **SMALL, solver=solver, solver_options=options)
+    model = latent_ot.fit(jax.random.key(0), digits.images, **small, solver=solver, solver_options=options)
     for form in latent_ot.FORMS[:-1]:
         assert bool(jnp.isfinite(latent_ot.sample(jax.random.key(1), model, 16, form=form)).all())
 
 
-def test_what_cannot_be_meant_is_refused():
-    model = trained()
+def test_what_cannot_be_meant_is_refused(trained):
+    model = trained
     with pytest.raises(ValueError, match="distilled"):
         latent_ot.sample(jax.random.key(0), model, 4, form="network")
     with pytest.raises(ValueError, match="form"):

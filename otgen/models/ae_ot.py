@@ -454,8 +454,10 @@ def sample(
     if label is not None:
         codes = _codes_of_class(key, model, num, label, form, angle)
         return decode(model.module, model.variables, codes)
-    angle = model.variables["transport"]["angle"] if angle is None else angle
+    threshold = model.variables["transport"]["angle"]
+    angle = threshold if angle is None else angle
     extension.check_form(form, angle)
+    angle = jnp.asarray(angle, threshold.dtype)  # one program, whether it was given or not
     return _sample(model.module, model.variables, key, num, form, angle)
 
 
