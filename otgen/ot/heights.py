@@ -20,6 +20,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from otgen.ot.check import (
+    all_finite,
     as_array,
     as_count,
     as_key,
@@ -88,7 +89,6 @@ class State(NamedTuple):
     schedule: Schedule
 
 
-@functools.partial(jax.jit, static_argnames="sampler")
 def _scales(key: Key, y: Array, weights: Array, h: Array, sampler: Sampler) -> tuple[Array, Array, Array]:
     """Spread of the scores over the points, the median gap between the two best at heights h, and the share there."""
     y, _ = centred(y, weights)
@@ -134,8 +134,14 @@ def from_heights(h: ArrayLike) -> State:
     h = as_array("h", h, (None,), finite=False)
     if not h.size:
         raise ValueError("h holds no heights: give one for each point.")
+    if not is_traced(h) and not all_finite(h):
+        require_finite("h", jnp.where(lying_out(h), 0, h))
+    return _from_heights(h)
+
+
+@jax.jit
+def _from_heights(h: Array) -> State:
     out = lying_out(h)
-    require_finite("h", jnp.where(out, 0, h))
     h = jnp.where(out, EXCLUDED, h - jnp.mean(h, where=~out))
     zero, none, rate = jnp.zeros_like(h), jnp.int32(0), jnp.zeros((), h.dtype)
     return State(h, h, zero, zero, none, Schedule(none, none, rate, rate))
@@ -195,12 +201,26 @@ def stage(
     y, weights = _matched(state, y, weights)
     num_steps, batch_size = as_count("num_steps", num_steps), as_count("batch_size", batch_size)
     require_positive("first", first)
+    floor = (y.shape[0] / (num_steps * batch_size)) ** 0.5
+    return _stage(as_key(key), state, y, weights, num_steps, floor, first, as_sampler(sampler))
+
+
+@functools.partial(jax.jit, static_argnames="sampler")
+def _stage(
+    key: Key,
+    state: State,
+    y: Array,
+    weights: Array,
+    num_steps: ArrayLike,
+    floor: ArrayLike,
+    first: ArrayLike,
+    sampler: Sampler,
+) -> State:
     h = among(weights, state.h)
-    spread, gap, there = _scales(as_key(key), y, weights, h, as_sampler(sampler))
+    spread, gap, there = _scales(key, y, weights, h, sampler)
     dtype = h.dtype
     rate = (first * spread).astype(dtype)
-    floor = (y.shape[0] / (num_steps * batch_size)) ** 0.5 * jnp.sqrt(there)
-    final = jnp.minimum(_LAST_RATE * gap * floor, rate).astype(dtype)
+    final = jnp.minimum(_LAST_RATE * gap * floor * jnp.sqrt(there), rate).astype(dtype)
     schedule = Schedule(state.step, jnp.int32(num_steps), rate, final)
     return state._replace(h=h, iterate=h, schedule=schedule)
 
