@@ -43,6 +43,9 @@ def product(left: ArrayLike, right: ArrayLike) -> Array:
       >>> print(og.costs.product(jnp.array([[1.0, 2.0]]), jnp.array([3.0, 4.0])))
       [11.]
     """
+    left, right = jnp.asarray(native("left", left)), jnp.asarray(native("right", right))
+    if not left.ndim or not right.ndim or left.shape[-1] != right.shape[max(0, right.ndim - 2)]:
+        raise ValueError(f"left has shape {left.shape} and right {right.shape}: inner dimensions must be the same.")
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -147,6 +150,13 @@ class Cost:
     def row(self, i: Array) -> Float[Array, " m"]:
         """Return the costs from one source point to all target points."""
         return self.matrix()[i]
+
+
+def _indices(name: str, index: Any) -> Array:
+    index = native(name, index)
+    if not jnp.issubdtype(index.dtype, jnp.integer):
+        raise ValueError(f"{name} has entries of type {index.dtype}: give whole numbers.")
+    return jnp.asarray(index)
 
 
 def along(values: Array, axis: int) -> Array:
@@ -331,11 +341,19 @@ class PairwiseCost(Cost):
 
     def pairs(self, i: Array, j: Array) -> Float[Array, " k"]:
         """Return the costs of the pairs (i_k, j_k), without the others."""
+        i, j = _indices("i", i), _indices("j", j)
+        if i.shape != j.shape or i.ndim != 1:
+            raise ValueError(
+                f"i has shape {i.shape} and j {j.shape}: give one index of each for every pair, shape [k]."
+            )
         x, y = self._centred()
         return jax.vmap(self.cost_fn)(x[i], y[j]).astype(self.dtype)
 
     def row(self, i: Array) -> Float[Array, " m"]:
         """Return the costs from one source point to all target points, without the others."""
+        i = _indices("i", i)
+        if i.ndim != 0:
+            raise ValueError(f"i has shape {i.shape}: give the index of one source point, and vmap over several.")
         x, y = self._centred()
         return self.cost_fn.pairwise(x[i][None], y)[0].astype(self.dtype)
 

@@ -219,6 +219,8 @@ class Custom(CostFn):
     """
 
     def __init__(self, function: Callable[..., Any]):
+        if not callable(function):
+            raise ValueError(f"function = {function!r}: give a function of two vectors that returns one number.")
         self.function = function
         self.key = key_of(function)
         warn_of_kinds(function, self.key)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from otgen.ot import implicit, newton
-from otgen.ot.check import is_traced
+from otgen.ot.check import require_choice, require_nonnegative
 from otgen.ot.costs import Cost
 from otgen.ot.entropic import (
     State,
@@ -280,7 +280,8 @@ def value(
     problem, state, epsilon, tol, anneal = _prepare(cost, a, b, epsilon, tau_a, tau_b, tol, state, anneal, None)
     inputs = implicit.Inputs(cost, problem.a, problem.b, epsilon, problem.tau_a, problem.tau_b)
     solver = implicit.Solver(state, tol, _count(max_steps))
-    return _value(implicit.How(anneal, dense), inputs, solver, return_info)
+    require_choice("dense", dense, (None, True, False))
+    return _value(implicit.How(bool(anneal), dense), inputs, solver, bool(return_info))
 
 
 @jax.jit(static_argnums=(0, 3))
@@ -301,8 +302,7 @@ def _held(cost: Cost, a: Array, b: Array, dense: bool | None) -> Cost:
 
 
 def _count(steps: ArrayLike) -> Held:
-    if not is_traced(steps) and not np.asarray(steps) >= 0:
-        raise ValueError(f"max_steps = {steps}: give a limit of zero or more.")
+    require_nonnegative("max_steps", steps)
     return steps.astype(jnp.int32) if isinstance(steps, jax.Array) else np.asarray(steps, np.int32)
 
 
