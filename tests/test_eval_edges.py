@@ -71,7 +71,13 @@ def test_neighbours_do_not_depend_on_the_unit(size):
     distance, _ = evaluate.nearest(size * CLOUD, size * OTHER, 2)
     true = np.sort(cdist(CLOUD, OTHER), 1)[:, :2]
     np.testing.assert_allclose(distance / size, true, rtol=1e-5)
-    assert evaluate.memorisation(size * CLOUD, size * CLOUD, size * OTHER).value == 0
+    copies = evaluate.memorisation(size * CLOUD, size * CLOUD, size * OTHER)
+    assert [float(copies.value), float(copies.error)] == [0, 0]
+    new = evaluate.memorisation(size * OTHER, size * CLOUD, size * OTHER)
+    np.testing.assert_allclose(new, evaluate.memorisation(OTHER, CLOUD, OTHER), rtol=1e-5)
+    labels = np.arange(60) % 3
+    between = evaluate.mixture_rate(size * OTHER, size * CLOUD, labels, size * OTHER)
+    np.testing.assert_allclose(between, evaluate.mixture_rate(OTHER, CLOUD, labels, OTHER), rtol=1e-5)
 
 
 def test_nearest_is_zero_on_copies_and_has_gradients_there():

@@ -22,6 +22,7 @@ from otgen.ot.check import (
     require_finite,
     smallest_and_sum,
 )
+from otgen.ot.great_circle import norm
 from otgen.types import Array, Held
 
 
@@ -332,5 +333,5 @@ def _mixture_score(features: Array, known: Array, rows: Array) -> Array:
     distance, index = (found.T for found in jax.lax.map(closest, rows))
     order = jnp.argsort(distance, axis=1)[:, :2]
     (first, second), (p, q) = jnp.take_along_axis(distance, order, 1).T, jnp.take_along_axis(index, order, 1).T
-    apart = jnp.linalg.norm(known[p] - known[q], axis=1)
+    apart = norm(known[p] - known[q])[:, 0]
     return jnp.where(second < apart, first / jnp.where(second > 0, second, 1), 0.0)

@@ -210,10 +210,10 @@ def memorisation(
 @jax.jit
 def _ratio(ours: Array, known: Array) -> Estimate:
     """The ratio of two independent means, its error to first order."""
-    unit = known.mean()
-    ratio = ours.mean() / unit
+    ours, known = ours / known.mean(), known / known.mean()  # before squares are taken
+    ratio = ours.mean()
     variance = ours.var(ddof=1) / ours.size + ratio**2 * known.var(ddof=1) / known.size
-    return Estimate(ratio, jnp.sqrt(variance) / unit)
+    return Estimate(ratio, jnp.sqrt(variance))
 
 
 def novelty(generated: ArrayLike, train: ArrayLike, test: ArrayLike) -> Float[Array, ""]:
