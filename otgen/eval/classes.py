@@ -47,7 +47,7 @@ def nearest_label(features: ArrayLike, known: ArrayLike, labels: ArrayLike, num_
     """
     num_classes, labels = as_count("num_classes", num_classes), _as_labels(labels, num_classes)
     if labels.shape != np.shape(known)[:1]:
-        raise ValueError(f"labels has shape {labels.shape}: give one for each of the {len(known)} known features.")
+        raise ValueError(f"labels has shape {labels.shape}: give one for each of the known features {np.shape(known)}.")
     _, index = nearest(features, known, k)
     votes = jax.nn.one_hot(jnp.asarray(labels)[index], num_classes).sum(1)
     return jnp.argmax(votes, axis=1).astype(jnp.int32)

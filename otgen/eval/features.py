@@ -61,6 +61,8 @@ class Extractor:
 
 def _flat(images: ArrayLike) -> Array:
     images = jnp.asarray(native("images", images))
+    if images.ndim < 2 or 0 in images.shape:
+        raise ValueError(f"images has shape {images.shape}: give at least one image, shape [n, h, w, c].")
     return jnp.reshape(images / 255 if images.dtype == jnp.uint8 else images, (len(images), -1))
 
 

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from otgen.ot.check import native
 from otgen.types import Array
 
 NETWORKS = ("mlp", "conv")
@@ -206,9 +207,12 @@ class Autoencoder(nn.Module):
 def to_unit(images: ArrayLike) -> Array:
     """Pixels in [0, 1] as float32, from uint8 or from floats that are there already.
 
+    Raises:
+      ValueError: for what is no array of real numbers.
+
     Example:
       >>> print(og.nn.to_unit(np.array([0, 255], np.uint8)), og.nn.to_unit(np.array([0.5])))
       [0. 1.] [0.5]
     """
-    images = jnp.asarray(images)
+    images = jnp.asarray(native("images", images))
     return images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images.astype(jnp.float32)

@@ -168,7 +168,7 @@ def _weights(weights: Any, num: int) -> Array:
         raise ValueError(f"weights of shape {weights.shape} for {num} latents: give one weight per latent.")
     if not is_traced(weights):
         if not all_finite(weights):
-            raise ValueError(f"weights = {np.asarray(weights).tolist()} are not all finite.")
+            raise ValueError(f"weights = {np.asarray(weights).tolist()} are not all finite: repair them.")
         if not np.asarray(weights).any(-1).all():
             raise ValueError(
                 "all weights are 0: the combination is a single point, which has no map to the prior; "

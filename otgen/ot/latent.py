@@ -119,6 +119,9 @@ def bilinear(s: Any, t: Any, corners: Sequence[Any], prior: Prior = STANDARD) ->
       corners: four latents of one shape, or pytrees of them.
       prior: their law.
 
+    Raises:
+      ValueError: if the corners are not four, or as in `combine`.
+
     Example:
       >>> corners = [jnp.full(1, value) for value in (0.0, 1.0, 2.0, 3.0)]
       >>> print(og.latent.bilinear(0.0, 1.0, corners), og.latent.bilinear(0.5, 0.5, corners))  # z01; twice the mean 1.5
@@ -126,7 +129,13 @@ def bilinear(s: Any, t: Any, corners: Sequence[Any], prior: Prior = STANDARD) ->
     """
     s, t = (it if is_traced(it) else np.asarray(native(name, it), np.float64) for name, it in (("s", s), ("t", t)))
     weights = jnp.stack(jnp.broadcast_arrays((1 - s) * (1 - t), (1 - s) * t, s * (1 - t), s * t), axis=-1)
-    return leafwise(lambda terms: combined(weights, terms, prior), tuple(corners))
+    return leafwise(lambda terms: combined(weights, terms, prior), _four(corners))
+
+
+def _four(corners: Sequence[Any]) -> tuple:
+    if (not isinstance(corners, list | tuple) and np.ndim(corners) == 0) or len(corners) != 4:
+        raise ValueError("corners must be four latents: give (z00, z01, z10, z11).")
+    return tuple(corners)
 
 
 def grid(corners: Sequence[Any], rows: int, columns: int, prior: Prior = STANDARD) -> Any:
