@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from otgen.ot.check import native
 from otgen.plot.look import BLUE, GREY, LINES, ORANGE, axis, cycle, ink
 from otgen.types import Array
 
@@ -34,7 +35,7 @@ def plan_matrix(plan: Array, ax: Axes | None = None, title: str = "") -> Axes:
       >>> ax.images[0].get_array().shape, ax.get_xlabel(), ax.get_ylabel()
       ((3, 3), 'target', 'source')
     """
-    plan = np.asarray(plan)
+    plan = np.asarray(native("the plan", plan))
     if plan.ndim != 2 or 0 in plan.shape:
         raise ValueError(f"the plan has shape {plan.shape}: give a matrix [n, m].")
     if np.isnan(plan).any():
