@@ -105,6 +105,8 @@ ROWS = (
     ),
     Row("latent.slerp", lambda x, y, _: og.latent.slerp(0.3, x, y), 1),
     Row("latent.lerp", lambda x, y, _: og.latent.lerp(0.3, x, y), 1),
+    Row("latent.walk", lambda x, y, u: og.latent.walk(key, x, 2, 0.3, og.latent.Sphere(u)), 1, gradient=False),
+    Row("nearest", lambda x, y, _: og.eval.nearest(x, y, 2)[0], 1),
     Row("sliced_w2_sq", lambda x, y, _: og.eval.sliced_w2_sq(key, x, y, 16).value, 2),
     Row("precision_recall", lambda x, y, _: jnp.stack(og.eval.precision_recall(x, y)), 0, gradient=False),
     Row("density_coverage", lambda x, y, _: jnp.stack(og.eval.density_coverage(x, y)), 0, gradient=False),
