@@ -9,7 +9,6 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 TOUR = "00_tour.ipynb"
-QUICK = [pytest.param(path, marks=() if path.name == TOUR else pytest.mark.slow, id=path.stem) for path in NOTEBOOKS]
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -67,7 +66,8 @@ def test_notebooks_name_no_machine(path):
     assert not any(cell.metadata for cell in notebook.cells)
 
 
-@pytest.mark.parametrize("path", QUICK)
+@pytest.mark.slow
+@every_notebook
 def test_notebooks_run(path, tmp_path, monkeypatch):
     from nbclient import NotebookClient
 

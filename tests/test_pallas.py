@@ -37,11 +37,9 @@ def dense(x, y, epsilon, potential, log_weights):
     [
         (1, 1, 1, 1.0),
         (64, 128, 3, 0.1),
-        (65, 63, 1, 0.3),
-        (5, 129, 64, 3.0),
-        (200, 300, 130, 10.0),
-        (130, 1000, 3, 1e-4),
-        (30, 90, 33, 1e3),
+        (65, 63, 130, 10.0),
+        (5, 1000, 3, 1e-4),
+        (130, 129, 33, 1e3),
     ],
 )
 def test_equals_the_log_sum_exp_in_float64(num, other, dim, epsilon):
@@ -172,7 +170,7 @@ def test_memory_does_not_grow_with_n_times_m():
     assert temporary(65536) < 65536**2 / 50
 
 
-@pytest.mark.parametrize(("dim", "batched"), [(2, False), (130, False), (64, True)])
+@pytest.mark.parametrize(("dim", "batched"), [(130, False), (2, True)])
 def test_lowers_for_cuda_through_triton(dim, batched):
     device = getattr(jax.sharding, "AbstractDevice", None)
     if device is None:

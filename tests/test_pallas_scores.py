@@ -50,15 +50,11 @@ def assert_as_in_float64(found, x, y, h, k):
     ("num", "points", "dim", "k"),
     [
         (1, 1, 1, 1),
-        (64, 64, 1, 1),
+        (64, 64, 64, 1),
         (70, 2, 3, 2),
-        (3, 2, 64, 1),
         (65, 63, 3, 4),
-        (5, 129, 64, 2),
-        (200, 300, 100, 1),
         (130, 1000, 100, 2),
-        (63, 700, 33, 3),
-        (1, 5000, 2, 2),
+        (63, 129, 33, 3),
     ],
 )
 def test_equals_the_dense_scores_in_float64(num, points, dim, k):
@@ -74,7 +70,7 @@ def test_programs_that_take_several_tiles_agree(monkeypatch, programs, num):
         assert_as_in_float64(interpreted(*args, k), *args, k)
 
 
-@pytest.mark.parametrize(("programs", "k"), [(1, 2), (6, 1), (6, 2), (6, 4), (1024, 2)])
+@pytest.mark.parametrize(("programs", "k"), [(1, 2), (6, 4), (1024, 1)])
 def test_equal_scores_and_excluded_points_come_in_the_order_of_top_k(monkeypatch, programs, k):
     monkeypatch.setattr(pallas, "PROGRAMS", programs)
     x, y, h = whole(66, 400, 2)
@@ -87,8 +83,7 @@ def test_equal_scores_and_excluded_points_come_in_the_order_of_top_k(monkeypatch
         np.testing.assert_array_equal(index, expected[1])
 
 
-@pytest.mark.parametrize("programs", [1, 1024])
-@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("programs", "sign"), [(1, 1), (1024, -1)])
 def test_not_a_number_is_not_swallowed_and_comes_first(monkeypatch, programs, sign):
     monkeypatch.setattr(pallas, "PROGRAMS", programs)
     x, y, h = problem(70, 300, 3)
@@ -150,7 +145,7 @@ def lowered(platform, function, *args):
         return jax.jit(function).trace(*args).lower(lowering_platforms=(platform,)).as_text()
 
 
-@pytest.mark.parametrize(("dim", "k", "batched"), [(2, 1, False), (130, 2, False), (64, 4, False), (3, 2, True)])
+@pytest.mark.parametrize(("dim", "k", "batched"), [(130, 1, False), (64, 4, False), (3, 2, True)])
 def test_lowers_for_cuda_through_triton_and_not_for_a_cpu(dim, k, batched):
     args = problem(100, 200, dim)
     function = functools.partial(top_scores, k=k)
