@@ -19,7 +19,7 @@ from otgen.types import Array
 CHUNK = 20, 100  # L-BFGS steps between two looks at the duality gap, at first and later; its memory then starts afresh
 MEMORY = 20  # pairs of L-BFGS
 PATIENCE = 5  # looks in a row that saw neither a smaller gap nor a better bound, after which the ascent is at rest
-PROGRESS = 0.01, 1e-3  # of the gap: what it has to fall by, and what the lower bound has to rise by, to count
+PROGRESS = 0.01, 1e-4  # what counts: a fall of the gap by this share, a rise of the bound by this share of tol
 
 
 class Info(NamedTuple):
@@ -104,8 +104,8 @@ def iterate(
         num = jnp.where(calls > 0, jnp.minimum(jnp.clip(step, *CHUNK), max_steps - step), 0)
         state, seen = advance(state, num)
         gap, lower = seen[:2]
-        rounding = 4 * jnp.finfo(lower.dtype).eps * jnp.abs(lower)
-        moving = (gap < (1 - PROGRESS[0]) * least) | (lower > best + jnp.maximum(PROGRESS[1] * gap, rounding))
+        rounding = 8 * jnp.finfo(lower.dtype).eps * jnp.abs(lower)
+        moving = (gap < (1 - PROGRESS[0]) * least) | (lower > best + jnp.maximum(PROGRESS[1] * tol, rounding))
         idle = jnp.where(moving, 0, idle + 1)
         return state, seen, step + num, calls + 1, (jnp.minimum(gap, least), jnp.maximum(lower, best), idle)
 
