@@ -26,7 +26,7 @@ RAW = {
     "Normal": [0.0832, 0.0566, 0.0239, 0.1612, 0.1149, 0.0076, 0.0274, 0.0834, 0.1302],
     "Cauchy": [0.0009, 0.0006, 0.0010, 0.0010, 0.0005, 0.0361, 0.0646, 0.1083, 0.1668],
 }
-GAMMA = np.random.default_rng(0).gamma(2.0, size=100_000).astype(np.float32)
+GAMMA = np.random.default_rng(0).gamma(2.0, size=20_000).astype(np.float32)
 OTHERS = {
     "shifted uniform": latent.Uniform(0.0, 3.0),
     "truncated normal": latent.TruncatedNormal(-1.5, 1.5),
@@ -38,12 +38,15 @@ OTHERS = {
     "shifted normal": latent.Normal(2.0, 3.0),
     "shifted Cauchy": latent.Cauchy(2.0, 3.0),
 }
+# One of each class that has a map or a density of its own; Student's t costs half a second a table.
+KINDS = ["shifted uniform", "lopsided truncated normal", "mixture", "shifted normal", "shifted Cauchy"]
+NUM = 50_000
 
 
 def distance(x, cdf) -> float:
     """Kolmogorov-Smirnov distance of draws from a distribution function."""
-    x = jnp.sort(x.ravel())
-    level = np.asarray(cdf(x), np.float64)
+    x = np.sort(np.asarray(x).ravel())
+    level = np.asarray(cdf(jnp.asarray(x)), np.float64)
     rank = np.arange(len(level)) / len(level)
     return max((level - rank).max(), (rank + 1 / len(level) - level).max())
 
@@ -74,18 +77,21 @@ def test_other_priors_at_a_million_samples(name):
 @pytest.mark.parametrize("name", [*RAW, *OTHERS])
 def test_priors_are_kept(name):
     prior = OTHERS[name] if name in OTHERS else getattr(latent, name)()
-    for weights in ([0.3, 0.7], [-1.0, 1.0, 1.0]):
-        z = draws(prior, len(weights), (100_000,), seed=len(weights))
-        assert distance(latent.combine(weights, z, prior), prior.cdf) < CRITICAL / math.sqrt(100_000)
+    cases = [[0.3, 0.7], [-1.0, 1.0, 1.0]]  # sums of two have formulas of their own for RAW
+    for weights in cases[:1] if name == "Student t" else cases[name in OTHERS :]:
+        z = draws(prior, len(weights), (NUM,), seed=len(weights))
+        assert distance(latent.combine(weights, z, prior), prior.cdf) < CRITICAL / math.sqrt(NUM)
 
 
 @pytest.mark.parametrize("prior", [latent.Normal(), latent.Uniform()])
 def test_walks_are_stationary(prior):
-    path = latent.walk(jax.random.key(3), prior.sample(jax.random.key(1), (100_000,)), 100, 0.5, prior)
-    assert distance(path[-1], prior.cdf) < CRITICAL / math.sqrt(100_000)
+    num = 20_000
+    path = latent.walk(jax.random.key(3), prior.sample(jax.random.key(1), (num,)), 100, 0.5, prior)
+    path = np.asarray(path)
+    assert distance(path[-1], prior.cdf) < CRITICAL / math.sqrt(num)
     if isinstance(prior, latent.Normal):
         step = np.corrcoef(path[50], path[51])[0, 1]
-        assert step == pytest.approx(1 / math.sqrt(1.25), abs=4 * (1 - 0.8) / math.sqrt(100_000))
+        assert step == pytest.approx(1 / math.sqrt(1.25), abs=4 * (1 - 0.8) / math.sqrt(num))
 
 
 @pytest.mark.slow
@@ -102,25 +108,20 @@ def test_hundred_steps_at_a_million_samples(name, expected):
 
 
 def test_uniform_closed_forms_in_float64():
+    y = np.linspace(-2.9, 2.9, 41)
+    size, w, v = np.abs(y), np.full(4, 0.25), 0.21
+    expected = np.where(size <= 1, (9 * size - size**3) / 12, 1 - (3 - size) ** 3 / 24)
+
+    def gil_pelaez(s):
+        return np.prod(np.sinc(w * s / np.pi)) * np.sin(s * v) / s
+
+    integral = 2 / np.pi * integrate.quad(gil_pelaez, 1e-12, 400, limit=2000)[0]
     with jax.enable_x64(True):
-        y = jnp.linspace(-2.9, 2.9, 401, dtype=jnp.float64)
-        analogy = latent.Uniform().match(jnp.ones(3), y)
-        size = jnp.abs(y)
-        expected = jnp.where(size <= 1, (9 * size - size**3) / 12, 1 - (3 - size) ** 3 / 24)
-        np.testing.assert_allclose(analogy, jnp.sign(y) * expected, atol=1e-12)
-        for weights in ([0.7, 0.3], [0.5, 0.3, 0.2], [0.25] * 4):
-            w = np.array(weights)
-
-            def gil_pelaez(v, w=w):
-                def integrand(s):
-                    return np.prod(np.sinc(w * s / np.pi)) * np.sin(s * v) / s
-
-                return 2 / np.pi * integrate.quad(integrand, 1e-12, 4000, limit=20_000)[0]
-
-            points = np.array([0.05, 0.21, 0.63])
-            value = latent.Uniform().match(jnp.asarray(w), jnp.asarray(points))
-            # The integral is cut off at 4000, which for two terms leaves about 1e-7.
-            np.testing.assert_allclose(value, [gil_pelaez(v) for v in points], atol=1e-9 if len(w) > 2 else 1e-6)
+        np.testing.assert_allclose(
+            latent.Uniform().match(jnp.ones(3), jnp.asarray(y)), np.sign(y) * expected, atol=1e-12
+        )
+        # The integral is cut off at 400, which for four terms leaves about 1e-8.
+        np.testing.assert_allclose(latent.Uniform().match(jnp.asarray(w), jnp.full(41, v)), integral, atol=1e-7)
 
 
 def exact_uniform(weights, y):
@@ -159,7 +160,7 @@ def test_uniform_closed_forms_against_rational_arithmetic_in_float64(weights):
         [0.98, 0.02, 0.0],
         [0.25] * 4,
         [1 / 6] * 6,
-        [0.125] * 8,
+        pytest.param([0.125] * 8, marks=pytest.mark.slow),
         pytest.param([0.1] * 10, marks=pytest.mark.slow),
     ],
 )
@@ -172,57 +173,57 @@ def test_uniform_map_in_float32_wherever_the_weights_lie(weights):
     np.testing.assert_allclose(sums.uniform_match(jnp.asarray(w), jnp.asarray(y)), exact_uniform(w, y), atol=2e-6)
 
 
-def test_ends_are_exact_and_orders_do_not_matter():
-    for prior in (*OTHERS.values(), latent.Normal(), latent.Uniform(), latent.Cauchy()):
-        z0, z1 = draws(prior, 2, (1000,))
-        np.testing.assert_allclose(latent.lerp(0.0, z0, z1, prior), z0, rtol=0, atol=1e-6 * float(jnp.abs(z0).max()))
-        np.testing.assert_allclose(latent.lerp(1.0, z0, z1, prior), z1, rtol=0, atol=1e-6 * float(jnp.abs(z0).max()))
-        np.testing.assert_allclose(
-            latent.lerp(0.3, z0, z1, prior), latent.lerp(0.7, z1, z0, prior), atol=1e-5 * float(jnp.abs(z0).max())
-        )
+@pytest.mark.parametrize("name", KINDS)
+def test_ends_are_exact_and_orders_do_not_matter(name):
+    prior = OTHERS[name]
+    z0, z1 = (np.asarray(z) for z in draws(prior, 2, (1000,)))
+    largest = np.abs(z0).max()
+    np.testing.assert_allclose(latent.lerp(0.0, z0, z1, prior), z0, rtol=0, atol=1e-6 * largest)
+    np.testing.assert_allclose(latent.lerp(1.0, z0, z1, prior), z1, rtol=0, atol=1e-6 * largest)
+    np.testing.assert_allclose(latent.lerp(0.3, z0, z1, prior), latent.lerp(0.7, z1, z0, prior), atol=1e-5 * largest)
 
 
 def test_uniform_midpoints_move_the_least():
     prior = latent.Uniform()
-    z0, z1 = draws(prior, 2, (10**6,))
-    y = latent.raw([0.5, 0.5], (z0, z1))
-    assert float(jnp.mean((latent.lerp(0.5, z0, z1, prior) - y) ** 2)) == pytest.approx(0.03332, abs=2e-4)
-    assert float(jnp.mean((latent.lol([0.5, 0.5], (z0, z1), prior) - y) ** 2)) == pytest.approx(0.03978, abs=2e-4)
-    assert distance(latent.lol([0.5, 0.5], (z0, z1), prior), prior.cdf) < CRITICAL / 1000
+    z0, z1 = draws(prior, 2, (NUM,))
+    y = 0.5 * (np.asarray(z0) + np.asarray(z1))
+    best, other = (np.asarray(f([0.5, 0.5], (z0, z1), prior)) for f in (latent.combine, latent.lol))
+    assert np.mean((best - y) ** 2) == pytest.approx(0.03332, abs=5e-4)
+    assert np.mean((other - y) ** 2) == pytest.approx(0.03978, abs=5e-4)
+    assert distance(other, prior.cdf) < CRITICAL / math.sqrt(NUM)
 
 
 def test_slerp_narrows_norms_and_leaves_the_cube():
-    z0, z1 = draws(latent.Normal(), 2, (20_000, 100))
-    norm = jnp.linalg.norm(latent.slerp(0.5, z0, z1), axis=1)
-    matched = jnp.linalg.norm(latent.lerp(0.5, z0, z1), axis=1)
-    chi = stats.chi(100)
-    assert float(norm.mean()) == pytest.approx(9.99, abs=0.02)
-    assert float(norm.std()) == pytest.approx(0.50, abs=0.015)
-    assert float(matched.std()) == pytest.approx(chi.std(), abs=4 * chi.std() / math.sqrt(40_000))
-    assert float(matched.mean()) == pytest.approx(chi.mean(), abs=4 * chi.std() / math.sqrt(20_000))
-    u0, u1 = draws(latent.Uniform(), 2, (20_000, 100))
-    outside = jnp.abs(latent.slerp(0.5, u0, u1)) > 1
-    assert float(outside.mean()) == pytest.approx(0.085, abs=0.003)
-    assert bool(outside.any(1).mean() > 0.99)
+    num, chi = 5000, stats.chi(100)
+    z0, z1 = draws(latent.Normal(), 2, (num, 100))
+    norm = np.linalg.norm(latent.slerp(0.5, z0, z1), axis=1)
+    matched = np.linalg.norm(latent.lerp(0.5, z0, z1), axis=1)
+    assert norm.mean() == pytest.approx(9.99, abs=0.03)
+    assert norm.std() == pytest.approx(0.50, abs=0.02)
+    assert matched.std() == pytest.approx(chi.std(), abs=4 * chi.std() / math.sqrt(2 * num))
+    assert matched.mean() == pytest.approx(chi.mean(), abs=4 * chi.std() / math.sqrt(num))
+    u0, u1 = draws(latent.Uniform(), 2, (num, 100))
+    outside = np.abs(latent.slerp(0.5, u0, u1)) > 1
+    assert outside.mean() == pytest.approx(0.085, abs=0.003)
+    assert outside.any(1).mean() > 0.99
 
 
 def test_frechet_distance_through_a_linear_generator():
     from otgen.ot.gaussian import frechet_distance
 
-    generator = jax.random.normal(jax.random.key(9), (6, 6))
-    trace = float(jnp.sum(generator**2))
-    num = 200_000
+    generator = np.random.default_rng(9).normal(size=(6, 6)).astype(np.float32)
+    trace, num = np.sum(generator**2), NUM
     cases = {
         "midpoint": ([0.5, 0.5], (1 - 1 / math.sqrt(2)) ** 2),
         "four": ([0.25] * 4, 0.25),
         "analogy": ([-1, 1, 1], 0.5359),
     }
+    prior, *z = (np.asarray(z) for z in draws(latent.Normal(), 5, (num, 6), seed=4))
     for weights, share in cases.values():
-        z = draws(latent.Normal(), len(weights) + 1, (num, 6), seed=4)
-        prior = z[0] @ generator.T
-        off = float(frechet_distance(latent.raw(weights, z[1:]) @ generator.T, prior))
-        kept = float(frechet_distance(latent.combine(weights, z[1:]) @ generator.T, prior))
-        assert off / trace == pytest.approx(share, abs=0.01)
+        some = z[: len(weights)]
+        off = float(frechet_distance(np.tensordot(np.float32(weights), some, 1) @ generator.T, prior @ generator.T))
+        kept = float(frechet_distance(np.asarray(latent.combine(weights, some)) @ generator.T, prior @ generator.T))
+        assert off / trace == pytest.approx(share, abs=0.02)
         assert kept / trace < 30 * 6 / num
 
 
@@ -254,36 +255,38 @@ def test_spheres_per_token_and_whole():
 @pytest.mark.parametrize("alpha", [0.7, 1.3, 2.0])
 def test_stable_laws(alpha):
     prior = latent.Stable(alpha)
-    fresh, *z = draws(prior, 4, (200_000,))
+    fresh, *z = (np.asarray(z) for z in draws(prior, 4, (NUM,)))
     made = latent.combine([0.5, 0.3, 0.4], z, prior)
-    two = stats.ks_2samp(np.asarray(made), np.asarray(fresh)).statistic
-    assert two < CRITICAL * math.sqrt(2 / 200_000)
+    two = stats.ks_2samp(np.asarray(made), fresh).statistic
+    assert two < CRITICAL * math.sqrt(2 / NUM)
     if alpha == 2.0:
-        assert float(fresh.std()) == pytest.approx(math.sqrt(2), rel=0.01)
+        assert fresh.std() == pytest.approx(math.sqrt(2), rel=0.015)
 
 
 def test_full_covariance_needs_no_root():
-    tril = jnp.array([[1.0, 0.0], [0.8, 0.3]])
-    prior = latent.Normal(jnp.array([1.0, -2.0]), tril=tril)
-    z = latent.combine([0.5, 0.3, -0.6], draws(prior, 3, (200_000, 2)), prior)
-    np.testing.assert_allclose(z.mean(0), [1, -2], atol=0.01)
-    np.testing.assert_allclose(jnp.cov(z.T), tril @ tril.T, atol=0.01)
-    white = stats.multivariate_normal([1, -2], np.asarray(tril @ tril.T))
-    np.testing.assert_allclose(prior.log_prob(z[:5]), white.logpdf(np.asarray(z[:5])), rtol=1e-3, atol=1e-3)
+    tril = np.array([[1.0, 0.0], [0.8, 0.3]], np.float32)
+    prior = latent.Normal(np.array([1.0, -2.0], np.float32), tril=tril)
+    z = np.asarray(latent.combine([0.5, 0.3, -0.6], draws(prior, 3, (NUM, 2)), prior))
+    np.testing.assert_allclose(z.mean(0), [1, -2], atol=0.02)
+    np.testing.assert_allclose(np.cov(z.T), tril @ tril.T, atol=0.02)
+    white = stats.multivariate_normal([1, -2], tril @ tril.T)
+    np.testing.assert_allclose(prior.log_prob(jnp.asarray(z[:5])), white.logpdf(z[:5]), rtol=1e-3, atol=1e-3)
 
 
 def test_densities_and_quantiles_belong_together():
-    level = jnp.linspace(0.01, 0.99, 50)
-    for name, prior in {**OTHERS, "normal": latent.Normal(), "uniform": latent.Uniform()}.items():
+    level = jnp.asarray(np.linspace(0.01, 0.99, 50, dtype=np.float32))
+    for name in (*KINDS, "Student t", "empirical", "logistic"):
+        prior = OTHERS[name]
         z = prior.ppf(level)
         np.testing.assert_allclose(prior.cdf(z), level, atol=2e-5, err_msg=name)
         if hasattr(prior, "log_prob"):
-            slope = jax.vmap(jax.grad(prior.cdf))(z)
-            np.testing.assert_allclose(jnp.exp(prior.log_prob(z)), slope, rtol=2e-3, err_msg=name)
+            cdf = jax.jit(prior.cdf) if name == "Student t" else prior.cdf
+            _, slope = jax.jvp(cdf, (z,), (np.ones_like(z),))
+            np.testing.assert_allclose(np.exp(prior.log_prob(z)), slope, rtol=2e-3, err_msg=name)
 
 
 def test_empirical_columns_have_their_own_laws():
-    values = np.stack([GAMMA, -3 * GAMMA + 1], axis=1)[:20_000]
+    values = np.stack([GAMMA, -3 * GAMMA + 1], axis=1)
     prior = latent.Empirical(values)
     rows = np.random.default_rng(1).permuted(np.tile(np.arange(20_000)[:, None], (1, 2)), axis=0)
     other = np.take_along_axis(values, rows, axis=0)
@@ -393,9 +396,9 @@ def test_jit_once_for_all_t_and_gradients(prior):
 
 
 def test_nan_stays_where_it_is():
-    z0 = jnp.array([0.1, jnp.nan, 0.3])
-    z1 = jnp.array([0.4, 0.5, 0.6])
-    for prior in (latent.Normal(), latent.Uniform(), latent.TruncatedNormal(), latent.StudentT(3.0)):
+    z0 = np.array([0.1, np.nan, 0.3], np.float32)
+    z1 = np.array([0.4, 0.5, 0.6], np.float32)
+    for prior in (latent.Normal(), latent.Uniform(), latent.TruncatedNormal()):
         np.testing.assert_array_equal(jnp.isnan(latent.lerp(0.5, z0, z1, prior)), [False, True, False])
 
 
