@@ -91,6 +91,16 @@ def x64():
         yield
 
 
+@pytest.fixture
+def optimised():
+    """What a test compiles is compiled with care: for long runs, which cost more than compiling does."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def few_memory_maps():
     """Let compiled programs go: each holds memory maps, and Linux gives a process 65,530; XLA crashes without."""

@@ -30,12 +30,13 @@ def test_the_matrix_of_a_lattice(key):
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_the_matrix_predicts_what_heights_move(dim, key):
-    y = jax.random.normal(key, (30, dim))
-    state, _ = semidiscrete.run(key, y, tol=0.01)
-    rise = 0.003 * np.random.default_rng(0).normal(size=30)
-    before = polish.count(key, np.asarray(state.h), y - y.mean(0), 0, 512, uniform_cube, 1024)
-    after = polish.count(key, np.asarray(state.h) + rise, y - y.mean(0), 0, 512, uniform_cube, 1024)  # same samples
-    predicted = np.zeros(30)
+    random = np.random.default_rng(0)
+    y = random.uniform(-0.5, 0.5, (64, dim)).astype(np.float32)
+    h = -0.5 * np.sum(y**2, 1)  # cells of what is nearest
+    rise = 0.0005 * random.normal(size=64)
+    before = polish.count(key, h, jnp.asarray(y), 0, 512, uniform_cube, 1024)
+    after = polish.count(key, h + rise, jnp.asarray(y), 0, 512, uniform_cube, 1024)  # same samples
+    predicted = np.zeros(64)
     for (i, j), flow in zip(before.edges, before.flow, strict=True):
         predicted[i] += flow * (rise[i] - rise[j])
         predicted[j] += flow * (rise[j] - rise[i])
@@ -44,10 +45,10 @@ def test_the_matrix_predicts_what_heights_move(dim, key):
 
 
 def test_pairs_are_counted_part_by_part(key, monkeypatch):
-    y = jax.random.normal(key, (30, 2))
-    whole = polish.count(key, np.zeros(30), y, 3, 70, uniform_cube, 1024)  # 6 blocks more than those for pairs
+    y = jax.random.normal(key, (64, 2))
+    whole = polish.count(key, np.zeros(64), y, 3, 70, uniform_cube, 1024)  # 6 blocks more than those for pairs
     monkeypatch.setattr(polish, "_PART", 10 * 1024)
-    parts = polish.count(key, np.zeros(30), y, 3, 70, uniform_cube, 1024)
+    parts = polish.count(key, np.zeros(64), y, 3, 70, uniform_cube, 1024)
     np.testing.assert_array_equal(parts.masses, whole.masses)
     np.testing.assert_array_equal(parts.edges, whole.edges)
     np.testing.assert_allclose(parts.flow, whole.flow, rtol=1e-9)
@@ -78,19 +79,20 @@ def test_an_empty_cell_is_raised_to_half_of_its_weight(key):
     assert abs(float(masses[2]) - 0.1) < 5 * sd
 
 
+@pytest.mark.usefixtures("optimised")
 def test_clustered_points_are_solved_where_descent_leaves_cells_empty(key):
     y = _clustered(key, 300)
     weights = jnp.full(300, 1 / 300)
     start, _ = semidiscrete.run(key, y, tol=1e-9, max_samples=300_000)
-    before, _ = semidiscrete.chi2(jax.random.key(1), start, y, 2**19)
-    assert float((semidiscrete.masses(jax.random.key(1), start, y, 2**18) == 0).sum()) > 0
+    before, _ = semidiscrete.chi2(jax.random.key(1), start, y, 2**18)
+    assert (np.asarray(semidiscrete.masses(jax.random.key(1), start, y, 2**18)) == 0).any()
     seen = []
     h, drawn = polish.run(
         key, start.h, y, weights, 0.01, 300, 1500, uniform_cube, 1024, lambda block, found: seen.append((block, found))
     )
-    after, _ = semidiscrete.chi2(jax.random.key(1), semidiscrete.from_heights(h), y, 2**19)
+    after, _ = semidiscrete.chi2(jax.random.key(1), semidiscrete.from_heights(h), y, 2**18)
     assert float(after) < 0.02 < 0.1 < float(before)
-    assert float((semidiscrete.masses(jax.random.key(1), semidiscrete.from_heights(h), y, 2**19) == 0).sum()) == 0
+    assert (np.asarray(semidiscrete.masses(jax.random.key(1), semidiscrete.from_heights(h), y, 2**18)) > 0).all()
     assert seen[-1][0] == drawn <= 1500
     assert abs(float(h.mean())) < 1e-6
 
@@ -102,6 +104,7 @@ def test_too_few_samples_for_a_step_change_nothing(key):
     np.testing.assert_array_equal(same, h)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_a_solve_with_newton_steps_counts_their_samples_and_resumes_bit_identically(key):
     y, options = _clustered(key, 300, width=1e-4), {"tol": 2e-3, "max_samples": 2_500_000}
     saved, shown, again = [], [], []

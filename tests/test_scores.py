@@ -7,26 +7,33 @@ from jax.test_util import check_grads
 from otgen.ot.scores import top_scores
 
 
-@pytest.mark.parametrize("num_points", [3, 32, 300, 1025])
-@pytest.mark.parametrize("num_samples", [1, 500, 4097])
-@pytest.mark.parametrize("k", [1, 3, 20])
+@pytest.mark.parametrize(
+    ("num_points", "num_samples", "k"),  # each pair of values once: one block or several, none full or all, one winner
+    [
+        (3, 1, 1),
+        (3, 500, 3),
+        (3, 4097, 20),
+        (32, 1, 3),
+        (32, 500, 20),
+        (32, 4097, 1),
+        (1025, 1, 20),
+        (1025, 500, 1),
+        (1025, 4097, 3),
+    ],
+)
 def test_top_scores_equal_the_dense_ones(num_points, num_samples, k):
     k = min(k, num_points)
-    keys = jax.random.split(jax.random.key(num_points + num_samples), 3)
-    x = jax.random.normal(keys[0], (num_samples, 5))
-    y = jax.random.normal(keys[1], (num_points, 5))
-    h = jax.random.normal(keys[2], (num_points,))
-    dense = np.asarray(x, np.float64) @ np.asarray(y, np.float64).T + np.asarray(h, np.float64)
-    value, index = top_scores(x, y, h, k=k)
+    x, y, h = clouds(num_samples, num_points, 5)
+    dense = x.astype(np.float64) @ y.astype(np.float64).T + h
+    value, index = (np.asarray(part) for part in top_scores(x, y, h, k=k))
     np.testing.assert_allclose(value, -np.sort(-dense, axis=1)[:, :k], rtol=0, atol=1e-5)
-    np.testing.assert_allclose(np.take_along_axis(dense, np.asarray(index), 1), value, rtol=0, atol=1e-5)
-    assert all(len(set(row)) == k for row in np.asarray(index).tolist())
+    np.testing.assert_allclose(np.take_along_axis(dense, index, 1), value, rtol=0, atol=1e-5)
+    assert all(len(set(row)) == k for row in index.tolist())
 
 
-def test_excluded_points_never_win(key):
-    x = jax.random.normal(key, (200, 3))
-    y = jax.random.normal(key, (100, 3))
-    h = jnp.where(jnp.arange(100) % 10 == 0, 0.0, -jnp.inf)
+def test_excluded_points_never_win():
+    x, y, _ = clouds(200, 100, 3)
+    h = np.where(np.arange(100) % 10 == 0, 0.0, -np.inf).astype(np.float32)
     _, index = top_scores(x, y, h, k=10)
     assert set(np.unique(index)) == set(range(0, 100, 10))
 
@@ -42,7 +49,7 @@ def test_memory_does_not_grow_with_samples_times_points():
     assert large < 0.05 * 4 * 4096 * 100_000
 
 
-def test_asking_for_more_than_there_is(key):
+def test_asking_for_more_than_there_is():
     with pytest.raises(ValueError, match="k <= N"):
         top_scores(jnp.zeros((4, 2)), jnp.zeros((3, 2)), jnp.zeros(3), k=4)
 
@@ -56,7 +63,7 @@ def clouds(num_samples, num_points, dim, dtype=np.float32):
     return [rng.normal(size=shape).astype(dtype) for shape in ((num_samples, dim), (num_points, dim), (num_points,))]
 
 
-@pytest.mark.parametrize(("kernel", "k"), [("xla", 1), ("xla", 2), ("xla", 6), ("pallas", 1), ("pallas", 2)])
+@pytest.mark.parametrize(("kernel", "k"), [("xla", 1), ("xla", 6), ("pallas", 1), ("pallas", 2)])
 def test_gradients_are_those_of_the_dense_formula(kernel, k):
     args = clouds(70, 300, 5)
     weights = np.random.default_rng(4).normal(size=(70, k)).astype(np.float32)
@@ -72,7 +79,8 @@ def test_gradients_are_those_of_the_dense_formula(kernel, k):
 
 def test_derivatives_of_both_modes_and_orders_are_finite_differences(x64):
     args = clouds(6, 40, 3, np.float64)
-    check_grads(lambda *args: top_scores(*args, k=3)[0], args, order=2, modes=("fwd", "rev"), eps=1e-6)
+    find = jax.jit(lambda *args: top_scores(*args, k=3)[0])
+    check_grads(find, args, order=2, modes=("fwd", "rev"), eps=1e-6)
 
 
 def test_derivatives_of_the_kernel_are_finite_differences():
@@ -86,17 +94,16 @@ def test_indices_have_no_derivative():
     _, (_, moves) = jax.jvp(top_scores, args, args)
     assert moves.dtype == jax.dtypes.float0
     _, pull, index = jax.vjp(lambda x: top_scores(x, *args[1:]), args[0], has_aux=True)
-    np.testing.assert_array_equal(pull(jnp.ones((4, 1)))[0], args[1][index[:, 0]])
+    np.testing.assert_array_equal(pull(np.ones((4, 1), np.float32))[0], args[1][np.asarray(index)[:, 0]])
 
 
 def test_nothing_flows_to_excluded_points():
     x, y, h = clouds(5, 40, 2)
     h[1:] = -np.inf
-    gradients = jax.grad(lambda *args: jnp.sum(top_scores(*args, k=3)[0][:, 1:]), argnums=(0, 1, 2))(x, y, h)
-    for gradient in gradients:
+    gradients = jax.jit(jax.grad(lambda x, y, h, of: top_scores(x, y, h, k=3)[0][:, of].sum(), (0, 1, 2)))
+    for gradient in gradients(x, y, h, np.array([1, 2])):  # the second and third best are none
         np.testing.assert_array_equal(gradient, 0)
-    of_h = jax.grad(lambda h: jnp.sum(top_scores(x, y, h)[0]))(h)
-    np.testing.assert_array_equal(of_h, np.r_[5.0, np.zeros(39)])
+    np.testing.assert_array_equal(gradients(x, y, h, np.array([0, 0]))[2], np.r_[10.0, np.zeros(39)])
 
 
 def test_vmap_of_gradients():
@@ -104,7 +111,8 @@ def test_vmap_of_gradients():
     xs = np.stack([x, 2 * x, -x])
 
     def slopes(function):
-        return jax.vmap(jax.grad(lambda x, h: function(x, y, h).sum(), argnums=(0, 1)), in_axes=(0, None))(xs, h)
+        of_one = jax.grad(lambda x, h: function(x, y, h).sum(), argnums=(0, 1))
+        return jax.jit(jax.vmap(of_one, in_axes=(0, None)))(xs, h)
 
     mine, theirs = slopes(lambda *args: top_scores(*args, k=2)[0]), slopes(lambda *args: dense_scores(*args, 2))
     for ours, exact in zip(mine, theirs, strict=True):
@@ -121,11 +129,11 @@ def test_gradients_take_no_memory_of_samples_times_points():
 
 
 @pytest.mark.parametrize("k", [1, 2])
-@pytest.mark.parametrize("where", [0, 40, 299])
+@pytest.mark.parametrize("where", [0, 299])
 def test_not_a_number_is_not_swallowed(k, where):
     x, y, h = clouds(7, 300, 2)
     h[where] = np.nan
-    assert np.isnan(top_scores(x, y, h, k=k)[0][:, 0]).all()
+    assert np.isnan(np.asarray(top_scores(x, y, h, k=k)[0])[:, 0]).all()
 
 
 def test_no_samples_have_no_scores():

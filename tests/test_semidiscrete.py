@@ -10,6 +10,7 @@ from otgen.ot import cells, check, scores, semidiscrete, source
 from tests import problems
 
 UNIFORM = source.uniform_cube
+long = pytest.mark.usefixtures("optimised")
 
 
 def cold(key, y, weights=None, samples=2_000_000, batch_size=1024, **options):
@@ -21,27 +22,31 @@ def cold(key, y, weights=None, samples=2_000_000, batch_size=1024, **options):
     return semidiscrete.run(key, y, weights, state=state, batch_size=batch_size, **options)
 
 
-@pytest.mark.parametrize("dim", [2, 100, pytest.param(1000, marks=pytest.mark.slow)])
-def test_slabs(dim, key):
-    y, _, h = problems.slabs(1000, dim)
+@long
+@pytest.mark.parametrize(
+    ("num", "dim"), [(256, 2), (256, 100), *(pytest.param(1000, dim, marks=pytest.mark.slow) for dim in (2, 100, 1000))]
+)
+def test_slabs(num, dim, key):
+    y, _, h = problems.slabs(num, dim)
     state, info = semidiscrete.run(key, y)
     assert int(info.status) == og.Status.CONVERGED
-    estimate, error = semidiscrete.chi2(jax.random.key(1), state, y, 2**18)
+    estimate, error = semidiscrete.chi2(jax.random.key(1), state, y, 2**16)
     assert estimate + 3 * error < 0.05
     x = UNIFORM(jax.random.key(2), 20_000, dim)
-    moved = y[semidiscrete.assign(state, y, x)]
-    assert float(jnp.sqrt(jnp.mean((x - moved)[:, 0] ** 2))) < 0.01
+    moved = np.asarray(y)[np.asarray(semidiscrete.assign(state, y, x))]
+    assert np.sqrt(np.mean((np.asarray(x) - moved)[:, 0] ** 2)) < 0.01
     # W2^2 = E|x|^2 + mean |y|^2 - 2 E(h), with the first known: the rest is an average over samples.
-    value = scores.top_scores(x, y, state.h)[0][:, 0]
-    distance = dim / 12 + float(jnp.mean(jnp.sum(y**2, 1))) - 2 * float(jnp.mean(value) - jnp.mean(state.h))
-    error = 2 * float(jnp.std(value)) / np.sqrt(len(x))
-    assert abs(distance - (1 / (12 * 1000**2) + (dim - 1) / 12)) < 3 * error + 1e-6 * dim
+    value = np.asarray(scores.top_scores(x, y, state.h)[0])[:, 0]
+    distance = dim / 12 + np.mean(np.sum(np.asarray(y) ** 2, 1)) - 2 * (value.mean() - np.mean(state.h))
+    error = 2 * value.std() / np.sqrt(len(x))
+    assert abs(distance - (1 / (12 * num**2) + (dim - 1) / 12)) < 3 * error + 1e-6 * dim
     # The empirical borders of n samples are off by about 1 / (2 sqrt n) together, and heights integrate them.
     assert float(jnp.abs(state.h - h).max()) < 0.75 / np.sqrt(max(float(info.num_samples), 1))
 
 
+@long
 def test_slabs_from_zero_heights(key):
-    y, _, h = problems.slabs(50, 2)
+    y, _, h = problems.slabs(64, 2)
     state, info = cold(key, y, tol=0.05)
     assert int(info.status) == og.Status.CONVERGED
     assert float(jnp.abs(state.h - h).max()) < 1e-3
@@ -60,15 +65,17 @@ def test_planted_weights_are_recovered(seed, key):
     assert float(jnp.abs(border - jnp.diff(h) / jnp.diff(y[:, 0])).max()) < 3e-3
 
 
+@long
 def test_lattice_masses_and_map(key):
     y, _, _ = problems.lattice(8)
     state, info = cold(key, y, samples=1_000_000, tol=1e-3)
     assert int(info.status) == og.Status.CONVERGED
     x = UNIFORM(jax.random.key(3), 10_000, 2)
-    nearest = jnp.argmin(jnp.sum((x[:, None] - y) ** 2, -1), 1)
-    assert float(jnp.mean(semidiscrete.assign(state, y, x) == nearest)) > 0.99
+    nearest = np.argmin(np.sum((np.asarray(x)[:, None] - np.asarray(y)) ** 2, -1), 1)
+    assert np.mean(np.asarray(semidiscrete.assign(state, y, x)) == nearest) > 0.99
 
 
+@long
 def test_the_line_is_exact(key):
     random = np.random.default_rng(0)
     place = jnp.asarray(random.permutation(np.cumsum(random.uniform(0.1, 1, 40))), jnp.float32)[:, None]
@@ -122,21 +129,22 @@ def test_statistical_efficiency(dim, key):
     assert float(efficiency) < 2
 
 
+@long
 def test_heights_agree_with_exact_assignment(key):
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist
 
-    num = 2000
+    num = 1024
     y = jax.random.normal(key, (num, 4))
     state, info = semidiscrete.run(jax.random.key(1), y, tol=5e-3)
-    x = source.draw(jax.random.key(2), UNIFORM, 0, 2048, 4)[:num]
+    x = source.draw(jax.random.key(2), UNIFORM, 0, num, 4)
     cost = cdist(np.asarray(x), np.asarray(y), "sqeuclidean")
     best = cost[linear_sum_assignment(cost)].mean()
     # Weak duality for the empirical source: no matching costs less than the dual value of these heights.
     g = 2 * np.asarray(state.h) + np.sum(np.asarray(y) ** 2, 1)
     dual = (cost - g).min(1).mean() + g.mean()
     assert dual <= best + 1e-4
-    assert abs(best - float(info.dual_value)) < 0.05 * best
+    assert abs(best - float(info.dual_value)) < 0.07 * best
     assert float(info.dual_value) <= float(info.primal_cost) * 1.01
 
 
@@ -203,7 +211,7 @@ def test_a_second_call_does_not_retrace(key):
     def sizes():
         return shards.advance._cache_size(), shards.count._cache_size()
 
-    y = jax.random.normal(key, (70, 3))
+    y = jax.random.normal(key, (30, 3))
     semidiscrete.run(key, y, tol=0.05)
     before = sizes()
     semidiscrete.run(jax.random.key(1), 3 * y + 1, tol=0.04)
@@ -229,9 +237,10 @@ def test_step_is_pure_jittable_and_vmappable(key):
     assert float(estimate) < 0.05
 
 
+@long
 def test_resumed_solve_is_bit_identical(key, monkeypatch):
-    monkeypatch.setattr(semidiscrete, "_WORK", 1e9)
-    y = jax.random.normal(key, (1000, 16))
+    monkeypatch.setattr(semidiscrete, "_WORK", 2.5e8)
+    y = jax.random.normal(key, (256, 16))
     options = {"tol": 2e-3, "max_samples": 500_000}
     saved = {}
     whole, info = semidiscrete.run(key, y, save=lambda step, state: saved.setdefault(step, state), **options)
@@ -243,7 +252,7 @@ def test_resumed_solve_is_bit_identical(key, monkeypatch):
 
 
 def test_a_stage_that_is_not_enough_is_followed_by_a_longer_one(key):
-    y, weights, _ = problems.planted_slabs(100, 2, 3)
+    y, weights, _ = problems.planted_slabs(64, 2, 3)
     seen = []
     _, info = semidiscrete.run(
         key, y, weights, tol=1e-4, max_samples=1_500_000, callback=lambda s, m: seen.append((s, m))
@@ -254,6 +263,7 @@ def test_a_stage_that_is_not_enough_is_followed_by_a_longer_one(key):
     assert checked[-1] == min(checked)
 
 
+@long
 def test_a_few_samples_more_than_a_stage_spoil_nothing(key):
     keys = jax.random.split(key)
     y = jax.random.normal(keys[0], (10, 5))[jnp.arange(300) % 10] + 1e-4 * jax.random.normal(keys[1], (300, 5))
@@ -316,13 +326,13 @@ def test_collinear_and_few_points(points, key):
 
 
 def test_advice_names_the_status(key):
-    _, info = semidiscrete.run(key, jax.random.normal(key, (500, 2)), tol=1e-7, max_samples=2048)
+    _, info = semidiscrete.run(key, jax.random.normal(key, (64, 2)), tol=1e-7, max_samples=2048)
     assert og.explain(info).startswith("MAX_STEPS")
     assert "raise the limit" in og.explain(info)
 
 
 def test_integer_and_half_precision_samples_are_scored_in_float32(key):
-    y = jax.random.normal(key, (300, 2))
+    y = jax.random.normal(key, (64, 2))
     state, _ = semidiscrete.run(key, y)
     x = jnp.array([[1, -2], [2, 1], [0, 0]])
     expected = semidiscrete.assign(state, y, x.astype(jnp.float32))
@@ -356,9 +366,9 @@ def test_float64_runs_in_float64(key):
 
 
 def test_states_of_other_problems_are_refused(key):
-    y = jax.random.normal(key, (30, 2))
+    y = jax.random.normal(key, (64, 2))
     state, _ = semidiscrete.run(key, y)
-    with pytest.raises(ValueError, match="30 heights"):
+    with pytest.raises(ValueError, match="64 heights"):
         semidiscrete.run(key, y[:20], state=state)
     with pytest.raises(ValueError, match="one height per point"):
         semidiscrete.init(key, y, h=jnp.zeros(7))
@@ -366,13 +376,14 @@ def test_states_of_other_problems_are_refused(key):
     assert int(info.status) == og.Status.CONVERGED
 
 
+@long
 def test_heights_carried_over_to_a_larger_set_are_nearer_than_the_affine_start(key):
-    y = jax.random.normal(key, (1500, 8)).at[:500].add(2)
-    half, _ = semidiscrete.run(key, y[:1000], tol=0.02)
-    start = semidiscrete.carried(jax.random.key(1), half, y[:1000], y)
+    y = jax.random.normal(key, (600, 8)).at[:200].add(2)
+    half, _ = semidiscrete.run(key, y[:400], tol=0.02)
+    start = semidiscrete.carried(jax.random.key(1), half, y[:400], y)
     # Old heights stay: no new plane is above the old potential where it was seen.
-    old = start.h[:1000] - start.h[:1000].mean()
-    assert float(jnp.abs(old - half.h).max()) < 0.05 * float(half.h.std())
+    old, was = np.asarray(start.h)[:400], np.asarray(half.h)
+    assert np.abs(old - old.mean() - was).max() < 0.05 * was.std()
     before, _ = semidiscrete.chi2(jax.random.key(2), start, y, 2**17)
     affine, _ = semidiscrete.chi2(jax.random.key(2), semidiscrete.init(key, y), y, 2**17)
     assert float(before) < 0.8 * float(affine)
@@ -381,7 +392,7 @@ def test_heights_carried_over_to_a_larger_set_are_nearer_than_the_affine_start(k
 
 
 def test_the_same_points_carried_over_keep_their_map(key):
-    y = jax.random.normal(key, (30, 2)).at[:10].add(4)
+    y = jax.random.normal(key, (64, 2)).at[:20].add(4)
     state, _ = semidiscrete.run(key, y, tol=1e-3)
     again = semidiscrete.carried(jax.random.key(1), state, y, y)
     x = UNIFORM(jax.random.key(2), 4000, 2)
@@ -405,8 +416,9 @@ def test_a_smoothed_gradient_is_that_of_the_softmax(key):
     np.testing.assert_allclose(_shared(x, y, weights, h, jnp.float32(0.3)), wanted, atol=1e-6)
 
 
+@long
 def test_a_smoothed_start_ends_at_the_same_heights(key):
-    y, weights, h = problems.planted_slabs(20, 3, 0)
+    y, weights, h = problems.planted_slabs(30, 3, 0)
     state, info = cold(key, y, weights, tol=1e-3, smoothing=1.0)
     assert int(info.status) == og.Status.CONVERGED
     border, wanted = (jnp.diff(part) / jnp.diff(y[:, 0]) for part in (state.h, h))

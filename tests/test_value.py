@@ -80,7 +80,7 @@ def test_gradients_are_right_in_every_argument(x64, taus, dense):
         )
 
     inputs = (jnp.asarray(x), jnp.asarray(y), jnp.asarray(a), jnp.asarray(b), jnp.asarray(0.5))
-    gradients = jax.grad(value, range(5))(*inputs)
+    gradients = jax.jit(jax.grad(value, range(5)))(*inputs)
     for k, scale in enumerate((1.0, 1.0, 1e-3, 1e-3, 0.1)):
         direction = rng.normal(size=inputs[k].shape) * scale
         if balanced and k in (2, 3):
@@ -145,7 +145,7 @@ def test_dense_gradients_and_parameters_of_a_cost(x64):
 
 
 def test_shifting_both_clouds_keeps_a_float32_value():
-    x, y, a, b = clouds(64, 64, 4)
+    x, y, a, b = clouds(60, 50, 5)
     here = og.sinkhorn.value(og.PairwiseCost(x, y), a, b, epsilon=0.5)
     there = og.sinkhorn.value(og.PairwiseCost(x + 1000, y + 1000), a, b, epsilon=0.5)
     assert abs(there - here) < 1e-4 * abs(here)
