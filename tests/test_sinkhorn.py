@@ -55,7 +55,7 @@ def test_the_streamed_solver_is_the_dense_one(share):
 
 
 def test_warm_start_and_limit_of_steps():
-    x, y, _, _ = clouds(400, 400, 2)
+    x, y, _, _ = clouds(200, 200, 2)
     cost = og.PairwiseCost(x, y)
     state, cold = og.sinkhorn.run(cost, epsilon=0.02)
     moved = og.PairwiseCost(x + 0.001, y)
