@@ -13,7 +13,7 @@ from tests.covariances import random_covariance, with_condition
 gaussian = og.gaussian
 
 
-@pytest.mark.parametrize(("d", "condition"), [(2, 10.0), (32, 1e2), (64, 1e3), (256, 1e2)])
+@pytest.mark.parametrize(("d", "condition"), [(2, 10.0), (64, 1e3), pytest.param(256, 1e2, marks=pytest.mark.slow)])
 def test_the_map_pushes_one_covariance_to_the_other(d, condition):
     a, b = with_condition(d, condition, 0), with_condition(d, condition, 1)
     t = np.asarray(gaussian.map_matrix(a, b), np.float64)
@@ -48,13 +48,13 @@ def test_the_map_differentiates(x64):
     a, b = random_covariance(4, 0), random_covariance(4, 1)
     direction = random_covariance(4, 2) - random_covariance(4, 3)
     for of in (gaussian.map_matrix, lambda a, b: gaussian.geodesic_cov(0.3, a, b)):
-        found = jax.jvp(of, (jnp.asarray(a), jnp.asarray(b)), (jnp.asarray(direction), jnp.asarray(2 * direction)))[1]
+        found = jax.jit(lambda *of, f=of: jax.jvp(f, of[:2], of[2:])[1])(a, b, direction, 2 * direction)
         h = 1e-5
         expected = (of(a + h * direction, b + 2 * h * direction) - of(a - h * direction, b - 2 * h * direction)) / 2 / h
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("rank", [2, 5])
+@pytest.mark.parametrize("rank", [2])  # of the regular ones `test_the_geodesic_of_gaussians_moves_the_mean` tells
 def test_geodesics_have_constant_speed(x64, rank):
     a, b = random_covariance(5, 0, rank), random_covariance(5, 1)
     length = np.sqrt(gaussian.bures_sq(a, b))
