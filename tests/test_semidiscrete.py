@@ -378,11 +378,11 @@ def test_states_of_other_problems_are_refused(key):
 
 @long
 def test_heights_carried_over_to_a_larger_set_are_nearer_than_the_affine_start(key):
-    y = jax.random.normal(key, (600, 8)).at[:200].add(2)
-    half, _ = semidiscrete.run(key, y[:400], tol=0.02)
-    start = semidiscrete.carried(jax.random.key(1), half, y[:400], y)
+    y = jax.random.normal(key, (1500, 8)).at[:500].add(2)
+    half, _ = semidiscrete.run(key, y[:1000], tol=0.02)
+    start = semidiscrete.carried(jax.random.key(1), half, y[:1000], y)
     # Old heights stay: no new plane is above the old potential where it was seen.
-    old, was = np.asarray(start.h)[:400], np.asarray(half.h)
+    old, was = np.asarray(start.h)[:1000], np.asarray(half.h)
     assert np.abs(old - old.mean() - was).max() < 0.05 * was.std()
     before, _ = semidiscrete.chi2(jax.random.key(2), start, y, 2**17)
     affine, _ = semidiscrete.chi2(jax.random.key(2), semidiscrete.init(key, y), y, 2**17)
