@@ -413,18 +413,18 @@ def solve(
     tol: Held,
     max_steps: Held,
     anneal: bool,
-) -> tuple[State, Array]:
-    """Return the optimal potentials, centred in the balanced problem, and the number of steps."""
+) -> tuple[State, Array, Array]:
+    """Return the optimal potentials, centred in the balanced problem, the number of steps, and, relaxed, `change`."""
     f, g, num_steps = newton.solve(cost, problem, *state, epsilon=epsilon, tol=tol, max_steps=max_steps, anneal=anneal)
     relaxed = (problem.tau_a < 1) | (problem.tau_b < 1)
-    state, num_steps = jax.lax.cond(
+    state, moved, num_steps = jax.lax.cond(
         relaxed,
         lambda *it: _settle(cost, problem, *it, epsilon, tol, max_steps),
-        lambda *it: it,
+        lambda state, num_steps: (state, jnp.zeros((), state.f.dtype), num_steps),
         State(f, g),
         num_steps,
     )
-    return centre(state, problem), num_steps
+    return centre(state, problem, epsilon), num_steps, moved
 
 
 def iteration(cost: Cost, problem: newton.Problem, g: Held, epsilon: Held) -> State:
@@ -434,13 +434,31 @@ def iteration(cost: Cost, problem: newton.Problem, g: Held, epsilon: Held) -> St
     return State(newton.at_rest(f, problem.a), newton.at_rest(g, problem.b))
 
 
-def change(one: State, two: State, problem: newton.Problem, epsilon: Held) -> Array:
-    """The largest change of a potential over epsilon, at points with mass."""
-    left, right = (
-        jnp.max(jnp.where(mass > 0, jnp.abs(before - after), 0.0))
-        for mass, before, after in ((problem.a, one.f, two.f), (problem.b, one.g, two.g))
-    )
-    return jnp.maximum(newton.pmax(left, problem.axis_name), right) / epsilon
+def invariant(cost: Cost, problem: newton.Problem, g: Held, epsilon: Held) -> State:
+    """Sinkhorn's iteration with the best shift of f against g in each half, which relaxed marginals determine."""
+    a, b, tau_a, tau_b, axis_name = problem.a, problem.b, problem.tau_a, problem.tau_b, problem.axis_name
+    rate_a, rate_b = newton.rate(tau_a), newton.rate(tau_b)
+    f = soft_rows(cost, g, b, epsilon) / epsilon
+    both = newton.balance(a, (1 - tau_a) * f, b, rate_b * g / epsilon, (1 - tau_a) + rate_b, axis_name)
+    f = tau_a * (f + both)
+    g = soft_columns(cost, epsilon * f, a, epsilon, axis_name) / epsilon
+    both = newton.balance(a, rate_a * f, b, (1 - tau_b) * g, rate_a + (1 - tau_b), axis_name)
+    f, g = epsilon * (f + both), epsilon * tau_b * (g - both)
+    return State(newton.at_rest(f, a), newton.at_rest(g, b))
+
+
+def change(one: State, two: State, problem: newton.Problem, epsilon: Held) -> tuple[Array, Array]:
+    """The largest `newton.motion` of a potential at points with mass, and whether all are no more than rounding."""
+
+    def side(mass: Array, before: Array, after: Array, tau: Array) -> tuple[Array, Array]:
+        moved = jnp.where(mass > 0, jnp.abs(before - after), 0.0)
+        fine = jnp.finfo(moved.dtype).eps * jnp.abs(after)
+        return jnp.max(newton.motion(moved / epsilon, after / epsilon, tau)), jnp.max(moved - 4 * fine)
+
+    left, rough = side(problem.a, one.f, two.f, problem.tau_a)
+    right, coarse = side(problem.b, one.g, two.g, problem.tau_b)
+    left, rough = (newton.pmax(it, problem.axis_name) for it in (left, rough))
+    return jnp.maximum(left, right), jnp.maximum(rough, coarse) <= 0
 
 
 def _settle(
@@ -451,8 +469,8 @@ def _settle(
     epsilon: Held,
     tol: Held,
     max_steps: Held,
-) -> tuple[State, Array]:
-    """Iterate a relaxed problem in the log domain until the potentials rest.
+) -> tuple[State, Array, Array]:
+    """Iterate a relaxed problem in the log domain until the potentials rest; how far they would move is returned too.
 
     The kernel cannot see a point that is too far to keep mass; here it gets its potential. For all others there is
     little left to do.
@@ -460,24 +478,38 @@ def _settle(
     finite = newton.total((~jnp.isfinite(state.f)).astype(state.f.dtype), problem.axis_name) == 0
     state = jax.tree.map(lambda part: jnp.where(finite & jnp.all(jnp.isfinite(state.g)), part, 0.0), state)
 
-    def go_on(carry: tuple) -> Array:
-        _, moved, steps = carry
-        return (moved >= newton.SAFE * tol) & (steps < max_steps)
-
     def step(carry: tuple) -> tuple:
-        state, _, steps = carry
-        following = iteration(cost, problem, state.g, epsilon)
-        return following, change(state, following, problem, epsilon), steps + 1
+        state, _, steps, _ = carry
+        following = invariant(cost, problem, state.g, epsilon)
+        moved, rests = change(state, following, problem, epsilon)
+        done = ~(moved >= tol) | rests | (steps + 1 >= max_steps)
+        state = jax.tree.map(lambda here, there: jnp.where(done, here, there), state, following)
+        return state, moved, steps + 1, done
 
-    far = jnp.full((), jnp.inf, state.f.dtype)
-    # one step at least, for the points that the kernel does not see
-    state, _, num_steps = jax.lax.while_loop(go_on, step, step((state, far, num_steps)))
-    return state, num_steps
+    start = state, jnp.zeros((), state.f.dtype), num_steps, jnp.zeros((), bool)
+    state, moved, num_steps, _ = jax.lax.while_loop(lambda carry: ~carry[-1], step, start)
+    return state, moved, num_steps
 
 
-def centre(state: State, problem: newton.Problem) -> State:
-    """Give f the mean zero where a shift between f and g changes nothing, which is the balanced problem."""
+def centre(state: State, problem: newton.Problem, epsilon: Held) -> State:
+    """Give f the mean zero where a shift between f and g changes nothing, which is the balanced problem.
+
+    Not where a few points are so far that their potentials make up the mean, and all others would lose digits to it
+    that matter at this epsilon. A few points whose own potential has no digits of the size of epsilon are rounded down:
+    up, the plan would have exp(rounding / epsilon) of their mass.
+    """
     axis_name = problem.axis_name
-    mean = newton.total(problem.a * state.f, axis_name) / newton.total(problem.a, axis_name)
-    mean = jnp.where((problem.tau_a == 1) & (problem.tau_b == 1), mean, 0.0)
-    return State(state.f - mean, state.g + mean)
+    mass = newton.total(problem.a, axis_name)
+    mean = newton.total(problem.a * state.f, axis_name) / mass
+    alike = newton.total(jnp.where(jnp.abs(state.f) > jnp.abs(mean) / 64, problem.a, 0.0), axis_name)
+    far = (jnp.finfo(mean.dtype).eps * jnp.abs(mean) > 1e-4 * epsilon) & (alike < 0.25 * mass)
+    balanced = (problem.tau_a == 1) & (problem.tau_b == 1)
+    mean = jnp.where(balanced & ~far, mean, 0.0)
+
+    def down(potential: Array, weights: Held, axis_name: str | None) -> Array:
+        fine = jnp.finfo(potential.dtype).eps * jnp.abs(potential)
+        coarse = (fine > epsilon) & (weights > 0)
+        few = newton.total(jnp.where(coarse, weights, 0.0), axis_name) < 0.25 * newton.total(weights, axis_name)
+        return potential - jnp.where(balanced & coarse & few, 4 * fine, 0.0)
+
+    return State(down(state.f - mean, problem.a, axis_name), down(state.g + mean, problem.b, None))

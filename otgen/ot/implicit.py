@@ -54,7 +54,7 @@ def _problem(inputs: Inputs) -> newton.Problem:
 def potentials(how: How, inputs: Inputs, solver: Solver) -> tuple[State, Array]:
     """Solve for the optimal potentials, and count steps; differentiable through the linearised marginal equations."""
     cost = in_memory(inputs.cost, how.dense)
-    state, num_steps = solve(
+    state, num_steps, _ = solve(
         cost,
         _problem(inputs),
         solver.state,

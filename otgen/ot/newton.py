@@ -8,115 +8,56 @@ absorbed, so a step takes no exponential when K is in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from otgen.ot.costs import Cost, DenseCost, carried, gibbs, product
-from otgen.types import Array, Held, as_pytree
+from otgen.ot import annealing
+from otgen.ot.absorbed import CAP, Kernel, Problem, absorb, at_rest, balance, mass_at, motion, pmax, rate, total
+from otgen.ot.costs import Cost
+from otgen.types import Array
 
-LIMIT = 30.0  # largest |log scaling| before potentials are absorbed: exp(60) is far from overflow
+__all__ = ["SAFE", "Problem", "at_rest", "balance", "iterate", "motion", "pmax", "rate", "solve", "total"]
+
+WIDE = 60.0  # largest |log scaling| before potentials are absorbed: exp(60) is far from overflow
 SLOW = 0.4  # Sinkhorn is left for Newton when it keeps more than this share of the error
-TINY = 1e-37  # least sum of the kernel: a relaxed problem may leave far points nothing
+TINY, HUGE = 1e-37, 1e37  # bounds of a sum of the kernel: a relaxed problem may leave far points nothing
 RADIUS = 10.0  # largest Newton step in a log scaling
 INNER = 100  # most conjugate gradients in a Newton step
 TRIES = 3  # step lengths 1, 1/4, 1/16, then Sinkhorn's step, which always improves
 CHUNK = 8  # iterations between absorptions where their number is fixed: each moves a scaling by log(1 / weight) at most
-SAFE = 0.9  # share of tol to stop at: rounding of the potentials adds to the error
-ABSORB = 40  # more absorptions than this without success mean that rounding is in the way
-START, RATIO, LOOSE = 0.05, 0.25, 0.03  # annealing: first epsilon over the mean cost, its factor, the error to leave at
-
-
-@as_pytree
-@dataclass(frozen=True)
-class Problem:
-    """The marginals and their relaxation: tau = rho / (rho + epsilon), 1 where a marginal is met exactly."""
-
-    a: Held
-    b: Held
-    tau_a: Held
-    tau_b: Held
-    axis_name: str | None = field(default=None, metadata={"static": True})
-
-
-class Kernel(NamedTuple):
-    """K = exp((f + g - c) / epsilon) at absorbed potentials, seen through its products."""
-
-    f: Array
-    g: Array
-    times: Callable[[Array], Array]
-    transposed: Callable[[Array], Array]
+SAFE, SAFER = 0.9, 0.6  # share of tol to stop at, balanced and relaxed: the recomputed error differs a little
+REST = 10  # iterations without progress after which the error is at rest: rounding is in the way
+RATIO, LOOSE = 0.25, 0.01  # annealing: the factor between temperatures, the error to leave one at
 
 
 class Loop(NamedTuple):
-    """Log scalings u, v of the absorbed kernel, v solved for u; K (b v) and K'(a u); the error now and one step ago."""
+    """Where an iteration stands.
+
+    Attributes:
+      log_u, log_v: log scalings of the absorbed kernel, v solved for u.
+      shift: of f against g, over epsilon, solved for u as well: f = kernel.f + epsilon (log_u + shift), and
+        g = kernel.g + epsilon (log_v - tau_b shift). Zero where a marginal is met exactly on both sides.
+      rows, columns: K (b v), with what the shift makes of it, and K'(a u).
+      error, previous: of the row marginal, now and one step ago.
+      off: the same where a marginal is relaxed, as the largest change of a scaling in the next iteration.
+      mark: the error when it last made progress.
+      idle: iterations since then.
+      num_steps: products with K and its transpose.
+    """
 
     log_u: Array
     log_v: Array
+    shift: Array
     rows: Array
     columns: Array
     error: Array
+    off: Array
     previous: Array
+    mark: Array
+    idle: Array
     num_steps: Array
-
-
-def _psum(values: Array, axis_name: str | None) -> Array:
-    return values if axis_name is None else jax.lax.psum(values, axis_name)
-
-
-def pmax(values: Array, axis_name: str | None) -> Array:
-    """The maximum over devices."""
-    return values if axis_name is None else jax.lax.pmax(values, axis_name)
-
-
-def total(values: Array, axis_name: str | None) -> Array:
-    """Sum over the source points of all devices."""
-    return _psum(jnp.sum(values, 0), axis_name)
-
-
-def at_rest(potential: Array, mass: Array) -> Array:
-    """Give points without mass that have no finite potential, as their pairs are all forbidden, the potential zero."""
-    return jnp.where((mass > 0) | jnp.isfinite(potential), potential, 0.0)
-
-
-def mass_at(mass: Array, log: Array) -> Array:
-    """Return mass exp(log), zero where there is no mass, however large the log."""
-    return mass * jnp.exp(jnp.where(mass > 0, log, 0.0))
-
-
-def absorb(cost: Cost, f: Array, g: Array, epsilon: Array, problem: Problem) -> Kernel:
-    """Move f and g to the largest potentials with f_i + g_j <= c_ij, and make the kernel there.
-
-    Every row and every column of K then has the entry 1 and, among points with mass, none above: whatever the epsilon
-    and however far the potentials were from consistent, no sum of K under- or overflows. The potentials are constants
-    to differentiation: what is computed with the kernel does not depend on them.
-    """
-    masked = carried(g, problem.b)
-    f = jax.lax.stop_gradient(cost.map_blocks(lambda block: jnp.min(block - masked, 1)))
-    masked = carried(f, problem.a)
-    g = jax.lax.stop_gradient(cost.map_blocks(lambda block: jnp.min(block - masked[:, None], 0), axis=0))
-    if problem.axis_name is not None:
-        g = jax.lax.pmin(g, problem.axis_name)
-    f, g = at_rest(f, problem.a), at_rest(g, problem.b)
-
-    def part(block: Array, f: Array, g: Array) -> Array:
-        return gibbs(block, f, g, epsilon)
-
-    if isinstance(cost, DenseCost):
-        kernel = part(cost.values, f, g)
-        return Kernel(f, g, lambda v: product(kernel, v), lambda u: _psum(product(u, kernel), problem.axis_name))
-
-    def times(v: Array) -> Array:
-        return cost.map_blocks(lambda block, f: product(part(block, f, g), v), f)
-
-    def transposed(u: Array) -> Array:
-        out = cost.map_blocks(lambda block, g: product(u, part(block, f, g)), g, axis=0)
-        return _psum(out, problem.axis_name)
-
-    return Kernel(f, g, times, transposed)
 
 
 def _scaling(sums: Array, potential: Array, tau: Array, epsilon: Array) -> Array:
@@ -124,51 +65,79 @@ def _scaling(sums: Array, potential: Array, tau: Array, epsilon: Array) -> Array
     return -tau * jnp.log(sums) - (1 - tau) * potential / epsilon
 
 
-def _target(kernel: Kernel, log_u: Array, problem: Problem, epsilon: Array) -> Array:
+def _sums(values: Array) -> Array:
+    return jnp.clip(values, TINY, HUGE)
+
+
+def _target(kernel: Kernel, log_u: Array, shift: Array, problem: Problem, epsilon: Array) -> Array:
     """The row marginal that f asks for: a, or a exp(-f / rho) where it is relaxed."""
-    relaxed = (1 - problem.tau_a) / problem.tau_a
-    return mass_at(problem.a, -relaxed * (kernel.f / epsilon + log_u))
+    return mass_at(problem.a, -rate(problem.tau_a) * (kernel.f / epsilon + log_u + shift))
 
 
-def _evaluate(kernel: Kernel, log_u: Array, problem: Problem, epsilon: Array) -> tuple[Array, Array, Array, Array]:
-    """Solve the columns for u, and measure what is left in the rows: log_v, rows, columns, error."""
-    a, b = problem.a, problem.b
-    columns = jnp.maximum(kernel.transposed(mass_at(a, log_u)), TINY)
-    log_v = _scaling(columns, kernel.g, problem.tau_b, epsilon)
-    rows = jnp.maximum(kernel.times(mass_at(b, log_v)), TINY)
-    miss = jnp.abs(_target(kernel, log_u, problem, epsilon) - mass_at(a, log_u) * rows)
-    return log_v, rows, columns, total(miss, problem.axis_name)
+def _evaluate(kernel: Kernel, log_u: Array, problem: Problem, epsilon: Array) -> tuple[Array, ...]:
+    """Solve the columns for u, and measure what is left in the rows: log_v, shift, rows, columns, error, off."""
+    a, b, tau_a, tau_b = problem.a, problem.b, problem.tau_a, problem.tau_b
+    mass = mass_at(a, log_u)
+    columns = _sums(kernel.transposed(mass))
+    log_v = _scaling(columns, kernel.g, tau_b, epsilon)
+    shift = balance(
+        a,
+        rate(tau_a) * (kernel.f / epsilon + log_u),
+        b,
+        rate(tau_b) * (kernel.g / epsilon + log_v),
+        rate(tau_a) + (1 - tau_b),
+        problem.axis_name,
+    )
+    rows = _sums(kernel.times(mass_at(b, log_v)) * jnp.exp((1 - tau_b) * shift))
+    miss = jnp.abs(_target(kernel, log_u, shift, problem, epsilon) - mass * rows)
+    error = total(miss, problem.axis_name)
+    moved = jnp.where(a > 0, jnp.abs(_plain(kernel, rows, shift, problem, epsilon) - log_u), 0.0)
+    off = pmax(jnp.max(motion(moved, kernel.f / epsilon + log_u + shift, tau_a)), problem.axis_name)
+    off = jnp.where((tau_a < 1) | (tau_b < 1), off * total(a, problem.axis_name), 0.0)
+    return log_v, shift, rows, columns, error, off
+
+
+def _plain(kernel: Kernel, rows: Array, shift: Array, problem: Problem, epsilon: Array) -> Array:
+    """Sinkhorn's scaling for v, the shift left to its own maximisation."""
+    tau = problem.tau_a
+    return _scaling(rows, kernel.f, tau, epsilon) - (1 - tau) * shift
 
 
 def _gain(at: Loop, trial: Loop, kernel: Kernel, problem: Problem, epsilon: Array) -> Array:
-    """How much higher the dual is at the trial, over epsilon, columns solved in both; from differences, for float32."""
+    """How much higher the dual is at the trial, over epsilon, columns solved in both and the shift that of the first.
 
-    def rise(target: Array, step: Array, tau: Array) -> Array:
-        relaxed = (1 - tau) / tau
+    From differences, for float32.
+    """
+
+    def rise(target: Array, step: Array, relaxed: Array) -> Array:
         step = jnp.where(target > 0, step, 0.0)
         curved = -jnp.expm1(-relaxed * step) / jnp.where(relaxed > 0, relaxed, 1.0)
         return target * jnp.where(relaxed > 0, curved, step)
 
-    relaxed = (1 - problem.tau_b) / problem.tau_b
-    columns = rise(
-        mass_at(problem.b, -relaxed * (kernel.g / epsilon + at.log_v)), trial.log_v - at.log_v, problem.tau_b
-    )
-    rows = rise(_target(kernel, at.log_u, problem, epsilon), trial.log_u - at.log_u, problem.tau_a)
+    relaxed = rate(problem.tau_b)
+    potential = kernel.g / epsilon + at.log_v - problem.tau_b * at.shift
+    columns = rise(mass_at(problem.b, -relaxed * potential), trial.log_v - at.log_v, relaxed)
+    target = _target(kernel, at.log_u, at.shift, problem, epsilon)
+    rows = rise(target, trial.log_u - at.log_u, rate(problem.tau_a))
     return total(rows, problem.axis_name) + (1 + relaxed) * jnp.sum(columns)
 
 
 def _newton(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Array) -> tuple[Array, Array]:
-    """Solve the Newton system of log u, v eliminated, by preconditioned conjugate gradients.
+    """Solve the Newton system of log u, v and the shift eliminated, by preconditioned conjugate gradients.
 
-    H d = diag(p + kappa t) d - P diag(tau_b / q) P' d = t - p with the plan P, its marginals p, q, the target t and
-    kappa = (1 - tau_a) / tau_a. H is positive semi-definite; balanced, its null space is the constants: t - p has none.
+    H d = diag(p + kappa t) d - P diag(tau_b / q) P' d - w (w'd) / (1'w) = t - p with the plan P, its marginals p, q,
+    the target t, kappa = epsilon / rho_a, and w = H 1 without its last term. H is positive semi-definite; its null
+    space is the constants, of which t - p has none.
     """
     sum_ = lambda values: total(values, problem.axis_name)  # noqa: E731
     mass = mass_at(problem.a, at.log_u)
-    rows, target = mass * at.rows, _target(kernel, at.log_u, problem, epsilon)
-    diagonal = rows + (1 - problem.tau_a) / problem.tau_a * target
+    rows, target = mass * at.rows, _target(kernel, at.log_u, at.shift, problem, epsilon)
+    diagonal = rows + rate(problem.tau_a) * target
     inverse = jnp.where(diagonal > 0, 1 / jnp.where(diagonal > 0, diagonal, 1.0), 0.0)
-    weight = problem.tau_b * mass_at(problem.b, at.log_v) / at.columns
+    weight = problem.tau_b * mass_at(problem.b, at.log_v + (1 - problem.tau_b) * at.shift) / at.columns
+    slope = (1 - problem.tau_b) * rows + rate(problem.tau_a) * target
+    curvature = sum_(slope)
+    along = jnp.where(curvature > 0, slope / jnp.where(curvature > 0, curvature, 1.0), 0.0)
 
     def largest(step: Array) -> Array:
         return pmax(jnp.max(jnp.abs(step)), problem.axis_name)
@@ -184,6 +153,7 @@ def _newton(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Arr
     def iterate(carry: tuple) -> tuple:
         step, residual, direction, gain, steps = carry
         image = diagonal * direction - mass * kernel.times(weight * kernel.transposed(mass * direction))
+        image = image - along * sum_(slope * direction)
         length = gain / sum_(direction * image)
         step, residual = step + length * direction, residual - length * image
         scaled = inverse * residual
@@ -198,7 +168,7 @@ def _newton(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Arr
 
 def _advance(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Array) -> Loop:
     """One step: Sinkhorn's, or Newton's where the last step kept most of the error, shortened until the error falls."""
-    plain = _scaling(at.rows, kernel.f, problem.tau_a, epsilon) - at.log_u
+    plain = jnp.where(problem.a > 0, _plain(kernel, at.rows, at.shift, problem, epsilon) - at.log_u, 0.0)
     newton = at.error > SLOW * at.previous
     mass = total(problem.a, problem.axis_name)
     step, inner = jax.lax.cond(
@@ -207,35 +177,63 @@ def _advance(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Ar
     step = jnp.where(jnp.all(jnp.isfinite(step) | (problem.a == 0)), step, plain)
 
     def worse(carry: tuple) -> Array:
-        trial, tries = carry
-        better = (trial.error < 0.95 * at.error) | (_gain(at, trial, kernel, problem, epsilon) > 1e-6 * mass)
-        return newton & ~better & (tries <= TRIES)
+        trial, gain, tries = carry
+        better = (trial.error < 0.95 * at.error) | (gain > 1e-6 * mass)
+        return (tries == 0) | (newton & ~better & (tries <= TRIES))
 
     def shorten(carry: tuple) -> tuple:
-        trial, tries = carry
+        trial, _, tries = carry
         length = jnp.where(tries == TRIES, plain, jnp.asarray(0.25, step.dtype) ** tries * step)
         log_u = at.log_u + length
         found = _evaluate(kernel, log_u, problem, epsilon)
-        return Loop(log_u, *found, at.error, trial.num_steps + 1), tries + 1
+        trial = Loop(log_u, *found, at.error, at.mark, at.idle, trial.num_steps + 1)
+        return trial, _gain(at, trial, kernel, problem, epsilon), tries + 1
 
-    first = shorten((at._replace(num_steps=at.num_steps + inner), jnp.zeros((), jnp.int32)))
-    trial, _ = jax.lax.while_loop(worse, shorten, first)
-    # After a Newton step one of Sinkhorn's smooths what the conjugate gradients left, and its ratio decides the next.
-    return trial._replace(previous=jnp.where(newton, jnp.inf, at.error))
+    zero = jnp.zeros((), jnp.int32)
+    first = at._replace(num_steps=at.num_steps + inner), jnp.zeros_like(at.error), zero
+    trial, gain, _ = jax.lax.while_loop(worse, shorten, first)
+    rounding = 16 * jnp.finfo(gain.dtype).eps
+    worst = jnp.maximum(trial.error, trial.off)
+    progress = (worst < 0.95 * at.mark) | (gain > rounding * mass)
+    return trial._replace(
+        # After a Newton step one of Sinkhorn's smooths what the conjugate gradients left, and its ratio decides the
+        # next.
+        previous=jnp.where(newton, jnp.inf, at.error),
+        mark=jnp.where(progress, jnp.minimum(worst, at.mark), at.mark),
+        idle=jnp.where(progress, 0, at.idle + 1),
+    )
 
 
-def _enter(cost: Cost, problem: Problem, f: Array, g: Array, epsilon: Array) -> tuple[Kernel, Loop]:
-    """Absorb potentials, and begin where they were as far as that is near."""
-    kernel = absorb(cost, f, g, epsilon, problem)
-    log_u = jnp.clip((f - kernel.f) / epsilon, -LIMIT, LIMIT)
+def _absorbed(cost: Cost, g: Array, epsilon: Array, problem: Problem) -> tuple[Kernel, Array]:
+    """The kernel near g, and the scaling that makes g of its potential."""
+    kernel = absorb(cost, g, epsilon, problem)
+    return kernel, jnp.minimum(jnp.where(problem.b > 0, (g - kernel.g) / epsilon, 0.0), CAP)
+
+
+def _enter(cost: Cost, problem: Problem, g: Array, epsilon: Array, num_steps: Array) -> tuple[Kernel, Loop]:
+    """Absorb potentials, and do one iteration of Sinkhorn's from g."""
+    kernel, log_v = _absorbed(cost, g, epsilon, problem)
+    rows = _sums(kernel.times(mass_at(problem.b, log_v)))
+    log_u = jnp.where(problem.a > 0, _scaling(rows, kernel.f, problem.tau_a, epsilon), 0.0)
     found = _evaluate(kernel, log_u, problem, epsilon)
-    return kernel, Loop(log_u, *found, jnp.full_like(found[-1], jnp.inf), jnp.zeros((), jnp.int32))
+    far = jnp.full_like(found[-1], jnp.inf)
+    return kernel, Loop(log_u, *found, far, far, jnp.zeros_like(num_steps), num_steps + 1)
 
 
 def _leave(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array) -> tuple[Array, Array]:
     """Return the potentials; points without mass get those that the other side's give them."""
-    plain = _scaling(at.rows, kernel.f, problem.tau_a, epsilon)
-    return kernel.f + epsilon * jnp.where(problem.a > 0, at.log_u, plain), kernel.g + epsilon * at.log_v
+    log_u = jnp.where(problem.a > 0, at.log_u, _plain(kernel, at.rows, at.shift, problem, epsilon))
+    return kernel.f + epsilon * (log_u + at.shift), kernel.g + epsilon * (at.log_v - problem.tau_b * at.shift)
+
+
+def _within(kernel: Kernel, problem: Problem, epsilon: Array, tol: Array) -> Array:
+    """The error to stop at: with what rounding of the potentials adds, independent of it, it is to be below tol."""
+    axis_name = problem.axis_name
+    size = total(problem.a * jnp.abs(kernel.f), axis_name) / total(problem.a, axis_name)
+    size = size + jnp.sum(problem.b * jnp.abs(kernel.g)) / jnp.sum(problem.b)
+    rounding = jnp.finfo(size.dtype).eps * size / epsilon
+    safe = jnp.where((problem.tau_a < 1) | (problem.tau_b < 1), SAFER, SAFE)
+    return safe * jnp.sqrt(jnp.maximum(tol**2 - rounding**2, (0.3 * tol) ** 2))
 
 
 def solve(
@@ -249,61 +247,78 @@ def solve(
     max_steps: Array,
     anneal: bool,
 ) -> tuple[Array, Array, Array]:
-    """Solve at falling temperatures, START x mean cost, its RATIO, ... epsilon, each from the potentials before.
+    """Solve at falling temperatures, each from the potentials before, down to epsilon.
 
-    Returns f, g, not centred, and the number of steps, each one product with K and one with its transpose.
+    Returns f, g, not centred, and the number of steps, each one product with K and one with its transpose: fewer than
+    max_steps where the error is below tol as far as the kernel tells, or has come to rest above it.
     """
     mass = total(problem.a, problem.axis_name)
-    relaxed = (problem.tau_a < 1) | (problem.tau_b < 1)
+    rate_a, rate_b = rate(problem.tau_a), rate(problem.tau_b)
+    relaxed = (rate_a > 0) | (rate_b > 0)
+    columns = annealing.typical(problem.b)
     start = epsilon
     if anneal:
-        rows = cost.map_blocks(lambda block: product(jnp.where(block < jnp.inf, block, 0.0), problem.b))
-        start = START * total(problem.a * rows, problem.axis_name) / (mass * jnp.sum(problem.b))
+        rho = epsilon / jnp.maximum(rate_a, rate_b)
+        start, seed = annealing.begin(cost, problem, columns, rho)
+        cold = total(jnp.abs(f), problem.axis_name) + jnp.sum(jnp.abs(g)) == 0
+        g = jnp.where(cold, seed, g)
 
     def stage(carry: tuple) -> tuple:
-        f, g, now, num_steps, absorptions, _ = carry
+        _, g, now, num_steps, best, rests, _ = carry
         last = now <= epsilon
-        goal = mass * jnp.where(last, SAFE * tol, jnp.maximum(tol, LOOSE))
-        kernel, at = _enter(cost, problem, f, g, now)
+        here = problem.at(now / epsilon)
+        # a constant moved from f to g changes nothing, unless it is so large that the others' digits are lost
+        g = jnp.where(relaxed, g, g - annealing.level(g, columns))
+        kernel, at = _enter(cost, here, g, now, num_steps)
+        goal = mass * jnp.where(last, _within(kernel, problem, epsilon, tol), jnp.maximum(tol, LOOSE))
 
         def go_on(at: Loop) -> Array:
             # a relaxed problem may take a point's mass away, and its scaling with it
             log_u, log_v = (
-                jnp.where(mass > 0, jnp.where(relaxed, log, jnp.abs(log)), 0.0)
-                for mass, log in ((problem.a, at.log_u), (problem.b, at.log_v))
+                jnp.max(jnp.where(mass > 0, jnp.where(relaxed, log, jnp.abs(log)), 0.0))
+                for mass, log in ((here.a, at.log_u), (here.b, at.log_v))
             )
-            wide = jnp.maximum(jnp.max(log_u), jnp.max(log_v))
-            near = pmax(wide, problem.axis_name) < 2 * LIMIT
-            return (at.error >= goal) & near & (at.num_steps < max_steps)
+            wide = jnp.maximum(pmax(log_u, here.axis_name), log_v)
+            return (
+                (jnp.maximum(at.error, at.off) >= goal) & (wide < WIDE) & (at.num_steps < max_steps) & (at.idle < REST)
+            )
 
-        at = at._replace(num_steps=num_steps + 1)
-        at = jax.lax.while_loop(go_on, lambda at: _advance(kernel, at, problem, now, goal), at)
-        f, g = _leave(kernel, at, problem, now)
-        solved = at.error < goal
-        done = (last & solved) | (at.num_steps >= max_steps) | ~jnp.isfinite(at.error) | (absorptions >= ABSORB)
-        # A stage that did not finish is absorbed and goes on; one that did hands over to the next temperature.
-        return f, g, jnp.where(solved, jnp.maximum(now * RATIO, epsilon), now), at.num_steps, absorptions + 1, done
+        at = jax.lax.while_loop(go_on, lambda at: _advance(kernel, at, here, now, goal), at)
+        f, g = _leave(kernel, at, here, now)
+        worst = jnp.maximum(at.error, at.off)
+        solved, idle = worst < goal, at.idle >= REST
+        # A stage at rest is absorbed once more, and twice if that helped; one that left the window goes on.
+        rests = jnp.where(worst < 0.9 * best, 0, rests) + idle
+        best = jnp.minimum(best, worst)
+        over = solved | (rests >= 2)
+        out = at.num_steps >= max_steps  # then one iteration at epsilon still makes a plan of the potentials
+        done = (last & (over | out)) | ~jnp.isfinite(at.error)
+        following = jnp.where(out, epsilon, jnp.where(over, jnp.maximum(now * RATIO, epsilon), now))
+        best, rests = jnp.where(over, jnp.inf, best), jnp.where(over, 0, rests)
+        return f, g, following, at.num_steps, best, rests, done
 
-    zero = jnp.zeros((), jnp.int32)
-    carry = (f, g, jnp.maximum(start, epsilon), zero, zero, jnp.zeros((), bool))
-    f, g, _, num_steps, _, _ = jax.lax.while_loop(lambda carry: ~carry[-1], stage, carry)
+    zero, far = jnp.zeros((), jnp.int32), jnp.full_like(mass, jnp.inf)
+    carry = (f, g, jnp.maximum(start, epsilon), zero, far, zero, jnp.zeros((), bool))
+    f, g, _, num_steps, *_ = jax.lax.while_loop(lambda carry: ~carry[-1], stage, carry)
     return f, g, num_steps
 
 
 def iterate(
     cost: Cost, problem: Problem, f: Array, g: Array, *, epsilon: Array, num_iterations: int
 ) -> tuple[Array, Array]:
-    """Do a fixed number of Sinkhorn's iterations, absorbing every CHUNK of them; differentiable as it is written."""
+    """Do a fixed number of Sinkhorn's iterations from g, absorbing every CHUNK; differentiable as it is written."""
 
     def chunk(carry: tuple[Array, Array], length: int) -> tuple[tuple[Array, Array], None]:
-        kernel, at = _enter(cost, problem, *carry, epsilon)
+        kernel, log_v = _absorbed(cost, carry[1], epsilon, problem)
 
-        def one(at: Loop, _: None) -> tuple[Loop, None]:
-            log_u = _scaling(at.rows, kernel.f, problem.tau_a, epsilon)
-            return Loop(log_u, *_evaluate(kernel, log_u, problem, epsilon), at.error, at.num_steps), None
+        def one(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+            rows = _sums(kernel.times(mass_at(problem.b, carry[1])))
+            log_u = _scaling(rows, kernel.f, problem.tau_a, epsilon)
+            columns = _sums(kernel.transposed(mass_at(problem.a, log_u)))
+            return (log_u, _scaling(columns, kernel.g, problem.tau_b, epsilon)), None
 
-        at, _ = jax.lax.scan(one, at, length=length)
-        return _leave(kernel, at, problem, epsilon), None
+        (log_u, log_v), _ = jax.lax.scan(one, (jnp.zeros_like(kernel.f), log_v), length=length)
+        return (kernel.f + epsilon * log_u, kernel.g + epsilon * log_v), None
 
     whole, rest = divmod(num_iterations, CHUNK)
     carry, _ = jax.lax.scan(lambda carry, _: chunk(carry, CHUNK), (f, g), length=whole)

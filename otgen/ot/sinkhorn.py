@@ -23,6 +23,7 @@ from otgen.ot.entropic import (
     change,
     dual_value,
     in_memory,
+    invariant,
     iteration,
     marginals,
     marginals_of,
@@ -137,21 +138,31 @@ def _step(cost: Cost, problem: newton.Problem, g: Array, epsilon: Array) -> Stat
     return iteration(cost.weighed(problem.a, problem.b), problem, g, epsilon)
 
 
-def _info(cost: Cost, state: State, problem: newton.Problem, epsilon: Array, tol: Array, num_steps: Array) -> Info:
-    """Recompute the error of a state from its potentials, and the dual value with it."""
+def _info(
+    cost: Cost,
+    state: State,
+    problem: newton.Problem,
+    epsilon: Array,
+    tol: Array,
+    num_steps: Array,
+    gave_up: Array | bool = False,
+    moved: Array | None = None,
+) -> Info:
+    """Recompute the error of a state from its potentials, or take what is known of it, and the dual value."""
     a, b, tau_a, tau_b, axis_name = problem.a, problem.b, problem.tau_a, problem.tau_b, problem.axis_name
     rows, columns = marginals_of(cost, *state, a, b, epsilon, axis_name)
     balanced = newton.total(jnp.abs(rows - a), axis_name) + jnp.sum(jnp.abs(columns - b))
-
     relaxed = (tau_a < 1) | (tau_b < 1)
-    error = jax.lax.cond(
-        relaxed,
-        lambda: change(state, iteration(cost, problem, state.g, epsilon), problem, epsilon),
-        lambda: balanced / newton.total(a, axis_name),
-    )
+    if moved is None:
+        moved = jax.lax.cond(
+            relaxed,
+            lambda: change(state, invariant(cost, problem, state.g, epsilon), problem, epsilon)[0],
+            lambda: jnp.zeros_like(epsilon),
+        )
+    error = jnp.where(relaxed, moved, balanced / newton.total(a, axis_name))
     finite = jnp.all(jnp.isfinite(state.f)) & jnp.all(jnp.isfinite(state.g)) & (epsilon > 0)
     error = jnp.where(finite, error, jnp.nan)
-    return Info(error, dual_value(state, rows, problem, epsilon), num_steps, status_of(error, tol))
+    return Info(error, dual_value(state, rows, problem, epsilon), num_steps, status_of(error, tol, gave_up))
 
 
 def run(
@@ -293,7 +304,7 @@ def _value(how: implicit.How, inputs: implicit.Inputs, solver: implicit.Solver, 
     inputs = jax.lax.stop_gradient(inputs)
     problem = newton.Problem(inputs.a, inputs.b, inputs.tau_a, inputs.tau_b)
     cost, num_steps = in_memory(inputs.cost, how.dense), num_steps.astype(jnp.int32)
-    return value, _info(cost, state, problem, inputs.epsilon, solver.tol, num_steps)
+    return value, _info(cost, state, problem, inputs.epsilon, solver.tol, num_steps, num_steps < solver.max_steps)
 
 
 @jax.jit(static_argnames="dense")
@@ -339,8 +350,8 @@ def _solve(
     dense: bool | None,
 ) -> tuple[State, Info]:
     cost = in_memory(cost.weighed(problem.a, problem.b), dense)
-    state, num_steps = solve(cost, problem, state, epsilon=epsilon, tol=tol, max_steps=max_steps, anneal=anneal)
-    return state, _info(cost, state, problem, epsilon, tol, num_steps)
+    state, num_steps, moved = solve(cost, problem, state, epsilon=epsilon, tol=tol, max_steps=max_steps, anneal=anneal)
+    return state, _info(cost, state, problem, epsilon, tol, num_steps, num_steps < max_steps, moved)
 
 
 @jax.jit(static_argnames=("num_iterations", "dense"))
@@ -355,5 +366,5 @@ def _fixed(
 ) -> tuple[State, Info]:
     cost = in_memory(cost.weighed(problem.a, problem.b), dense)
     f, g = newton.iterate(cost, problem, *state, epsilon=epsilon, num_iterations=num_iterations)
-    state = centre(State(f, g), problem)
+    state = centre(State(f, g), problem, epsilon)
     return state, _info(cost, state, problem, epsilon, tol, jnp.asarray(num_iterations, jnp.int32))
