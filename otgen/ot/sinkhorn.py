@@ -59,10 +59,11 @@ class Info(NamedTuple):
 
     Attributes:
       error: marginal error (|P1 - a|_1 + |P'1 - b|_1) / sum a, recomputed from the potentials returned; where a
-        marginal is relaxed, the largest change of a potential over epsilon in one more iteration.
+        marginal is relaxed, the largest change of a potential over epsilon in one more iteration, the best shift of f
+        against g included; at points that keep none of their mass, relative to the potential.
       dual_value: the dual objective there, a lower bound of `value` and as close to it as the square of the error.
       num_steps: products with the kernel and its transpose, which is what an iteration of Sinkhorn costs.
-      status: CONVERGED if and only if error < tol; see `otgen.explain`.
+      status: CONVERGED if and only if error < tol, STALLED if rounding keeps it above; see `otgen.explain`.
 
     Example:
       >>> _, info = og.sinkhorn.run(og.DenseCost(jnp.array([[0.0, 1.0], [1.0, 0.0]])), epsilon=1.0)
