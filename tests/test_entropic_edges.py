@@ -73,6 +73,16 @@ def test_infinite_costs_forbid_pairs():
     np.testing.assert_allclose(found["curvature"], (sides[2] - 2 * sides[1] + sides[0]) / h**2, rtol=1e-2)
 
 
+def test_large_finite_costs_are_as_good_as_forbidden():
+    plan, value = sinkhorn64(ALLOWED, UNIFORM, UNIFORM, EPSILON)
+    for large in (1e4, 1e6, 1e9):
+        found = everything(np.where(FORBIDDEN, np.float32(large), MATRIX), EPSILON)
+        assert found["status"] == Status.CONVERGED
+        np.testing.assert_allclose(found["plan"], plan, atol=5e-5)
+        np.testing.assert_allclose(found["value"], value, rtol=1e-5)
+        assert np.isfinite(found["gradient"]).all()
+
+
 def test_mass_that_can_go_nowhere_is_refused():
     matrix = ALLOWED.copy()
     matrix[2] = np.inf
