@@ -23,10 +23,10 @@ lint: $(READY)
 	$(PY) -m ruff format --check .
 
 test: lint
-	$(PY) -m pytest -n 2 --dist loadfile --durations 10
+	$(PY) -m pytest -n 2 --dist worksteal --durations 10
 
 test-all: lint
-	$(PY) -m pytest -n 2 --dist loadfile --durations 10 -m ""
+	$(PY) -m pytest -n 2 --dist worksteal --durations 10 -m ""
 
 # Where Python's own jax drives the accelerator already, run `python -m experiments.gpu_check` with it instead.
 gpu-check: $(READY)
