@@ -22,7 +22,6 @@ def cold(key, y, weights=None, samples=2_000_000, batch_size=1024, **options):
     return semidiscrete.run(key, y, weights, state=state, batch_size=batch_size, **options)
 
 
-@long
 @pytest.mark.parametrize(
     ("num", "dim"), [(256, 2), (256, 100), *(pytest.param(1000, dim, marks=pytest.mark.slow) for dim in (2, 100, 1000))]
 )
@@ -57,8 +56,8 @@ def test_planted_weights_are_recovered(seed, key):
     y, weights, h = problems.planted_slabs(30, 3, seed)
     state, info = semidiscrete.run(key, y, weights, tol=1e-3)
     assert int(info.status) == og.Status.CONVERGED
-    masses = semidiscrete.masses(jax.random.key(5), state, y, 2**20, weights=weights)
-    noise = jnp.sqrt(weights / 2**20)
+    masses = semidiscrete.masses(jax.random.key(5), state, y, 2**18, weights=weights)
+    noise = jnp.sqrt(weights / 2**18)
     assert float(jnp.max(jnp.abs(masses - weights) / weights)) < 0.1
     assert float(jnp.median(jnp.abs(masses - weights) / (noise + 0.01 * weights))) < 3
     border = jnp.diff(state.h) / jnp.diff(y[:, 0])
@@ -134,7 +133,7 @@ def test_heights_agree_with_exact_assignment(key):
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist
 
-    num = 1024
+    num = 512
     y = jax.random.normal(key, (num, 4))
     state, info = semidiscrete.run(jax.random.key(1), y, tol=5e-3)
     x = source.draw(jax.random.key(2), UNIFORM, 0, num, 4)
@@ -144,7 +143,7 @@ def test_heights_agree_with_exact_assignment(key):
     g = 2 * np.asarray(state.h) + np.sum(np.asarray(y) ** 2, 1)
     dual = (cost - g).min(1).mean() + g.mean()
     assert dual <= best + 1e-4
-    assert abs(best - float(info.dual_value)) < 0.07 * best
+    assert abs(best - float(info.dual_value)) < 0.1 * best
     assert float(info.dual_value) <= float(info.primal_cost) * 1.01
 
 
@@ -154,14 +153,14 @@ def test_chi2_is_unbiased_and_its_error_is_honest():
     state = semidiscrete.init(jax.random.key(0), place, true)  # exact: the cells have the masses `true`
     uniform = jnp.full(10, 0.1)
     truth = float(jnp.sum((true - uniform) ** 2 / uniform))
-    pairs = [semidiscrete.chi2(jax.random.key(i), state, place, 4096) for i in range(200)]
-    estimates, errors = (np.array([float(pair[i]) for pair in pairs]) for i in (0, 1))
+    keys = jax.random.split(jax.random.key(0), 200)
+    measure = jax.jit(jax.vmap(lambda key, nu: semidiscrete.chi2(key, state, place, 4096, weights=nu), (0, None)))
+    estimates, errors = (np.asarray(part) for part in measure(keys, uniform))
     assert abs(estimates.mean() - truth) < 4 * estimates.std() / np.sqrt(200)
     assert 0.8 < errors.mean() / estimates.std() < 1.3
-    at_truth = [semidiscrete.chi2(jax.random.key(i), state, place, 4096, weights=true) for i in range(200)]
-    at_zero = np.array([float(pair[0]) for pair in at_truth])
+    at_zero, errors = (np.asarray(part) for part in measure(keys, true))
     assert abs(at_zero.mean()) < 4 * at_zero.std() / np.sqrt(200)
-    assert np.mean([float(pair[1]) for pair in at_truth]) > 0.9 * at_zero.std()
+    assert errors.mean() > 0.9 * at_zero.std()
 
 
 @settings(max_examples=25, deadline=None)
@@ -376,16 +375,15 @@ def test_states_of_other_problems_are_refused(key):
     assert int(info.status) == og.Status.CONVERGED
 
 
-@long
 def test_heights_carried_over_to_a_larger_set_are_nearer_than_the_affine_start(key):
-    y = jax.random.normal(key, (1500, 8)).at[:500].add(2)
-    half, _ = semidiscrete.run(key, y[:1000], tol=0.02)
-    start = semidiscrete.carried(jax.random.key(1), half, y[:1000], y)
+    y = jax.random.normal(key, (300, 8)).at[:100].add(5)
+    half, _ = semidiscrete.run(key, y[:200], tol=0.02)
+    start = semidiscrete.carried(jax.random.key(1), half, y[:200], y)
     # Old heights stay: no new plane is above the old potential where it was seen.
-    old, was = np.asarray(start.h)[:1000], np.asarray(half.h)
+    old, was = np.asarray(start.h)[:200], np.asarray(half.h)
     assert np.abs(old - old.mean() - was).max() < 0.05 * was.std()
-    before, _ = semidiscrete.chi2(jax.random.key(2), start, y, 2**17)
-    affine, _ = semidiscrete.chi2(jax.random.key(2), semidiscrete.init(key, y), y, 2**17)
+    before, _ = semidiscrete.chi2(jax.random.key(2), start, y, 2**16)
+    affine, _ = semidiscrete.chi2(jax.random.key(2), semidiscrete.init(key, y), y, 2**16)
     assert float(before) < 0.8 * float(affine)
     _, info = semidiscrete.run(jax.random.key(3), y, tol=0.05, state=start)
     assert int(info.status) == og.Status.CONVERGED
