@@ -272,7 +272,7 @@ def refused():
     yield lambda: latent.combine([1.0, 1.0], ["a", "b"]), "real numbers"
     yield lambda: latent.combine([1.0, 1.0], np.ma.masked_array(np.ones((2, 3)))), "masked"
     yield lambda: latent.centroid([]), "no latents"
-    yield lambda: latent.grid([Z0] * 3, 2, 2), "one weight per latent"
+    yield lambda: latent.grid([Z0] * 3, 2, 2), "corners must be four latents"
     yield lambda: latent.grid([Z0] * 4, 0, 2), "at least 1"
     yield lambda: latent.grid([Z0] * 4, 2.0, 2), "whole number"
     yield lambda: latent.loop(Z0, Z1, 0), "at least 1"
