@@ -59,7 +59,7 @@ _SETS: dict[str, dict[str, Any]] = {  # networks, code and training by data set
         "uniform": 5,
         "latent_dim": 5,
         "network": "conv",
-        "batch_size": 192,
+        "batch_size": 240,
         "augment": None,
         "steps": 20_000,
     },
@@ -110,7 +110,7 @@ class Config(command.Options):
         small = {"steps": 4, "batch_size": 40, "num_points": 400, "num_eval": 120, "draws": 2, "progress": False}
         dataset = changes.get("dataset", cls.dataset)
         if not _is_ring(dataset):
-            small |= {"limit": 400, "batch_size": 120 if dataset == "dsprites" else 80}  # what codes x noises divide
+            small |= {"limit": 400, "batch_size": 120 if dataset == "dsprites" else 200}  # what codes x noises divide
         return cls(**{**small, **changes})
 
     def folder(self) -> Path:
