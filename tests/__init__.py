@@ -6,4 +6,6 @@ Both settings together make it three times as cheap, and neither does much alone
 import os
 
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}".strip()
+_FLAGS, _FLAG = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"
+if _FLAG not in _FLAGS:  # the flags are part of a kept program's name, and workers inherit them
+    os.environ["XLA_FLAGS"] = f"{_FLAG} {_FLAGS}".strip()
