@@ -20,8 +20,8 @@ from otgen.ot.source import gaussian
 
 devices, key = jax.devices(), jax.random.key(0)
 rng = np.random.default_rng(0)
-y = rng.normal(size=(1003, 8)).astype(np.float32)
-y[:300] += 3
+y = rng.normal(size=(203, 8)).astype(np.float32)
+y[:60] += 3
 y = np.concatenate([y, y[:50]])  # points that coincide are merged before they are shared
 weights = rng.uniform(0.5, 1.5, len(y))
 weights = jnp.asarray(weights / weights.sum(), jnp.float32)
