@@ -304,7 +304,7 @@ BAD = {
     "one nan": (np.full((1, 1, 2, 1), np.nan, np.float32), "not finite"),
     "infinite": (np.full((3, 1, 2, 1), np.inf, np.float32), "not finite"),
     "integers": (np.zeros((3, 1, 2, 1), np.int64), "int64"),
-    "words": (np.full((3, 1, 2, 1), "white"), "give uint8 or floats"),
+    "words": (np.full((3, 1, 2, 1), "white"), "give real numbers"),
 }
 
 
