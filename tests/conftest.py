@@ -110,7 +110,7 @@ def few_memory_maps():
     import jax
 
     maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+    if maps.exists() and maps.read_bytes().count(b"\n") > 32_000:
         jax.clear_caches()
         gc.collect()
 

@@ -25,6 +25,8 @@ SLOW = (
     "otgen.ot.singular",
     "otgen.ot.pairing",
     "otgen.ot.mixture",
+    "otgen.ot.padding",
+    "otgen.ot.perturbed",
     "otgen.ot.structured",
 )
 

@@ -185,6 +185,7 @@ def compilations():
     on[0] = False
 
 
+@pytest.mark.slow
 def test_eager_calls_compile_once():
     p, q = float32(P), float32(Q)  # NumPy, which a call must take twice
     with compilations() as seen:

@@ -28,7 +28,7 @@ def test_the_matrix_of_a_lattice(key):
     np.testing.assert_allclose(found.masses.sum(), 1, rtol=1e-12)
 
 
-@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("dim", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_the_matrix_predicts_what_heights_move(dim, key):
     random = np.random.default_rng(0)
     y = random.uniform(-0.5, 0.5, (64, dim)).astype(np.float32)
@@ -79,6 +79,7 @@ def test_an_empty_cell_is_raised_to_half_of_its_weight(key):
     assert abs(float(masses[2]) - 0.1) < 5 * sd
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_clustered_points_are_solved_where_descent_leaves_cells_empty(key):
     y = _clustered(key, 300)
@@ -104,6 +105,7 @@ def test_too_few_samples_for_a_step_change_nothing(key):
     np.testing.assert_array_equal(same, h)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_a_solve_with_newton_steps_counts_their_samples_and_resumes_bit_identically(key):
     y, options = _clustered(key, 300, width=1e-4), {"tol": 2e-3, "max_samples": 2_500_000}

@@ -23,7 +23,11 @@ def cold(key, y, weights=None, samples=2_000_000, batch_size=1024, **options):
 
 
 @pytest.mark.parametrize(
-    ("num", "dim"), [(256, 2), (256, 100), *(pytest.param(1000, dim, marks=pytest.mark.slow) for dim in (2, 100, 1000))]
+    ("num", "dim"),
+    [
+        (256, 2),
+        *(pytest.param(*size, marks=pytest.mark.slow) for size in ((256, 100), (1000, 2), (1000, 100), (1000, 1000))),
+    ],
 )
 def test_slabs(num, dim, key):
     y, _, h = problems.slabs(num, dim)
@@ -375,6 +379,7 @@ def test_states_of_other_problems_are_refused(key):
     assert int(info.status) == og.Status.CONVERGED
 
 
+@pytest.mark.slow
 def test_heights_carried_over_to_a_larger_set_are_nearer_than_the_affine_start(key):
     y = jax.random.normal(key, (300, 8)).at[:100].add(5)
     half, _ = semidiscrete.run(key, y[:200], tol=0.02)

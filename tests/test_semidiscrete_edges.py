@@ -83,6 +83,7 @@ def test_problems_that_fooled_chi2_are_solved(far):
     assert float(jnp.sum(masses * jnp.sum(y**2, 1))) == pytest.approx(float(weights @ jnp.sum(y**2, 1)), rel=0.22)
 
 
+@pytest.mark.slow
 def test_a_solve_does_not_see_points_without_weight(key):
     y, x, _ = clouds()
     weights = np.random.default_rng(1).dirichlet(np.full(NUM, 5.0))

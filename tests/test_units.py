@@ -68,9 +68,9 @@ ROWS = (
     Row("map_matrix to units", lambda x, y, u: gaussian.map_matrix(cov(x / u), cov(y)), 1, gradient=False),
     Row("transport_map", lambda x, y, _: gaussian.transport_map(cov(x), cov(y), x[0], y[0])(x), 1, slow=True),
     Row("geodesic", lambda x, y, _: gaussian.geodesic(0.3, x[0], cov(x), y[0], cov(y))[1], 2, slow=True),
-    Row("barycenter", lambda x, y, _: gaussian.barycenter(covs(x))[0], 2),
+    Row("barycenter", lambda x, y, _: gaussian.barycenter(covs(x))[0], 2, slow=True),
     Row("polar", lambda x, y, _: polar(x), 0, gradient=False),
-    Row("mixture.w2_sq", lambda x, y, u: og.mixture.w2_sq(mixture(x, u), mixture(y, u)), 2),
+    Row("mixture.w2_sq", lambda x, y, u: og.mixture.w2_sq(mixture(x, u), mixture(y, u)), 2, slow=True),
     Row(
         "mixture.barycentric_map",
         lambda x, y, u: og.mixture.barycentric_map(mixture(x, u), mixture(y, u), x),
