@@ -7,6 +7,8 @@ and lists of lists give what arrays give.
 """
 
 import inspect
+import subprocess
+import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ import numpy as np
 import pytest
 
 import otgen as og
+from otgen.models.apply import rows
 from tests.doctests import public
 
 ROOT = str(Path(og.__file__).parent)
@@ -404,3 +407,14 @@ def test_results_do_not_depend_on_how_arrays_are_given(name):
 def test_bytes_in_another_order_are_read(name):
     found = list(results(name, FUNCTIONS[name]))
     assert not found, "\n".join(found)
+
+
+def test_networks_are_there_before_the_models_are():
+    names = "og.nn.critic.critic, og.nn.potentials.Convex, og.nn.augment.augment, og.nn.velocity.Velocity"
+    program = f"import sys, otgen as og; {names}; assert 'otgen.models' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_no_images_are_nothing_to_encode():
+    with pytest.raises(ValueError, match=r"no rows to encode: shape \(0, 8, 8, 1\); give at least one"):
+        rows(None, {}, np.zeros((0, 8, 8, 1), np.uint8), "encode")
