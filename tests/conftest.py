@@ -76,6 +76,18 @@ def ae_ot_of_digits(digits, small):
     return ae_ot.fit(jax.random.key(0), digits.images, digits.labels, **small)
 
 
+@pytest.fixture(scope="session")
+def half():
+    """Half precision can be computed with: XLA's compiler for CPUs cannot convert float16 without the set F16C."""
+    import jax
+    import jax.numpy as jnp
+
+    try:
+        jax.jit(lambda x: x.astype(jnp.float32) + 1)(jnp.zeros(64, jnp.float16)).astype(jnp.float16).block_until_ready()
+    except jax.errors.JaxRuntimeError:
+        pytest.skip("XLA cannot compile float16 for this instruction set")
+
+
 @pytest.fixture
 def key():
     import jax

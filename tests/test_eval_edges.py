@@ -106,6 +106,7 @@ def statistic(x):
     return x.mean()
 
 
+@pytest.mark.usefixtures("half")
 @pytest.mark.slow
 def test_scores_of_half_precision_are_those_of_float32():
     for dtype in (jnp.float16, jnp.bfloat16):

@@ -119,6 +119,7 @@ def test_distance_of_mixtures_says_how_good_its_plan_is(monkeypatch):
     assert indefinite[1].status == og.Status.NONFINITE
 
 
+@pytest.mark.usefixtures("half")
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision_is_summed_in_float32(dtype):
     x = jnp.asarray(RNG.normal(size=(262_144 // 4, 4)) + 3, dtype)  # 262,144 numbers
@@ -141,6 +142,7 @@ def test_half_precision_is_summed_in_float32(dtype):
     np.testing.assert_allclose(linear_flow.loss_from_factor((0 * big,), big), 262_144, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("half")
 def test_half_precision_kernel_distance():
     x, y = (jnp.asarray(RNG.normal(size=(64, 4096)), jnp.float16) for _ in range(2))  # 262,144 numbers each
     for kind in (None, kernel.Energy()):

@@ -359,6 +359,7 @@ def test_equal_speed_turns_evenly():
     np.testing.assert_allclose(jnp.arctan2(path[:, 1], path[:, 0]), jnp.linspace(0, jnp.pi / 2, 9), atol=1e-6)
 
 
+@pytest.mark.usefixtures("half")
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_precision_in_and_out(dtype):
     z0, z1 = (z.astype(dtype) for z in draws(latent.Uniform(), 2, (1000,)))

@@ -134,6 +134,7 @@ OPERATIONS = {
 }
 
 
+@pytest.mark.usefixtures("half")
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("dtype", [jnp.float16, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 def test_half_precision_of_image_latents(name, dtype):
