@@ -283,6 +283,7 @@ def test_what_does_not_fit_raises(base, digits, start):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("heard")
 def test_a_stage_that_was_stopped_goes_on_bit_identically(base, digits, refined, tmp_path):
     def stop(step, metrics):
         if step == 20:  # noticed after the next step; a second signal would end the run at once
