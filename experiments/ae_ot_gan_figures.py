@@ -13,7 +13,8 @@ import numpy as np
 from experiments.informative_gan_figures import curves
 from otgen import plot
 from otgen.models import ae_ot_gan
-from otgen.ot import extension, semidiscrete
+from otgen.ot import semidiscrete
+from otgen.ot.semidiscrete import extension
 from otgen.types import Array, Key
 
 _PATHS, _PLACES = 8, 12  # rows and columns of the figure of paths

@@ -13,7 +13,9 @@ import numpy as np
 from otgen import plot
 from otgen.data import toy
 from otgen.eval import mode_scores
-from otgen.ot import extension, semidiscrete
+from otgen.ot import semidiscrete
+from otgen.ot.semidiscrete import extension
+from otgen.ot.semidiscrete.scores import top_scores
 from otgen.train import Checkpoints
 from otgen.types import Array
 
@@ -107,7 +109,7 @@ def _angles(ax: Any, state: semidiscrete.State, y: Array, angle: float) -> None:
     """Histogram of the dihedral angles between each sample's winner and its runner-up, with the threshold."""
     x = extension.source_samples(jax.random.key(1), 20_000, 2)
     centred = y - y.mean(0)
-    _, index = semidiscrete.top_scores(x, centred, state.h, k=2)
+    _, index = top_scores(x, centred, state.h, k=2)
     angles = extension.dihedral_angle(centred[index[:, 0]], centred[index[:, 1]])
     ax.hist(angles.tolist(), bins=np.geomspace(3e-4, math.pi, 60).tolist(), color=plot.BLUE)
     ax.axvline(angle, color=plot.ORANGE, linestyle="--", label=f"threshold {angle:.2g}")

@@ -50,9 +50,10 @@ from ott.solvers.linear.semidiscrete import SemidiscreteSolver
 
 import otgen as og
 from otgen.data import toy
-from otgen.ot import cells, polish, shards
-from otgen.ot.scores import top_scores
-from otgen.ot.source import uniform_cube
+from otgen.ot.semidiscrete import devices, measure
+from otgen.ot.semidiscrete import newton as newton_steps
+from otgen.ot.semidiscrete.scores import top_scores
+from otgen.ot.semidiscrete.source import uniform_cube
 
 HELD_OUT = 2**20
 BATCH = 1024
@@ -86,8 +87,8 @@ def problems(seed: int, shrink: int) -> Iterator[tuple[str, jax.Array, int]]:
 def held_out(h: Any, y: jax.Array, shrink: int) -> dict[str, float]:
     """The chi2 of heights, its error, and the cells that no sample fell into."""
     num, weights = max(HELD_OUT // shrink, 4096), jnp.full(len(y), 1 / len(y))
-    counts = cells.count(jax.random.key(77), y, weights, jnp.asarray(h, jnp.float32), num, uniform_cube).counts
-    chi2, error = cells.chi2_of(counts, weights)
+    counts = measure.count(jax.random.key(77), y, weights, jnp.asarray(h, jnp.float32), num, uniform_cube).counts
+    chi2, error = measure.chi2_of(counts, weights)
     return {"chi2": float(chi2), "error": float(error), "unseen": int(jnp.sum(counts.sum(0) == 0))}
 
 
@@ -200,8 +201,8 @@ def newton(config: Config) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for seed in config.seeds:
         for name, y in clustered(seed, config.shrink):
-            for way, most_dim in (("with", polish.MOST_DIM), ("without", 0)):
-                with unittest.mock.patch.object(polish, "MOST_DIM", most_dim):
+            for way, most_dim in (("with", newton_steps.MOST_DIM), ("without", 0)):
+                with unittest.mock.patch.object(newton_steps, "MOST_DIM", most_dim):
                     seconds, (state, info) = clock(lambda: og.semidiscrete.run(jax.random.key(seed), y, tol=0.001))  # noqa: B023
                 found = held_out(state.h, y, config.shrink) | {"seconds": seconds, "samples": float(info.num_samples)}
                 found["converged"] = int(info.status) == og.Status.CONVERGED
@@ -239,7 +240,7 @@ def otgen_steps(y: jax.Array, batch: int, steps: int) -> Callable[[], Any]:
     """Some steps of the solver: sampling, scores, update and average."""
     key, weights = jax.random.key(0), jnp.full(len(y), 1 / len(y))
     state = og.semidiscrete.stage(key, og.semidiscrete.init(key, y), y, weights, 1000, batch)
-    return lambda: shards.advance(key, state, y, weights, steps, None, uniform_cube, batch).h
+    return lambda: devices.advance(key, state, y, weights, steps, None, uniform_cube, batch).h
 
 
 def rate(config: Config) -> dict[str, Any]:
@@ -288,7 +289,7 @@ import resource, sys
 import jax, jax.numpy as jnp
 import otgen as og
 from otgen.ot import shards
-from otgen.ot.source import uniform_cube
+from otgen.ot.semidiscrete.source import uniform_cube
 num, dim, batch, key = int(sys.argv[1]), 64, 4096, jax.random.key(0)
 y, weights = jax.random.normal(key, (num, dim)), jnp.full(num, 1 / num)
 state = og.semidiscrete.init(key, y)
@@ -358,9 +359,9 @@ def main(config: Config) -> dict[str, Any]:
         "machine": f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores",
         "versions": {"jax": jax.__version__, "ott-jax": ott.__version__, "POT": ot.__version__},
     }
-    measure = {"table": table, "eta": eta, "polish": newton, "rate": rate, "memory": memory, "codes": codes}
+    parts = {"table": table, "eta": eta, "polish": newton, "rate": rate, "memory": memory, "codes": codes}
     for part in config.parts:
-        results[part] = measure[part](config)
+        results[part] = parts[part](config)
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(results, indent=1) + "\n")

@@ -29,8 +29,8 @@ from otgen import data, plot
 from otgen.data.toy import zipf_covariance
 from otgen.models import bures_linear, store
 from otgen.nn import linear
-from otgen.ot import critical, linear_bounds, linear_flow
 from otgen.ot.gaussian import frechet_distance
+from otgen.theory import bounds, critical, dynamics
 
 LATE = (-5.0, -4.0)  # log10 of the loss where rates are measured: the slowest mode alone is left
 
@@ -106,12 +106,12 @@ def start_of(config: Config, least: float, depth: int, seed: int, tau: float = 0
     return target, linear.close_weights(weights_key, target, (config.dim,) * (depth + 1), tau=tau)
 
 
-def flow_of(config: Config, least: float, depth: int, seed: int, tau: float = 0.0) -> linear_bounds.Assessment:
+def flow_of(config: Config, least: float, depth: int, seed: int, tau: float = 0.0) -> bounds.Assessment:
     """The gradient flow from such a start, judged."""
     target, weights = start_of(config, least, depth, seed, tau)
-    rate = linear_bounds.local_rate(float(jnp.linalg.eigvalsh(target)[0]), tau, depth)
-    path = linear_flow.flow(weights, target, times=np.linspace(0, 14 / rate, 300), tau=tau)
-    return path, linear_bounds.assess(path, target, tau, window=LATE)
+    rate = bounds.local_rate(float(jnp.linalg.eigvalsh(target)[0]), tau, depth)
+    path = dynamics.flow(weights, target, times=np.linspace(0, 14 / rate, 300), tau=tau)
+    return path, bounds.assess(path, target, tau, window=LATE)
 
 
 def flows(config: Config, path: Path) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def flows(config: Config, path: Path) -> dict[str, Any]:
             times, losses = np.asarray(run.times), np.asarray(run.losses) - found.bounds.optimum
             ax.semilogy(times, np.maximum(losses, 1e-12), color=colour, label=f"N = {depth}")
             ax.semilogy(times, losses[0] * np.exp(-found.path_rate * times), "--", color=colour, linewidth=0.8)
-            proved = linear_bounds.envelope(times, found.bounds) - found.bounds.optimum
+            proved = bounds.envelope(times, found.bounds) - found.bounds.optimum
             ax.semilogy(times, proved, ":", color=colour, linewidth=1.0)
             results[f"N = {depth}, tau = {tau}"] = {
                 "below the envelope": bool(found.below_envelope),
@@ -135,7 +135,7 @@ def flows(config: Config, path: Path) -> dict[str, Any]:
                 "rate of the eigenvalues on the way": float(found.path_rate),
                 "rate proved at the start": float(found.bound_rate),
                 "looseness": float(found.looseness),
-                "words": linear_bounds.describe(found),
+                "words": bounds.describe(found),
             }
         ax.set(xlabel="time", ylabel="loss above its minimum", title=f"tau = {tau}", ylim=(1e-7, 3e4), xlim=(0, 2.2))
     axes[0][0].legend(frameon=False, loc="upper right", ncols=2)
@@ -156,7 +156,7 @@ def rates(config: Config, path: Path) -> dict[str, Any]:
         for j, depth in enumerate(config.depths):
             found = [flow_of(config, least, depth, seed)[1] for seed in range(config.targets)]
             measured = np.array([one.measured_rate for one in found])
-            predicted[i, j] = linear_bounds.local_rate(least + 1 / config.dim, 0.0, depth)
+            predicted[i, j] = bounds.local_rate(least + 1 / config.dim, 0.0, depth)
             means[i, j] = measured.mean()
             table[f"least = {least}, N = {depth}"] = {
                 "measured": float(measured.mean()),
@@ -224,10 +224,10 @@ def deficient(config: Config, path: Path) -> dict[str, Any]:
     for ax, (name, weights) in zip(axes, starts.items(), strict=True):
         weights = tuple(matrix.astype(target.dtype) for matrix in weights)
         for tau in (0.0, 0.01, 0.1, 0.5):
-            run = linear_flow.descend(
+            run = dynamics.descend(
                 weights, target, step_size=size, num_steps=steps, record_every=20, tau=jnp.asarray(tau)
             )
-            ranks = np.linalg.matrix_rank(np.asarray(linear_flow.end_to_end([part[-1] for part in run.weights])), 1e-6)
+            ranks = np.linalg.matrix_rank(np.asarray(dynamics.end_to_end([part[-1] for part in run.weights])), 1e-6)
             excess = np.asarray(run.losses) - float(critical.minimum(target, config.dim, tau))
             table[f"{name}, tau = {tau}"] = {
                 "excess at the end": float(excess[-1]),

@@ -34,7 +34,8 @@ from otgen import data, plot
 from otgen.models import ae_ot as model_of
 from otgen.models import store
 from otgen.nn import to_unit
-from otgen.ot import extension, semidiscrete
+from otgen.ot import semidiscrete
+from otgen.ot.semidiscrete import extension
 from otgen.train.checkpoint import refuse_other_config
 from otgen.types import Array, Key
 

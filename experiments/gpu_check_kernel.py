@@ -43,7 +43,7 @@ def _exact_softmin(x, y, epsilon, potential, log_weights) -> tuple[np.ndarray, n
 def kernel_values(context: Context) -> Result:
     """The Pallas softmin and XLA's against float64, over shapes and temperatures, relative to the costs."""
     from otgen.ot.costs import PairwiseCost
-    from otgen.ot.pallas import softmin_pallas
+    from otgen.ot.kernels.softmin import softmin_pallas
 
     interpret, rng = pallas_or_skip(context), context.rng("kernel_values")
     ragged = [(1, 1, 1), (65, 63, 1), (5, 129, 64), (200, 300, 130), (1000, 777, 33), (4096, 4097, 64), (33, 20000, 16)]
@@ -62,7 +62,7 @@ def kernel_values(context: Context) -> Result:
 
 def kernel_gradients(context: Context) -> Result:
     """Derivatives of the Pallas softmin by its custom rules, in all five arguments, against closed forms in float64."""
-    from otgen.ot.pallas import softmin_pallas
+    from otgen.ot.kernels.softmin import softmin_pallas
 
     interpret, rng = pallas_or_skip(context), context.rng("kernel_gradients")
     num, other, dim = context.size((500, 777, 33), (33, 70, 5))
@@ -150,7 +150,7 @@ def _armed(numbers: Result, limit: float) -> Result:
 
 def trap_scores(context: Context) -> Result:
     """Winners of the semi-discrete scores lose nothing against float64; beside them those of default precision."""
-    from otgen.ot.scores import top_scores
+    from otgen.ot.semidiscrete.scores import top_scores
 
     num, points, dim = context.size((2048, 20_000, 64), (128, 500, 64))
     rng = context.rng("trap_scores")

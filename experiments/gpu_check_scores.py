@@ -24,7 +24,7 @@ def scores_values(context: Context) -> Result:
 
     A winner is judged by what its score loses against the right one, relative to the largest score.
     """
-    from otgen.ot.scores import MOST, top_scores
+    from otgen.ot.semidiscrete.scores import MOST, top_scores
 
     pallas_or_skip(context)
     rng, names = context.rng("scores_values"), [f"{kernel}_{what}" for kernel in KERNELS for what in ("error", "lost")]
@@ -52,7 +52,7 @@ def scores_values(context: Context) -> Result:
 
 def scores_gradients(context: Context) -> Result:
     """Derivatives of the kernel's scores by their custom rule, in all three arguments, against float64."""
-    from otgen.ot.scores import top_scores
+    from otgen.ot.semidiscrete.scores import top_scores
 
     pallas_or_skip(context)
     rng, k = context.rng("scores_gradients"), 2
@@ -78,7 +78,7 @@ def scores_gradients(context: Context) -> Result:
 
 def scores_speed(context: Context) -> Result:
     """Scores a second by the kernel and by XLA; the kernel, which is what a GPU gets unasked, must not be slower."""
-    from otgen.ot.scores import MOST, top_scores
+    from otgen.ot.semidiscrete.scores import MOST, top_scores
 
     interpret = pallas_or_skip(context)
     num, points, dim = context.size((16_384, 65_536, 64), (64, 128, 8))

@@ -38,8 +38,9 @@ from otgen.models import latent_law, latent_ot, neural_map, store
 from otgen.models.ae_ot import num_steps_of
 from otgen.models.map_training import plan
 from otgen.nn import to_unit
-from otgen.ot import mixture, semidiscrete
-from otgen.ot.source import gaussian
+from otgen.ot import semidiscrete
+from otgen.ot.gaussian import mixture
+from otgen.ot.semidiscrete.source import gaussian
 from otgen.train import hosts
 from otgen.types import Array, Key
 

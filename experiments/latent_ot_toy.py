@@ -19,7 +19,7 @@ from otgen.eval import cosine, l2_uvp, mode_scores
 from otgen.models import neural_map
 from otgen.models.map_training import plan
 from otgen.ot import semidiscrete
-from otgen.ot.source import gaussian
+from otgen.ot.semidiscrete.source import gaussian
 from otgen.types import Array, Key
 
 TRUTH = "semi-discrete (the truth)"

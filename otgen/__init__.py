@@ -9,26 +9,26 @@ folder of the data; the numbers that they show are rounded.
 
 import importlib
 
-from otgen.ot import adapters as adapters
 from otgen.ot import costs as costs
-from otgen.ot import coupling as coupling
-from otgen.ot import distances as distances
 from otgen.ot import dual as dual
 from otgen.ot import exact as exact
-from otgen.ot import extension as extension
 from otgen.ot import gaussian as gaussian
 from otgen.ot import latent as latent
-from otgen.ot import mixture as mixture
 from otgen.ot import semidiscrete as semidiscrete
 from otgen.ot import sinkhorn as sinkhorn
-from otgen.ot import smoothing as smoothing
 from otgen.ot import structured as structured
-from otgen.ot.adapters import from_ott as from_ott
-from otgen.ot.adapters import to_ott as to_ott
 from otgen.ot.costs import DenseCost as DenseCost
 from otgen.ot.costs import PairwiseCost as PairwiseCost
-from otgen.ot.divergence import sinkhorn_divergence as sinkhorn_divergence
-from otgen.ot.padding import pad_clouds as pad_clouds
+from otgen.ot.costs import adapters as adapters
+from otgen.ot.costs import distances as distances
+from otgen.ot.costs.adapters import from_ott as from_ott
+from otgen.ot.costs.adapters import to_ott as to_ott
+from otgen.ot.costs.padding import pad_clouds as pad_clouds
+from otgen.ot.dual import smoothing as smoothing
+from otgen.ot.gaussian import mixture as mixture
+from otgen.ot.semidiscrete import coupling as coupling
+from otgen.ot.semidiscrete import extension as extension
+from otgen.ot.sinkhorn.divergence import sinkhorn_divergence as sinkhorn_divergence
 from otgen.types import Status as Status
 from otgen.types import explain as explain
 

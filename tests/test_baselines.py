@@ -10,7 +10,9 @@ from otgen.models import baselines, latent_flow, latent_law, vae, wae_mmd, wgan_
 from otgen.models.apply import sample
 from otgen.models.settings import GeneratorSettings
 from otgen.nn.pixels import reconstruction_loss
-from otgen.ot import extension, mixture, semidiscrete
+from otgen.ot import semidiscrete
+from otgen.ot.gaussian import mixture
+from otgen.ot.semidiscrete import extension
 from otgen.train.budget import flops
 
 SMALL = {"latent_dim": 2, "hidden": (16,), "batch_size": 20}

@@ -90,7 +90,7 @@ def test_derivatives_of_both_orders(x64, shape, epsilon):
             return gaussian.entropic_bures_sq(at, bt, epsilon=epsilon + t * drift)
         if epsilon == 0:
             return gaussian.bures_sq_factors(at, bt)
-        return og.ot.bures.of_factors(at, bt, 0.5 * (epsilon + t * drift))
+        return og.ot.gaussian.bures.of_factors(at, bt, 0.5 * (epsilon + t * drift))
 
     slope = jax.jit(jax.grad(value))
     np.testing.assert_allclose(slope(0.0), finite_differences(value, 1), rtol=1e-7, atol=1e-8)

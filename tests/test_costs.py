@@ -7,7 +7,7 @@ import pytest
 from scipy.special import logsumexp
 
 import otgen as og
-from otgen.ot.distances import Cosine, Euclidean, PNorm, Scaled, SqEuclidean
+from otgen.ot.costs.distances import Cosine, Euclidean, PNorm, Scaled, SqEuclidean
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(23, 3)), RNG.normal(size=(17, 3))

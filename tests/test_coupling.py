@@ -9,7 +9,8 @@ import optax
 import pytest
 
 import otgen as og
-from otgen.ot import cell_walk, coupling, extension, semidiscrete, source
+from otgen.ot import semidiscrete
+from otgen.ot.semidiscrete import coupling, extension, hit_and_run, source
 from tests import problems
 
 
@@ -115,7 +116,7 @@ def test_pairs_refuse_at_once(solved, key):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", cell_walk.SOURCES, ids=lambda it: it.name)
+@pytest.mark.parametrize("sampler", hit_and_run.SOURCES, ids=lambda it: it.name)
 @pytest.mark.parametrize("how", coupling.HOW)
 def test_inverses_are_sent_back_to_every_target(sampler, how):
     y = jax.random.normal(jax.random.key(3), (150, 3)) @ jnp.array([[2.0, 1, 0], [0, 1, 1], [0, 0, 0.2]])
@@ -124,7 +125,7 @@ def test_inverses_are_sent_back_to_every_target(sampler, how):
     noise, found = coupling.invert(jax.random.key(1), state, y, index, sampler=sampler, how=how)
     assert bool(found.all())
     np.testing.assert_array_equal(semidiscrete.assign(state, y, noise), index)
-    np.testing.assert_array_equal(cell_walk.support(sampler, noise), noise)
+    np.testing.assert_array_equal(hit_and_run.support(sampler, noise), noise)
 
 
 def test_round_trip(solved, key):
@@ -174,7 +175,7 @@ def test_draws_of_gaussian_half_lines_and_centres(key):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", cell_walk.SOURCES, ids=lambda it: it.name)
+@pytest.mark.parametrize("sampler", hit_and_run.SOURCES, ids=lambda it: it.name)
 def test_draws_have_the_moments_of_rejected_ones(sampler):
     y = jax.random.normal(jax.random.key(3), (12, 3)) * jnp.array([1.0, 1.0, 0.3])
     state, _ = semidiscrete.run(jax.random.key(0), y, sampler=sampler)
@@ -207,14 +208,14 @@ def test_draws_of_a_cell_are_fresh_and_depend_on_the_key(solved, key):
 
 def test_walks_in_several_tiles_are_not_copies(solved, key, monkeypatch):
     state, y = solved
-    monkeypatch.setattr(cell_walk, "_ALIVE", 2 * len(y))
+    monkeypatch.setattr(hit_and_run, "_ALIVE", 2 * len(y))
     centred = y - y.mean(0)
     index = jnp.full(5, 3)  # three tiles of two walks, the last padded
-    first, found = cell_walk.start(centred, state.h, index, jnp.zeros((5, 2)), 500, source.uniform_cube)
-    x, mean = cell_walk.walk(key, centred, state.h, index, first, 5, source.uniform_cube)
+    first, found = hit_and_run.start(centred, state.h, index, jnp.zeros((5, 2)), 500, source.uniform_cube)
+    x, mean = hit_and_run.walk(key, centred, state.h, index, first, 5, source.uniform_cube)
     assert x.shape == mean.shape == (5, 2)
     assert bool(found.all())
-    assert bool(cell_walk.inside(centred, state.h, index, x).all())
+    assert bool(hit_and_run.inside(centred, state.h, index, x).all())
     assert len(np.unique(np.asarray(x)[:, 0])) == 5
 
 

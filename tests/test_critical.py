@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from otgen.ot import critical
-from otgen.ot.linear_flow import descend, end_to_end, imbalance, loss
+from otgen.theory import critical
+from otgen.theory.dynamics import descend, end_to_end, imbalance, loss
 
 pytestmark = pytest.mark.usefixtures("x64")
 

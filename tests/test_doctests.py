@@ -20,13 +20,13 @@ NAMES = {"og": og, "jax": jax, "jnp": jnp, "np": np}
 QUICK = ("otgen.types", "otgen.ot.", "otgen.eval.information", "otgen.train.log")
 SLOW = (
     "otgen.ot.semidiscrete",
-    "otgen.ot.extension",
-    "otgen.ot.coupling",
-    "otgen.ot.singular",
-    "otgen.ot.pairing",
-    "otgen.ot.mixture",
-    "otgen.ot.padding",
-    "otgen.ot.perturbed",
+    "otgen.ot.semidiscrete.extension",
+    "otgen.ot.semidiscrete.coupling",
+    "otgen.ot.semidiscrete.singular",
+    "otgen.ot.sinkhorn.sampling",
+    "otgen.ot.gaussian.mixture",
+    "otgen.ot.costs.padding",
+    "otgen.ot.structured.perturbed",
     "otgen.ot.structured",
 )
 

@@ -7,6 +7,7 @@ from jax.test_util import check_grads
 import otgen as og
 from otgen.ot import dual
 from otgen.ot.costs import DenseCost, PairwiseCost
+from otgen.ot.dual import solver
 
 BOTH = pytest.mark.parametrize("smoothing", ["entropic", "quadratic"])
 FIRST = pytest.mark.parametrize("smoothing", ["entropic", pytest.param("quadratic", marks=pytest.mark.slow)])
@@ -229,10 +230,10 @@ def test_devices_average():
 @pytest.mark.slow
 def test_many_epsilons_in_one_trace(x64):
     cost, a, b = problem()
-    before = dual._run._cache_size()
+    before = solver._run._cache_size()
     epsilons = jnp.array([1.0, 0.3, 0.1])
     values = [float(dual.run(cost, a, b, epsilon=epsilon, tol=1e-4)[1].dual_value) for epsilon in epsilons]
-    assert dual._run._cache_size() <= before + 1
+    assert solver._run._cache_size() <= before + 1
     assert values[0] > values[1] > values[2]
     batched = jax.vmap(lambda epsilon: dual.run(cost, a, b, epsilon=epsilon, tol=1e-4)[1])(epsilons)
     np.testing.assert_allclose(batched.dual_value, values, atol=2e-4)

@@ -9,7 +9,7 @@ import pytest
 
 import otgen as og
 from otgen.ot import dual
-from otgen.ot.smoothed import spread
+from otgen.ot.dual.evaluate import spread
 
 SHAPE, EPSILON = (8, 6), 0.1
 SMOOTHINGS = ["entropic", pytest.param("quadratic", marks=pytest.mark.slow)]

@@ -7,7 +7,8 @@ import pytest
 
 from otgen.data import toy
 from otgen.eval import mode_scores
-from otgen.ot import extension, semidiscrete
+from otgen.ot import semidiscrete
+from otgen.ot.semidiscrete import extension
 from tests import problems
 
 NUM, DRAWS = 256, 4096  # points and samples of every problem here, so that one program serves all

@@ -6,7 +6,7 @@ import pytest
 
 from experiments import extension_forms
 from experiments.extension_forms import Config, best
-from otgen.ot import extension
+from otgen.ot.semidiscrete import extension
 
 
 def row(frechet: float, lmem: float, class_tv: float = 0.01) -> dict:

@@ -14,7 +14,7 @@ from otgen import data
 from otgen import eval as evaluate
 from otgen.eval import features
 from otgen.nn import inception as network
-from otgen.ot import frechet
+from otgen.ot.gaussian import frechet
 
 
 def naive_convolution(x, kernel, bias, stride, same):

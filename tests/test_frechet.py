@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from otgen.ot.frechet import frechet_distance, merge, moments
+from otgen.ot.gaussian.frechet import frechet_distance, merge, moments
 
 
 def reference(a, b):

@@ -10,9 +10,10 @@ import pytest
 import otgen as og
 from otgen.eval import kernel
 from otgen.nn import linear
-from otgen.ot import critical, linear_bounds, linear_flow
-from otgen.ot.covariance import factor
-from otgen.ot.units import unit
+from otgen.ot.gaussian import maps
+from otgen.ot.gaussian.factors import factor
+from otgen.ot.gaussian.units import unit
+from otgen.theory import bounds, critical, dynamics
 
 gaussian, mixture = og.gaussian, og.mixture
 RNG = np.random.default_rng(0)
@@ -97,10 +98,10 @@ def test_barycentre_that_has_not_converged_has_no_gradient():
 def test_conjugate_gradients_that_fail_say_so():
     matrix = jnp.diag(jnp.logspace(0, -12, 30))
     right = jnp.ones(30)
-    assert np.isnan(gaussian._conjugate_gradients(lambda x: matrix @ x, right)).all()
-    assert np.isnan(gaussian._conjugate_gradients(lambda x: 0 * x, right)).all()
-    np.testing.assert_allclose(gaussian._conjugate_gradients(lambda x: 1e-30 * x, 1e-30 * right), 1, rtol=1e-5)
-    np.testing.assert_array_equal(gaussian._conjugate_gradients(lambda x: x, 0 * right), 0)
+    assert np.isnan(maps._conjugate_gradients(lambda x: matrix @ x, right)).all()
+    assert np.isnan(maps._conjugate_gradients(lambda x: 0 * x, right)).all()
+    np.testing.assert_allclose(maps._conjugate_gradients(lambda x: 1e-30 * x, 1e-30 * right), 1, rtol=1e-5)
+    np.testing.assert_array_equal(maps._conjugate_gradients(lambda x: x, 0 * right), 0)
 
 
 def test_distance_of_mixtures_says_how_good_its_plan_is(monkeypatch):
@@ -139,7 +140,7 @@ def test_half_precision_is_summed_in_float32(dtype):
     assert gaussian.transport_map(jnp.eye(4, dtype=dtype), jnp.eye(4, dtype=dtype))(x).dtype == jnp.float32
     big = jnp.ones((262_144, 1), dtype)  # a factor, whose squares add up to more than half precision holds
     np.testing.assert_allclose(gaussian.bures_sq_factors(big, 2 * big), 262_144, rtol=1e-5)
-    np.testing.assert_allclose(linear_flow.loss_from_factor((0 * big,), big), 262_144, rtol=1e-5)
+    np.testing.assert_allclose(dynamics.loss_from_factor((0 * big,), big), 262_144, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("half")
@@ -168,7 +169,7 @@ CALLS = {
     "mixture.sample": lambda p, q: mixture.sample(jax.random.key(0), p, 4),
     "kernel_distance": lambda p, q: kernel.kernel_distance(p.covs.reshape(-1, 3), q.covs.reshape(-1, 3)),
     "l2_uvp": lambda p, q: og.eval.l2_uvp(p.means, q.means),
-    "descend": lambda p, q: linear_flow.descend((p.means,), q.covs[0], step_size=0.01, num_steps=2, tau=0.1),
+    "descend": lambda p, q: dynamics.descend((p.means,), q.covs[0], step_size=0.01, num_steps=2, tau=0.1),
     "hessian": lambda p, q: critical.hessian((p.means,), q.covs[0], tau=0.1),
     "minimum": lambda p, q: critical.minimum(p.covs[0], 2, 0.1),
     "close_weights": lambda p, q: linear.close_weights(jax.random.key(0), p.covs[0], (3, 3)),
@@ -260,19 +261,19 @@ WRONG = {
     "images of another number": lambda: og.eval.l2_uvp(POINTS[0], POINTS[1, :4]),
     "negative variance": lambda: og.eval.l2_uvp(POINTS[0], POINTS[1], -1.0),
     "a map that explains nothing": lambda: og.eval.l2_uvp(POINTS[0], np.ones((12, 3))),
-    "weights that are one matrix": lambda: linear_flow.end_to_end(POINTS[0]),
-    "unknown loss": lambda: linear_flow.loss(CHAIN, COV, kind="l2"),
-    "fractional steps": lambda: linear_flow.descend(CHAIN, COV, step_size=0.1, num_steps=2.5),
-    "negative rtol": lambda: linear_flow.flow(CHAIN, COV, times=[1.0], rtol=-1.0),
-    "factor of another height": lambda: linear_flow.loss_from_factor(CHAIN, np.ones((2, 2))),
+    "weights that are one matrix": lambda: dynamics.end_to_end(POINTS[0]),
+    "unknown loss": lambda: dynamics.loss(CHAIN, COV, kind="l2"),
+    "fractional steps": lambda: dynamics.descend(CHAIN, COV, step_size=0.1, num_steps=2.5),
+    "negative rtol": lambda: dynamics.flow(CHAIN, COV, times=[1.0], rtol=-1.0),
+    "factor of another height": lambda: dynamics.loss_from_factor(CHAIN, np.ones((2, 2))),
     "fractional rank": lambda: critical.minimum(COV, 1.5),
     "rank 0": lambda: critical.minimiser(COV, 0),
     "fractional subset": lambda: critical.weights_at(COV, [0.5], (3, 3)),
     "fractional widths": lambda: critical.hessian_spectrum(COV, [0], (3, 2.5, 3)),
     "num of critical points": lambda: critical.critical_points(COV, 2, num=1.5),
-    "tau beyond the eigenvalue": lambda: linear_bounds.local_rate(1.0, 2.0, 2),
-    "depth 0": lambda: linear_bounds.local_rate(1.0, 0.5, 0),
-    "lists of other lengths": lambda: linear_bounds.measured_rate(np.ones(3), np.ones(2)),
+    "tau beyond the eigenvalue": lambda: bounds.local_rate(1.0, 2.0, 2),
+    "depth 0": lambda: bounds.local_rate(1.0, 0.5, 0),
+    "lists of other lengths": lambda: bounds.measured_rate(np.ones(3), np.ones(2)),
     "a number for widths": lambda: linear.draw_weights(KEY, 3),
     "widths of fractions": lambda: linear.draw_weights(KEY, (2.5, 3)),
     "a seed for weights": lambda: linear.draw_weights(0, (2, 3)),

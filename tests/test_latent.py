@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from otgen.ot import latent, sums
+from otgen.ot import latent
+from otgen.ot.latent import sums
 
 CRITICAL = 1.95  # of sqrt(n) times the Kolmogorov-Smirnov distance, at the 0.1 % level
 OPERATIONS = {

@@ -8,7 +8,8 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from otgen.ot import great_circle, latent, radial
+from otgen.ot import latent
+from otgen.ot.latent import great_circle, radial
 
 KEY = jax.random.key(0)
 Z0, Z1 = np.random.default_rng(0).normal(size=(2, 4, 8)).astype(np.float32)

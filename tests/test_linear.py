@@ -11,7 +11,7 @@ import pytest
 import otgen as og
 from otgen.models import bures_linear
 from otgen.nn import linear
-from otgen.ot.linear_flow import end_to_end
+from otgen.theory.dynamics import end_to_end
 from otgen.train.state import TrainState
 from otgen.types import Status
 from tests.covariances import random_covariance

@@ -9,8 +9,7 @@ import pytest
 
 from otgen.data import toy
 from otgen.nn import linear
-from otgen.ot import linear_bounds as bounds
-from otgen.ot import linear_flow
+from otgen.theory import bounds, dynamics
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -54,7 +53,7 @@ def central_difference(function, x, h=1e-5):
 def test_gradients_agree_with_differences(widths):
     target = random_covariance(widths[-1])
     weights = random_weights(*widths)
-    value = jax.jit(lambda w, tau: linear_flow.loss(w, target, tau=tau))
+    value = jax.jit(lambda w, tau: dynamics.loss(w, target, tau=tau))
     slope = jax.jit(jax.grad(value))
     for tau in (0.0, 0.1):
         gradient = slope(weights, tau)
@@ -68,22 +67,22 @@ def test_gradients_agree_with_differences(widths):
 def test_losses():
     target, weights = random_covariance(4), random_weights(3, 5, 4)
     w = weights[1] @ weights[0]
-    np.testing.assert_allclose(linear_flow.end_to_end(weights), w, atol=1e-14)
-    frobenius = linear_flow.loss(weights, target, kind="frobenius")
+    np.testing.assert_allclose(dynamics.end_to_end(weights), w, atol=1e-14)
+    frobenius = dynamics.loss(weights, target, kind="frobenius")
     np.testing.assert_allclose(frobenius, np.sum((w @ w.T - target) ** 2), rtol=1e-12)
     root = np.linalg.cholesky(target)
     nuclear = np.linalg.svd(root.T @ w, compute_uv=False).sum()
     expected = np.sum(w**2) + np.trace(target) - 2 * nuclear
-    np.testing.assert_allclose(linear_flow.loss(weights, target), expected, rtol=1e-10)
-    np.testing.assert_allclose(linear_flow.loss_from_factor(weights, root), expected, rtol=1e-10)
-    assert linear_flow.imbalance(weights[:1]) == 0
+    np.testing.assert_allclose(dynamics.loss(weights, target), expected, rtol=1e-10)
+    np.testing.assert_allclose(dynamics.loss_from_factor(weights, root), expected, rtol=1e-10)
+    assert dynamics.imbalance(weights[:1]) == 0
     gap = np.linalg.norm(weights[1].T @ weights[1] - weights[0] @ weights[0].T)
-    np.testing.assert_allclose(linear_flow.imbalance(weights), gap, rtol=1e-12)
+    np.testing.assert_allclose(dynamics.imbalance(weights), gap, rtol=1e-12)
 
 
 def test_one_layer_decays_as_exp_minus_four_t():
     target, weights = random_covariance(5), random_weights(5, 5)
-    path = linear_flow.flow(weights, target, times=np.linspace(0, 3, 61), rtol=1e-9, atol=1e-11)
+    path = dynamics.flow(weights, target, times=np.linspace(0, 3, 61), rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(path.losses / path.losses[0], np.exp(-4 * path.times), atol=1e-5)
     assert path.losses[20] / path.losses[0] == pytest.approx(np.exp(-4), abs=1e-5)
     assert bounds.measured_rate(path.times, path.losses) == pytest.approx(4, rel=1e-3)
@@ -91,7 +90,7 @@ def test_one_layer_decays_as_exp_minus_four_t():
 
 def test_one_layer_lands_in_one_step_of_a_half():
     target, weights = random_covariance(5), random_weights(5, 5)
-    path = linear_flow.descend(weights, target, step_size=0.5, num_steps=1)
+    path = dynamics.descend(weights, target, step_size=0.5, num_steps=1)
     assert path.losses[0] > 0.1
     assert path.losses[1] < 1e-14
 
@@ -99,14 +98,14 @@ def test_one_layer_lands_in_one_step_of_a_half():
 @pytest.mark.parametrize("kind", ["bures", pytest.param("frobenius", marks=pytest.mark.slow)])
 def test_flow_is_descent_of_small_steps(kind):
     target, weights = random_covariance(4), random_weights(5, 3, 4)
-    path = linear_flow.flow(weights, target, times=[0.05, 0.1], tau=0.05, kind=kind)
-    steps = linear_flow.descend(weights, target, step_size=5e-5, num_steps=2000, record_every=1000, tau=0.05, kind=kind)
+    path = dynamics.flow(weights, target, times=[0.05, 0.1], tau=0.05, kind=kind)
+    steps = dynamics.descend(weights, target, step_size=5e-5, num_steps=2000, record_every=1000, tau=0.05, kind=kind)
     np.testing.assert_allclose(steps.times[1:], path.times, rtol=1e-12)
     np.testing.assert_allclose(steps.losses[1:], path.losses, rtol=5e-3)
     for followed, stepped in zip(path.weights, steps.weights, strict=True):
         assert followed.shape == (2, *stepped.shape[1:])
         np.testing.assert_allclose(stepped[1:], followed, atol=5e-3)
-    kept = [linear_flow.imbalance([layer[t] for layer in path.weights]) for t in range(2)]
+    kept = [dynamics.imbalance([layer[t] for layer in path.weights]) for t in range(2)]
     np.testing.assert_allclose(kept, kept[0], rtol=0.02)
 
 
@@ -116,10 +115,10 @@ def test_flow_in_a_jit_of_the_caller():
 
     @jax.jit
     def final(weights, tau):
-        return linear_flow.flow(weights, target, times=jnp.array([0.0, 0.3]), tau=tau, kind="bures").losses[-1]
+        return dynamics.flow(weights, target, times=jnp.array([0.0, 0.3]), tau=tau, kind="bures").losses[-1]
 
     weights = random_weights(3, 3, 3)
-    plain = linear_flow.flow(weights, target, times=[0.0, 0.3], tau=0.2).losses[-1]
+    plain = dynamics.flow(weights, target, times=[0.0, 0.3], tau=0.2).losses[-1]
     np.testing.assert_allclose(final(weights, 0.2), plain, rtol=1e-6)
     assert jnp.isnan(final(weights, -0.2))
     slope = jax.grad(final, argnums=1)(weights, 0.2)
@@ -128,7 +127,7 @@ def test_flow_in_a_jit_of_the_caller():
 
 @pytest.mark.slow
 def test_flow_that_runs_out_of_steps_says_so():
-    path = linear_flow.flow(random_weights(3, 3), random_covariance(3), times=[0.0, 5.0], max_steps=3)
+    path = dynamics.flow(random_weights(3, 3), random_covariance(3), times=[0.0, 5.0], max_steps=3)
     assert np.isfinite(path.losses[0])
     assert np.isnan(path.losses[1])
 
@@ -136,7 +135,7 @@ def test_flow_that_runs_out_of_steps_says_so():
 def test_rank_deficient_starts_are_smooth_for_positive_tau():
     target = random_covariance(4)
     weights = (1e-3 * np.outer(np.ones(4), np.ones(4)), np.eye(4))
-    path = linear_flow.descend(weights, target, step_size=0.01, num_steps=3000, record_every=1000, tau=1e-3)
+    path = dynamics.descend(weights, target, step_size=0.01, num_steps=3000, record_every=1000, tau=1e-3)
     assert np.isfinite(path.losses).all()
     assert path.losses[-1] < path.losses[0]
 
@@ -146,7 +145,7 @@ def test_descent_of_the_theory_stays_below_its_envelope():
     for depth in (2, 3):
         weights = balanced(target + 0.3 * np.eye(4), depth)
         of = bounds.bounds(weights, target)
-        path = linear_flow.descend(weights, target, step_size=of.max_step, num_steps=400, record_every=1)
+        path = dynamics.descend(weights, target, step_size=of.max_step, num_steps=400, record_every=1)
         assessment = bounds.assess(path, target)
         assert assessment.bound == "descent"
         assert assessment.below_envelope
@@ -163,9 +162,9 @@ def check_rates(smallest, tau, depth, *, descent, seed=7):
     expected = bounds.local_rate(lam[-1], tau, depth)
     end = 14 / expected
     if descent:
-        path = linear_flow.descend(weights, target, step_size=end / 2000, num_steps=2000, record_every=10, tau=tau)
+        path = dynamics.descend(weights, target, step_size=end / 2000, num_steps=2000, record_every=10, tau=tau)
     else:
-        path = linear_flow.flow(weights, target, times=np.linspace(0, end, 300), tau=tau)
+        path = dynamics.flow(weights, target, times=np.linspace(0, end, 300), tau=tau)
     result = bounds.assess(path, target, tau, window=LATE)
     assert result.balanced
     assert result.margin_positive
@@ -212,7 +211,7 @@ def test_measured_rates_of_the_grid(smallest, tau, depth, seed):
 def test_one_layer_has_the_exact_rate():
     target, _ = zipf_covariance(7, 20, 1)
     weights = close_start(target, 0.0, 1, 7)
-    result = bounds.assess(linear_flow.flow(weights, target, times=np.linspace(0, 3, 100)), target)
+    result = bounds.assess(dynamics.flow(weights, target, times=np.linspace(0, 3, 100)), target)
     assert result.bound_rate == pytest.approx(4)
     assert result.local_rate == pytest.approx(4)
     assert result.measured_rate == pytest.approx(4, rel=1e-3)
@@ -224,7 +223,7 @@ def test_bounds_by_their_formulas():
     weights = balanced(target + 0.1 * np.eye(3), 2)
     for tau in (0.0, 0.05):
         of = bounds.bounds(weights, target, tau=tau)
-        start = float(linear_flow.loss(weights, target, tau=tau))
+        start = float(dynamics.loss(weights, target, tau=tau))
         c, mass = 1 - start**0.5, 2 * (start + 6)
         assert of.margin == pytest.approx(c) == pytest.approx(float(bounds.margin_deficiency(weights, target, tau)))
         assert of.mass == pytest.approx(mass)
@@ -269,12 +268,12 @@ def test_curvature_is_a_lower_bound():
 
 def test_assessment_says_what_fails():
     target = np.diag([3.0, 2.0, 1.0])
-    fast = linear_flow.descend(balanced(1.1 * target, 2), target, step_size=1e-3, num_steps=300)
+    fast = dynamics.descend(balanced(1.1 * target, 2), target, step_size=1e-3, num_steps=300)
     good = bounds.assess(fast._replace(step_size=0.0), target)  # as if it were the flow
     assert good.bound == "flow"
     assert "NO" not in bounds.describe(good)
     assert "never above" in bounds.describe(good)
-    narrow = linear_flow.descend(random_weights(3, 2, 3), target, step_size=1e-3, num_steps=300)
+    narrow = dynamics.descend(random_weights(3, 2, 3), target, step_size=1e-3, num_steps=300)
     result = bounds.assess(narrow, target)
     assert (result.balanced, result.full_rank, result.bound) == (False, False, "none")
     assert result.bound_rate == 0
@@ -285,7 +284,7 @@ def test_assessment_says_what_fails():
     with pytest.raises(ValueError, match="the theory covers steps up to"):
         bounds.envelope(fast.times, result.bounds, step_size=1e-3)
     big = bounds.assess(
-        linear_flow.descend(balanced(target, 2), target, step_size=1e-3, num_steps=300, tau=1.5), target, 1.5
+        dynamics.descend(balanced(target, 2), target, step_size=1e-3, num_steps=300, tau=1.5), target, 1.5
     )
     assert (big.tau_admissible, big.bound) == (False, "none")
     assert "rigorous form" in bounds.describe(big)
@@ -302,7 +301,7 @@ def test_single_precision():
     with jax.enable_x64(False):
         target = np.diag([3.0, 2.0, 1.0]).astype(np.float32)
         weights = tuple(w.astype(np.float32) for w in balanced(1.3 * target, 2))
-        path = linear_flow.flow(weights, target, times=np.linspace(0, 2, 50), tau=0.01, rtol=1e-5, atol=1e-6)
+        path = dynamics.flow(weights, target, times=np.linspace(0, 2, 50), tau=0.01, rtol=1e-5, atol=1e-6)
         assert path.losses.dtype == jnp.float32
         result = bounds.assess(path, target, 0.01)
         assert result.balanced
@@ -312,28 +311,28 @@ def test_single_precision():
 def test_bad_input_is_refused():
     target, weights = random_covariance(3), random_weights(3, 3, 3)
     with pytest.raises(ValueError, match="a finite number of zero or more"):
-        linear_flow.loss(weights, target, tau=-0.1)
+        dynamics.loss(weights, target, tau=-0.1)
     with pytest.raises(ValueError, match="the loss = 'l2': choose one of 'bures', 'frobenius'"):
-        linear_flow.flow(weights, target, times=[1.0], kind="l2")
+        dynamics.flow(weights, target, times=[1.0], kind="l2")
     with pytest.raises(ValueError, match="weight 2 has 3 columns, but weight 1 has 4 rows"):
-        linear_flow.end_to_end(random_weights(3, 4)[:1] + random_weights(3, 3))
+        dynamics.end_to_end(random_weights(3, 4)[:1] + random_weights(3, 3))
     with pytest.raises(ValueError, match="at least one matrix"):
-        linear_flow.end_to_end(())
+        dynamics.end_to_end(())
     with pytest.raises(ValueError, match="target has dimension 3, but the generator has 4 outputs"):
-        linear_flow.descend(random_weights(3, 4), target, step_size=0.1, num_steps=1)
+        dynamics.descend(random_weights(3, 4), target, step_size=0.1, num_steps=1)
     with pytest.raises(ValueError, match="not symmetric"):
-        linear_flow.loss(weights, np.triu(np.ones((3, 3))))
+        dynamics.loss(weights, np.triu(np.ones((3, 3))))
     with pytest.raises(ValueError, match="indefinite"):
-        linear_flow.loss(weights, -target)
+        dynamics.loss(weights, -target)
     with pytest.raises(ValueError, match="step_size = 0"):
-        linear_flow.descend(weights, target, step_size=0.0, num_steps=1)
+        dynamics.descend(weights, target, step_size=0.0, num_steps=1)
     with pytest.raises(ValueError, match="the first a multiple"):
-        linear_flow.descend(weights, target, step_size=0.1, num_steps=5, record_every=2)
+        dynamics.descend(weights, target, step_size=0.1, num_steps=5, record_every=2)
     with pytest.raises(ValueError, match="times that increase"):
-        linear_flow.flow(weights, target, times=[1.0, 0.5])
-    path = linear_flow.descend(weights, target, step_size=0.1, num_steps=1)
+        dynamics.flow(weights, target, times=[1.0, 0.5])
+    path = dynamics.descend(weights, target, step_size=0.1, num_steps=1)
     late = path._replace(times=path.times + 1)
     with pytest.raises(ValueError, match="record it from 0"):
         bounds.assess(late, target)
     with pytest.raises(ValueError, match="2 NaN or infinite"):
-        linear_flow.loss((np.array([[np.nan], [np.inf], [1]]),), target)
+        dynamics.loss((np.array([[np.nan], [np.inf], [1]]),), target)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from otgen.ot import gaussian, mixture
-from otgen.ot.bures import bures_sq
-from otgen.ot.mixture import Mixture
+from otgen.ot import gaussian
+from otgen.ot.gaussian import mixture
+from otgen.ot.gaussian.bures import bures_sq
+from otgen.ot.gaussian.mixture import Mixture
 
 x64 = pytest.mark.usefixtures("x64")
 

@@ -12,7 +12,7 @@ from otgen.eval import l2_uvp, mode_scores
 from otgen.models import map_c_transform, map_distil, map_icnn, map_lp, neural_map
 from otgen.nn.potentials import Convex
 from otgen.ot import gaussian, semidiscrete
-from otgen.ot.source import gaussian as normal
+from otgen.ot.semidiscrete.source import gaussian as normal
 from otgen.train import Checkpoints
 
 SHORT = {"c_transform": {"num_steps": 60}, "lp": {"num_steps": 24, "batch_size": 64}, "icnn": {"num_steps": 60}}

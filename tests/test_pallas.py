@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
-from otgen.ot import pallas
-from otgen.ot.pallas import softmin_pallas
+from otgen.ot.kernels import softmin as kernel
+from otgen.ot.kernels.softmin import softmin_pallas
 
 
 def softmin(*args):
@@ -53,7 +53,7 @@ def test_equals_the_log_sum_exp_in_float64(num, other, dim, epsilon):
 
 @pytest.mark.parametrize(("programs", "num"), [(1, 150), (10, 151)])
 def test_programs_that_take_several_tiles_agree(monkeypatch, programs, num):
-    monkeypatch.setattr(pallas, "PROGRAMS", programs)  # one program for 11 tiles of columns; 4 programs for 3 each
+    monkeypatch.setattr(kernel, "PROGRAMS", programs)  # one program for 11 tiles of columns; 4 programs for 3 each
     x, y, potential, log_weights = problem(num, 700, 20)
     expected = exact(x, y, 2.0, potential, log_weights)
     np.testing.assert_allclose(softmin(x, y, 2.0, potential, log_weights), expected, rtol=1e-6, atol=2e-5)
@@ -104,7 +104,7 @@ def test_no_weights_are_weights_of_one():
 
 @pytest.mark.parametrize(("block", "num"), [(2**22, 50), (300, 51)])  # all rows at once; 4 rows at a time
 def test_gradients_equal_those_of_the_dense_formula(monkeypatch, block, num):
-    monkeypatch.setattr(pallas, "BLOCK", block)
+    monkeypatch.setattr(kernel, "BLOCK", block)
     x, y, potential, log_weights = problem(num, 70, 3)
     direction = jax.random.normal(jax.random.key(9), (num,))
 
@@ -152,8 +152,8 @@ def test_vmap_over_points_and_temperatures():
 
 
 def test_one_trace_for_all_temperatures(monkeypatch):
-    traces, launch = [], pallas._launch
-    monkeypatch.setattr(pallas, "_launch", lambda *args: traces.append(1) or launch(*args))
+    traces, launch = [], kernel._launch
+    monkeypatch.setattr(kernel, "_launch", lambda *args: traces.append(1) or launch(*args))
     x, y, potential, log_weights = problem(7, 11, 2)  # a shape of its own
     for epsilon in (0.1, 1, jnp.float32(3.0), np.float64(0.2)):
         softmin(x, y, epsilon, potential, log_weights)

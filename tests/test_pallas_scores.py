@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
-from otgen.ot import pallas, scores
-from otgen.ot.pallas_scores import fused_scores
-from otgen.ot.scores import top_scores
+from otgen.ot.kernels import softmin
+from otgen.ot.kernels.fused import fused_scores
+from otgen.ot.semidiscrete import scores
+from otgen.ot.semidiscrete.scores import top_scores
 
 
 def interpreted(x, y, h, k):
@@ -64,7 +65,7 @@ def test_equals_the_dense_scores_in_float64(num, points, dim, k):
 
 @pytest.mark.parametrize(("programs", "num"), [(1, 150), (10, 151)])
 def test_programs_that_take_several_tiles_agree(monkeypatch, programs, num):
-    monkeypatch.setattr(pallas, "PROGRAMS", programs)  # one program for 11 tiles of columns; 4 programs for 3 each
+    monkeypatch.setattr(softmin, "PROGRAMS", programs)  # one program for 11 tiles of columns; 4 programs for 3 each
     args = problem(num, 700, 20)
     for k in (1, 2):
         assert_as_in_float64(interpreted(*args, k), *args, k)
@@ -72,7 +73,7 @@ def test_programs_that_take_several_tiles_agree(monkeypatch, programs, num):
 
 @pytest.mark.parametrize(("programs", "k"), [(1, 2), (6, 4), (1024, 1)])
 def test_equal_scores_and_excluded_points_come_in_the_order_of_top_k(monkeypatch, programs, k):
-    monkeypatch.setattr(pallas, "PROGRAMS", programs)
+    monkeypatch.setattr(softmin, "PROGRAMS", programs)
     x, y, h = whole(66, 400, 2)
     several, few, nobody = (np.where(np.arange(400) % step == 5, h, -np.inf) for step in (7, 397, 500))
     find = jax.jit(lambda *args: fused_scores(*args, k, interpret=True))
@@ -85,7 +86,7 @@ def test_equal_scores_and_excluded_points_come_in_the_order_of_top_k(monkeypatch
 
 @pytest.mark.parametrize(("programs", "sign"), [(1, 1), (1024, -1)])
 def test_not_a_number_is_not_swallowed_and_comes_first(monkeypatch, programs, sign):
-    monkeypatch.setattr(pallas, "PROGRAMS", programs)
+    monkeypatch.setattr(softmin, "PROGRAMS", programs)
     x, y, h = problem(70, 300, 3)
     h[40], h[150], h[151], h[220] = np.inf, np.copysign(np.nan, sign), -np.inf, 50.0
     value, index = interpreted(x, y, h, 3)
@@ -165,9 +166,9 @@ def test_lowers_for_cuda_through_triton_and_not_for_a_cpu(dim, k, batched):
 
 @pytest.mark.parametrize(("precision", "tf32"), [("highest", False), ("default", True)])
 def test_the_products_of_the_kernel_are_not_tf32(monkeypatch, capsys, precision, tf32):
-    monkeypatch.setattr(pallas.pl, "pallas_call", functools.partial(pallas.pl.pallas_call, debug=True))
+    monkeypatch.setattr(softmin.pl, "pallas_call", functools.partial(softmin.pl.pallas_call, debug=True))
     if tf32:  # to see that it would be told
-        monkeypatch.setattr(pallas, "_dot", functools.partial(jnp.matmul, precision=precision))
+        monkeypatch.setattr(softmin, "_dot", functools.partial(jnp.matmul, precision=precision))
     lowered("cuda", functools.partial(top_scores, k=2), *problem(9, 9, 70 + tf32))
     told = capsys.readouterr().out
     assert told.count("tt.dot") == 1
@@ -191,10 +192,10 @@ def test_falls_back_to_xla(case, x64):
 
 
 def test_a_jax_without_triton_takes_xla(monkeypatch):
-    monkeypatch.setitem(sys.modules, "otgen.ot.pallas_scores", None)  # its import fails
+    monkeypatch.setitem(sys.modules, "otgen.ot.kernels.fused", None)  # its import fails
     args = problem(21, 30, 3)
     assert "triton" not in lowered("cuda", top_scores, *args)
-    with pytest.raises(ImportError, match="pallas_scores"):
+    with pytest.raises(ImportError, match="fused"):
         top_scores(*args, kernel="pallas")
 
 

@@ -13,7 +13,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.quiver import Quiver
 
 from otgen import plot
-from otgen.ot import extension, semidiscrete
+from otgen.ot import semidiscrete
+from otgen.ot.semidiscrete import extension
 
 X = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
 Y = np.array([[0.0, 1.0], [2.0, 1.0]])

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from otgen.ot import polish, semidiscrete
-from otgen.ot.source import uniform_cube
+from otgen.ot import semidiscrete
+from otgen.ot.semidiscrete import newton
+from otgen.ot.semidiscrete.source import uniform_cube
 
 
 def _clustered(key, num, dim=2, width=1e-3):
@@ -17,7 +18,7 @@ def _clustered(key, num, dim=2, width=1e-3):
 def test_the_matrix_of_a_lattice(key):
     side = (jnp.arange(8) + 0.5) / 8 - 0.5
     y = jnp.stack(jnp.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
-    found = polish.count(key, -0.5 * np.sum(np.asarray(y) ** 2, 1), y, 0, 512, uniform_cube, 1024)
+    found = newton.count(key, -0.5 * np.sum(np.asarray(y) ** 2, 1), y, 0, 512, uniform_cube, 1024)
     inner = np.abs(np.asarray(y)).max(1) < 0.4  # their cells are squares, which are four cones
     flow = {tuple(edge): flow for edge, flow in zip(found.edges, found.flow, strict=True) if inner[edge].all()}
     assert len(flow) == 60  # of 6 x 6 squares
@@ -34,8 +35,8 @@ def test_the_matrix_predicts_what_heights_move(dim, key):
     y = random.uniform(-0.5, 0.5, (64, dim)).astype(np.float32)
     h = -0.5 * np.sum(y**2, 1)  # cells of what is nearest
     rise = 0.0005 * random.normal(size=64)
-    before = polish.count(key, h, jnp.asarray(y), 0, 512, uniform_cube, 1024)
-    after = polish.count(key, h + rise, jnp.asarray(y), 0, 512, uniform_cube, 1024)  # same samples
+    before = newton.count(key, h, jnp.asarray(y), 0, 512, uniform_cube, 1024)
+    after = newton.count(key, h + rise, jnp.asarray(y), 0, 512, uniform_cube, 1024)  # same samples
     predicted = np.zeros(64)
     for (i, j), flow in zip(before.edges, before.flow, strict=True):
         predicted[i] += flow * (rise[i] - rise[j])
@@ -46,9 +47,9 @@ def test_the_matrix_predicts_what_heights_move(dim, key):
 
 def test_pairs_are_counted_part_by_part(key, monkeypatch):
     y = jax.random.normal(key, (64, 2))
-    whole = polish.count(key, np.zeros(64), y, 3, 70, uniform_cube, 1024)  # 6 blocks more than those for pairs
-    monkeypatch.setattr(polish, "_PART", 10 * 1024)
-    parts = polish.count(key, np.zeros(64), y, 3, 70, uniform_cube, 1024)
+    whole = newton.count(key, np.zeros(64), y, 3, 70, uniform_cube, 1024)  # 6 blocks more than those for pairs
+    monkeypatch.setattr(newton, "_PART", 10 * 1024)
+    parts = newton.count(key, np.zeros(64), y, 3, 70, uniform_cube, 1024)
     np.testing.assert_array_equal(parts.masses, whole.masses)
     np.testing.assert_array_equal(parts.edges, whole.edges)
     np.testing.assert_allclose(parts.flow, whole.flow, rtol=1e-9)
@@ -57,7 +58,7 @@ def test_pairs_are_counted_part_by_part(key, monkeypatch):
 def test_the_step_solves_the_damped_system():
     edges, flow = np.array([[0, 1], [1, 2], [3, 4]]), np.array([2.0, 0.5, 1.0])  # two parts, and a point without faces
     masses, weights = np.array([0.3, 0.1, 0.2, 0.25, 0.05, 0.1]), np.full(6, 1 / 6)
-    step = polish.direction(polish.Count(masses, edges, flow, 1000), weights, damping=0.25)
+    step = newton.direction(newton.Count(masses, edges, flow, 1000), weights, damping=0.25)
     matrix = np.zeros((6, 6))
     for (i, j), value in zip(edges, flow, strict=True):
         matrix[[i, j], [j, i]] -= value
@@ -72,7 +73,7 @@ def test_the_step_solves_the_damped_system():
 def test_an_empty_cell_is_raised_to_half_of_its_weight(key):
     y = jnp.array([[-1.0, 0.0], [1.0, 0.0], [0.0, 0.1]])
     weights = np.array([0.4, 0.4, 0.2])
-    h = polish.raised(key, np.array([0.0, 0.0, -1.0]), y, np.array([2]), weights, uniform_cube)
+    h = newton.raised(key, np.array([0.0, 0.0, -1.0]), y, np.array([2]), weights, uniform_cube)
     np.testing.assert_array_equal(h[:2], 0.0)
     masses = semidiscrete.masses(jax.random.key(9), semidiscrete.from_heights(jnp.asarray(h)), y, 2**16)
     sd = (0.1 * 0.9 * (2**-16 + 2**-16)) ** 0.5
@@ -88,7 +89,7 @@ def test_clustered_points_are_solved_where_descent_leaves_cells_empty(key):
     before, _ = semidiscrete.chi2(jax.random.key(1), start, y, 2**18)
     assert (np.asarray(semidiscrete.masses(jax.random.key(1), start, y, 2**18)) == 0).any()
     seen = []
-    h, drawn = polish.run(
+    h, drawn = newton.run(
         key, start.h, y, weights, 0.01, 300, 1500, uniform_cube, 1024, lambda block, found: seen.append((block, found))
     )
     after, _ = semidiscrete.chi2(jax.random.key(1), semidiscrete.from_heights(h), y, 2**18)
@@ -100,7 +101,7 @@ def test_clustered_points_are_solved_where_descent_leaves_cells_empty(key):
 
 def test_too_few_samples_for_a_step_change_nothing(key):
     h = jnp.arange(4.0)
-    same, drawn = polish.run(key, h, jnp.eye(4)[:, :2], jnp.full(4, 0.25), 0.1, 0, 100, uniform_cube, 1024)
+    same, drawn = newton.run(key, h, jnp.eye(4)[:, :2], jnp.full(4, 0.25), 0.1, 0, 100, uniform_cube, 1024)
     assert drawn == 0
     np.testing.assert_array_equal(same, h)
 

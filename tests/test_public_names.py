@@ -235,7 +235,7 @@ WITHOUT = {  # what no row is for, by why
         "eval.inception eval.inception_all eval.lenet"
     ),
     "runs inside a caller's jit, unchecked": (
-        "costs.product costs.along costs.carried costs.gibbs costs.middle smoothing.hinge_level smoothing.log_mean_exp "
+        "costs.product costs.along smoothing.hinge_level smoothing.log_mean_exp "
         "nn.augment.augment smoothing.regularity plot.colours"
     ),
     "is that of another name": "to_ott sinkhorn.step eval.mixture_rate eval.subset_divergence",

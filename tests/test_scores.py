@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from otgen.ot.scores import top_scores
+from otgen.ot.semidiscrete.scores import top_scores
 
 
 @pytest.mark.parametrize(

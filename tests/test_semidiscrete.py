@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import otgen as og
-from otgen.ot import cells, check, scores, semidiscrete, source
+from otgen.ot import check, semidiscrete
+from otgen.ot.semidiscrete import measure, scores, solver, source
 from tests import problems
 
 UNIFORM = source.uniform_cube
@@ -158,11 +159,11 @@ def test_chi2_is_unbiased_and_its_error_is_honest():
     uniform = jnp.full(10, 0.1)
     truth = float(jnp.sum((true - uniform) ** 2 / uniform))
     keys = jax.random.split(jax.random.key(0), 200)
-    measure = jax.jit(jax.vmap(lambda key, nu: semidiscrete.chi2(key, state, place, 4096, weights=nu), (0, None)))
-    estimates, errors = (np.asarray(part) for part in measure(keys, uniform))
+    measured = jax.jit(jax.vmap(lambda key, nu: semidiscrete.chi2(key, state, place, 4096, weights=nu), (0, None)))
+    estimates, errors = (np.asarray(part) for part in measured(keys, uniform))
     assert abs(estimates.mean() - truth) < 4 * estimates.std() / np.sqrt(200)
     assert 0.8 < errors.mean() / estimates.std() < 1.3
-    at_zero, errors = (np.asarray(part) for part in measure(keys, true))
+    at_zero, errors = (np.asarray(part) for part in measured(keys, true))
     assert abs(at_zero.mean()) < 4 * at_zero.std() / np.sqrt(200)
     assert errors.mean() > 0.9 * at_zero.std()
 
@@ -174,7 +175,7 @@ def test_chi2_of_counts_against_the_definition(row, scale):
     weights = np.array([0.5, 0.3, 0.2])
     total = counts.sum(0)
     definition = (total * (total - 1) / weights).sum() / (total.sum() * (total.sum() - 1)) - 1
-    estimate, error = cells.chi2_of(jnp.asarray(counts, jnp.int32), jnp.asarray(weights, jnp.float32))
+    estimate, error = measure.chi2_of(jnp.asarray(counts, jnp.int32), jnp.asarray(weights, jnp.float32))
     assert float(estimate) == pytest.approx(definition, abs=2e-6 * (1 + abs(definition)))
     assert float(error) >= 0
 
@@ -209,10 +210,10 @@ def test_coincident_points_share_their_mass(key):
 
 
 def test_a_second_call_does_not_retrace(key):
-    from otgen.ot import shards
+    from otgen.ot.semidiscrete import devices
 
     def sizes():
-        return shards.advance._cache_size(), shards.count._cache_size()
+        return devices.advance._cache_size(), devices.count._cache_size()
 
     y = jax.random.normal(key, (30, 3))
     semidiscrete.run(key, y, tol=0.05)
@@ -242,7 +243,7 @@ def test_step_is_pure_jittable_and_vmappable(key):
 
 @long
 def test_resumed_solve_is_bit_identical(key, monkeypatch):
-    monkeypatch.setattr(semidiscrete, "_WORK", 2.5e8)
+    monkeypatch.setattr(solver, "_WORK", 2.5e8)
     y = jax.random.normal(key, (256, 16))
     options = {"tol": 2e-3, "max_samples": 500_000}
     saved = {}
@@ -410,7 +411,7 @@ def test_carrying_over_needs_one_space(key):
 
 
 def test_a_smoothed_gradient_is_that_of_the_softmax(key):
-    from otgen.ot.heights import _shared
+    from otgen.ot.semidiscrete.descent import _shared
 
     y, h = jax.random.normal(key, (40, 3)), jax.random.normal(jax.random.key(1), (40,))
     x = UNIFORM(jax.random.key(2), 500, 3)
@@ -433,13 +434,13 @@ def test_a_smoothed_start_ends_at_the_same_heights(key):
 
 
 def test_clusters_of_well_parted_points(key):
-    from otgen.ot import warm
+    from otgen.ot.semidiscrete import start
 
     centres = 10 * jnp.eye(5)
     y = centres[jnp.arange(500) % 5] + 0.1 * jax.random.normal(key, (500, 5))
     weights = jnp.full(500, 1 / 500).at[:5].mul(2)
     weights = weights / weights.sum()
-    found, total = warm.clusters(jax.random.key(1), y, weights, 12)
+    found, total = start.clusters(jax.random.key(1), y, weights, 12)
     assert float(total.sum()) == pytest.approx(1, abs=1e-5)
     mass = jnp.zeros(5).at[jnp.argmax(found, axis=1)].add(total)
     np.testing.assert_allclose(mass, [jnp.sum(weights[i::5]) for i in range(5)], atol=1e-5)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import otgen as og
-from otgen.ot import cells, coupling, extension, heights, semidiscrete, source
-from otgen.ot.scores import top_scores
+from otgen.ot import semidiscrete
+from otgen.ot.semidiscrete import coupling, descent, extension, measure, solver, source
+from otgen.ot.semidiscrete.scores import top_scores
 
 NUM, DIM, SAMPLES = 24, 3, 64  # of all problems here, so that programs are shared
 
@@ -31,10 +32,12 @@ def swapped(array):
 def info_of(share, y, weights, tol=0.05, num=2**16):
     """The reader's numbers for the best heights there can be and cells that won given shares of the samples."""
     counts = np.random.default_rng(1).multinomial(num // 16, share, 16).astype(np.int32)
-    counted = cells.Counts(jnp.asarray(counts), jnp.zeros(()), jnp.zeros(()), jnp.zeros(y.shape[1]), jnp.float32(0.25))
+    counted = measure.Counts(
+        jnp.asarray(counts), jnp.zeros(()), jnp.zeros(()), jnp.zeros(y.shape[1]), jnp.float32(0.25)
+    )
     h = jnp.asarray(-0.15 * np.sum((y - weights @ y) ** 2, 1), jnp.float32)
     weights = jnp.asarray(weights, jnp.float32)
-    return semidiscrete._info(counted, h, jnp.asarray(y, jnp.float32), weights, jnp.int32(500), tol, 1024)
+    return solver._info(counted, h, jnp.asarray(y, jnp.float32), weights, jnp.int32(500), tol, 1024)
 
 
 def test_light_cells_that_are_empty_are_no_convergence():
@@ -94,14 +97,14 @@ def test_a_solve_does_not_see_points_without_weight(key):
     padded[0] = y[0]  # where there is a point with weight
     state, info = semidiscrete.run(key, padded, zero, **options)
     assert int(info.status) == int(told.status) == og.Status.CONVERGED
-    np.testing.assert_array_equal(np.asarray(state.h)[[0, 1, 2, -1]], np.float32(heights.EXCLUDED))
+    np.testing.assert_array_equal(np.asarray(state.h)[[0, 1, 2, -1]], np.float32(descent.EXCLUDED))
     index = semidiscrete.assign(state, padded, x)
     assert float(np.mean(np.asarray(index) - 3 == semidiscrete.assign(alone, y, x))) > 0.9
     masses = semidiscrete.masses(key, state, padded, 2**14, weights=zero)
     np.testing.assert_array_equal(masses[np.flatnonzero(zero == 0)], 0)
     assert semidiscrete.chi2(key, state, padded, 2**14, weights=zero)[0] < 0.05
     again, _ = semidiscrete.run(key, padded, zero, state=state, **options)
-    np.testing.assert_array_equal(again.h[0], np.float32(heights.EXCLUDED))
+    np.testing.assert_array_equal(again.h[0], np.float32(descent.EXCLUDED))
     found = coupling.invert_all(key, state, padded).found
     np.testing.assert_array_equal(found, zero > 0)
 
@@ -151,11 +154,11 @@ def test_eager_calls_compile_once(key):
     state = semidiscrete.stage(key, state, y, weights, 10, 64)
     for smoothing in (None, 0.1):
         semidiscrete.step(key, state, y, weights, batch_size=64, smoothing=smoothing)
-    before = heights._step._cache_size()
+    before = descent._step._cache_size()
     for smoothing in (None, 0.2, 0.3):
         semidiscrete.step(key, state, y, weights, batch_size=64, smoothing=smoothing)
         semidiscrete.assign(state, y, x)
-    assert heights._step._cache_size() == before
+    assert descent._step._cache_size() == before
 
 
 @pytest.mark.parametrize("exponent", [-33, -16, 16, 33])
@@ -207,11 +210,11 @@ def test_points_that_repeat_are_found_on_their_device():
     y, _, _ = clouds()
     grid = np.stack(np.meshgrid(*[np.arange(16.0)] * 2), -1).reshape(-1, 2).astype(np.float32)
     for points in (y, grid):
-        assert not cells._hashes_meet(points)
-        assert not cells.may_repeat(points)
+        assert not measure._hashes_meet(points)
+        assert not measure.may_repeat(points)
     again = np.concatenate([grid, -0.0 * grid[:1]])
-    assert cells._hashes_meet(again)
-    assert cells.may_repeat(again)
+    assert measure._hashes_meet(again)
+    assert measure.may_repeat(again)
 
 
 Y, X, H = clouds()

@@ -16,7 +16,7 @@ PROGRAM = """
 import json
 import jax, jax.numpy as jnp, numpy as np
 from otgen.ot import semidiscrete
-from otgen.ot.source import gaussian
+from otgen.ot.semidiscrete.source import gaussian
 
 devices, key = jax.devices(), jax.random.key(0)
 rng = np.random.default_rng(0)

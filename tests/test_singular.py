@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from otgen.ot import extension, semidiscrete
-from otgen.ot.singular import dihedral_angle, singular_angles, walk
+from otgen.ot import semidiscrete
+from otgen.ot.semidiscrete import extension
+from otgen.ot.semidiscrete.singular import dihedral_angle, singular_angles, walk
 from tests import problems
 
 GAP = 0.5  # radians: between the angles within a cluster and that across

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import otgen as og
-from otgen.ot import entropic, newton
+from otgen.ot.sinkhorn import potentials, scaling, solver
 from otgen.types import Status
 from tests.clouds import clouds, matrix, recomputed, reference
 
@@ -86,7 +86,7 @@ def test_zero_weights_and_coincident_points():
         assert info.status == Status.CONVERGED
         np.testing.assert_allclose(state.f[5:], small.f, atol=2e-3)
         # a point without mass has the potential that the others give it
-        expected = entropic.soft_rows(cost, state.g, jnp.asarray(b, jnp.float32), epsilon)
+        expected = potentials.soft_rows(cost, state.g, jnp.asarray(b, jnp.float32), epsilon)
         np.testing.assert_allclose(state.f, expected, atol=1e-3)
         assert all(np.isfinite(part).all() for part in slopes(x, a, epsilon))
 
@@ -103,10 +103,10 @@ def test_a_sweep_over_epsilon_traces_once():
     for k in range(20):
         solve(0.1 + 0.1 * k, 1.0 - 0.02 * k, 1e-3 / (k + 1))
     assert len(traces) == 1
-    before = og.sinkhorn._solve._cache_size()
+    before = solver._solve._cache_size()
     for k in range(20):
         og.sinkhorn.run(og.PairwiseCost(x, y), epsilon=0.1 + 0.05 * k)
-    assert og.sinkhorn._solve._cache_size() <= before + 1
+    assert solver._solve._cache_size() <= before + 1
 
 
 def test_transformations_compose():
@@ -148,13 +148,13 @@ def test_a_fixed_number_of_iterations_in_lockstep():
 def test_iterations_on_the_kernel_are_sinkhorns(x64, num):
     x, y, a, b = clouds(15, 12, 2)
     cost = og.PairwiseCost(x, y)
-    problem = newton.Problem(jnp.asarray(a), jnp.asarray(b), jnp.asarray(1.0), jnp.asarray(1.0))
+    problem = scaling.Problem(jnp.asarray(a), jnp.asarray(b), jnp.asarray(1.0), jnp.asarray(1.0))
     held = og.DenseCost(cost.matrix())
     start = og.sinkhorn.step(og.sinkhorn.State(jnp.zeros(15), jnp.zeros(12)), cost, a, b, epsilon=0.5)
     state = start
     for _ in range(num):
         state = og.sinkhorn.step(state, cost, a, b, epsilon=0.5)
-    f, g = newton.iterate(held, problem, *start, epsilon=jnp.asarray(0.5), num_iterations=num)
+    f, g = scaling.iterate(held, problem, *start, epsilon=jnp.asarray(0.5), num_iterations=num)
     np.testing.assert_allclose(f, state.f, atol=1e-10)
     np.testing.assert_allclose(g, state.g, atol=1e-10)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 from scipy.optimize import brentq
 
-from otgen.ot import smoothing
+from otgen.ot.dual import smoothing
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from otgen.ot import source
+from otgen.ot.semidiscrete import source
 
 
 def test_sobol_stratifies_every_dimension(key):

@@ -31,7 +31,8 @@ from otgen.models import (
 )
 from otgen.nn.potentials import Convex
 from otgen.nn.velocity import Velocity
-from otgen.ot import extension, semidiscrete, source
+from otgen.ot import semidiscrete
+from otgen.ot.semidiscrete import extension, source
 from otgen.types import Status
 from tests.processes import told_by
 

@@ -7,7 +7,7 @@ from scipy.optimize import linprog
 
 import otgen as og
 from otgen.ot import dual, structured
-from otgen.ot.structured import Weights
+from otgen.ot.structured import Weights, solver
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -296,9 +296,9 @@ def test_many_numbers_in_one_trace():
     def optimum(lam):
         return structured.run(cost, weights, epsilon=EPSILON, lam=lam, tol=1e-7)[1].dual_value
 
-    lams, before = jnp.array([0.0, 0.05, 0.1]), structured._run._cache_size()
+    lams, before = jnp.array([0.0, 0.05, 0.1]), solver._run._cache_size()
     values = [float(optimum(lam)) for lam in lams]
-    assert structured._run._cache_size() <= before + 1
+    assert solver._run._cache_size() <= before + 1
     np.testing.assert_allclose(jax.vmap(optimum)(lams), values, atol=2e-7)
 
 

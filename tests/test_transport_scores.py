@@ -10,7 +10,7 @@ from otgen.eval.intervals import bootstrap
 from otgen.eval.maps import cosine, l2_uvp
 from otgen.eval.sliced import projected_w2_sq, sliced_w2_sq
 from otgen.eval.subsets import subset_divergence, subset_w2_sq
-from otgen.ot.frechet import frechet_distance
+from otgen.ot.gaussian.frechet import frechet_distance
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(500, 8)), 0.7 * RNG.normal(size=(350, 8)) + np.arange(8) / 8

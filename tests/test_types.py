@@ -35,7 +35,8 @@ def test_parts_load_when_named():
 def test_structures_of_different_classes_differ():
     """A jitted function must never take one cost, kernel or prior for another, whatever their hashes are."""
     from otgen.eval import kernel
-    from otgen.ot import distances, latent
+    from otgen.ot import latent
+    from otgen.ot.costs import distances
 
     alike = [
         [distances.SqEuclidean(), distances.Euclidean(), distances.Cosine(), kernel.Cubic(), kernel.Energy()],

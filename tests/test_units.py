@@ -14,9 +14,9 @@ import pytest
 
 import otgen as og
 from otgen.eval import kernel
-from otgen.ot import critical, linear_flow
 from otgen.ot.exact import assignment
-from otgen.ot.polar import polar
+from otgen.ot.gaussian.polar import polar
+from otgen.theory import critical, dynamics
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(2, 12, 3)) @ np.diag([1.0, 0.7, 0.4])
@@ -92,7 +92,7 @@ ROWS = (
     Row("l2_uvp", lambda x, y, _: og.eval.l2_uvp(x, y), 0),
     Row("l2_uvp, known variance", lambda x, y, u: og.eval.l2_uvp(x, y, u**2), 0),
     Row("cosine", lambda x, y, _: og.eval.cosine(x, y, x[::-1]), 0),
-    Row("linear loss", lambda x, y, _: linear_flow.loss_from_factor((x[:3],), y.T), 2, slow=True),
+    Row("linear loss", lambda x, y, _: dynamics.loss_from_factor((x[:3],), y.T), 2, slow=True),
     Row("critical.minimum", lambda x, y, u: critical.minimum(cov(x), 2, 0.01 * u**2), 2),
     Row("critical.minimiser", lambda x, y, u: critical.minimiser(cov(x), 2, 0.01 * u**2), 2, gradient=False),
     Row("exact.value_line", value_line, 2),

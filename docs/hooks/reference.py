@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TITLES = {  # of the packages, in this order
     "ot": "Transport",
+    "theory": "Theory",
     "models": "Models",
     "eval": "Evaluation",
     "data": "Data",
@@ -28,22 +29,23 @@ def modules() -> list[str]:
     return [_dotted(path) for path in paths if not path.stem.startswith("_")]
 
 
-def packages() -> list[str]:
-    """Otgen and its packages."""
-    names = {path.parent.name for path in (ROOT / "otgen").glob("*/__init__.py")}
-    order = sorted(names, key=lambda name: (list(TITLES).index(name) if name in TITLES else len(TITLES), name))
-    return ["otgen", *(f"otgen.{name}" for name in order)]
+def packages(inside: str = "otgen") -> list[str]:
+    """A package and those in it, each followed by its own."""
+    names = [f"{inside}.{path.parent.name}" for path in ROOT.joinpath(*inside.split(".")).glob("*/__init__.py")]
+    ranks = {f"otgen.{name}": rank for rank, name in enumerate(TITLES)}
+    names.sort(key=lambda name: (ranks.get(name, len(ranks)), name))
+    return [inside, *(it for name in names for it in packages(name))]
 
 
 def offered(module: str) -> dict[str, str]:
     """Public names that a module takes from elsewhere in otgen to offer them, and where each is defined."""
-    found = {}
+    found, constants = {}, _constants(module)
     for node in _tree(module).body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("otgen"):
             for alias in node.names:
-                if alias.asname == alias.name:
+                if alias.asname == alias.name or alias.name in constants.get("__all__", ()):
                     found[alias.name] = _home(f"{node.module}.{alias.name}")
-    for name, value in _constants(module).items():
+    for name, value in constants.items():
         if name == "_LAZY":
             found |= {part: f"{module}.{part}" for part in value}
         if name == "_FUNCTIONS":
@@ -95,14 +97,22 @@ def page_of(module: str) -> str:
 
 def nav() -> list:
     """The reference as a part of the navigation."""
-    parts: list = [{"The names of otgen": "reference/index.md"}]
-    for package in packages()[1:]:
-        short = package.split(".")[1]
-        own = [it for it in modules() if it.startswith(package + ".")]
-        entries: list = [f"reference/{short}/index.md", *({it.split(".")[-1]: page_of(it)} for it in own)]
-        parts.append({f"{_title(package)}": entries})
-    single = [it for it in modules() if it.count(".") == 1]
-    return [*parts, *({it: page_of(it)} for it in single)]
+    return [{"The names of otgen": "reference/index.md"}, *_entries("otgen")]
+
+
+def _entries(package: str) -> list:
+    """What is in a package: packages first, each a part of its own, then modules."""
+    parts: list = []
+    for inner in _inside(package, packages()):
+        parts.append({_title(inner): [page_of(inner), *_entries(inner)]})
+    return [
+        *parts,
+        *({it if package == "otgen" else it.split(".")[-1]: page_of(it)} for it in _inside(package, modules())),
+    ]
+
+
+def _inside(package: str, names: list[str]) -> list[str]:
+    return [it for it in names if it.rpartition(".")[0] == package]
 
 
 def on_config(config):
@@ -132,16 +142,17 @@ def _front() -> str:
 
 
 def _title(package: str) -> str:
-    short = package.split(".")[1]
-    return f"{TITLES[short]}: {package}" if short in TITLES else package
+    short = package.removeprefix("otgen.")
+    return f"{TITLES[short]}: {package}" if short in TITLES else short.rpartition(".")[2]
 
 
 def _package(package: str) -> str:
-    lines = [f"# {_title(package)}", "", escaped(ast.get_docstring(_tree(package)) or ""), ""]
+    lines = [f"# {package}", "", escaped(ast.get_docstring(_tree(package)) or ""), ""]
     if offered(package):
         lines += [f"## Names of `{package}`", "", _table(package), ""]
-    own = [it for it in modules() if it.startswith(package + ".")]
-    rows = [f"| [`{it}`]({it.split('.')[-1]}.md) | {summary(it)} |" for it in own]
+    inside = [*_inside(package, packages()), *_inside(package, modules())]
+    links = [(it, os.path.relpath(page_of(it), os.path.dirname(page_of(package)))) for it in inside]
+    rows = [f"| [`{it}`]({link}) | {summary(it)} |" for it, link in links]
     return "\n".join([*lines, "## Modules", "", "| module | what it is |", "|---|---|", *rows, ""])
 
 
@@ -178,7 +189,7 @@ def _constants(module: str) -> dict:
     for node in _tree(module).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
-            if name in ("_LAZY", "_FUNCTIONS"):
+            if name in ("_LAZY", "_FUNCTIONS", "__all__"):
                 found[name] = ast.literal_eval(node.value)
     return found
 

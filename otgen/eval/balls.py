@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from otgen.ot.costs import product
-from otgen.ot.distances import UNROLL
-from otgen.ot.scores import top_scores
+from otgen.ot.costs.distances import UNROLL
+from otgen.ot.semidiscrete.scores import top_scores
 from otgen.types import Array
 
 _BLOCK = 2**22  # distances in memory at a time

@@ -22,7 +22,7 @@ from otgen.ot.check import (
     require_finite,
     smallest_and_sum,
 )
-from otgen.ot.great_circle import norm
+from otgen.ot.latent.great_circle import norm
 from otgen.types import Array, Held
 
 

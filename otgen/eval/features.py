@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from otgen.nn import inception as network
 from otgen.ot.check import as_count, native, require_channels_last
-from otgen.ot.frechet import Moments, moments
+from otgen.ot.gaussian.frechet import Moments, moments
 from otgen.types import Array
 
 LENET_FILE = "lenet_mnist/lenet.npz"

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from otgen.eval.samples import as_samples
 from otgen.ot.check import require_positive
-from otgen.ot.units import unit
+from otgen.ot.gaussian.units import unit
 from otgen.types import Array
 
 

@@ -14,8 +14,8 @@ from otgen.eval.samples import as_samples
 from otgen.ot import sinkhorn
 from otgen.ot.check import as_count, as_key, require_positive
 from otgen.ot.costs import PairwiseCost
-from otgen.ot.divergence import sinkhorn_divergence
 from otgen.ot.exact import assignment
+from otgen.ot.sinkhorn.divergence import sinkhorn_divergence
 from otgen.types import Array, Key
 
 

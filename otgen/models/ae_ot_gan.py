@@ -38,8 +38,8 @@ from otgen.models.fitting import descend, moving_average
 from otgen.models.settings import Checked, adam
 from otgen.nn.autoencoder import decoder, to_unit
 from otgen.nn.critic import critic
-from otgen.ot import extension
 from otgen.ot.check import as_key
+from otgen.ot.semidiscrete import extension
 from otgen.train.loop import NonFinite, train_on
 from otgen.train.parallel import sample_keys, shared_rows
 from otgen.train.state import TrainState

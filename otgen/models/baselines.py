@@ -16,8 +16,9 @@ import jax.numpy as jnp
 
 from otgen.models import ae_ot, latent_flow, latent_law, vae, wae_mmd, wgan_gp
 from otgen.models.settings import GeneratorSettings, Settings, num_steps_of, rows_of
-from otgen.ot import extension, mixture
 from otgen.ot.check import as_points
+from otgen.ot.gaussian import mixture
+from otgen.ot.semidiscrete import extension
 from otgen.train.budget import flops
 from otgen.types import Array, Callback, Key
 

@@ -23,10 +23,10 @@ import numpy as np
 import optax
 
 from otgen.nn.linear import STARTS, DeepLinear
-from otgen.ot import critical
 from otgen.ot.check import as_count, as_key, require_choice
-from otgen.ot.frechet import moments
-from otgen.ot.linear_flow import loss_from_factor
+from otgen.ot.gaussian.frechet import moments
+from otgen.theory import critical
+from otgen.theory.dynamics import loss_from_factor
 from otgen.train.loop import train_on
 from otgen.train.parallel import gathered, shared_rows
 from otgen.train.state import TrainState

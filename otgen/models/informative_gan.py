@@ -5,7 +5,7 @@ and the data at the pulled-back cost C(z, x) = |G(z) - x|^2, over plans pi whose
 
   min_G min_pi E_pi C + epsilon I(z; x) - lam I(c; x).
 
-Two forms of the reward (`otgen.ot.structured`, `otgen.ot.perturbed`):
+Two forms of the reward (`otgen.ot.structured`, `otgen.ot.structured.perturbed`):
 
 * "structured": lam <= epsilon, where the inner problem is convex. Its semi-dual is a log-mean-exp over noises inside
   one over codes (entropic), or a sparsemax inside another (quadratic); lam = 0 is plain smoothed transport.

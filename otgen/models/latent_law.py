@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from otgen.ot import extension, semidiscrete
+from otgen.ot import semidiscrete
 from otgen.ot.check import as_key, as_points
-from otgen.ot.mixture import Mixture
+from otgen.ot.gaussian.mixture import Mixture
+from otgen.ot.semidiscrete import extension
 from otgen.types import Array, Callback, Key
 
 

@@ -7,8 +7,8 @@ Two stages, each a minimisation:
    and defines the map explicitly. There is no generator to train against it.
 
 Sampling is noise -> map -> decoder. The map sends noise to codes of training images; what makes new codes of it is its
-barycentre, its gradient, or the extension of semi-discrete maps (`otgen.ot.extension`), which joins a code to a
-neighbour unless the map jumps between them. Afterwards `distil` may put the map into one network.
+barycentre, its gradient, or the extension of semi-discrete maps (`otgen.ot.semidiscrete.extension`), which joins a code
+to a neighbour unless the map jumps between them. Afterwards `distil` may put the map into one network.
 
 Reference: Latent space optimal transport for generative models (2018), arXiv 1809.05964.
 """
@@ -30,9 +30,9 @@ from otgen.models import ae_ot, map_distil, neural_map
 from otgen.models.apply import PIECE, check_images, rows
 from otgen.models.settings import Settings
 from otgen.nn.autoencoder import Autoencoder
-from otgen.ot import extension
 from otgen.ot.check import as_count, as_key
-from otgen.ot.source import gaussian
+from otgen.ot.semidiscrete import extension
+from otgen.ot.semidiscrete.source import gaussian
 from otgen.types import Array, Callback, Key
 
 EXTENDED = ("pairs", "local")  # forms of the extension, those that need no centres of cells

@@ -24,7 +24,7 @@ from otgen.models.fitting import descend
 from otgen.models.map_training import MapSettings, noise, optimiser
 from otgen.nn.potentials import Potential
 from otgen.ot import gaussian
-from otgen.ot.scores import top_scores
+from otgen.ot.semidiscrete.scores import top_scores
 from otgen.train.state import TrainState
 from otgen.types import Array, Key, Sampler
 

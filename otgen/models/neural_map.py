@@ -26,8 +26,8 @@ from otgen.models import map_c_transform, map_icnn, map_lp, map_training
 from otgen.models.map_training import MapSettings, Units
 from otgen.ot import conjugate, semidiscrete
 from otgen.ot.check import as_count, as_key, as_points, require_positive
-from otgen.ot.scores import top_scores
-from otgen.ot.source import gaussian
+from otgen.ot.semidiscrete.scores import top_scores
+from otgen.ot.semidiscrete.source import gaussian
 from otgen.types import Array, Callback, Key, Sampler, as_pytree
 
 SOLVERS = {"c_transform": map_c_transform, "lp": map_lp, "icnn": map_icnn}

@@ -21,7 +21,7 @@ from otgen.models.fitting import descend, fit_generator
 from otgen.models.settings import GeneratorSettings, adam
 from otgen.nn.autoencoder import decoder, encoder, to_unit
 from otgen.nn.pixels import pixels_of, reconstruction_loss
-from otgen.ot.distances import SqEuclidean
+from otgen.ot.costs.distances import SqEuclidean
 from otgen.train.parallel import gathered, normals
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from otgen.ot.check import as_array, as_count, as_key, require_choice, require_nonnegative
-from otgen.ot.linear_flow import as_chain, as_target, end_to_end
-from otgen.ot.units import of_lengths
+from otgen.ot.gaussian.units import of_lengths
+from otgen.theory.dynamics import as_chain, as_target, end_to_end
 from otgen.types import Array, Key
 
 STARTS = (

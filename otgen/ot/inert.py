@@ -25,7 +25,7 @@ def gibbs(block: Array, f: ArrayLike, g: ArrayLike, epsilon: ArrayLike, cap: flo
       cap: what larger exponents are taken for. Static.
 
     Example:
-      >>> print(og.costs.gibbs(jnp.array([[1.0, jnp.inf]]), jnp.array([1.0]), jnp.zeros(2), 0.5))
+      >>> print(og.ot.inert.gibbs(jnp.array([[1.0, jnp.inf]]), jnp.array([1.0]), jnp.zeros(2), 0.5))
       [[1. 0.]]
     """
     f, g = jnp.asarray(f)[:, None], jnp.asarray(g)
@@ -39,7 +39,7 @@ def carried(potential: ArrayLike, mass: ArrayLike) -> Array:
     """Return a potential that is minus infinity at points without mass, which leaves them out of `gibbs`.
 
     Example:
-      >>> print(og.costs.carried(jnp.array([1.0, 1e30]), jnp.array([0.5, 0.0])))
+      >>> print(og.ot.inert.carried(jnp.array([1.0, 1e30]), jnp.array([0.5, 0.0])))
       [  1. -inf]
     """
     return jnp.where(mass > 0, potential, -jnp.inf)
@@ -60,7 +60,7 @@ def middle(x: Array, y: Array, a: ArrayLike | None = None, b: ArrayLike | None =
     Example:
       >>> x = jnp.array([[0.0], [1.0], [2.0], [1e6], [1e30]])
       >>> a = jnp.array([1.0, 1.0, 1.0, 1.0, 0.0])
-      >>> print(og.costs.middle(x, x, a, a))
+      >>> print(og.ot.inert.middle(x, x, a, a))
       [1.5]
     """
     means, counts = zip(_means_of_groups(x, a), _means_of_groups(y, b), strict=True)

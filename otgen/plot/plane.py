@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from otgen.ot.extension import dihedral_angle
 from otgen.ot.semidiscrete import State, assign
+from otgen.ot.semidiscrete.extension import dihedral_angle
 from otgen.plot.look import BLUE, RASTER, axis, cycle, in_plane, ink
 from otgen.types import Array
 

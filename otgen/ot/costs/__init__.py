@@ -1,0 +1,12 @@
+"""Ground costs: what moving a unit of mass from x to y costs, as a matrix or as two clouds that meet block by block.
+
+Every algorithm is written against one primitive, `map_blocks`: it hands a function the cost matrix a block of rows, or
+of columns, at a time.
+
+`ground` has the costs of two clouds, `distances` the cost of a pair and `functions` when two such functions are one;
+`adapters` go to and from OTT-JAX's geometries; `padding` brings clouds of different sizes to one.
+"""
+
+from otgen.ot.costs.ground import BLOCK, Cost, DenseCost, PairwiseCost, along, product
+
+__all__ = ["BLOCK", "Cost", "DenseCost", "PairwiseCost", "along", "product"]

@@ -1,0 +1,159 @@
+"""The solver of the smoothed dual: L-BFGS on the semi-dual, until the duality gap is small."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from otgen.ot.check import is_traced
+from otgen.ot.costs import Cost, DenseCost, product
+from otgen.ot.dual.ascent import Info, check_loop, climb, iterate, unit_of
+from otgen.ot.dual.evaluate import (
+    gap_of,
+    prepare,
+    semidual_of,
+    spread,
+    sums_of,
+    transform_of,
+    value_of,
+)
+from otgen.ot.dual.smoothing import Smoothing, by_name
+from otgen.types import ADVICE, Array, Status, status_of
+
+
+class State(NamedTuple):
+    """The dual potentials.
+
+    Attributes:
+      f: of the rows [n], centred: sum a_i f_i = 0.
+      g: of the columns [m], the best for f.
+
+    Example:
+      >>> cost = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+      >>> state = og.dual.State(jnp.zeros(2), og.dual.transform(cost, jnp.zeros(2), epsilon=1.0))
+      >>> print(og.dual.gap(cost, *state, epsilon=1.0))  # by symmetry these are optimal
+      0.0
+    """
+
+    f: Array
+    g: Array
+
+
+def run(
+    cost: Cost | ArrayLike,
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    epsilon: ArrayLike,
+    smoothing: str | Smoothing = "entropic",
+    tol: ArrayLike = 1e-5,
+    max_steps: ArrayLike = 5000,
+    state: State | None = None,
+) -> tuple[State, Info]:
+    """Solve smoothed transport: maximise the semi-dual by L-BFGS until the duality gap is below `tol`.
+
+    The result carries no gradient. `semidual(cost, state.f, ...)` is W, and its gradient in cost and weights is W's.
+    Cost and epsilon in other units give the same result in those units.
+
+    Args:
+      cost, a, b, epsilon, smoothing: as in `value`. A pair of cost +inf is forbidden.
+      tol: accepted duality gap, as a share of how much the cost varies (`Info.scale`): four times the median absolute
+        deviation of what is left of the costs after the medians of rows and columns are taken off, which neither a
+        constant added to the cost nor a few outliers move; epsilon where nothing is left. Traced. Float32 reaches
+        about 1e-6 of the largest cost.
+      max_steps: limit of L-BFGS steps; traced. The gap is looked at every 20 steps, later every 100.
+      state: potentials to start from, None for f = 0.
+
+    Returns:
+      State and Info.
+
+    Raises:
+      ValueError: as in `value`, for a tol that is not positive or a negative max_steps, and (outside jit, for a cost
+        given as a matrix) if every plan would have mass on forbidden pairs.
+
+    Example:
+      >>> cost = jnp.array([[0.0, 2.0], [2.0, 0.0]])
+      >>> state, info = og.dual.run(cost, epsilon=0.5, smoothing="quadratic")
+      >>> print(og.dual.density(cost, *state, epsilon=0.5, smoothing="quadratic"))  # exactly zero off the diagonal
+      [[2. 0.]
+       [0. 2.]]
+      >>> print(info.primal_value)  # <C, P> = 0, and epsilon E r^2 / 2
+      0.5
+
+    Reference: Blondel et al. (2018), arXiv 1710.06276, who maximise the same function by L-BFGS.
+    """
+    check_loop(tol, max_steps)
+    if not (state is None or hasattr(state, "f")):
+        raise ValueError(f"state is a {type(state).__name__}: give the State of an earlier run, or None.")
+    cost, f, _, a, b = prepare(cost, a, b, epsilon, None if state is None else state.f)
+    f = jnp.zeros_like(a) if f is None else f.astype(a.dtype)
+    found = _run(*jax.lax.stop_gradient((cost, f, a, b, epsilon, tol, max_steps)), smoothing=by_name(smoothing))
+    status = found[1].status
+    if isinstance(cost, DenseCost) and not is_traced(status) and int(status) == Status.INFEASIBLE:
+        raise ValueError(ADVICE[Status.INFEASIBLE])
+    return found
+
+
+@functools.partial(jax.jit, static_argnames="smoothing")
+def _run(cost, f, a, b, epsilon, tol, max_steps, smoothing) -> tuple[State, Info]:
+    epsilon = jnp.asarray(epsilon, f.dtype)
+    scale = spread(cost, a, b)
+    scale = jnp.where(scale > 0, scale, epsilon)
+    options = {"epsilon": epsilon, "smoothing": smoothing}
+
+    def advance(f: Array, num: Array) -> tuple[Array, tuple]:
+        f = climb(lambda f: semidual_of(cost, f, a, b, **options), f, a, num, unit_of(scale))
+        g = transform_of(cost, f, a, **options)
+        # Points of weight zero have no say in g; their own potential is the best for it.
+        best = cost.map_blocks(lambda block: smoothing.level(jnp.where(b > 0, g, 0.0) - block, b, epsilon))
+        f, g = _carried(f, a, best), _carried(g, b, g)
+        return f, (gap_of(cost, f, g, a, b, scale=scale, **options), value_of(cost, f, g, a, b, **options), g)
+
+    f, (gap, lower, g), step, stalled = iterate(advance, f, tol * scale, max_steps)
+    rows, columns = sums_of(cost, f, g, a, b, **options)
+    error = a @ jnp.abs(rows - 1) + b @ jnp.abs(columns - 1)
+    none = _stranded(cost, a, b) | (lower > _most(cost, a, b, **options))
+    status = jnp.where(none, Status.INFEASIBLE, status_of(gap, tol * scale, stalled)).astype(jnp.int32)
+    f, g = f - a @ f, g + a @ f
+    return State(f, g), Info(gap, lower, jnp.where(none, jnp.inf, lower + gap), error, step, status, scale)
+
+
+def _carried(potential: Array, weights: Array, best: Array) -> Array:
+    """The potential where there is mass; elsewhere the best one, or zero where what stands there allows none."""
+    return jnp.where(weights > 0, potential, jnp.where(jnp.isfinite(best), best, 0.0))
+
+
+def _stranded(cost: Cost, a: Array, b: Array) -> Array:
+    """Whether some point has more mass than all its partners, those to which the cost is finite, can take."""
+
+    def rows(block: Array, a: Array) -> Array:
+        return a > (1 + 1e-4) * product(block < jnp.inf, b)
+
+    def columns(block: Array, b: Array) -> Array:
+        return b > (1 + 1e-4) * product(a, block < jnp.inf)
+
+    return jnp.any(cost.map_blocks(rows, a)) | jnp.any(cost.map_blocks(columns, b, axis=0))
+
+
+def _most(cost: Cost, a: Array, b: Array, epsilon: Array, smoothing: Smoothing) -> Array:
+    """What no feasible plan exceeds: the largest finite cost, and epsilon E f(r) of the largest densities r <= 1 / a_i.
+
+    A dual value above it proves that there is no feasible plan.
+    """
+
+    def largest(block: Array, a: Array) -> Array:
+        return jnp.max(jnp.where((a > 0)[:, None] & (b > 0) & (block < jnp.inf), block, -jnp.inf), 1)
+
+    densest = 1 / jnp.maximum(_least(a), _least(b))
+    flat = smoothing.value(jnp.zeros_like(densest))  # f is convex and E r = 1: at most the chord at 1
+    most = flat + (smoothing.value(densest) - flat) / densest
+    top = jnp.max(cost.map_blocks(largest, a))
+    return top + epsilon * most + 1e-4 * (jnp.abs(top) + epsilon * most)
+
+
+def _least(weights: Array) -> Array:
+    return jnp.min(jnp.where(weights > 0, weights, jnp.inf))

@@ -1,0 +1,36 @@
+"""Transport between Gaussians in closed form: distances, maps, geodesics, barycentres, and mixtures.
+
+`maps` has maps, geodesics and barycentres; `bures` distances of covariances and their derivatives; `frechet` moments of
+samples and their distance; `mixture` plans between mixtures. Below them `factors` of covariances, `polar` factors, and
+`units` in which squares stay within float32.
+"""
+
+from otgen.ot.gaussian.bures import (
+    bures_sq,
+    bures_sq_factors,
+    entropic_bures_sq,
+    perturbed_bures_sq,
+    perturbed_bures_sq_factors,
+)
+from otgen.ot.gaussian.frechet import Moments, frechet_distance, merge, moments
+from otgen.ot.gaussian.maps import Affine, Info, barycenter, geodesic, geodesic_cov, map_matrix, transport_map, w2_sq
+
+__all__ = [
+    "Affine",
+    "Info",
+    "Moments",
+    "barycenter",
+    "bures_sq",
+    "bures_sq_factors",
+    "entropic_bures_sq",
+    "frechet_distance",
+    "geodesic",
+    "geodesic_cov",
+    "map_matrix",
+    "merge",
+    "moments",
+    "perturbed_bures_sq",
+    "perturbed_bures_sq_factors",
+    "transport_map",
+    "w2_sq",
+]

@@ -1,0 +1,66 @@
+"""Operations on latents that keep their prior: interpolate, average, analogy, vicinity, walk, loop.
+
+Averaging latents leaves the prior: the midpoint of two Gaussian latents is too short by sqrt 2, and generators draw
+blurred images from it. Each operation here forms the intuitive combination y = sum_i w_i z_i and moves it to the
+prior by the Monge map of the law of y, the change that is smallest in mean square among all that restore the prior.
+
+What is kept is the law over random inputs; one fixed pair of latents may still lie anywhere.
+
+`operations` has the calls and `combination` the weighted sum that all of them are; the laws are in `priors` (stable
+ones, uniform), `tabulated` (by a table of their sums, from `sums`), `radial` and `learned`; `great_circle` has
+directions.
+
+Reference: Agustsson, Sage, Timofte and Van Gool (2019), arXiv 1711.01970; for `lol`, Bodin et al. (2024).
+"""
+
+from otgen.ot.latent.learned import Learned
+from otgen.ot.latent.operations import (
+    STANDARD,
+    analogy,
+    bilinear,
+    centroid,
+    combine,
+    grid,
+    lerp,
+    lol,
+    loop,
+    raw,
+    slerp,
+    subspace,
+    vicinity,
+    walk,
+)
+from otgen.ot.latent.priors import Cauchy, Normal, Prior, Stable, Uniform
+from otgen.ot.latent.radial import Ball, MultivariateT, Sphere
+from otgen.ot.latent.tabulated import Custom, Empirical, Mixture, StudentT, TruncatedNormal
+
+__all__ = [
+    "STANDARD",
+    "Ball",
+    "Cauchy",
+    "Custom",
+    "Empirical",
+    "Learned",
+    "Mixture",
+    "MultivariateT",
+    "Normal",
+    "Prior",
+    "Sphere",
+    "Stable",
+    "StudentT",
+    "TruncatedNormal",
+    "Uniform",
+    "analogy",
+    "bilinear",
+    "centroid",
+    "combine",
+    "grid",
+    "lerp",
+    "lol",
+    "loop",
+    "raw",
+    "slerp",
+    "subspace",
+    "vicinity",
+    "walk",
+]

@@ -1,0 +1,122 @@
+"""The loops of a semi-discrete solve, on one device or with the points shared out among several.
+
+With several, each holds a block of the points and their heights and sees all samples; which device wins a sample is
+found by a maximum over them. The arithmetic of a step is that of one device but for the order of a few sums: given the
+same heights it gives the same to rounding. A run is bit-identical on the same machine with the same number of devices;
+over another number rounding grows from step to step, since one sample that changes cells moves a height by a step.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Float
+
+from otgen.ot.semidiscrete import descent, measure
+from otgen.types import Array, Key, Sampler
+
+_AXIS = "points"
+
+
+def mesh_of(devices: Sequence[jax.Device] | None) -> Mesh | None:
+    """The devices as a mesh with one axis; None where none are given, and all runs on the default device.
+
+    Raises:
+      ValueError: for devices that repeat, or none in the sequence.
+    """
+    if devices is None:
+        return None
+    devices = list(devices)
+    if not devices or len(set(devices)) != len(devices):
+        raise ValueError(f"devices = {devices}: give at least one, and each once; jax.local_devices() is all of them.")
+    return Mesh(np.array(devices), (_AXIS,))
+
+
+def place(tree: Any, mesh: Mesh | None, fill: float = 0.0) -> Any:
+    """Lay arrays with an entry per point out over the mesh in equal blocks, padded with `fill`; scalars everywhere."""
+    if mesh is None:
+        return tree
+
+    def put(leaf):
+        leaf = np.asarray(leaf)
+        if not leaf.ndim:
+            return jax.device_put(leaf, NamedSharding(mesh, P()))
+        rows = -leaf.shape[0] % mesh.size
+        leaf = np.pad(leaf, [(0, rows)] + [(0, 0)] * (leaf.ndim - 1), constant_values=fill)
+        return jax.device_put(leaf, NamedSharding(mesh, P(_AXIS)))
+
+    return jax.tree.map(put, tree)
+
+
+def place_state(state: descent.State, mesh: Mesh | None) -> descent.State:
+    """The state over the mesh; the heights of what pads a block never win."""
+    placed = place(state, mesh)
+    if mesh is None:
+        return placed
+    h, iterate = (place(array, mesh, descent.EXCLUDED) for array in (state.h, state.iterate))
+    return placed._replace(h=h, iterate=iterate)
+
+
+def collect(tree: Any, mesh: Mesh | None, num: int) -> Any:
+    """Arrays that were laid out over the mesh, back on the default device and without what pads them."""
+    if mesh is None:
+        return tree
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[:num] if leaf.ndim else np.asarray(leaf)), tree)
+
+
+_POINTS, _ALL = P(_AXIS), P()
+_STATE = descent.State(_POINTS, _POINTS, _POINTS, _POINTS, _ALL, descent.Schedule(_ALL, _ALL, _ALL, _ALL))
+
+
+@functools.partial(jax.jit, static_argnames=("sampler", "batch_size", "mesh"))
+def advance(
+    key: Key,
+    state: descent.State,
+    y: Float[Array, "N d"],
+    weights: Float[Array, " N"],
+    num_steps: Array | int,
+    smoothing: Array | float | None,
+    sampler: Sampler,
+    batch_size: int,
+    mesh: Mesh | None = None,
+) -> descent.State:
+    """Take `num_steps` steps; see `descent.step`. Arrays as `place` returns them."""
+
+    def loop(key, state, y, weights, num_steps):
+        step = functools.partial(
+            descent.step, sampler=sampler, batch_size=batch_size, smoothing=smoothing, points_axis=mesh and _AXIS
+        )
+        return lax.fori_loop(0, num_steps, lambda _, state: step(key, state, y, weights), state)
+
+    if mesh is None:
+        return loop(key, state, y, weights, num_steps)
+    specs = (_ALL, _STATE, _POINTS, _POINTS, _ALL)
+    shared = jax.shard_map(loop, mesh=mesh, in_specs=specs, out_specs=_STATE, check_vma=False)
+    return shared(key, state, y, weights, num_steps)
+
+
+@functools.partial(jax.jit, static_argnames=("num", "sampler", "mesh"))
+def count(
+    key: Key,
+    y: Float[Array, "N d"],
+    weights: Float[Array, " N"],
+    h: Float[Array, " N"],
+    num: int,
+    sampler: Sampler,
+    mesh: Mesh | None = None,
+) -> measure.Counts:
+    """Count where `num` fresh samples fall; see `measure.count`. Arrays as `place` returns them."""
+    if mesh is None:
+        return measure.count(key, y, weights, h, num, sampler)
+    counting = functools.partial(measure.count, num=num, sampler=sampler, points_axis=_AXIS)
+    outputs = measure.Counts(P(None, _AXIS), _ALL, _ALL, _ALL, _ALL)
+    specs = (_ALL, _POINTS, _POINTS, _POINTS)
+    return jax.shard_map(counting, mesh=mesh, in_specs=specs, out_specs=outputs, check_vma=False)(key, y, weights, h)

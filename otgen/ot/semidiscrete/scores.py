@@ -1,0 +1,219 @@
+"""The streamed maximum of affine functions, max_i <y_i, x> + h_i: its value, its argmax, its k largest.
+
+Two forms compute it: XLA's, here, and one kernel for NVIDIA GPUs, in `otgen.ot.kernels.fused`. Both have the
+derivatives that are defined here, which need the points that reach the values and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
+
+from otgen.ot.check import as_array, as_count, require_choice
+from otgen.types import Array
+
+TILE = 4096  # samples scored together
+BLOCK = 256  # points scored together: TILE x BLOCK scores are alive at a time
+MOST = 4  # the largest k of the kernel: more would not fit into the registers of a processor
+_GROUP = 32  # points that share one running maximum; the winner inside is found by scoring them again
+
+
+def _blocks(y: Array, h: Array) -> tuple[Array, Array]:
+    """Pad to whole blocks (height -inf never wins) and fold to [blocks, BLOCK, d] and [blocks, BLOCK]."""
+    num_blocks = -(-y.shape[0] // BLOCK)
+    padding = num_blocks * BLOCK - y.shape[0]
+    y = jnp.pad(y, ((0, padding), (0, 0)))
+    h = jnp.pad(h, (0, padding), constant_values=-jnp.inf)
+    return y.reshape(num_blocks, BLOCK, y.shape[1]), h.reshape(num_blocks, BLOCK)
+
+
+def _group_maxima(x: Array, y: Array, h: Array) -> Array:
+    """Scores of x [t, d] against one block, reduced to the maximum of each group: [t, BLOCK // _GROUP]."""
+    scores = jnp.matmul(x, y.T, precision=lax.Precision.HIGHEST) + h
+    return scores.reshape(x.shape[0], BLOCK // _GROUP, _GROUP).max(-1)
+
+
+def _best_group(x: Array, y: Array, h: Array) -> tuple[Array, Array]:
+    """The group holding the largest score of each sample, by a running maximum over blocks, and that score: [t, 1]."""
+    within = jnp.arange(BLOCK // _GROUP, dtype=jnp.int32)
+
+    def visit(best, block):
+        value, group = best
+        maxima = _group_maxima(x, *block[:2])
+        top = maxima.max(-1)
+        # A fused argmax is an order of magnitude slower on CPU than a maximum and a comparison.
+        winner = jnp.where(maxima >= top[:, None], within, 0).max(-1) + block[2] * within.size
+        return (jnp.maximum(value, top), jnp.where(top > value, winner, group)), None
+
+    start = jnp.full(x.shape[0], -jnp.inf, x.dtype), jnp.zeros(x.shape[0], jnp.int32)
+    (value, group), _ = lax.scan(visit, start, (y, h, jnp.arange(y.shape[0], dtype=jnp.int32)))
+    return group[:, None], value[:, None]
+
+
+def _best_groups(x: Array, y: Array, h: Array, k: int) -> Array:
+    """The k groups with the largest maxima, which hold the k largest scores between them: [t, k]."""
+    per_block = BLOCK // _GROUP
+    within = jnp.arange(per_block, dtype=jnp.int32)
+
+    def visit(best, block):
+        maxima = jnp.concatenate([best[0], _group_maxima(x, *block[:2])], axis=1)
+        new = jnp.broadcast_to(within + block[2] * per_block, (x.shape[0], per_block))
+        values, order = lax.top_k(maxima, k)
+        groups = jnp.concatenate([best[1], new], axis=1)
+        return (values, jnp.take_along_axis(groups, order, axis=1)), None
+
+    nobody = jnp.full((x.shape[0], k), y.shape[0] * per_block, jnp.int32)  # past the end: no members
+    start = jnp.full((x.shape[0], k), -jnp.inf, x.dtype), nobody
+    (_, groups), _ = lax.scan(visit, start, (y, h, jnp.arange(y.shape[0], dtype=jnp.int32)))
+    return groups
+
+
+def _rescore(x: Array, y: Array, h: Array, groups: Array, k: int) -> tuple[Array, Array]:
+    """Score the members of the chosen groups again and return the k largest values and their indices."""
+    members = y.reshape(-1, _GROUP, y.shape[-1]).at[groups].get(mode="fill", fill_value=0)
+    heights = h.reshape(-1, _GROUP).at[groups].get(mode="fill", fill_value=-jnp.inf)
+    scores = jnp.einsum("td,tgmd->tgm", x, members, precision=lax.Precision.HIGHEST)
+    scores = (scores + heights).reshape(x.shape[0], k * _GROUP)
+    index = (groups[..., None] * _GROUP + jnp.arange(_GROUP, dtype=jnp.int32)).reshape(scores.shape)
+    if k == 1:
+        value = scores.max(-1, keepdims=True)
+        return value, jnp.where(scores >= value, index, 0).max(-1, keepdims=True)
+    value, order = lax.top_k(scores, k)
+    return value, jnp.take_along_axis(index, order, axis=1)
+
+
+def _tiled(x: Array, tile: int, visit) -> tuple[Array, Array]:
+    """Apply `visit` to tiles of samples in turn, so that memory does not grow with their number."""
+    num = x.shape[0]
+    if num <= tile:
+        return visit(x)
+    padded = jnp.pad(x, ((0, -num % tile), (0, 0))).reshape(-1, tile, x.shape[1])
+    outputs = lax.map(visit, padded)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num], outputs)
+
+
+def _streamed(x: Array, y: Array, h: Array, *, k: int) -> tuple[Array, Array]:
+    """XLA's form of the k largest scores."""
+    last = y.shape[0] - 1
+    y, h = _blocks(y, h)
+
+    def visit(tile):
+        if k > 1:
+            return _rescore(tile, y, h, _best_groups(tile, y, h, k), k)
+        group, best = _best_group(tile, y, h)
+        value, index = _rescore(tile, y, h, group, k)
+        return jnp.where(jnp.isnan(best), best, value), index  # comparisons do not find what is not a number
+
+    value, index = _tiled(x, TILE if k == 1 else max(1, TILE // k), visit)
+    return value, jnp.minimum(index, last)
+
+
+def _misfit(x: Array, y: Array, k: int) -> str | None:
+    """Why the kernel cannot be used for these, None if it can."""
+    if x.dtype != jnp.float32:
+        return f"numbers of type {x.dtype}, and the kernel takes float32"
+    if k > MOST:
+        return f"k = {k}, and the kernel finds at most {MOST}"
+    if x.size == 0:
+        return f"samples of shape {x.shape}, and the kernel needs at least one number"
+    return "2**30 points or more" if y.shape[0] >= 2**30 else None
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _scores(x: Array, y: Array, h: Array, k: int, kernel: str) -> tuple[Array, Array]:
+    streamed = functools.partial(_streamed, k=k)
+    if kernel == "xla" or (kernel == "auto" and _misfit(x, y, k)):
+        return streamed(x, y, h)
+    try:
+        from otgen.ot.kernels.fused import fused_scores
+    except ImportError:  # a jax without Triton
+        if kernel == "pallas":
+            raise
+        return streamed(x, y, h)
+    if kernel == "pallas":
+        return fused_scores(x, y, h, k, interpret=jax.default_backend() == "cpu")
+    return lax.platform_dependent(x, y, h, cuda=functools.partial(fused_scores, k=k), default=streamed)
+
+
+@_scores.defjvp
+def _derivative(k, kernel, primals, tangents):
+    """The derivative of a value <y_i, x> + h_i at its point i, which does not move; of an excluded point 0."""
+    x, y, h = primals
+    of_x, of_y, of_h = tangents
+    value, index = _scores(x, y, h, k, kernel)
+    # Products and sums instead of a matrix product: exact on every device, and fused with the gather.
+    slope = jnp.sum(of_x[:, None] * y[index] + x[:, None] * of_y[index], -1) + of_h[index]
+    slope = jnp.where(value == -jnp.inf, 0.0, slope)
+    return (value, index), (slope, np.zeros(index.shape, jax.dtypes.float0))
+
+
+def top_scores(
+    x: ArrayLike, y: ArrayLike, h: ArrayLike, k: int = 1, *, kernel: str = "auto"
+) -> tuple[Float[Array, "n {k}"], Int[Array, "n {k}"]]:
+    """Return the k largest scores <y_i, x> + h_i of every sample and the points that reach them.
+
+    Compiled for an NVIDIA GPU, float32 and k of at most 4 take one fused kernel; everything else takes XLA, where a
+    sample costs 2 N d operations and one scoring of k groups of 32 points. Arithmetic is in float32, or in float64 if
+    an array is; products are never TF32. Memory is O(TILE x BLOCK + n k), never n x N.
+
+    vmappable, and differentiable in forward and reverse mode, as often as you like: the gradient of a value in x is the
+    point that reaches it, in that point it is x, and in its height 1; nothing flows to a value of -inf, and indices
+    have no derivative. This takes O(n k d) memory.
+
+    Args:
+      x: samples [n, d].
+      y: points [N, d], in the units in which <y_i, x> is one of h.
+      h: heights [N]; -inf excludes a point.
+      k: how many, at most N.
+      kernel: what computes them: "auto" as above, "xla" always, or "pallas" for the kernel (interpreted, slowly, on a
+        CPU).
+
+    Static: k, kernel and the shapes.
+
+    Returns:
+      Values [n, k] in descending order and indices [n, k] (int32). Which one of equal scores comes first is open. A
+      score that is not a number comes first. Where fewer than k points have a height above -inf the rest are -inf, of
+      any index.
+
+    Raises:
+      ValueError: for arrays that do not match, k < 1 or k > N, another `kernel`, or kernel="pallas" where the kernel
+        cannot be used.
+
+    Example:
+      >>> x, y = jnp.array([[1.0], [-1.0]]), jnp.array([[-1.0], [0.0], [2.0]])
+      >>> value, index = og.ot.semidiscrete.scores.top_scores(x, y, jnp.zeros(3), k=2)
+      >>> print(value)
+      [[2. 0.]
+       [1. 0.]]
+      >>> print(index)
+      [[2 1]
+       [0 1]]
+      >>> print(jax.grad(lambda x: og.ot.semidiscrete.scores.top_scores(x, y, jnp.zeros(3))[0].sum())(x))  # the points that win
+      [[ 2.]
+       [-1.]]
+
+    Reference: Gu et al. (2013), arXiv 1302.5472 (the envelope max_i <y_i, x> + h_i and its cells); Danskin's
+    theorem for its gradient.
+    """
+    y = as_array("y", y, (None, None), finite=False)
+    x = as_array("x", x, (None, y.shape[1]), finite=False)
+    h = as_array("h", h, y.shape[:1], finite=False)
+    if (k := as_count("k", k)) > y.shape[0]:
+        raise ValueError(f"top_scores was asked for k = {k} of {y.shape[0]} points: choose k <= N.")
+    require_choice("kernel", kernel, ("auto", "xla", "pallas"))
+    dtype = jnp.result_type(x, y, h)
+    if kernel == "pallas" and (why := _misfit(x.astype(dtype), y, k)):
+        raise ValueError(f"kernel = 'pallas' was given {why}: leave it at 'auto'.")
+    return _top_scores(x, y, h, k, kernel)
+
+
+@functools.partial(jax.jit, static_argnames=("k", "kernel"))
+def _top_scores(x: Array, y: Array, h: Array, k: int, kernel: str) -> tuple[Array, Array]:
+    dtype = jnp.result_type(x, y, h)
+    return _scores(x.astype(dtype), y.astype(dtype), h.astype(dtype), k, kernel)

@@ -1,0 +1,590 @@
+"""The semi-discrete solve: stages of descent with fresh samples, until chi2 measured on independent ones is small."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
+
+from otgen.ot.check import (
+    as_array,
+    as_count,
+    as_key,
+    as_points,
+    as_weights,
+    is_traced,
+    require_nonnegative,
+    require_positive,
+)
+from otgen.ot.semidiscrete import devices as shared
+from otgen.ot.semidiscrete import measure, newton, start
+from otgen.ot.semidiscrete.descent import (
+    EXCLUDED,
+    LATER_RATE,
+    State,
+    among,
+    centred,
+    from_heights,
+    shifted,
+    stage,
+)
+from otgen.ot.semidiscrete.descent import rate as _rate
+from otgen.ot.semidiscrete.scores import top_scores
+from otgen.ot.semidiscrete.source import as_sampler, uniform_cube
+from otgen.types import Array, Callback, Key, Sampler, Status, status_of
+
+_SAMPLES = 1.6  # first stage: this many samples per unit of the floor (N - 1) / tol
+_MIN_STEPS = 500
+_COARSE = 4000  # from so many points on, a start is also sought from clusters of them
+_PER_CLUSTER = 25  # points
+_MOST_CLUSTERS = 2000
+_CLUSTER_SAMPLES = 2**18  # that a start may cost
+_WORK = 1e11  # multiplications between two callbacks: about a second on a few cores
+_SURE = 12.0  # a cell is called empty where no held-out sample is and so many were to be expected
+_NOISE = 3.0  # standard errors that primal cost and dual value may be apart
+
+
+class Info(NamedTuple):
+    """What a reader wants, measured on fresh independent samples.
+
+    Attributes:
+      chi2, chi2_error: unbiased chi-square divergence of the cell masses from the weights, and its
+        standard error.
+      total_variation: half the L1 distance of masses and weights; biased upwards by sampling.
+      max_ratio: largest ratio of a mass to its weight; biased upwards by sampling.
+      num_unseen: cells in which no held-out sample fell.
+      primal_cost: E |x - T(x)|^2, the cost of the map (of its own, slightly wrong, masses).
+      dual_value: lower bound of the squared Wasserstein distance, tight at the optimum.
+      efficiency: chi2 n / (N - 1) for n training samples: 1 is the floor of independent samples.
+      num_samples, num_heldout: samples the heights were trained on, and measured on.
+      num_steps: steps taken; Newton's count as many as would have drawn their samples.
+      status: CONVERGED if and only if error < tol.
+      error: the largest of three. (1) chi2. (2) The share of the cells that are empty, N of them counted alike: light
+        ones may all be missed where chi2, which counts each by its weight, is small. (3) ((primal - dual) / scale)^2,
+        for costs and points about their means, less three standard errors and in units of
+        scale = Var y + sqrt(Var x Var y): the second moment that is not where it should be, as when one far point is
+        missed. Where weights are equal and no point is far from all others chi2 is the largest of them.
+      num_empty: cells in which no held-out sample fell though 12 or more were to be expected.
+
+    Example:
+      >>> y = jnp.array([[-1.0], [0.0], [2.0]])
+      >>> state, info = og.semidiscrete.run(jax.random.key(0), y)
+      >>> print(info.status == og.Status.CONVERGED, info.num_unseen, bool(info.dual_value <= info.primal_cost))
+      True 0 True
+    """
+
+    chi2: Array
+    chi2_error: Array
+    total_variation: Array
+    max_ratio: Array
+    num_unseen: Array
+    primal_cost: Array
+    dual_value: Array
+    efficiency: Array
+    num_samples: Array
+    num_heldout: Array
+    num_steps: Array
+    status: Array
+    error: Array
+    num_empty: Array
+
+    def remark(self) -> str:
+        """Say what chi2 does not, for `og.explain`."""
+        if int(self.status) != Status.MAX_STEPS or not float(self.error) > float(self.chi2):
+            return ""
+        empty, primal, dual = int(self.num_empty), float(self.primal_cost), float(self.dual_value)
+        return (
+            f"The masses are right by weight (chi2 = {float(self.chi2):.2g}), but not cell by cell: {empty} cells are "
+            f"empty, and primal_cost and dual_value are {primal:.3g} and {dual:.3g}. Points of very unequal weight, or "
+            "far from all others, take more samples."
+        )
+
+
+def init(
+    key: Key,
+    y: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    sampler: Sampler = uniform_cube,
+    h: ArrayLike | None = None,
+) -> State:
+    """Return the state a solve starts from: a warm start and an empty schedule.
+
+    The warm start is exact in one dimension, and elsewhere the optimal affine map between the first two
+    moments of source and points, which is exact when the points are an affine image of the source.
+
+    Args:
+      key: random key, for the moments of the source.
+      y: points [N, d], N >= 2.
+      weights: [N], summing to 1, zero for points that take no part; None for uniform.
+      sampler: the source law. Static.
+      h: heights [N] to start from instead, for example those of a nearby problem.
+
+    Returns:
+      State at step 0.
+
+    Raises:
+      ValueError: outside jit, for points or weights that cannot be meant.
+
+    Example:
+      >>> y = jnp.array([[0.0], [1.0], [4.0]])
+      >>> state = og.semidiscrete.init(jax.random.key(0), y)  # exact on the line: thirds of [-1/2, 1/2]
+      >>> print(og.semidiscrete.assign(state, y, jnp.array([[-0.4], [-0.2], [-0.1], [0.1], [0.2]])))
+      [0 0 1 1 2]
+    """
+    key, y, sampler = as_key(key), as_points("y", y), as_sampler(sampler)
+    weights = as_weights(weights, y.shape[0])
+    if h is not None:
+        h = as_array("h, one height per point,", h, y.shape[:1])
+    else:
+        h = start.start(key, centred(y, weights)[0], weights, sampler)
+    return from_heights(among(weights, h))
+
+
+def assign(state: State, y: ArrayLike, x: ArrayLike) -> Int[Array, " n"]:
+    """Return the index of the point each sample is sent to, argmax_i <y_i, x> + h_i.
+
+    Of points that coincide one is returned; none is sent to a point of weight zero.
+
+    Args:
+      state: heights of the map.
+      y: points [N, d].
+      x: samples [n, d].
+
+    Returns:
+      Indices [n], int32; the map itself is `y[assign(state, y, x)]`.
+
+    Raises:
+      ValueError: if points, heights and samples do not match, or (outside jit) for samples that are not finite, such as
+        the noise that `coupling.invert` did not find.
+
+    Example:
+      >>> y = jnp.array([[-1.0, 0.0], [1.0, 0.0]])
+      >>> state, _ = og.semidiscrete.run(jax.random.key(0), y)
+      >>> print(og.semidiscrete.assign(state, y, jnp.array([[-0.3, 0.2], [0.3, 0.4]])))  # a half of the square each
+      [0 1]
+    """
+    y, x = matching(state, y, x), as_points("x", x, 1)
+    return _assign(state.h, y, x)
+
+
+@jax.jit
+def _assign(h: Array, y: Array, x: Array) -> Array:
+    return top_scores(x, *shifted(y, h))[1][:, 0]
+
+
+def carried(
+    key: Key,
+    state: State,
+    old: ArrayLike,
+    y: ArrayLike,
+    *,
+    sampler: Sampler = uniform_cube,
+) -> State:
+    """Return a start for other points from heights that were solved for old ones: new data, added or instead.
+
+    Every point gets the height at which its plane just touches the potential of the old points from below, the
+    conjugate of the potential: a point that stays keeps its own. Give the result to `run` as its `state`.
+
+    Args:
+      key: random key, for the samples at which planes may touch.
+      state: heights of the old points.
+      old: old points [M, d].
+      y: new points [N, d]: the old ones with others added, or any.
+      sampler: the source law. Static.
+
+    Returns:
+      State of N heights at step 0.
+
+    Raises:
+      ValueError: if heights and old points, or the dimensions of old and new, do not match.
+
+    Example:
+      >>> old = jnp.array([[-1.0, 0.0], [1.0, 0.0]])
+      >>> state, _ = og.semidiscrete.run(jax.random.key(0), old)
+      >>> grown = jnp.concatenate([old, jnp.array([[0.0, 0.1]])])
+      >>> start = og.semidiscrete.carried(jax.random.key(1), state, old, grown)
+      >>> print(og.semidiscrete.masses(jax.random.key(2), start, grown, 10_000)[2] < 0.05)  # in, at the fold of the old
+      True
+    """
+    old = matching(state, old, y)
+    return from_heights(start.conjugate(as_key(key), state.h, old, as_points("y", y), as_sampler(sampler)))
+
+
+def matching(state: State, y: ArrayLike, x: ArrayLike | None = None) -> Array:
+    """Return y after checking that the heights belong to as many points and the samples to their dimension.
+
+    Raises:
+      ValueError: if they do not.
+
+    Example:
+      >>> state = og.semidiscrete.from_heights(jnp.zeros(2))
+      >>> print(og.semidiscrete.matching(state, jnp.array([[0, 1], [2, 3]])).dtype)  # made floating point
+      float32
+    """
+    y = as_points("y", y)
+    if not isinstance(state, State):
+        raise ValueError(f"state is a {type(state).__name__}: give the State of from_heights, init or run.")
+    if jnp.shape(state.h) != y.shape[:1]:
+        raise ValueError(f"the state has {jnp.size(state.h)} heights but y has {y.shape[0]} points: use its own y.")
+    if x is not None and (jnp.ndim(x) != 2 or jnp.shape(x)[1] != y.shape[1]):
+        raise ValueError(
+            f"x has shape {jnp.shape(x)}, but the points have dimension {y.shape[1]}: give samples [n, {y.shape[1]}]."
+        )
+    return y
+
+
+def masses(
+    key: Key,
+    state: State,
+    y: ArrayLike,
+    num: int,
+    *,
+    weights: ArrayLike | None = None,
+    sampler: Sampler = uniform_cube,
+) -> Float[Array, " N"]:
+    """Estimate the mass of every cell from `num` fresh independent samples.
+
+    Points that coincide share their joint cell in proportion to their weights (outside jit, where they can
+    be found; inside, one of them holds it all).
+
+    Args:
+      key: random key.
+      state: heights of the map.
+      y: points [N, d]. weights: [N], None for uniform.
+      num: samples, rounded up to 16 blocks of whole tiles of at most 4096. Static.
+      sampler: the source law. Static.
+
+    Returns:
+      Masses [N], summing to 1.
+
+    Example:
+      >>> y = jnp.array([[-1.0, 0.0], [1.0, 0.0]])
+      >>> state = og.semidiscrete.from_heights(jnp.array([1.0, -1.0]))  # the first wins up to x = 1
+      >>> print(og.semidiscrete.masses(jax.random.key(0), state, y, 1000))
+      [1. 0.]
+    """
+    counts, weights, total, groups = _counted(key, state, y, weights, num, sampler)
+    share = counts.sum(0) / counts.sum()
+    return share if groups is None else measure.repeated(share / total, groups) * weights
+
+
+def _counted(
+    key: Key, state: State, y: ArrayLike, weights: ArrayLike | None, num: int, sampler: Sampler
+) -> tuple[Array, Array, Array, np.ndarray | None]:
+    """Counts of fresh samples in the cells of distinct points, the weights of all points and of those, and groups."""
+    y, num = matching(state, y), as_count("num", num, 2)
+    weights = as_weights(weights, y.shape[0])
+    points, total, groups = measure.merge(y, weights)
+    h = measure.merge_heights(jnp.asarray(state.h), groups)
+    return measure.count(as_key(key), points, total, h, num, as_sampler(sampler)).counts, weights, total, groups
+
+
+def chi2(
+    key: Key,
+    state: State,
+    y: ArrayLike,
+    num: int,
+    *,
+    weights: ArrayLike | None = None,
+    sampler: Sampler = uniform_cube,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Estimate the chi-square divergence of the cell masses from the weights, without bias.
+
+    The estimate is sum_i c_i (c_i - 1) / nu_i / (B (B - 1)) - 1 for counts c of B fresh independent samples; its
+    standard error leaves out one of 16 blocks at a time. Points that coincide count as one.
+
+    Args:
+      key: random key, one that the heights have not been trained with.
+      state: heights of the map.
+      y: points [N, d]. weights: [N], None for uniform.
+      num: samples, rounded up to 16 blocks of whole tiles of at most 4096. Static.
+      sampler: the source law. Static.
+
+    Returns:
+      The estimate and its standard error.
+
+    Example:
+      >>> y, state = jnp.array([[-1.0, 0.0], [1.0, 0.0]]), og.semidiscrete.from_heights(jnp.array([1.0, -1.0]))
+      >>> value, error = og.semidiscrete.chi2(jax.random.key(0), state, y, 1000)
+      >>> print(value)  # one cell has everything: sum_i m_i^2 / nu_i - 1 = 1 / .5 - 1
+      1.0
+    """
+    counts, _, total, _ = _counted(key, state, y, weights, num, sampler)
+    return measure.chi2_of(counts, total)
+
+
+def _gap(y: Array, weights: Array, h: Array, share: Array, num: Array, counted: measure.Counts) -> Array:
+    """Primal cost less dual value about the means, beyond the noise of `num` samples, in units of second moments.
+
+    The difference is sum_j (m_j - nu_j) g_j with the masses m of the samples and g = 2 h + |y|^2; the noise of the
+    masses is that which samples of cells of mass nu would have, so that a cell that no sample saw has its noise too.
+    """
+    points, _ = centred(y, weights)
+    squares = jnp.sum(points**2, 1)
+    g = squares + 2 * (h + jnp.matmul(points, counted.centre, precision=jax.lax.Precision.HIGHEST))
+    g = g - jnp.sum(weights * g)
+    noise = jnp.sqrt(jnp.sum(weights * g**2) / num)
+    variance = jnp.sum(weights * squares)
+    gap = jnp.maximum(jnp.abs(jnp.sum((share - weights) * g)) - _NOISE * noise, 0)
+    return gap / (variance + jnp.sqrt(variance) * jnp.sqrt(counted.spread))
+
+
+@functools.partial(jax.jit, static_argnames="batch_size")
+def _info(
+    counted: measure.Counts,
+    h: Array,
+    y: Array,
+    weights: Array,
+    steps: Array,
+    tol: Array | float,
+    batch_size: int,
+) -> Info:
+    """The reader's numbers from a count of fresh samples."""
+    counts, cost, dual, _, _ = counted
+    value, spread = measure.chi2_of(counts, weights)
+    total = counts.sum(0)
+    share = total / total.sum()
+    empty = jnp.sum((total == 0) & (weights * total.sum() > _SURE))
+    gap = _gap(y, weights, h, share, total.sum(), counted)
+    error = jnp.maximum(jnp.maximum(value, empty / weights.shape[0]), gap**2)
+    trained = steps.astype(jnp.float32) * batch_size
+    return Info(
+        chi2=value,
+        chi2_error=spread,
+        total_variation=0.5 * jnp.sum(jnp.abs(share - weights)),
+        max_ratio=jnp.max(share / weights),
+        num_unseen=jnp.sum(total == 0),
+        primal_cost=cost,
+        dual_value=dual,
+        efficiency=value * trained / (weights.shape[0] - 1),
+        num_samples=trained,
+        num_heldout=total.sum(),
+        num_steps=steps,
+        status=status_of(jnp.where(jnp.all(jnp.isfinite(h)), error, jnp.nan), tol),
+        error=error,
+        num_empty=empty,
+    )
+
+
+def _held_out_size(num_points: int, tol: float, limit: int) -> int:
+    """Enough samples for the standard error of chi2, about sqrt(2 N) / samples, to be a tenth of tol; within reason."""
+    return int(max(2**16, min(10 * (2 * num_points) ** 0.5 / tol, limit)))
+
+
+class _Problem(NamedTuple):
+    """What a solve knows beside its state: distinct points [N, d], weights [N], both on their devices, and settings."""
+
+    points: Array
+    weights: Array
+    placed: list[Array]
+    sampler: Sampler
+    tol: float
+    batch_size: int
+    num_test: int
+    mesh: jax.sharding.Mesh | None
+
+    def evaluate(self, key: Key, state: State) -> Info:
+        """Measure a state on fresh samples."""
+        h = shared.place(state.h, self.mesh, EXCLUDED)
+        counted = shared.count(key, *self.placed, h, self.num_test, self.sampler, self.mesh)
+        if self.mesh is not None:
+            num = len(self.weights)
+            counted = counted._replace(counts=jnp.asarray(np.asarray(counted.counts)[..., :num]))
+        return _info(counted, state.h, self.points, self.weights, state.step, self.tol, self.batch_size)
+
+    def raised(self, key: Key, state: State) -> State:
+        """The state with the heights of empty cells at which each would win something."""
+        h = newton.unearth(key, state.h, self.points, self.weights, self.sampler)
+        return state._replace(h=h, iterate=h)
+
+    def newton(
+        self, key: Key, test_key: Key, state: State, info: Info, most: int, callback: Callback | None
+    ) -> tuple[State, Info]:
+        """The better of a state that was measured with `test_key` and what `most` blocks of Newton steps make of it."""
+        end, size = int(state.step), self.batch_size
+
+        def report(drawn: int, metrics: dict[str, float]) -> None:
+            if callback:
+                callback(end + drawn, {"samples": (end + drawn) * size, **metrics})
+
+        known = (self.points, self.weights, self.tol)
+        h, drawn = newton.run(key, state.h, *known, end, most, self.sampler, size, report)
+        if not drawn:
+            return state, info
+        new = state._replace(h=h, iterate=h, step=state.step + drawn)
+        measured = self.evaluate(test_key, new)
+        if measured.error < info.error:
+            return new, measured
+        counts = {name: getattr(measured, name) for name in ("num_samples", "num_steps")}
+        efficiency = info.chi2 * measured.num_samples / (len(self.weights) - 1)
+        return state._replace(step=new.step), info._replace(efficiency=efficiency, **counts)
+
+
+def run(
+    key: Key,
+    y: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    sampler: Sampler = uniform_cube,
+    tol: float = 0.05,
+    max_samples: int | None = None,
+    batch_size: int | None = None,
+    smoothing: float = 0.0,
+    state: State | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    callback: Callback | None = None,
+    save: Callable[[int, State], None] | None = None,
+) -> tuple[State, Info]:
+    """Solve for the heights until the held-out error is below `tol`. Nothing needs tuning.
+
+    The error is chi2, unless weights are very unequal or points lie far from all others, see `Info`.
+
+    If the warm start is good enough, no step is taken. Else, for many points, a start from the solution for clusters of
+    them is taken if its dual value is the higher one. A first stage then draws about 1.6 (N - 1) / tol samples, 1.6
+    times what the best estimator needs; while the error measured on fresh samples is above `tol`, a further stage of
+    twice the samples starts from the heights reached. After such a stage, in up to three dimensions, damped Newton
+    steps follow (`otgen.ot.semidiscrete.newton`), which are kept if they lower the error. Where chi2 is below `tol` and
+    the error is not, empty cells are raised before the next stage. Samples of Newton's steps count like any, but for
+    65,536 that say how far empty cells are below the others. Runs on the host, calling jitted loops of steps; inside
+    your own jit use `init`, `stage`, `step` and `chi2`.
+
+    Args:
+      key: random key; with the same key and a `state` that `save` received, the solve continues bit-identically, on the
+        same machine and number of devices.
+      y: points [N, d], N >= 2. Points that coincide are legal: they get one height and share their joint mass in
+        proportion to their weights.
+      weights: [N], summing to 1, zero for points that take no part; None for uniform.
+      sampler: the source law on R^d, hashable. Static.
+      tol: error to reach, see `Info`. A chi2 of 0.05 is a relative error of the masses of 22 % in root mean square.
+      max_samples: limit of the training samples; None for 16 first stages. A start from clusters draws up to 262,144
+        more, each scored against a 25th of the points or fewer; neither the limit nor `Info` counts them.
+      batch_size: samples per step, a power of two up to 65,536 for quasi-random sampling; None: 1024, or 2048
+        for more than 20,000 points. Static.
+      smoothing: if positive, samples are shared among the cells by a softmax at first, at a temperature of so many
+        first step sizes of the stage (each 3 % of the spread of the scores), which has decayed to nothing before the
+        averaging begins. On the problems of `experiments.bench_semidiscrete` it makes nothing better.
+      state: where to go on from.
+      devices: if given, the points are shared out among these devices, each holding a block of them. Given the same
+        heights, a step is that of one device to rounding; over a run rounding grows, as one sample that changes cells
+        moves a height by a step, and what is the same are the law of the result and its errors. None: the default
+        device.
+      callback: called with the step and its metrics every second or so, and after each of Newton's steps with
+        `newton_chi2`, of that step's own samples, whether or not the step is kept.
+      save: called with the step and the state every second or so, but not in Newton's steps, which a solve that goes on
+        from there takes again.
+
+    Returns:
+      The final State, whose `h` are the heights, and Info, measured on fresh samples.
+
+    Raises:
+      ValueError: for points, weights or limits that cannot be meant.
+
+    Example:
+      >>> y = jnp.array([[-1.0, 0.0], [1.0, 0.0]])
+      >>> state, info = og.semidiscrete.run(jax.random.key(0), y, jnp.array([0.75, 0.25]))
+      >>> print(bool(info.chi2 < 0.05))
+      True
+      >>> print(og.semidiscrete.assign(state, y, jnp.array([[0.1, 0.0], [0.4, 0.0]])))  # cut near x = 1 / 4
+      [0 1]
+    """
+    key, y, sampler = as_key(key), as_points("y", y), as_sampler(sampler)
+    weights = as_weights(weights, y.shape[0])
+    require_nonnegative("smoothing", smoothing)
+    require_positive("tol", tol)
+    if max_samples is not None:
+        require_positive("max_samples", max_samples)
+    if is_traced(key, y, weights, tol, smoothing):
+        raise ValueError("run is a loop on the host: inside jit, vmap or grad use init, stage, step and chi2.")
+    points, weights, groups = measure.merge(y, weights)
+    num, dim = points.shape
+    if num < 2:
+        raise ValueError("All points of y with weight coincide: the map is constant, so there is nothing to solve.")
+    batch_size = as_count("batch_size", (1024 if num <= 20_000 else 2048) if batch_size is None else batch_size)
+    first_stage = max(_SAMPLES * (num - 1) / tol, _MIN_STEPS * batch_size)
+    limit = int((16 * first_stage if max_samples is None else max_samples) // batch_size)
+    if limit < 1:
+        raise ValueError(f"max_samples = {max_samples} is less than one batch of {batch_size}: raise it.")
+    mesh = shared.mesh_of(devices)
+    if mesh is not None and smoothing:
+        raise ValueError("smoothing needs all the points on one device: leave out devices or smoothing.")
+    start_key, train_key, test_key = jax.random.split(key, 3)
+    num_test = _held_out_size(num, tol, min(int(first_stage), limit * batch_size) // 4)
+    placed = [shared.place(array, mesh) for array in (points, weights)]
+    problem = _Problem(points, weights, placed, sampler, tol, batch_size, num_test, mesh)
+
+    if state is not None:
+        matching(state, y)
+        state = state if groups is None else _one_of_each(state, groups)
+    else:
+        state = init(start_key, points, weights, sampler=sampler)
+        info = problem.evaluate(test_key, state)
+        if float(info.error + 2 * info.chi2_error) < tol:  # the affine warm start is all it takes
+            return _repeated(state, groups), info
+        if num >= _COARSE and dim > 1:
+            other = _from_clusters(start_key, points, weights, sampler)
+            state = other if problem.evaluate(test_key, other).dual_value > info.dual_value else state
+    if int(state.schedule.length) == 0:
+        length = min(int(first_stage // batch_size), limit)
+        state = stage(start_key, state, points, weights, length, batch_size, sampler=sampler)
+    several = int(np.clip(_WORK / (num * (dim + 8) * batch_size), 1, 10_000))  # steps between callbacks
+
+    while True:
+        end = int(state.schedule.first + state.schedule.length)
+        temperature = smoothing * state.schedule.rate if smoothing else None
+        running = shared.place_state(state, mesh)
+        while (now := int(running.step)) < end:
+            count = min(several - now % several, end - now)
+            running = shared.advance(train_key, running, *placed, count, temperature, sampler, batch_size, mesh)
+            if save:
+                save(now + count, _repeated(shared.collect(running, mesh, num), groups))
+            if callback:
+                callback(now + count, {"samples": (now + count) * batch_size, "rate": float(_rate(running))})
+        state = shared.collect(running, mesh, num)
+        end = int(state.step)  # beyond the stage, if it is a state that was returned after Newton's steps
+        fresh = jax.random.fold_in(test_key, end)
+        info = problem.evaluate(fresh, state)
+        if callback:
+            callback(end, {"samples": end * batch_size, "chi2": float(info.chi2), "chi2_error": float(info.chi2_error)})
+        if int(info.status) == Status.MAX_STEPS and float(info.chi2) < tol:
+            state = problem.raised(fresh, state)
+        last = int(state.schedule.length)
+        if int(info.status) == Status.MAX_STEPS and int(state.schedule.first) > 0 and dim <= newton.MOST_DIM:
+            state, info = problem.newton(train_key, fresh, state, info, min(2 * last, limit - end), callback)
+        length = min(2 * last, limit - int(state.step))
+        if int(info.status) != Status.MAX_STEPS or 2 * length < last:  # a stage's first steps lead away
+            return _repeated(state, groups), info
+        again = jax.random.fold_in(start_key, end)
+        state = stage(again, state, points, weights, length, batch_size, sampler=sampler, first=LATER_RATE)
+
+
+def _from_clusters(key: Key, y: Array, weights: Array, sampler: Sampler) -> State:
+    """A start from the solution for the centres of clusters of the points."""
+    cluster_key, run_key, touch_key = jax.random.split(key, 3)
+    centres, total = start.clusters(cluster_key, y, weights, min(y.shape[0] // _PER_CLUSTER, _MOST_CLUSTERS))
+    kept = np.asarray(total) > 0
+    centres, total = jnp.asarray(np.asarray(centres)[kept]), jnp.asarray(np.asarray(total)[kept])
+    state, _ = run(run_key, centres, total / total.sum(), sampler=sampler, tol=0.02, max_samples=_CLUSTER_SAMPLES)
+    return carried(touch_key, state, centres, y, sampler=sampler)
+
+
+def _repeated(state: State, groups: np.ndarray | None) -> State:
+    """The state with one entry per point, from that of the merged problem."""
+    if groups is None:
+        return state
+    spread = jax.tree.map(lambda leaf: measure.repeated(leaf, groups) if leaf.ndim else leaf, state)
+    h, iterate = (measure.repeated(array, groups, EXCLUDED) for array in (state.h, state.iterate))
+    return spread._replace(h=h, iterate=iterate)
+
+
+def _one_of_each(state: State, groups: np.ndarray) -> State:
+    """The state of the merged problem, from the one with an entry per point."""
+    found, rows = np.unique(groups, return_index=True)
+    rows = rows[found >= 0]
+    return jax.tree.map(lambda leaf: leaf[rows] if leaf.ndim else leaf, state)

@@ -1,0 +1,192 @@
+"""Source laws of the semi-discrete problem, drawn independently or as scrambled Sobol points."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from otgen.ot.check import as_count, as_key
+from otgen.types import Array, Key, Sampler
+
+NET = 2**16  # points in one scrambled net; the following net is scrambled afresh
+_LOG_NET = 16
+MAX_SOBOL_DIM = 21201  # Joe and Kuo (2008) list direction numbers up to here
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A law that is the image of the uniform law on the unit cube: `x = from_cube(u)`.
+
+    Calling it as a `Sampler` draws independent points; because of `from_cube` a solver can also ask
+    for quasi-random points of the same law.
+
+    Attributes:
+      name: what the law is called.
+      from_cube: maps u [n, d] in (0, 1)^d to points [n, d] of the law, row by row.
+    """
+
+    name: str
+    from_cube: Callable[[Array], Array]
+
+    def __call__(self, key: Key, num: int, dim: int) -> Float[Array, "{num} {dim}"]:
+        """Draw `num` independent points [num, dim]."""
+        return self.from_cube(jax.random.uniform(as_key(key), (as_count("num", num, 0), dim), minval=2.0**-24))
+
+
+def _ball_from_cube(u: Array) -> Array:
+    """Push the cube to the unit ball: a Gaussian direction whose radius is corrected to r^d uniform."""
+    dim = u.shape[-1]
+    z = jax.scipy.special.ndtri(u)
+    norm_sq = jnp.sum(z**2, -1, keepdims=True)
+    radius = jax.scipy.special.gammainc(dim / 2.0, norm_sq / 2.0) ** (1.0 / dim)  # chi2 cdf = r^d
+    return z * radius / jnp.sqrt(jnp.maximum(norm_sq, 1e-30))
+
+
+uniform_cube = Source("uniform_cube", lambda u: u - 0.5)
+uniform_ball = Source("uniform_ball", _ball_from_cube)
+gaussian = Source("gaussian", jax.scipy.special.ndtri)
+
+
+@functools.lru_cache(maxsize=16)
+def _directions(dim: int) -> np.ndarray:
+    """Direction numbers [16, dim] as uint32, read off scipy's unscrambled sequence.
+
+    Point n of a Sobol sequence in Gray-code order is the XOR of the direction numbers at the set bits
+    of n ^ (n >> 1), so point 2^(k+1) - 1 is direction number k.
+    """
+    from scipy.stats import qmc
+
+    engine = qmc.Sobol(dim, scramble=False, bits=32)
+    rows, position = [], 0
+    for k in range(_LOG_NET):
+        engine.fast_forward(2 ** (k + 1) - 1 - position)
+        rows.append(engine.random(1)[0])
+        position = 2 ** (k + 1)
+    return np.round(np.stack(rows) * 2.0**32).astype(np.uint32)
+
+
+def _scramble(key: Key, directions: Array) -> Array:
+    """Multiply each dimension's bits by a random lower-triangular matrix (Matousek, 1998)."""
+    bits = jnp.arange(32, dtype=jnp.uint32)[:, None]  # output bit, most significant first
+    diagonal = jnp.uint32(1) << (31 - bits)
+    above = ~((diagonal << 1) - 1)  # the bits more significant than the diagonal
+    rows = jax.random.bits(key, (32, directions.shape[1]), jnp.uint32) & above | diagonal
+    parity = jax.lax.population_count(rows[:, None] & directions[None]) & 1
+    return jnp.sum(parity << (31 - bits)[:, None], axis=0, dtype=jnp.uint32)
+
+
+def sobol(key: Key, start: Array | int, num: int, dim: int) -> Float[Array, "{num} {dim}"]:
+    """Return points start..start+num-1 of a sequence of scrambled Sobol nets of 65,536 points each.
+
+    Every net gets its own linear scrambling and digital shift, so each point alone is uniform and
+    averages are unbiased, while points of one net fill the cube evenly.
+
+    Args:
+      key: the sequence's key; the same key and range give the same points.
+      start: first index, a multiple of `num`. Traced.
+      num: number of points, a power of two up to 65,536. Static.
+      dim: dimension, up to 21,201. Static.
+
+    Returns:
+      Points [num, dim] strictly inside (0, 1).
+
+    Raises:
+      ValueError: for another number of points, or more dimensions than there are numbers for.
+
+    Reference: Sobol (1967); Joe and Kuo (2008) for the numbers; Owen (1995), Matousek (1998) for scrambling.
+    """
+    num, dim, key = as_count("num", num), as_count("dim", dim), as_key(key)
+    if not has_sobol(uniform_cube, num, dim):
+        raise ValueError(f"num = {num}, dim = {dim}: give a power of two up to {NET}, and at most {MAX_SOBOL_DIM}.")
+    return _of_net(jax.random.fold_in(key, start // NET), start % NET, num, dim)
+
+
+def _of_net(key: Key, first: Array | int, num: int, dim: int) -> Array:
+    """Points first..first+num-1 of the one net of a key."""
+    matrix_key, shift_key = jax.random.split(key)
+    directions = _scramble(matrix_key, jnp.asarray(_directions(dim)))
+    index = (first + jnp.arange(num)).astype(jnp.uint32)
+    gray = index ^ (index >> 1)
+    points = jnp.broadcast_to(jax.random.bits(shift_key, (dim,), jnp.uint32), (num, dim))
+    for k in range(_LOG_NET):
+        chosen = -((gray >> k) & 1)  # all ones where the bit is set
+        points = points ^ (chosen[:, None] & directions[k])
+    return ((points >> 9).astype(jnp.float32) + 0.5) * 2.0**-23  # 23 bits, so that no point rounds to 1
+
+
+def has_sobol(sampler: Sampler, num: int, dim: int) -> bool:
+    """Whether quasi-random points of this law exist at this size."""
+    power_of_two = num & (num - 1) == 0
+    return hasattr(sampler, "from_cube") and dim <= MAX_SOBOL_DIM and power_of_two and num <= NET
+
+
+def as_sampler(sampler: Sampler) -> Sampler:
+    """Return a source law as it is.
+
+    Raises:
+      ValueError: for what cannot be called, or is no static argument because it has no hash.
+    """
+    try:
+        hash(sampler)
+    except TypeError:
+        raise ValueError(f"sampler = {sampler!r} has no hash: give a function, or a frozen dataclass.") from None
+    if not callable(sampler):
+        raise ValueError(
+            f"sampler = {sampler!r}: give a law such as otgen.ot.semidiscrete.source.uniform_cube, f(key, num, dim)."
+        )
+    return sampler
+
+
+def _laid_out(x: ArrayLike, sampler: Sampler, num: int, dim: int, dtype: jnp.dtype | None) -> Array:
+    """What a law gave, of the type asked for, if it is of the shape that was asked for."""
+    if jnp.shape(x) != (num, dim):
+        raise ValueError(
+            f"the sampler {getattr(sampler, 'name', sampler)} gave shape {jnp.shape(x)}: asked for {num} points in "
+            f"{dim} dimensions it must return an array [{num}, {dim}]."
+        )
+    return jnp.asarray(x, dtype)
+
+
+def independent(
+    key: Key, sampler: Sampler, num: int, dim: int, dtype: jnp.dtype | None = None
+) -> Float[Array, "{num} {dim}"]:
+    """Draw `num` independent samples [num, dim] of a law, of the type asked for or that which the law has.
+
+    Raises:
+      ValueError: if the law gives another shape.
+    """
+    return _laid_out(sampler(key, num, dim), sampler, num, dim, dtype)
+
+
+def draw(
+    key: Key, sampler: Sampler, block: Array | int, num: int, dim: int, dtype: jnp.dtype | None = None
+) -> Float[Array, "{num} {dim}"]:
+    """Draw a block of `num` samples of a stream: scrambled Sobol where the law allows it, else independent.
+
+    Blocks are counted, not samples, of which a long solve draws more than an int32 holds.
+
+    Args:
+      key: the stream's key; the same key and range give the same points.
+      sampler: the law. Static.
+      block: which block of the stream; blocks of one size follow one another. Traced.
+      num, dim: shape of the draw. Static.
+      dtype: type of the numbers; None for that of the law. Static.
+
+    Returns:
+      Points [num, dim].
+
+    Raises:
+      ValueError: if the law gives another shape.
+    """
+    if has_sobol(sampler, num, dim):
+        per_net = NET // num
+        net = jax.random.fold_in(key, block // per_net)
+        return _laid_out(sampler.from_cube(_of_net(net, block % per_net * num, num, dim)), sampler, num, dim, dtype)
+    return independent(jax.random.fold_in(key, block), sampler, num, dim, dtype)

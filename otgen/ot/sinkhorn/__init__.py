@@ -1,0 +1,24 @@
+"""Entropic optimal transport, balanced and unbalanced: the plan, its value, what the plan is good for.
+
+`solver` has the calls; `scaling` the loop and its stopping rule, on kernels of `absorption`, from the temperatures of
+`annealing`; `potentials` the plan that potentials make, `implicit` derivatives, `sampling` drawn pairs, `divergence`
+the debiased divergence.
+"""
+
+from otgen.ot.sinkhorn.potentials import State, apply_plan, marginals, plan, primal_cost
+from otgen.ot.sinkhorn.sampling import sample_plan
+from otgen.ot.sinkhorn.solver import Info, init, run, step, value
+
+__all__ = [
+    "Info",
+    "State",
+    "apply_plan",
+    "init",
+    "marginals",
+    "plan",
+    "primal_cost",
+    "run",
+    "sample_plan",
+    "step",
+    "value",
+]

@@ -1,0 +1,337 @@
+"""The loop behind `sinkhorn.run`: Sinkhorn's iteration while it is fast, Newton's where it is slow.
+
+Sinkhorn contracts by a factor that tends to 1 as epsilon falls. Newton's method on the same dual, with its linear
+system solved by conjugate gradients, pays the same price for a step, one product with the kernel K and one with its
+transpose, and needs a fraction of the steps. Both run on K = exp((f + g - c) / epsilon) for potentials f, g that were
+absorbed, so a step takes no exponential when K is in memory.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from otgen.ot.costs import Cost
+from otgen.ot.sinkhorn import annealing
+from otgen.ot.sinkhorn.absorption import (
+    CAP,
+    Kernel,
+    Problem,
+    absorb,
+    at_rest,
+    balance,
+    mass_at,
+    motion,
+    pmax,
+    rate,
+    total,
+)
+from otgen.types import Array
+
+__all__ = ["SAFE", "Problem", "at_rest", "balance", "iterate", "motion", "pmax", "rate", "solve", "total"]
+
+WIDE = 60.0  # largest |log scaling| before potentials are absorbed: exp(60) is far from overflow
+SLOW = 0.4  # Sinkhorn is left for Newton when it keeps more than this share of the error
+TINY, HUGE = 1e-37, 1e37  # bounds of a sum of the kernel: a relaxed problem may leave far points nothing
+RADIUS = 10.0  # largest Newton step in a log scaling
+INNER = 100  # most conjugate gradients in a Newton step
+TRIES = 3  # step lengths 1, 1/4, 1/16, then Sinkhorn's step, which always improves
+CHUNK = 8  # iterations between absorptions where their number is fixed: each moves a scaling by log(1 / weight) at most
+SAFE, SAFER = 0.9, 0.6  # share of tol to stop at, balanced and relaxed: the recomputed error differs a little
+REST = 10  # iterations without progress after which the error is at rest: rounding is in the way
+RATIO, LOOSE = 0.25, 0.01  # annealing: the factor between temperatures, the error to leave one at
+
+
+class Loop(NamedTuple):
+    """Where an iteration stands.
+
+    Attributes:
+      log_u, log_v: log scalings of the absorbed kernel, v solved for u.
+      shift: of f against g, over epsilon, solved for u as well: f = kernel.f + epsilon (log_u + shift), and
+        g = kernel.g + epsilon (log_v - tau_b shift). Zero where a marginal is met exactly on both sides.
+      rows, columns: K (b v), with what the shift makes of it, and K'(a u).
+      error, previous: of the row marginal, now and one step ago.
+      off: the same where a marginal is relaxed, as the largest change of a scaling in the next iteration.
+      mark: the error when it last made progress.
+      idle: iterations since then.
+      num_steps: products with K and its transpose.
+    """
+
+    log_u: Array
+    log_v: Array
+    shift: Array
+    rows: Array
+    columns: Array
+    error: Array
+    off: Array
+    previous: Array
+    mark: Array
+    idle: Array
+    num_steps: Array
+
+
+def _scaling(sums: Array, potential: Array, tau: Array, epsilon: Array) -> Array:
+    """Sinkhorn's log scaling for the sums of the other side: -log(sums) where the marginal is met exactly."""
+    return -tau * jnp.log(sums) - (1 - tau) * potential / epsilon
+
+
+def _sums(values: Array) -> Array:
+    return jnp.clip(values, TINY, HUGE)
+
+
+def _target(kernel: Kernel, log_u: Array, shift: Array, problem: Problem, epsilon: Array) -> Array:
+    """The row marginal that f asks for: a, or a exp(-f / rho) where it is relaxed."""
+    return mass_at(problem.a, -rate(problem.tau_a) * (kernel.f / epsilon + log_u + shift))
+
+
+def _evaluate(kernel: Kernel, log_u: Array, problem: Problem, epsilon: Array) -> tuple[Array, ...]:
+    """Solve the columns for u, and measure what is left in the rows: log_v, shift, rows, columns, error, off."""
+    a, b, tau_a, tau_b = problem.a, problem.b, problem.tau_a, problem.tau_b
+    mass = mass_at(a, log_u)
+    columns = _sums(kernel.transposed(mass))
+    log_v = _scaling(columns, kernel.g, tau_b, epsilon)
+    shift = balance(
+        a,
+        rate(tau_a) * (kernel.f / epsilon + log_u),
+        b,
+        rate(tau_b) * (kernel.g / epsilon + log_v),
+        rate(tau_a) + (1 - tau_b),
+        problem.axis_name,
+    )
+    rows = _sums(kernel.times(mass_at(b, log_v)) * jnp.exp((1 - tau_b) * shift))
+    miss = jnp.abs(_target(kernel, log_u, shift, problem, epsilon) - mass * rows)
+    error = total(miss, problem.axis_name)
+    moved = jnp.where(a > 0, jnp.abs(_plain(kernel, rows, shift, problem, epsilon) - log_u), 0.0)
+    off = pmax(jnp.max(motion(moved, kernel.f / epsilon + log_u + shift, tau_a)), problem.axis_name)
+    off = jnp.where((tau_a < 1) | (tau_b < 1), off * total(a, problem.axis_name), 0.0)
+    return log_v, shift, rows, columns, error, off
+
+
+def _plain(kernel: Kernel, rows: Array, shift: Array, problem: Problem, epsilon: Array) -> Array:
+    """Sinkhorn's scaling for v, the shift left to its own maximisation."""
+    tau = problem.tau_a
+    return _scaling(rows, kernel.f, tau, epsilon) - (1 - tau) * shift
+
+
+def _gain(at: Loop, trial: Loop, kernel: Kernel, problem: Problem, epsilon: Array) -> Array:
+    """How much higher the dual is at the trial, over epsilon, columns solved in both and the shift that of the first.
+
+    From differences, for float32.
+    """
+
+    def rise(target: Array, step: Array, relaxed: Array) -> Array:
+        step = jnp.where(target > 0, step, 0.0)
+        curved = -jnp.expm1(-relaxed * step) / jnp.where(relaxed > 0, relaxed, 1.0)
+        return target * jnp.where(relaxed > 0, curved, step)
+
+    relaxed = rate(problem.tau_b)
+    potential = kernel.g / epsilon + at.log_v - problem.tau_b * at.shift
+    columns = rise(mass_at(problem.b, -relaxed * potential), trial.log_v - at.log_v, relaxed)
+    target = _target(kernel, at.log_u, at.shift, problem, epsilon)
+    rows = rise(target, trial.log_u - at.log_u, rate(problem.tau_a))
+    return total(rows, problem.axis_name) + (1 + relaxed) * jnp.sum(columns)
+
+
+def _newton(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Array) -> tuple[Array, Array]:
+    """Solve the Newton system of log u, v and the shift eliminated, by preconditioned conjugate gradients.
+
+    H d = diag(p + kappa t) d - P diag(tau_b / q) P' d - w (w'd) / (1'w) = t - p with the plan P, its marginals p, q,
+    the target t, kappa = epsilon / rho_a, and w = H 1 without its last term. H is positive semi-definite; its null
+    space is the constants, of which t - p has none.
+    """
+    sum_ = lambda values: total(values, problem.axis_name)  # noqa: E731
+    mass = mass_at(problem.a, at.log_u)
+    rows, target = mass * at.rows, _target(kernel, at.log_u, at.shift, problem, epsilon)
+    diagonal = rows + rate(problem.tau_a) * target
+    inverse = jnp.where(diagonal > 0, 1 / jnp.where(diagonal > 0, diagonal, 1.0), 0.0)
+    weight = problem.tau_b * mass_at(problem.b, at.log_v + (1 - problem.tau_b) * at.shift) / at.columns
+    slope = (1 - problem.tau_b) * rows + rate(problem.tau_a) * target
+    curvature = sum_(slope)
+    along = jnp.where(curvature > 0, slope / jnp.where(curvature > 0, curvature, 1.0), 0.0)
+
+    def largest(step: Array) -> Array:
+        return pmax(jnp.max(jnp.abs(step)), problem.axis_name)
+
+    residual = target - rows
+    share = jnp.sqrt(at.error / sum_(problem.a))
+    enough = jnp.maximum(jnp.minimum(0.3, share) * at.error, 0.3 * tol)
+
+    def go_on(carry: tuple) -> Array:
+        step, residual, _, gain, steps = carry
+        return (sum_(jnp.abs(residual)) > enough) & (steps < INNER) & (gain > 0) & (largest(step) < RADIUS)
+
+    def iterate(carry: tuple) -> tuple:
+        step, residual, direction, gain, steps = carry
+        image = diagonal * direction - mass * kernel.times(weight * kernel.transposed(mass * direction))
+        image = image - along * sum_(slope * direction)
+        length = gain / sum_(direction * image)
+        step, residual = step + length * direction, residual - length * image
+        scaled = inverse * residual
+        new_gain = sum_(residual * scaled)
+        return step, residual, scaled + new_gain / gain * direction, new_gain, steps + 1
+
+    first = inverse * residual
+    start = (jnp.zeros_like(first), residual, first, sum_(residual * first), jnp.zeros((), jnp.int32))
+    step, _, _, _, steps = jax.lax.while_loop(go_on, iterate, start)
+    return step * jnp.minimum(1.0, RADIUS / jnp.maximum(largest(step), 1e-30)), steps
+
+
+def _advance(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Array) -> Loop:
+    """One step: Sinkhorn's, or Newton's where the last step kept most of the error, shortened until the error falls."""
+    plain = jnp.where(problem.a > 0, _plain(kernel, at.rows, at.shift, problem, epsilon) - at.log_u, 0.0)
+    newton = at.error > SLOW * at.previous
+    mass = total(problem.a, problem.axis_name)
+    step, inner = jax.lax.cond(
+        newton, lambda: _newton(kernel, at, problem, epsilon, tol), lambda: (plain, jnp.zeros((), jnp.int32))
+    )
+    step = jnp.where(jnp.all(jnp.isfinite(step) | (problem.a == 0)), step, plain)
+
+    def worse(carry: tuple) -> Array:
+        trial, gain, tries = carry
+        better = (trial.error < 0.95 * at.error) | (gain > 1e-6 * mass)
+        return (tries == 0) | (newton & ~better & (tries <= TRIES))
+
+    def shorten(carry: tuple) -> tuple:
+        trial, _, tries = carry
+        length = jnp.where(tries == TRIES, plain, jnp.asarray(0.25, step.dtype) ** tries * step)
+        log_u = at.log_u + length
+        found = _evaluate(kernel, log_u, problem, epsilon)
+        trial = Loop(log_u, *found, at.error, at.mark, at.idle, trial.num_steps + 1)
+        return trial, _gain(at, trial, kernel, problem, epsilon), tries + 1
+
+    zero = jnp.zeros((), jnp.int32)
+    first = at._replace(num_steps=at.num_steps + inner), jnp.zeros_like(at.error), zero
+    trial, gain, _ = jax.lax.while_loop(worse, shorten, first)
+    rounding = 16 * jnp.finfo(gain.dtype).eps
+    worst = jnp.maximum(trial.error, trial.off)
+    progress = (worst < 0.95 * at.mark) | (gain > rounding * mass)
+    return trial._replace(
+        # After a Newton step one of Sinkhorn's smooths what the conjugate gradients left, and its ratio decides the
+        # next.
+        previous=jnp.where(newton, jnp.inf, at.error),
+        mark=jnp.where(progress, jnp.minimum(worst, at.mark), at.mark),
+        idle=jnp.where(progress, 0, at.idle + 1),
+    )
+
+
+def _absorbed(cost: Cost, g: Array, epsilon: Array, problem: Problem) -> tuple[Kernel, Array]:
+    """The kernel near g, and the scaling that makes g of its potential."""
+    kernel = absorb(cost, g, epsilon, problem)
+    return kernel, jnp.minimum(jnp.where(problem.b > 0, (g - kernel.g) / epsilon, 0.0), CAP)
+
+
+def _enter(cost: Cost, problem: Problem, g: Array, epsilon: Array, num_steps: Array) -> tuple[Kernel, Loop]:
+    """Absorb potentials, and do one iteration of Sinkhorn's from g."""
+    kernel, log_v = _absorbed(cost, g, epsilon, problem)
+    rows = _sums(kernel.times(mass_at(problem.b, log_v)))
+    log_u = jnp.where(problem.a > 0, _scaling(rows, kernel.f, problem.tau_a, epsilon), 0.0)
+    found = _evaluate(kernel, log_u, problem, epsilon)
+    far = jnp.full_like(found[-1], jnp.inf)
+    return kernel, Loop(log_u, *found, far, far, jnp.zeros_like(num_steps), num_steps + 1)
+
+
+def _leave(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array) -> tuple[Array, Array]:
+    """Return the potentials; points without mass get those that the other side's give them."""
+    log_u = jnp.where(problem.a > 0, at.log_u, _plain(kernel, at.rows, at.shift, problem, epsilon))
+    return kernel.f + epsilon * (log_u + at.shift), kernel.g + epsilon * (at.log_v - problem.tau_b * at.shift)
+
+
+def _within(kernel: Kernel, problem: Problem, epsilon: Array, tol: Array) -> Array:
+    """The error to stop at: with what rounding of the potentials adds, independent of it, it is to be below tol."""
+    axis_name = problem.axis_name
+    size = total(problem.a * jnp.abs(kernel.f), axis_name) / total(problem.a, axis_name)
+    size = size + jnp.sum(problem.b * jnp.abs(kernel.g)) / jnp.sum(problem.b)
+    rounding = jnp.finfo(size.dtype).eps * size / epsilon
+    safe = jnp.where((problem.tau_a < 1) | (problem.tau_b < 1), SAFER, SAFE)
+    return safe * jnp.sqrt(jnp.maximum(tol**2 - rounding**2, (0.3 * tol) ** 2))
+
+
+def solve(
+    cost: Cost,
+    problem: Problem,
+    f: Array,
+    g: Array,
+    *,
+    epsilon: Array,
+    tol: Array,
+    max_steps: Array,
+    anneal: bool,
+) -> tuple[Array, Array, Array]:
+    """Solve at falling temperatures, each from the potentials before, down to epsilon.
+
+    Returns f, g, not centred, and the number of steps, each one product with K and one with its transpose: fewer than
+    max_steps where the error is below tol as far as the kernel tells, or has come to rest above it.
+    """
+    mass = total(problem.a, problem.axis_name)
+    rate_a, rate_b = rate(problem.tau_a), rate(problem.tau_b)
+    relaxed = (rate_a > 0) | (rate_b > 0)
+    columns = annealing.typical(problem.b)
+    start = epsilon
+    if anneal:
+        rho = epsilon / jnp.maximum(rate_a, rate_b)
+        start, seed = annealing.begin(cost, problem, columns, rho)
+        cold = total(jnp.abs(f), problem.axis_name) + jnp.sum(jnp.abs(g)) == 0
+        g = jnp.where(cold, seed, g)
+
+    def stage(carry: tuple) -> tuple:
+        _, g, now, num_steps, best, rests, _ = carry
+        last = now <= epsilon
+        here = problem.at(now / epsilon)
+        # a constant moved from f to g changes nothing, unless it is so large that the others' digits are lost
+        g = jnp.where(relaxed, g, g - annealing.level(g, columns))
+        kernel, at = _enter(cost, here, g, now, num_steps)
+        goal = mass * jnp.where(last, _within(kernel, problem, epsilon, tol), jnp.maximum(tol, LOOSE))
+
+        def go_on(at: Loop) -> Array:
+            # a relaxed problem may take a point's mass away, and its scaling with it
+            log_u, log_v = (
+                jnp.max(jnp.where(mass > 0, jnp.where(relaxed, log, jnp.abs(log)), 0.0))
+                for mass, log in ((here.a, at.log_u), (here.b, at.log_v))
+            )
+            wide = jnp.maximum(pmax(log_u, here.axis_name), log_v)
+            return (
+                (jnp.maximum(at.error, at.off) >= goal) & (wide < WIDE) & (at.num_steps < max_steps) & (at.idle < REST)
+            )
+
+        at = jax.lax.while_loop(go_on, lambda at: _advance(kernel, at, here, now, goal), at)
+        f, g = _leave(kernel, at, here, now)
+        worst = jnp.maximum(at.error, at.off)
+        solved, idle = worst < goal, at.idle >= REST
+        # A stage at rest is absorbed once more, and twice if that helped; one that left the window goes on.
+        rests = jnp.where(worst < 0.9 * best, 0, rests) + idle
+        best = jnp.minimum(best, worst)
+        over = solved | (rests >= 2)
+        out = at.num_steps >= max_steps  # then one iteration at epsilon still makes a plan of the potentials
+        done = (last & (over | out)) | ~jnp.isfinite(at.error)
+        following = jnp.where(out, epsilon, jnp.where(over, jnp.maximum(now * RATIO, epsilon), now))
+        best, rests = jnp.where(over, jnp.inf, best), jnp.where(over, 0, rests)
+        return f, g, following, at.num_steps, best, rests, done
+
+    zero, far = jnp.zeros((), jnp.int32), jnp.full_like(mass, jnp.inf)
+    carry = (f, g, jnp.maximum(start, epsilon), zero, far, zero, jnp.zeros((), bool))
+    f, g, _, num_steps, *_ = jax.lax.while_loop(lambda carry: ~carry[-1], stage, carry)
+    return f, g, num_steps
+
+
+def iterate(
+    cost: Cost, problem: Problem, f: Array, g: Array, *, epsilon: Array, num_iterations: int
+) -> tuple[Array, Array]:
+    """Do a fixed number of Sinkhorn's iterations from g, absorbing every CHUNK; differentiable as it is written."""
+
+    def chunk(carry: tuple[Array, Array], length: int) -> tuple[tuple[Array, Array], None]:
+        kernel, log_v = _absorbed(cost, carry[1], epsilon, problem)
+
+        def one(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+            rows = _sums(kernel.times(mass_at(problem.b, carry[1])))
+            log_u = _scaling(rows, kernel.f, problem.tau_a, epsilon)
+            columns = _sums(kernel.transposed(mass_at(problem.a, log_u)))
+            return (log_u, _scaling(columns, kernel.g, problem.tau_b, epsilon)), None
+
+        (log_u, log_v), _ = jax.lax.scan(one, (jnp.zeros_like(kernel.f), log_v), length=length)
+        return (kernel.f + epsilon * log_u, kernel.g + epsilon * log_v), None
+
+    whole, rest = divmod(num_iterations, CHUNK)
+    carry, _ = jax.lax.scan(lambda carry, _: chunk(carry, CHUNK), (f, g), length=whole)
+    return chunk(carry, rest)[0] if rest else carry
