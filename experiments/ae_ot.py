@@ -25,10 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import ae_ot_table, ae_ot_toy, command
-from otgen import data
+from experiments.lab import ae_ot_table, ae_ot_toy, command
+from otgen import data, store
 from otgen.data import toy
-from otgen.models import ae_ot, store
+from otgen.models import ae_ot
 from otgen.nn.autoencoder import to_unit
 from otgen.train import Checkpoints, hosts
 

@@ -30,15 +30,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import ae_ot, ae_ot_gan_budget, ae_ot_gan_figures, command, compare, latent_ot, variants
-from experiments.command import place_of, save, stage, write
-from experiments.judge import Judge, PointJudge, extent, features_of, place_of_scores
-from otgen import data
+from experiments import ae_ot, compare, latent_ot
+from experiments.lab import ae_ot_gan_budget, ae_ot_gan_figures, command, variants
+from experiments.lab.command import place_of, save, stage, write
+from experiments.lab.judge import Judge, PointJudge, extent, features_of, place_of_scores
+from otgen import data, store
 from otgen import eval as evaluate
 from otgen.data import toy
 from otgen.models import ae_ot as base_model
 from otgen.models import ae_ot_gan as gan_model
-from otgen.models import baselines, store
+from otgen.models import baselines
 from otgen.nn import to_unit
 from otgen.train import hosts
 from otgen.train.loop import NonFinite

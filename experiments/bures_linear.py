@@ -25,9 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from otgen import data, plot
+from otgen import data, plot, store
 from otgen.data.toy import zipf_covariance
-from otgen.models import bures_linear, store
+from otgen.models import bures_linear
 from otgen.nn import linear
 from otgen.ot.gaussian import frechet_distance
 from otgen.theory import bounds, critical, dynamics

@@ -22,16 +22,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import command, compare_table
-from experiments.judge import Judge, PointJudge, features_of
+from experiments.lab import command, compare_table
+from experiments.lab.judge import Judge, PointJudge, features_of
 from otgen import data
 from otgen.data import toy
 from otgen.models import ae_ot, baselines
-from otgen.models.settings import GeneratorSettings
 from otgen.nn import to_unit
 from otgen.train import Checkpoints, JsonLines, Progress, together
 from otgen.train.checkpoint import refuse_other_config
 from otgen.train.loop import NonFinite
+from otgen.train.settings import GeneratorSettings
 from otgen.types import Key
 
 _JUDGE_SEED = 1000  # of the autoencoder in whose codes memorisation is measured

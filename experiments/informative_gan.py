@@ -7,10 +7,11 @@ r"""The informative OT-GAN on Gaussians, digits, MNIST, Fashion-MNIST and dSprit
     python -m experiments.informative_gan --dataset mnist --data-dir DATA --seeds 0-2 \
         --variants default,no_augment,no_ground,infogan,wgan_gp
 
-A variant is `default`, one of the names below, or a field of `otgen.models.informative_gan.Config` with another value,
-such as lam=0.05. Everything is written below runs/informative_gan/DATASET: config.json, metrics.jsonl, results.json,
-table.md, figures, checkpoints. `--resume` continues a run that was stopped, also with other seeds or variants: the
-table holds all that the folder has, the figures what was asked for last. Numbers: docs/methods/informative-gan.md.
+A variant is `default`, one of the names below, or a field of `og.models.informative_gan.Config` with
+another value, such as lam=0.05. Everything is written below runs/informative_gan/DATASET: config.json, metrics.jsonl,
+results.json, table.md, figures, checkpoints. `--resume` continues a run that was stopped, also with other seeds or
+variants: the table holds all that the folder has, the figures what was asked for last. Numbers:
+docs/methods/informative-gan.md.
 """
 
 from __future__ import annotations
@@ -25,18 +26,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import ae_ot, command, informative_gan_figures, latent_ot, variants
-from experiments.command import place_of, save, stage, write
-from experiments.informative_gan_scores import COLUMNS, REFERENCE, Sets, reference, scores_of
-from otgen import data
+from experiments import ae_ot, latent_ot
+from experiments.lab import command, informative_gan_figures, variants
+from experiments.lab.command import place_of, save, stage, write
+from experiments.lab.informative_gan_scores import COLUMNS, REFERENCE, Sets, reference, scores_of
+from otgen import data, store
 from otgen.data import sprites, toy
 from otgen.models import ae_ot as autoencoder
-from otgen.models import baselines, info_gan, informative_gan, store, wgan_gp
-from otgen.models.settings import GeneratorSettings
+from otgen.models import baselines
+from otgen.models.baselines import wgan_gp
+from otgen.models.informative import info_gan, informative_gan
 from otgen.nn.augment import Augment
 from otgen.train import hosts
 from otgen.train.budget import flops
 from otgen.train.loop import NonFinite
+from otgen.train.settings import GeneratorSettings
 
 _RING = {
     "output": "real",

@@ -28,15 +28,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import ae_ot, command, compare, latent_ot_toy
-from experiments.command import place_of, save, stage, write
-from experiments.judge import Judge, extent, features_of, place_of_scores
-from experiments.latent_ot_toy import FORMS, objective
-from otgen import data, plot
+from experiments import ae_ot, compare
+from experiments.lab import command, latent_ot_toy
+from experiments.lab.command import place_of, save, stage, write
+from experiments.lab.judge import Judge, extent, features_of, place_of_scores
+from experiments.lab.latent_ot_toy import FORMS, objective
+from otgen import data, plot, store
 from otgen.data import toy
-from otgen.models import latent_law, latent_ot, neural_map, store
+from otgen.maps import neural_map
+from otgen.maps.training import plan
+from otgen.models import latent_ot
 from otgen.models.ae_ot import num_steps_of
-from otgen.models.map_training import plan
+from otgen.models.baselines import latent_law
 from otgen.nn import to_unit
 from otgen.ot import semidiscrete
 from otgen.ot.gaussian import mixture

@@ -28,12 +28,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import command
-from experiments.w2_benchmark_table import REFERENCE, figure, gather, markdown
+from experiments.lab import command
+from experiments.lab.w2_benchmark_table import REFERENCE, figure, gather, markdown
 from otgen.data import wasserstein2
 from otgen.eval import cosine, l2_uvp
-from otgen.models import neural_map
-from otgen.models.map_training import MapSettings, plan
+from otgen.maps import neural_map
+from otgen.maps.training import MapSettings, plan
 from otgen.ot import gaussian
 from otgen.train import Checkpoints, JsonLines, Progress, together
 from otgen.train.checkpoint import refuse_other_config

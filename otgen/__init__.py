@@ -33,8 +33,8 @@ from otgen.types import Status as Status
 from otgen.types import explain as explain
 
 __version__ = "0.1.0"
-_LAZY = ("data", "eval", "models", "nn", "plot", "train")
-_FUNCTIONS = {"load": "otgen.models.store", "save": "otgen.models.store"}
+_LAZY = ("data", "eval", "maps", "models", "nn", "plot", "store", "theory", "train")
+_FUNCTIONS = {"load": "otgen.store", "save": "otgen.store"}
 
 
 def __getattr__(name: str):

@@ -18,7 +18,9 @@ CACHE, LIMIT = Path(__file__).parents[1] / ".jax_cache", 2**30
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))  # before anything imports jax
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-jaxtyping.install_import_hook(["otgen.ot", "otgen.eval", "otgen.nn", "otgen.data.toy"], "beartype.beartype")
+jaxtyping.install_import_hook(
+    ["otgen.ot", "otgen.eval", "otgen.nn", "otgen.data.toy", "otgen.theory"], "beartype.beartype"
+)
 
 
 def pytest_configure(config):

@@ -194,8 +194,8 @@ def test_every_module_has_a_page_in_the_navigation():
 def test_the_reference_follows_a_name_to_where_it_is_defined():
     reference = hook("reference")
     assert reference.offered("otgen")["sinkhorn_divergence"] == "otgen.ot.sinkhorn.divergence.sinkhorn_divergence"
-    assert reference.offered("otgen")["save"] == "otgen.models.store.save"
-    assert reference.offered("otgen.models.vae")["sample"] == "otgen.models.apply.sample"
+    assert reference.offered("otgen")["save"] == "otgen.store.folder.save"
+    assert reference.offered("otgen.models.baselines.vae")["sample"] == "otgen.models.apply.sample"
     assert reference.escaped("a <b, c> `<d>` |e|") == "a &lt;b, c> `<d>` &#124;e&#124;"
 
 

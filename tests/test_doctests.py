@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import otgen as og
-from tests.doctests import Checker, examples, modules, public
+from tests.support.doctests import Checker, examples, modules, public
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

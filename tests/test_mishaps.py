@@ -16,7 +16,7 @@ import pytest
 
 from otgen.train import Checkpoints, JsonLines, averaged, train
 from otgen.train.checkpoint import versions
-from tests.test_train import START, Walk, batches, step
+from tests.train.test_loop import START, Walk, batches, step
 
 # A run of 6,000 short steps that saves every 5 of them, and whose state remembers all that it has been through.
 RUN = """

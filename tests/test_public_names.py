@@ -22,7 +22,7 @@ import pytest
 
 import otgen as og
 from otgen.models.apply import rows
-from tests.doctests import public
+from tests.support.doctests import public
 
 ROOT = str(Path(og.__file__).parent)
 N, D = 6, 2

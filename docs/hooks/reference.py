@@ -49,7 +49,7 @@ def offered(module: str) -> dict[str, str]:
         if name == "_LAZY":
             found |= {part: f"{module}.{part}" for part in value}
         if name == "_FUNCTIONS":
-            found |= {part: f"{where}.{part}" for part, where in value.items()}
+            found |= {part: _home(f"{where}.{part}") for part, where in value.items()}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 

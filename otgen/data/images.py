@@ -9,30 +9,14 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+
+from otgen.data.dataset import Dataset
 
 NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "celeb_a", "stacked_mnist", "dsprites")
 _SIDE = {"cifar10": 32, "celeb_a": 64}
 _DIGITS_TEST = 360  # held-out images of the built-in digits: one in five, in a fixed shuffled order
-
-
-class Dataset(NamedTuple):
-    """Images and labels in memory.
-
-    Attributes:
-      images: uint8 [n, height, width, channels].
-      labels: int64 [n].
-
-    Example:
-      >>> data = og.data.Dataset(np.zeros((5, 8, 8, 1), np.uint8), np.arange(5))
-      >>> print(data.images.shape, data.labels.max())
-      (5, 8, 8, 1) 4
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
 
 
 def load(

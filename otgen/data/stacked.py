@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from otgen.data.images import Dataset
+from otgen.data.dataset import Dataset
 from otgen.ot.check import as_count, native
 
 NUM_MODES = 1000

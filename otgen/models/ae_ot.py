@@ -22,15 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from otgen.models import latent_law
 from otgen.models.apply import check_images, rows
-from otgen.models.fitting import descend
-from otgen.models.settings import Settings, adam, rows_of
+from otgen.models.baselines import latent_law
 from otgen.nn.autoencoder import Autoencoder, to_unit
 from otgen.ot import semidiscrete
 from otgen.ot.check import as_count, as_key, native
 from otgen.ot.semidiscrete import extension
+from otgen.train.descent import descend
 from otgen.train.loop import train_on
+from otgen.train.settings import Settings, adam, rows_of
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
 

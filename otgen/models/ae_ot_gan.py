@@ -29,19 +29,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from otgen.models import adversarial, ae_ot
+from otgen.models import ae_ot
 from otgen.models.ae_ot import decode as decode
 from otgen.models.ae_ot import encode as encode
 from otgen.models.ae_ot_gan_losses import Batch, Features, balanced, critic_loss, generator_loss, slopes_of
 from otgen.models.apply import check_images
-from otgen.models.fitting import descend, moving_average
-from otgen.models.settings import Checked, adam
+from otgen.nn import adversarial
 from otgen.nn.autoencoder import decoder, to_unit
 from otgen.nn.critic import critic
 from otgen.ot.check import as_key
 from otgen.ot.semidiscrete import extension
+from otgen.train.descent import descend, moving_average
 from otgen.train.loop import NonFinite, train_on
 from otgen.train.parallel import sample_keys, shared_rows
+from otgen.train.settings import Checked, adam
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
 
@@ -61,7 +62,7 @@ class Config(Checked):
       batch_size: real images of a step, over all devices, and as many generated ones.
       learning_rate: peak of the generator's Adam, on a warm-up and cosine schedule.
       critic_learning_rate: the same of the critic's.
-      adversarial: "hinge", "non_saturating" or "wasserstein", see `otgen.models.adversarial`.
+      adversarial: "hinge", "non_saturating" or "wasserstein", see `otgen.nn.adversarial`.
       adversarial_weight: a, of all three terms. With 0 nothing is trained and the generator is AE-OT's decoder; other
         values differ by no more than Adam's small constant, so give content_weight and feature_weight to weigh.
       content_weight: share of the content loss, by the norm of its gradient.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.scipy.special import xlogy
 
-from otgen.models import adversarial
+from otgen.nn import adversarial
 from otgen.types import Array, averaged
 
 Features = Callable[[Array], Array]

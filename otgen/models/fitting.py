@@ -7,18 +7,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import optax
-from jax.typing import ArrayLike
 
 from otgen.models.apply import check_images
-from otgen.models.settings import GeneratorSettings, num_steps_of, rows_of
 from otgen.ot.check import as_key
 from otgen.train.loop import train_on
-from otgen.train.state import TrainState
-from otgen.types import Array, Callback, Key, averaged
-
-Loss = Callable[..., tuple[Array, dict[str, Array]]]
+from otgen.train.settings import GeneratorSettings, num_steps_of, rows_of
+from otgen.types import Callback, Key
 
 
 def fit_generator(
@@ -65,28 +59,3 @@ def fit_generator(
         checkpoints=checkpoints,
     )
     return module, state
-
-
-def moving_average(params: Any, average: Any, step: ArrayLike, decay: float) -> Any:
-    """Return the exponential moving average after a step; the decay is smaller at first, to forget the start.
-
-    Args:
-      params: parameters after the step. average: their average before it.
-      step: steps taken before. decay: weight of the past in the long run.
-    """
-    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return optax.incremental_update(params, average, 1 - decay)
-
-
-def descend(
-    transform: optax.GradientTransformation,
-    state: TrainState,
-    loss: Loss,
-    *arguments: Any,
-    axis_name: str | None = None,
-) -> tuple[TrainState, dict[str, Array]]:
-    """Take one step of an optimiser on `loss(params, *arguments) -> (value, metrics)`, averaged over devices."""
-    gradient, metrics = jax.grad(loss, has_aux=True)(state.params, *arguments)
-    gradient, metrics = averaged((gradient, metrics), axis_name)
-    updates, opt_state = transform.update(gradient, state.opt_state, state.params)
-    return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), metrics

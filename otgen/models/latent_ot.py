@@ -26,13 +26,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from otgen.models import ae_ot, map_distil, neural_map
+from otgen.maps import neural_map
+from otgen.maps.distil import distil as distilled
+from otgen.models import ae_ot
 from otgen.models.apply import PIECE, check_images, rows
-from otgen.models.settings import Settings
 from otgen.nn.autoencoder import Autoencoder
 from otgen.ot.check import as_count, as_key
 from otgen.ot.semidiscrete import extension
 from otgen.ot.semidiscrete.source import gaussian
+from otgen.train.settings import Settings
 from otgen.types import Array, Callback, Key
 
 EXTENDED = ("pairs", "local")  # forms of the extension, those that need no centres of cells
@@ -323,7 +325,7 @@ def map_of(model: Model) -> neural_map.Map:
 
 
 def distil(key: Key, model: Model, **options: Any) -> Model:
-    """Return the model with its map distilled into a network, form "network"; options as in `map_distil.distil`.
+    """Return the model with its map distilled into a network, form "network"; options as in `maps.distil.distil`.
 
     The network learns a map that the noise decides: the barycentre, for "icnn" the gradient, if no form is given.
 
@@ -337,7 +339,7 @@ def distil(key: Key, model: Model, **options: Any) -> Model:
       (3, 8, 8, 1)
     """
     form = options.pop("form", None) or ("gradient" if model.module.config.solver == "icnn" else "barycentre")
-    module, params = map_distil.distil(key, map_of(model), form=form, **options)
+    module, params = distilled(key, map_of(model), form=form, **options)
     variables = {**model.variables, "params": {**model.variables["params"], "shortcut": params}}
     return Model(model.module.clone(shortcut=module), variables)
 

@@ -194,7 +194,8 @@ def top_scores(
       >>> print(index)
       [[2 1]
        [0 1]]
-      >>> print(jax.grad(lambda x: og.ot.semidiscrete.scores.top_scores(x, y, jnp.zeros(3))[0].sum())(x))  # the points that win
+      >>> best = lambda x: og.ot.semidiscrete.scores.top_scores(x, y, jnp.zeros(3))[0].sum()
+      >>> print(jax.grad(best)(x))  # the points that win
       [[ 2.]
        [-1.]]
 

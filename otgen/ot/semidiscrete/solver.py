@@ -469,7 +469,7 @@ def run(
         for more than 20,000 points. Static.
       smoothing: if positive, samples are shared among the cells by a softmax at first, at a temperature of so many
         first step sizes of the stage (each 3 % of the spread of the scores), which has decayed to nothing before the
-        averaging begins. On the problems of `experiments.bench_semidiscrete` it makes nothing better.
+        averaging begins. On the problems of `experiments.bench.semidiscrete` it makes nothing better.
       state: where to go on from.
       devices: if given, the points are shared out among these devices, each holding a block of them. Given the same
         heights, a step is that of one device to rounding; over a run rounding grows, as one sample that changes cells

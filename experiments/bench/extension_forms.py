@@ -1,0 +1,305 @@
+"""The forms of the extended map at equal novelty: each form at several thresholds of the angle, by one judge.
+
+    python -m experiments.bench.extension_forms                                    # digits, a minute on two cores
+    python -m experiments.bench.extension_forms --dataset mnist --data-dir DATA --dims 16,32 \
+        --thresholds 0.95,0.98 --json benchmarks/extension_forms_mnist.json   # half an hour a map on two busy cores
+
+A low Frechet distance at a low lmem is memorising. So the question is which form comes nearest to held-out images among
+those whose codes are as new as `novelty` asks, with the classes of the data. One
+autoencoder and one map for every dimension and seed serve all forms; thresholds are quantiles of
+`otgen.extension.threshold`, which knows training data only. For numbers see docs/methods/ae-ot.md. Below
+runs/extension_forms/DATASET: a folder for each dimension and seed, results.json, table.md, forms.png. A run that was
+stopped goes on where it was; more dimensions, seeds and thresholds may be added.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import math
+import os
+import platform
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import ae_ot
+from experiments.lab import ae_ot_table, command
+from experiments.latent_ot import gather, markdown
+from otgen import data, plot, store
+from otgen.models import ae_ot as model_of
+from otgen.nn import to_unit
+from otgen.ot import semidiscrete
+from otgen.ot.semidiscrete import extension
+from otgen.train.checkpoint import refuse_other_config
+from otgen.types import Array, Key
+
+COLUMNS = {
+    "angle": "angle",
+    "frechet": "Frechet",
+    "lmem": "lmem",
+    "precision": "precision",
+    "recall": "recall",
+    "class_tv": "class TV",
+    "mixtures": "mixtures",
+}
+_CLASS_TV = 0.03  # total variation of the classes up to which the class marginal counts as kept
+REAL, MAP = "real training images", "T(x), angle 0"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of the experiment. None means: what suits the data set."""
+
+    dataset: str = "digits"
+    """digits, mnist, fashion_mnist, cifar10 or celeb_a."""
+    dims: str | None = None
+    """Dimensions of the codes, such as 16,32."""
+    seeds: str = "0"
+    """Such as 0-2 or 0,3,7."""
+    thresholds: str = "0.9,0.98,0.999,off"
+    """Shares of the samples that a threshold leaves with a partner, and off: without the filter."""
+    novelty: float = 0.7
+    """The lmem that a form must reach."""
+    epochs: int | None = None
+    limit: int | None = None
+    """Use only so many training images."""
+    num_eval: int = 10_000
+    """Images per draw; at most the number of test images."""
+    draws: int = 5
+    """Draws that every row averages over."""
+    data_dir: str | None = None
+    """Folder of data and feature weights; OTGEN_DATA if not given."""
+    cache_dir: str | None = None
+    out: str | None = None
+    """Output folder; runs/extension_forms/DATASET if not given."""
+    json: str | None = None
+    """Also write the results there, with the machine and the versions."""
+    progress: bool = True
+
+    @classmethod
+    def smoke(cls, **changes: Any) -> Config:
+        """A run of seconds, for tests."""
+        small = {"dims": "3", "thresholds": "0.9,off", "epochs": 2, "limit": 300, "num_eval": 100, "draws": 2}
+        return cls(**{**small, "progress": False, **changes})
+
+    def folder(self) -> Path:
+        """The output folder."""
+        return Path(self.out or Path("runs") / "extension_forms" / self.dataset)
+
+    def base(self, dim: int, seed: int) -> ae_ot.Config:
+        """The AE-OT whose map is extended."""
+        shared = {name: getattr(self, name) for name in ("dataset", "epochs", "limit", "data_dir", "cache_dir")}
+        return ae_ot.Config(
+            **shared,
+            latent_dim=dim,
+            seed=seed,
+            num_eval=self.num_eval,
+            progress=self.progress,
+            out=str(self.folder() / f"dim-{dim}-seed-{seed}"),
+        )
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Dimensions and seeds."""
+        dims = command.numbers_of("dims", self.dims or str(ae_ot.Config(dataset=self.dataset).model().latent_dim))
+        return [(dim, seed) for dim in dims for seed in command.numbers_of("seeds", self.seeds)]
+
+    def shares(self) -> list[float | None]:
+        """The quantiles asked for, None for no filter.
+
+        Raises:
+          ValueError: for other words, and for numbers outside [0, 1].
+        """
+        words = [word.strip() for word in self.thresholds.split(",")]
+        if not all(word == "off" or re.fullmatch(r"0?\.\d+|[01]", word) for word in words):
+            raise ValueError(f"thresholds = {self.thresholds!r}: give shares in [0, 1] and off, such as 0.9,0.98,off.")
+        return [None if word == "off" else float(word) for word in dict.fromkeys(words)]
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Train and score what is not yet there, and return what results.json holds."""
+    check(config)
+    folder, runs, found = config.folder(), config.runs(), []
+    identity = {name: getattr(config, name) for name in ("dataset", "epochs", "limit", "num_eval", "draws")}
+    refuse_other_config(folder / "config.json", identity)
+    train, test = ae_ot.load(config.base(*runs[0]))
+    folder.mkdir(parents=True, exist_ok=True)
+    command.write(folder / "config.json", identity)
+    for dim, seed in runs:
+        base = config.base(dim, seed)
+        base.folder().mkdir(parents=True, exist_ok=True)
+        found.append(scores(config, base, trained(base, train), train, test))
+    rows = gather(found)
+    results = {
+        "dataset": config.dataset,
+        "judge": {**found[0]["judge"], "draws": config.draws},
+        "novelty": config.novelty,
+        "largest_class_tv": _CLASS_TV,
+        "best": {f"d = {dim}": best(rows, dim, config.novelty) for dim in dict.fromkeys(dim for dim, _ in runs)},
+        "rows": rows,
+        "runs": found,
+    }
+    figure(folder / "forms.png", config, rows)
+    results["figures"] = ["forms.png"]
+    command.write(folder / "results.json", results)
+    (folder / "table.md").write_text(f"{markdown(results, COLUMNS)}\n\n{in_words(results)}\n")
+    if config.json:
+        command.write(Path(config.json), {**machine(config), **results})
+    return results
+
+
+def check(config: Config) -> None:
+    """Raise ValueError for options that cannot be meant, before anything is written."""
+    config.shares()
+    if config.draws < 1:
+        raise ValueError(f"draws = {config.draws} is too small: give 1 or more.")
+    for dim, seed in config.runs():
+        ae_ot.check(config.base(dim, seed))
+        if config.base(dim, seed).dataset not in ae_ot._DEFAULTS:
+            raise ValueError(f"dataset = {config.dataset!r} has no images: give one of {', '.join(ae_ot._DEFAULTS)}.")
+
+
+def trained(base: ae_ot.Config, train: data.Dataset) -> model_of.Model:
+    """The model of a dimension and a seed, trained unless it is there."""
+    place = base.folder() / "model"
+    if place.exists():
+        return store.load(place)
+    model = ae_ot.fit(base, base.folder(), train, command.progress_of(base, base.folder()), {})
+    store.save(place, model)
+    return model
+
+
+def laws(
+    config: Config, model: model_of.Model, train: data.Dataset
+) -> Iterator[tuple[str, float | None, Callable[[Key, int], Array]]]:
+    """The rows: a name, the angle, and a function (key, num) -> images in [0, 1]."""
+
+    def draw(form: str, angle: float) -> Callable[[Key, int], Array]:
+        return lambda key, num: model_of.sample(key, model, num, form=form, angle=angle)
+
+    def real(key: Key, num: int) -> Array:
+        chosen = jax.random.choice(key, len(train.images), (num,), replace=num > len(train.images))
+        return to_unit(train.images[np.asarray(chosen)])
+
+    known = model.variables["transport"]
+    state, key = semidiscrete.from_heights(known["h"]), jax.random.key(1)
+    yield REAL, None, real
+    yield MAP, 0.0, draw("pairs", 0.0)
+    for share in config.shares():
+        angle, word = math.pi, "filter off"
+        if share is not None:
+            angle = float(extension.threshold(key, state, known["codes"], quantile=share))
+            word = f"quantile {share:g}"
+        for form in extension.METHODS:
+            yield f"{form}, {word}", angle, draw(form, angle)
+
+
+def scores(
+    config: Config, base: ae_ot.Config, model: model_of.Model, train: data.Dataset, test: data.Dataset
+) -> dict[str, Any]:
+    """Scores of every row, the mean of the draws; every row is written when it is done."""
+    place = base.folder() / "scores.json"
+    held = {"dim": base.latent_dim, "seed": base.seed, "rows": {}}
+    if place.exists():
+        held = json.loads(place.read_text())
+    judge, order = None, []
+    for name, angle, draw in laws(config, model, train):
+        row = f"d = {base.latent_dim}: {name}"
+        order.append(row)
+        if row in held["rows"]:
+            continue
+        judge = judge or ae_ot_table.judge_of(base, model, train, test, neighbours=False)
+        held["judge"] = {"features": judge.name, "classifier": judge.classifier, "accuracy": judge.accuracy}
+        held["judge"]["images_per_draw"] = judge.num
+        held["chi2"] = float(model.info.chi2)
+        key = jax.random.fold_in(jax.random.key(base.seed), 5)
+        every = [judge(draw(jax.random.fold_in(key, i), judge.num))[0] for i in range(config.draws)]
+        held["rows"][row] = {score: float(np.mean([one[score] for one in every])) for score in every[0]}
+        if config.draws > 1:
+            held["rows"][row]["frechet_sd"] = float(np.std([one["frechet"] for one in every], ddof=1))
+        if angle is not None:
+            held["rows"][row]["angle"] = angle
+        command.write(place, held)
+        if config.progress:
+            told = (f"{score} {held['rows'][row][score]:.3g}" for score in COLUMNS if score != "angle")
+            print(f"{row}: {', '.join(told)}", flush=True)
+    return {**held, "rows": {row: held["rows"][row] for row in order}}
+
+
+def best(rows: dict[str, dict[str, Any]], dim: int, novelty: float) -> dict[str, str | None]:
+    """For every form and for all the row of least Frechet distance that is new enough and keeps the classes."""
+
+    def least(start: str) -> str | None:
+        fit = {
+            name: row["frechet"]["mean"]
+            for name, row in rows.items()
+            if name.startswith(start) and row["lmem"]["mean"] >= novelty and row["class_tv"]["mean"] <= _CLASS_TV
+        }
+        return min(fit, key=fit.__getitem__, default=None)
+
+    found = {form: least(f"d = {dim}: {form},") for form in extension.METHODS}
+    there = [name for name in found.values() if name is not None]
+    return {**found, "all": min(there, key=lambda name: rows[name]["frechet"]["mean"], default=None)}
+
+
+def in_words(results: dict[str, Any]) -> str:
+    """The best rows."""
+    lines = [f"Least Frechet distance at lmem >= {results['novelty']:g} and class TV <= {_CLASS_TV:g}:"]
+    for dim, found in results["best"].items():
+        for form, row in found.items():
+            value = "none" if row is None else f"{row}, {results['rows'][row]['frechet']['mean']:.3f}"
+            lines.append(f"* {dim}, {form}: {value}")
+    return "\n".join(lines)
+
+
+def figure(path: Path, config: Config, rows: dict[str, dict[str, Any]]) -> None:
+    """Draw Frechet distance against lmem, a line through the thresholds of every form, one panel a dimension."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    dims = list(dict.fromkeys(dim for dim, _ in config.runs()))
+    canvas, axes = plt.subplots(1, len(dims), figsize=(5.4 * len(dims), 3.8), squeeze=False, layout="constrained")
+    for ax, dim in zip(axes[0], dims, strict=True):
+        for colour, form in zip(plot.CYCLE, extension.METHODS, strict=False):
+            own = [row for name, row in rows.items() if name.startswith(f"d = {dim}: {form},")]
+            own = sorted(own, key=lambda row: row["angle"]["mean"])
+            x, y = ([row[score]["mean"] for row in own] for score in ("lmem", "frechet"))
+            ax.plot(x, y, "o-", color=colour, lw=1.4, ms=4, label=form)
+            ax.plot(x[-1:], y[-1:], "o", color=colour, ms=9, mfc="none")
+        real = rows[f"d = {dim}: {REAL}"]["frechet"]["mean"]
+        ax.axhline(real, color=plot.GREY, ls=":", lw=1.2, label="real training images")
+        ax.axvline(config.novelty, color=plot.GREY, lw=0.8)
+        ax.set(xlabel="lmem (1: as new as test images)", ylabel="Frechet distance", yscale="log", title=f"d = {dim}")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    canvas.savefig(path, dpi=150)
+    plt.close(canvas)
+
+
+def machine(config: Config) -> dict[str, Any]:
+    """Where and how the numbers were made."""
+    dims = ",".join(dict.fromkeys(str(dim) for dim, _ in config.runs()))
+    return {
+        "command": f"python -m experiments.bench.extension_forms --dataset {config.dataset} --dims {dims} "
+        f"--seeds {config.seeds} --thresholds {config.thresholds}",
+        "machine": f"{os.cpu_count()} {platform.machine().replace('_', '-')} cores",
+        "device": jax.devices()[0].device_kind,
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def cli() -> None:
+    """Run with the options of the command line."""
+    command.cli(Config, main, __doc__, command.show_table)
+
+
+if __name__ == "__main__":
+    cli()

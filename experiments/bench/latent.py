@@ -1,0 +1,78 @@
+"""Throughput of two-point latent operations against an elementwise copy-and-scale, in bytes moved.
+
+    python -m experiments.bench.latent            # seconds; writes benchmarks/latent.json
+
+A copy-and-scale reads one array and writes one; an interpolation reads two and writes one. Both are jitted, of 1e7
+float32 numbers, in one process; medians over the repeats, taken in turn so that a busy machine slows both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from otgen.ot import latent
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of the benchmark."""
+
+    elements: int = 10**7
+    repeats: int = 31
+    out: str = "benchmarks/latent.json"
+
+    @classmethod
+    def smoke(cls, **changes: Any) -> Config:
+        """A run of seconds, for tests."""
+        return cls(**{"elements": 10**5, "repeats": 3, **changes})
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Measure, write the JSON, and return it."""
+    z0, z1 = (jax.random.uniform(key, (config.elements,), minval=-1.0) for key in jax.random.split(jax.random.key(0)))
+    traces: list[str] = []
+
+    def interpolation(prior: latent.Prior):
+        def lerp(t, z0, z1):
+            traces.append(type(prior).__name__)
+            return latent.lerp(t, z0, z1, prior)
+
+        return jax.jit(lerp)
+
+    works = {"copy and scale": (8, jax.jit(lambda t, z0, z1: t * z0))}
+    for prior in (latent.Normal(), latent.Uniform(), latent.Cauchy()):
+        works[f"lerp, {type(prior).__name__}"] = (12, interpolation(prior))
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for i in range(-2, config.repeats):
+        for name, (_, work) in works.items():
+            start = time.perf_counter()
+            jax.block_until_ready(work(0.3 + 0.01 * (i % 5), z0, z1))
+            if i >= 0:
+                times[name].append(time.perf_counter() - start)
+    rates = {name: bytes_ * config.elements / statistics.median(times[name]) for name, (bytes_, _) in works.items()}
+    results = {
+        "elements": config.elements,
+        "gigabytes_per_second": {name: round(rate / 1e9, 3) for name, rate in rates.items()},
+        "share_of_copy": {name: round(rate / rates["copy and scale"], 3) for name, rate in rates.items()},
+        "traces": len(traces),
+        "device": jax.devices()[0].device_kind,
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "jax": jax.__version__,
+    }
+    if config.out:
+        Path(config.out).write_text(json.dumps(results, indent=1))
+    return results
+
+
+if __name__ == "__main__":
+    import tyro
+
+    print(json.dumps(main(tyro.cli(Config, description=__doc__)), indent=1))

@@ -1,0 +1,1 @@
+"""Checks of an accelerator: `python -m experiments.gpu_check`."""

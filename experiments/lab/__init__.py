@@ -1,0 +1,1 @@
+"""What the experiments share: command line, judges, variants, tables and figures."""

@@ -1,0 +1,1 @@
+"""Many runs of an experiment, seeds by settings: `python -m experiments.sweep`."""

@@ -1,0 +1,5 @@
+"""Run a sweep."""
+
+from experiments.sweep.launch import cli
+
+cli()

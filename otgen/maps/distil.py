@@ -1,0 +1,107 @@
+"""A learned transport map put into one network, for sampling in a single pass.
+
+Minimises the mean of |S(x) - T(x)|^2 over networks S, x draws of the source whose images are computed once. Where T
+jumps, S cannot: it passes through what lies between.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from otgen.maps import neural_map
+from otgen.maps.training import MapSettings, State, optimiser, start
+from otgen.nn.potentials import Displacement
+from otgen.ot.check import as_key
+from otgen.train.descent import descend, moving_average
+from otgen.train.loop import train_on
+from otgen.train.parallel import shared_rows
+from otgen.train.settings import Settings
+from otgen.types import Array, Callback, Key
+
+_PIECE = 4096  # draws moved together
+
+
+def loss(params: Any, module: Displacement, x: Array, to: Array) -> tuple[Array, dict[str, Array]]:
+    """Return the mean squared distance of the network's images of x [n, d] from `to` [n, d].
+
+    Example:
+      >>> codes = og.data.toy.eight_gaussians(jax.random.key(0), 64)
+      >>> options = {"num_steps": 20, "hidden": (16,), "batch_size": 64}
+      >>> found = og.maps.neural_map.fit(jax.random.key(1), None, codes, **options)
+      >>> module, params = og.maps.distil.distil(jax.random.key(2), found, num_pairs=512, **options)
+      >>> x = og.maps.neural_map.draw(jax.random.key(3), found, 8)
+      >>> print(og.maps.distil.loss(params, module, x, og.maps.neural_map.transport(found, x))[0].shape)
+      ()
+    """
+    value = jnp.mean(jnp.sum((module.apply({"params": params}, x) - to) ** 2, axis=1))
+    return value, {"loss": value}
+
+
+def distil(
+    key: Key,
+    map_: neural_map.Map,
+    *,
+    form: str | None = None,
+    temperature: ArrayLike | None = None,
+    num_pairs: int = 2**16,
+    callback: Callback | None = None,
+    checkpoints: Any = None,
+    **config: Any,
+) -> tuple[Displacement, Any]:
+    """Train a network to do what a map does.
+
+    Args:
+      key: random key.
+      map_: from `neural_map.fit`.
+      form, temperature: as in `neural_map.transport`.
+      num_pairs: draws that the network learns from, rounded up to whole pieces of 4096.
+      callback, checkpoints: as in `train.train`.
+      **config: fields of `map_training.MapSettings`; a step is one update.
+
+    Returns:
+      The network and its parameters.
+
+    Raises:
+      ValueError: for fields out of range, and as `neural_map.transport`.
+
+    Example:
+      >>> codes = og.data.toy.eight_gaussians(jax.random.key(0), 64)
+      >>> options = {"num_steps": 20, "hidden": (16,), "batch_size": 64}
+      >>> found = og.maps.neural_map.fit(jax.random.key(1), None, codes, **options)
+      >>> module, params = og.maps.distil.distil(jax.random.key(2), found, num_pairs=512, **options)
+      >>> print(module.apply({"params": params}, jnp.zeros((3, 2))).shape)
+      (3, 2)
+    """
+    settings = MapSettings(**{"hidden": (512, 512), "num_steps": 5000, "learning_rate": 1e-3, **config})
+    Settings.whole("num_pairs", num_pairs)
+    pair_key, init_key, order_key, step_key = jax.random.split(as_key(key), 4)
+    x, moved = [], []
+    for i in range(-(-num_pairs // _PIECE)):
+        x.append(neural_map.draw(jax.random.fold_in(pair_key, i), map_, _PIECE))
+        moved.append(np.asarray(neural_map.transport(map_, x[-1], form, temperature)))
+    pairs = np.concatenate(x), np.concatenate(moved)
+    module, transform = Displacement(settings.hidden), optimiser(settings)
+
+    def step(state: State, batch: tuple[Array, Array], key: Key, *, axis_name: str | None = None):
+        del key  # nothing in this step is random
+        network, metrics = descend(transform, state.network, loss, module, *batch, axis_name=axis_name)
+        average = moving_average(network.params, state.average, state.step, settings.average)
+        return State(network, average, (), state.step + 1), metrics
+
+    params = module.init(init_key, jnp.asarray(pairs[0][:1]))["params"]
+    state = train_on(
+        pairs,
+        step,
+        start(params, settings, ()),
+        (order_key, step_key),
+        num_steps=settings.num_steps,
+        batch_size=shared_rows(settings.batch_size, len(pairs[0])),
+        callback=callback,
+        checkpoints=checkpoints,
+    )
+    return module, state.average

@@ -1,0 +1,188 @@
+"""What the solvers of a learned transport map share: settings, units, state, and the loop over batches of codes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from otgen.data.batches import batches
+from otgen.train.descent import moving_average
+from otgen.train.loop import train
+from otgen.train.parallel import sample_keys, shared_rows
+from otgen.train.settings import Checked
+from otgen.train.state import TrainState
+from otgen.types import Array, Callback, Key, Sampler
+
+Update = Callable[..., tuple[TrainState, Any, dict[str, Array]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class MapSettings(Checked):
+    """Training of a potential.
+
+    Attributes:
+      hidden: widths of the network.
+      num_steps: updates of the parameters, rounded up to whole calls.
+      batch_size: points of noise, and of codes, that an update uses, over all devices.
+      learning_rate: peak of the warm-up and cosine schedule of Adam.
+      average: decay of the moving average of the parameters that the map is made of.
+      updates_per_call: updates that are compiled into one call.
+    """
+
+    hidden: Sequence[int] = (128, 128, 128)
+    num_steps: int = 3000
+    batch_size: int = 512
+    learning_rate: float = 2e-3
+    average: float = 0.998
+    updates_per_call: int = 8
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        for name in ("num_steps", "batch_size", "updates_per_call"):
+            self.whole(name, getattr(self, name))
+        if not self.hidden:
+            raise ValueError("hidden is empty: give the widths of one or more layers.")
+        for units in self.hidden:
+            self.whole("hidden", units)
+        self.positive("learning_rate")
+        self.below_one("average")
+
+
+class Units(NamedTuple):
+    """Places and sizes of the two laws. The solvers see both centred and with coordinates of unit variance.
+
+    For |x - y|^2 the optimal map follows a shift and a scale of either side.
+
+    Attributes:
+      source_mean: [d]. source_scale: root of the mean variance of the coordinates [].
+      code_mean, code_scale: the same of the codes.
+    """
+
+    source_mean: Array
+    source_scale: Array
+    code_mean: Array
+    code_scale: Array
+
+
+class Plan(NamedTuple):
+    """How training is cut: codes and noise in an update, updates in a call, and calls."""
+
+    rows: int
+    updates: int
+    calls: int
+
+
+class State(NamedTuple):
+    """What a call of the training step needs.
+
+    Attributes:
+      network: parameters and state of the optimiser.
+      average: moving average of the parameters.
+      table: what the solver keeps about the codes beside the network.
+      step: calls made.
+    """
+
+    network: TrainState
+    average: Any
+    table: Any
+    step: Array
+
+
+def optimiser(settings: MapSettings) -> optax.GradientTransformation:
+    """Adam with a short warm-up and cosine decay; its second moments forget sooner than by default."""
+    warm = min(200, max(1, settings.num_steps // 10))
+    rate = settings.learning_rate
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warm, max(settings.num_steps, warm + 1), rate / 200)
+    return optax.adam(schedule, b1=0.9, b2=0.99)
+
+
+def units_of(key: Key, sampler: Sampler, codes: Array, num: int = 2**15) -> Units:
+    """Measure the codes [N, d], and the source by draws."""
+    x = jax.jit(sampler, static_argnums=(1, 2))(key, num, codes.shape[1])
+    return Units(x.mean(0), jnp.sqrt(x.var(0).mean()), codes.mean(0), jnp.sqrt(codes.var(0).mean()))
+
+
+def standard(sampler: Sampler, units: Units) -> Sampler:
+    """The source, centred and scaled."""
+    return functools.partial(_standard, sampler, units)
+
+
+def _standard(sampler: Sampler, units: Units, key: Key, num: int, dim: int) -> Array:
+    return (sampler(key, num, dim) - units.source_mean) / units.source_scale
+
+
+def noise(sampler: Sampler, key: Key, step: Array, num: int, dim: int, axis_name: str | None) -> Array:
+    """Draws [num, dim] of the source for this device's samples of an update."""
+    return jax.vmap(lambda one: sampler(one, 1, dim)[0])(sample_keys(key, step, num, axis_name))
+
+
+def plan(settings: MapSettings, num_codes: int) -> Plan:
+    """Return how training on so many codes is cut; a batch is never larger than the codes."""
+    rows = shared_rows(settings.batch_size, num_codes)
+    updates = min(settings.updates_per_call, num_codes // rows, settings.num_steps)
+    return Plan(rows, updates, -(-settings.num_steps // updates))
+
+
+def start(params: Any, settings: MapSettings, table: Any) -> State:
+    """The state that training starts from."""
+    network = TrainState(params, optimiser(settings).init(params), jnp.int32(0))
+    return State(network, params, table, jnp.int32(0))
+
+
+def make_step(update: Update, settings: MapSettings):
+    """Return the training step `(state, (codes, index), key, *, axis_name) -> (state, metrics)`: several updates.
+
+    `update(network, table, codes [b, d], index [b], key, axis_name) -> (network, table, metrics)` makes one.
+    """
+
+    def step(state: State, batch: tuple[Array, Array], key: Key, *, axis_name: str | None = None):
+        batches = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), batch)
+        updates = batches[0].shape[0]
+
+        def one(carry: tuple, inputs: tuple) -> tuple[tuple, dict[str, Array]]:
+            (network, average, table), (count, rows) = carry, inputs
+            network, table, metrics = update(network, table, *rows, key, axis_name)
+            return (network, moving_average(network.params, average, count, settings.average), table), metrics
+
+        counts = state.step * updates + jnp.arange(updates)
+        carry, metrics = jax.lax.scan(one, state[:3], (counts, batches))
+        return State(*carry, state.step + 1), jax.tree.map(lambda leaf: leaf.mean(0), metrics)
+
+    return step
+
+
+def run(
+    key: Key,
+    update: Update,
+    state: State,
+    codes: Array,
+    settings: MapSettings,
+    *,
+    callback: Callback | None = None,
+    checkpoints: Any = None,
+) -> State:
+    """Make `settings.num_steps` updates on shuffled batches of codes [N, d], from the newest checkpoint if any.
+
+    Raises:
+      ValueError: if a batch does not divide among the devices.
+    """
+    rows, updates, calls = plan(settings, len(codes))
+    order_key, step_key = jax.random.split(key)
+    if checkpoints is not None:
+        state = checkpoints.restore(state) or state
+    arrays = np.asarray(codes), np.arange(len(codes), dtype=np.int32)
+    feed = batches(order_key, arrays, rows * updates, start=int(state.step), stop=calls)
+    fold = functools.partial(_fold, updates)
+    options = {"callback": callback, "checkpoints": checkpoints, "log_every": 10, "save_every": 250}
+    return train(make_step(update, settings), state, map(fold, feed), step_key, **options)
+
+
+def _fold(updates: int, batch: tuple[Array, ...]) -> tuple[Array, ...]:
+    return tuple(leaf.reshape(-1, updates, *leaf.shape[1:]) for leaf in batch)

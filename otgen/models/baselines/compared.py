@@ -1,0 +1,193 @@
+"""Generative models by name, trained with the same networks on the same budget of floating-point operations.
+
+The budget is that of so many epochs of the autoencoder. A model of images (vae, wae_mmd, wgan_gp) spends all of it on
+its networks. A law of codes (ae_*) may spend a third of it, beside the autoencoder that was trained with the rest: on
+training samples of the transport, or steps of the flow. A Gaussian and a mixture need less.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from otgen.models import ae_ot
+from otgen.models.baselines import latent_flow, latent_law, vae, wae_mmd, wgan_gp
+from otgen.ot.check import as_points
+from otgen.ot.gaussian import mixture
+from otgen.ot.semidiscrete import extension
+from otgen.train.budget import flops
+from otgen.train.settings import GeneratorSettings, Settings, num_steps_of, rows_of
+from otgen.types import Array, Callback, Key
+
+Draw = Callable[[Key, int], Array]
+
+IMAGES: dict[str, Any] = {"vae": vae, "wae_mmd": wae_mmd, "wgan_gp": wgan_gp}
+CODES = ("ae_ot", "ae_gaussian", "ae_gmm", "ae_flow", "ae_flow_ot")
+NAMES = (*CODES, *IMAGES)
+
+
+def budget_of(settings: Settings, example: Array, num_images: int, epochs: float) -> float:
+    """Return the floating-point operations of so many epochs of the autoencoder.
+
+    Args:
+      settings: its networks.
+      example: one image [1, h, w, c].
+      num_images: images in an epoch.
+      epochs: passes over them.
+
+    Example:
+      >>> settings = og.models.vae.Config(latent_dim=2, hidden=(16,), batch_size=10)
+      >>> once = og.models.baselines.budget_of(settings, jnp.zeros((1, 8, 8, 1)), 100, 1)
+      >>> print(og.models.baselines.budget_of(settings, jnp.zeros((1, 8, 8, 1)), 100, 3) / once)
+      3.0
+    """
+    config = ae_ot.Config(**_fields(settings, Settings))
+    return epochs * num_images * _per_image(ae_ot, config, example, rows_of(config, num_images))
+
+
+def _per_image(model: Any, config: Settings, example: Array, rows: int) -> float:
+    """Operations of a training step over the images that it uses."""
+    key = jax.random.key(0)
+    module, state = model.init(key, config, example, 100)
+    batch = jnp.zeros((rows, *example.shape[1:]), example.dtype)
+    return flops(model.make_step(module, 100), state, batch, key) / rows
+
+
+def _fields(settings: Settings, kind: type) -> dict[str, Any]:
+    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(kind)}
+
+
+def image_config(name: str, settings: GeneratorSettings, example: Array, num_images: int, budget: float) -> Settings:
+    """Return the configuration of a model of images whose training takes `budget` operations.
+
+    Networks and output are those of `settings`; batch size, learning rate and the rest are the model's own.
+
+    Raises:
+      ValueError: for an unknown name.
+
+    Example:
+      >>> settings = og.models.vae.Config(latent_dim=2, hidden=(16,), batch_size=10)
+      >>> budget = og.models.baselines.budget_of(settings, jnp.zeros((1, 8, 8, 1)), 100, 5)
+      >>> config = og.models.baselines.image_config("vae", settings, jnp.zeros((1, 8, 8, 1)), 100, budget)
+      >>> print(type(config).__name__, config.hidden, bool(config.epochs > 1))
+      Config (16,) True
+    """
+    if name not in IMAGES:
+        raise ValueError(f"{name!r} is no model of images: choose one of {', '.join(IMAGES)}.")
+    model = IMAGES[name]
+    own = {"batch_size", "learning_rate", "epochs"}
+    shared = {key: value for key, value in _fields(settings, GeneratorSettings).items() if key not in own}
+    if name == "wgan_gp" and settings.output == "real":
+        shared["penalty"] = 0.1  # what Gulrajani et al. take for points of the plane; 10 is for images
+    config = model.Config(**shared)
+    cost = _per_image(model, config, example, _rows_of(config, num_images))
+    return dataclasses.replace(config, epochs=budget / (num_images * cost))
+
+
+def steps_of(config: Settings, num_images: int) -> int:
+    """Steps of the training of a model of images.
+
+    Example:
+      >>> config = og.models.wgan_gp.Config(epochs=3, batch_size=10, critic_steps=2)
+      >>> print(og.models.baselines.steps_of(config, 100))  # 20 images a step
+      15
+    """
+    return num_steps_of(config, num_images, _rows_of(config, num_images))
+
+
+def _rows_of(config: Settings, num_images: int) -> int:
+    """Images of a step."""
+    return rows_of(config, num_images, getattr(config, "critic_steps", 1))
+
+
+def fit_images(
+    name: str, key: Key, images: Any, config: Settings, *, callback: Callback | None = None, checkpoints: Any = None
+) -> Draw:
+    """Train a model of images and return what draws images [n, h, w, c] from it; arguments as in `vae.fit`.
+
+    Example:
+      >>> images = og.data.load("digits").images[:64]
+      >>> config = og.models.vae.Config(latent_dim=2, hidden=(16,), epochs=1)
+      >>> draw = og.models.baselines.fit_images("vae", jax.random.key(0), images, config)
+      >>> print(draw(jax.random.key(1), 3).shape)
+      (3, 8, 8, 1)
+    """
+    fields = _fields(config, type(config))
+    trained = IMAGES[name].fit(key, images, callback=callback, checkpoints=checkpoints, **fields)
+    return lambda key, num: IMAGES[name].sample(key, trained, num)
+
+
+def fit_codes(
+    name: str,
+    seed: int,
+    codes: Array,
+    budget: float,
+    *,
+    callback: Callback | None = None,
+    checkpoints: Any = None,
+) -> tuple[dict[str, Draw], dict[str, Any]]:
+    """Fit a law to standardised codes [N, d].
+
+    Args:
+      name: one of CODES.
+      seed: of everything random.
+      codes: [N, d].
+      budget: floating-point operations of the training of the transport or the flow (at least one step is taken). The
+        plan that pairs batches of ae_flow_ot, the cell centres of ae_ot and the iterations of ae_gmm are not counted.
+      callback, checkpoints: as in `train.train`.
+
+    Returns:
+      What draws codes [n, d], by the name of the form (one for each form of the extended map), and facts worth noting.
+
+    Raises:
+      ValueError: for an unknown name, a budget that is not positive, or codes that are not [N, d] and finite.
+
+    Example:
+      >>> codes = jax.random.normal(jax.random.key(0), (1000, 2))
+      >>> draws, about = og.models.baselines.fit_codes("ae_gaussian", 0, codes, 1e6)
+      >>> print({name: draw(jax.random.key(1), 5).shape for name, draw in draws.items()})
+      {'ae_gaussian': (5, 2)}
+    """
+    if not budget > 0:
+        raise ValueError(f"budget = {budget} is not positive: give floating-point operations.")
+    codes = as_points("codes", codes)
+    key = jax.random.fold_in(jax.random.key(seed), CODES.index(name) if name in CODES else 0)
+    if name == "ae_ot":
+        return _transport(key, codes, budget, callback, checkpoints)
+    if name in ("ae_gaussian", "ae_gmm"):
+        law, scores = (latent_law.gaussian(codes), {}) if name == "ae_gaussian" else latent_law.mixture(seed, codes)
+        notes = {"components": len(law.weights), "held_out_log_likelihood": {str(k): v for k, v in scores.items()}}
+        return {name: lambda key, num: mixture.sample(key, law, num)}, notes
+    if name in ("ae_flow", "ae_flow_ot"):
+        config = _flow_config(codes, budget, "transport" if name == "ae_flow_ot" else "independent")
+        fields = dataclasses.asdict(config)
+        flow = latent_flow.fit(key, codes, callback=callback, checkpoints=checkpoints, **fields)
+        return {name: lambda key, num: latent_flow.sample(key, flow, num)}, {"steps": config.num_steps}
+    raise ValueError(f"{name!r} is no law of codes: choose one of {', '.join(CODES)}.")
+
+
+def _transport(
+    key: Key, codes: Array, budget: float, callback: Callback | None, checkpoints: Any
+) -> tuple[dict[str, Draw], dict[str, Any]]:
+    """A training sample costs one product of 2 N d operations."""
+    most = max(int(budget / (2 * codes.size)), 2048)
+    law, info = latent_law.transport(key, codes, max_samples=most, callback=callback, checkpoints=checkpoints)
+
+    def draw(method: str) -> Draw:
+        return lambda key, num: latent_law.sample_transport(key, law, num, method=method)
+
+    notes = {**{name: float(value) for name, value in info._asdict().items()}, "angle": float(law.extension.angle)}
+    return {f"ae_ot, {method}": draw(method) for method in extension.METHODS}, notes
+
+
+def _flow_config(codes: Array, budget: float, pairing: str) -> latent_flow.Config:
+    config = latent_flow.Config(pairing=pairing)
+    plain = dataclasses.replace(config, pairing="independent")
+    rows = min(config.batch_size, len(codes))
+    module, state = latent_flow.init(jax.random.key(0), plain, codes.shape[1])
+    cost = flops(latent_flow.make_step(module, plain), state, codes[:rows], jax.random.key(0))
+    return dataclasses.replace(config, num_steps=max(1, round(budget / cost)))

@@ -1,0 +1,182 @@
+"""The variational autoencoder, with the networks of the other models: a baseline.
+
+Minimises the negative evidence bound E_q(z|x)[-log p(x|z)] + beta KL(q(z|x) | N(0, I)), with a Gaussian q of diagonal
+covariance.
+
+Reference: Kingma and Welling (2014), arXiv 1312.6114; the learned scale of the Gaussian likelihood: Rybkin, Daniilidis
+and Levine (2021), arXiv 2006.13202.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from otgen.models.apply import Model
+from otgen.models.apply import sample as sample
+from otgen.models.fitting import fit_generator
+from otgen.nn.autoencoder import decoder, encoder, to_unit
+from otgen.nn.pixels import pixels_of, reconstruction_loss
+from otgen.train.descent import descend
+from otgen.train.parallel import normals
+from otgen.train.settings import GeneratorSettings, adam
+from otgen.train.state import TrainState
+from otgen.types import Array, Callback, Key
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(GeneratorSettings):
+    """What makes a variational autoencoder, beside `GeneratorSettings`.
+
+    Attributes:
+      beta: weight of the divergence from the prior.
+
+    Example:
+      >>> config = og.models.vae.Config(latent_dim=2, hidden=(16,), epochs=3)
+      >>> print(config.latent_dim, config.network)
+      2 mlp
+    """
+
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.positive("beta")
+
+
+class VAE(nn.Module):
+    """Encoder to the mean and log-variance of a code, decoder, and the prior N(0, I).
+
+    Attributes:
+      image_shape: (height, width, channels).
+      config: see Config.
+
+    Example:
+      >>> module = og.models.vae.VAE((8, 8, 1), og.models.vae.Config(latent_dim=2, hidden=(16,)))
+      >>> print(module.image_shape, module.config.latent_dim)
+      (8, 8, 1) 2
+    """
+
+    image_shape: tuple[int, int, int]
+    config: Config
+
+    def setup(self) -> None:
+        c = self.config
+        self.encoder = encoder(self.image_shape, 2 * c.latent_dim, *c.networks())
+        self.decoder = decoder(self.image_shape, *c.networks())
+        self.log_scale = self.param("log_scale", nn.initializers.zeros, ())
+
+    def __call__(self, images: Array, noise: Array) -> tuple[Array, Array, Array]:
+        """Last layer of the decoder [n, h, w, c], and mean and log-variance [n, d], of images with noise [n, d]."""
+        mean, log_variance = self.posterior(images)
+        return self.decoder(mean + jnp.exp(0.5 * log_variance) * noise), mean, log_variance
+
+    def posterior(self, images: Array) -> tuple[Array, Array]:
+        """Mean and log-variance [n, d] of the codes of images [n, h, w, c]."""
+        mean, log_variance = jnp.split(self.encoder(images), 2, axis=1)
+        return mean, log_variance
+
+    def encode(self, images: Array) -> Array:
+        """Mean codes [n, d] of images [n, h, w, c]."""
+        return self.posterior(images)[0]
+
+    def decode(self, codes: Array) -> Array:
+        """Images [n, h, w, c] of codes [n, d]."""
+        return pixels_of(self.decoder(codes), self.config.output)
+
+    def sample(self, key: Key, num: int) -> Array:
+        """Draw images [num, h, w, c]: means of the likelihood at codes of the prior."""
+        return self.decode(jax.random.normal(key, (num, self.config.latent_dim)))
+
+
+def loss(params: Any, module: VAE, images: Array, noise: Array) -> tuple[Array, dict[str, Array]]:
+    """Return the mean over images of the negative evidence bound in nats, and metrics.
+
+    Args:
+      params: parameters of the module.
+      module: the model.
+      images: uint8, or floats, [n, h, w, c].
+      noise: standard normal [n, d].
+
+    Returns:
+      Loss; metrics `loss` and its parts `reconstruction` and `divergence`.
+
+    Example:
+      >>> config = og.models.vae.Config(latent_dim=2, hidden=(16,))
+      >>> module, state = og.models.vae.init(jax.random.key(0), config, jnp.zeros((1, 8, 8, 1)), num_steps=10)
+      >>> loss, metrics = og.models.vae.loss(state.params, module, jnp.zeros((4, 8, 8, 1)), jnp.zeros((4, 2)))
+      >>> print(loss.shape, bool(loss > 0))  # nats an image
+      () True
+    """
+    images, config = to_unit(images), module.config
+    outputs, mean, log_variance = module.apply({"params": params}, images, noise)
+    fit = reconstruction_loss(outputs, images, config.output, params["log_scale"]).mean()
+    divergence = 0.5 * jnp.sum(mean**2 + jnp.exp(log_variance) - 1 - log_variance, axis=1).mean()
+    value = fit + config.beta * divergence
+    return value, {"loss": value, "reconstruction": fit, "divergence": divergence}
+
+
+def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[VAE, TrainState]:
+    """Return the module and the state that training starts from; `example` is one image or more [n, h, w, c].
+
+    Example:
+      >>> config = og.models.vae.Config(latent_dim=2, hidden=(16,))
+      >>> module, state = og.models.vae.init(jax.random.key(0), config, jnp.zeros((1, 8, 8, 1)), num_steps=10)
+      >>> print(module.image_shape, state.step)
+      (8, 8, 1) 0
+    """
+    module = VAE(tuple(example.shape[1:]), config)
+    params = module.init(key, to_unit(example[:1]), jnp.zeros((1, config.latent_dim)))["params"]
+    return module, TrainState(params, adam(config.learning_rate, num_steps).init(params), jnp.int32(0))
+
+
+def make_step(module: VAE, num_steps: int):
+    """Return the pure training step `(state, images, key, *, axis_name) -> (state, metrics)`.
+
+    Example:
+      >>> images, config = jnp.ones((4, 8, 8, 1)), og.models.vae.Config(latent_dim=2, hidden=(16,), batch_size=4)
+      >>> module, state = og.models.vae.init(jax.random.key(0), config, images, num_steps=10)
+      >>> step = jax.jit(og.models.vae.make_step(module, num_steps=10))  # pure: of your own loop, or pmapped
+      >>> state, metrics = step(state, images, jax.random.key(1))
+      >>> print(state.step, bool(jnp.isfinite(jnp.array(list(metrics.values()))).all()))
+      1 True
+    """
+    transform = adam(module.config.learning_rate, num_steps)
+
+    def step(state: TrainState, images: Array, key: Key, *, axis_name: str | None = None):
+        noise = normals(key, state.step, images.shape[0], module.config.latent_dim, axis_name)
+        return descend(transform, state, loss, module, images, noise, axis_name=axis_name)
+
+    return step
+
+
+def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints: Any = None, **config: Any) -> Model:
+    """Fit a variational autoencoder to images in memory.
+
+    Args:
+      key: random key.
+      images: uint8, or floats, [N, h, w, c].
+      callback, checkpoints: as in `train.train`.
+      **config: fields of Config.
+
+    Returns:
+      Model; draw from it with `sample(key, model, num)`.
+
+    Raises:
+      ValueError: for images of another shape or range, or fields out of range.
+      TypeError: for a field that Config does not have.
+
+    Example:
+      >>> images = og.data.load("digits").images[:64]
+      >>> model = og.models.vae.fit(jax.random.key(0), images, latent_dim=2, hidden=(16,), epochs=2, batch_size=16)
+      >>> print(og.models.vae.sample(jax.random.key(1), model, 3).shape)
+      (3, 8, 8, 1)
+    """
+    module, state = fit_generator(
+        key, images, Config(**config), init, make_step, callback=callback, checkpoints=checkpoints
+    )
+    return Model(module, {"params": state.params})

@@ -1,0 +1,48 @@
+"""Where version 0.1 had what a saved model names: its modules, by their names now."""
+
+_MOVED = (  # old package, new package, then modules: "old=new", or one name for both
+    ("ot", "ot.costs", "costs=ground distances functions adapters padding"),
+    ("ot", "ot.kernels", "pallas=softmin pallas_scores=fused"),
+    (
+        "ot",
+        "ot.sinkhorn",
+        "sinkhorn=solver newton=scaling absorbed=absorption annealing entropic=potentials implicit "
+        "pairing=sampling divergence",
+    ),
+    ("ot", "ot.dual", "dual=solver smoothed=evaluate smoothing ascent minibatch=stochastic"),
+    ("ot", "ot.structured", "structured=solver plan=plans nested perturbed"),
+    (
+        "ot",
+        "ot.semidiscrete",
+        "semidiscrete=solver heights=descent polish=newton shards=devices cells=measure warm=start scores source "
+        "coupling cell_walk=hit_and_run extension singular",
+    ),
+    ("ot", "ot.exact", "exact=solver program"),
+    ("ot", "ot.gaussian", "gaussian=maps bures covariance=factors units polar frechet mixture"),
+    ("ot", "ot.latent", "latent=operations combination great_circle priors tabulated radial learned sums"),
+    ("ot", "theory", "critical linear_flow=dynamics linear_bounds=bounds"),
+    ("models", "nn", "adversarial"),
+    ("models", "train", "settings"),
+    ("models", "store", "description store=folder"),
+    ("train", "store", "stored=item"),
+    (
+        "models",
+        "maps",
+        "neural_map map_c_transform=c_transform map_lp=lp map_icnn=icnn map_training=training map_distil=distil",
+    ),
+    ("models", "models.informative", "informative_gan informative_losses=losses codes code_reading info_gan"),
+    ("models", "models.baselines", "baselines=compared vae wae_mmd wgan_gp latent_law latent_flow"),
+)
+
+
+def current(name: str) -> str:
+    """Return the dotted name that a class, function or constant of otgen has now, given the one it was saved under."""
+    module, _, attribute = name.rpartition(".")
+    return f"{_RENAMED.get(module, module)}.{attribute}"
+
+
+_RENAMED = {
+    f"otgen.{old}.{before}": f"otgen.{new}.{after or before}"
+    for old, new, modules in _MOVED
+    for before, _, after in (module.partition("=") for module in modules.split())
+}

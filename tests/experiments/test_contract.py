@@ -1,0 +1,197 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import ae_ot, bures_linear, latent_ops
+from experiments.bench import gaussian, latent, sinkhorn
+from experiments.lab.command import progress_of, stage
+
+ROOT = Path(__file__).parents[2]
+
+
+def without_seconds(results: dict) -> dict:
+    return {name: value for name, value in results.items() if name not in ("seconds", "images_per_second")}
+
+
+def all_finite(tree) -> bool:
+    if isinstance(tree, dict):
+        return all(all_finite(value) for value in tree.values())
+    return not isinstance(tree, float) or math.isfinite(tree)
+
+
+def test_ae_ot_on_digits_smoke(tmp_path):
+    config = ae_ot.Config.smoke(out=str(tmp_path / "run"))
+    results = ae_ot.main(config)
+    assert all_finite(results)
+    assert results["rows"]["real training images"]["lmem"] < 1e-3
+    for name in ("samples", "filter", "reconstructions", "nearest", "classes"):
+        assert (tmp_path / "run" / f"{name}.png").stat().st_size > 10_000
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == json.loads(json.dumps(results))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {line["stage"] for line in lines} == {"autoencoder", "transport"}
+    with pytest.raises(FileExistsError, match="--resume"):
+        ae_ot.main(config)
+    with pytest.raises(ValueError, match=r"seed \(stored 0, now 1\)"):
+        ae_ot.main(ae_ot.Config.smoke(out=str(tmp_path / "run"), resume=True, seed=1))
+
+
+def test_a_stage_says_where_it_continues(tmp_path, capsys):
+    config = ae_ot.Config.smoke(out=str(tmp_path))
+    progress = progress_of(config, tmp_path)
+
+    def run(last: int):
+        def work(callback, checkpoints):
+            state = checkpoints.restore({"w": np.zeros(2)})
+            checkpoints.save(last, {"w": np.full(2, float(last))})
+            return state
+
+        return stage(config, tmp_path, "training", 9, progress, work)
+
+    assert run(4)[0] is None
+    assert capsys.readouterr().out == ""
+    state, seconds = run(9)
+    assert seconds is None
+    assert state["w"].tolist() == [4, 4]
+    assert capsys.readouterr().out == "training: continues at step 4\n"
+    assert run(9)[0]["w"].tolist() == [9, 9]
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_a_finished_run_resumed_gives_the_same_numbers(tmp_path):
+    results = ae_ot.main(ae_ot.Config.smoke(out=str(tmp_path / "run")))
+    again = ae_ot.main(ae_ot.Config.smoke(out=str(tmp_path / "run"), resume=True))
+    assert without_seconds(again) == without_seconds(results)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["twenty_five_gaussians", "two_moons"])
+def test_ae_ot_on_toys(tmp_path, name):
+    results = ae_ot.main(ae_ot.Config(dataset=name, out=str(tmp_path / "run"), progress=False, tol=0.01))
+    assert all_finite(results)
+    assert results["transport"]["chi2"] < 0.01
+    assert (tmp_path / "run" / "transport.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_latent_ops_smoke(tmp_path):
+    results = latent_ops.main(latent_ops.Config.smoke(out=str(tmp_path)))
+    assert all_finite(results)
+    for operations in results["laws"].values():
+        assert max(methods["matched"] for methods in operations.values()) < 2.6 / math.sqrt(20_000)  # 54 of them
+    for name in ("laws.png", "rows.png", "results.json"):
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_bench_latent_smoke(tmp_path):
+    results = latent.main(latent.Config.smoke(out=str(tmp_path / "latent.json")))
+    assert results["traces"] == 3  # one for each prior, whatever t
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the peers' imports
+def test_bench_sinkhorn_smoke(tmp_path):
+    out = tmp_path / "sinkhorn.json"
+    results = sinkhorn.main(sinkhorn.Config.smoke(out=str(out), many=False))
+    assert json.loads(out.read_text())["cells"] == results["cells"]
+    for cell in results["cells"]:
+        assert cell["solvers"]["otgen"]["error"] <= cell["error"]
+        assert cell["solvers"]["ott"]["error"] <= cell["error"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dataset": "digitz"}, "choose one of digits"),
+        ({"angle": 4.0}, "outside"),
+        ({"epochs": 0}, "epochs = 0"),
+        ({"dataset": "mnist", "data_dir": "nowhere"}, "missing train-images"),
+    ],
+)
+def test_bad_options_raise(tmp_path, options, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        ae_ot.main(ae_ot.Config(out=str(tmp_path / "run"), progress=False, **options))
+
+
+def command(out: Path, *more: str) -> list[str]:
+    options = ["--out", str(out), "--epochs", "60", "--num-eval", "200", "--draws", "2", "--tol", "0.001"]
+    return [sys.executable, "-m", "experiments.ae_ot", "--no-progress", *options, *more]
+
+
+def kill_when(arguments: list[str], reached) -> None:
+    """Start a run and kill it with SIGKILL once `reached()` is true."""
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not reached():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["autoencoder", "transport"])
+def test_a_killed_run_resumes_to_the_same_results(tmp_path, stage):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(whole), cwd=ROOT, check=True, capture_output=True)
+
+    def checkpointed() -> bool:
+        folder = killed / "checkpoints" / stage
+        return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+    kill_when(command(killed), checkpointed)
+    assert not (killed / "results.json").exists()
+    subprocess.run(command(killed, "--resume"), cwd=ROOT, check=True, capture_output=True)
+    results = [json.loads((folder / "results.json").read_text()) for folder in (whole, killed)]
+    assert without_seconds(results[0]) == without_seconds(results[1])
+
+
+def test_a_start_that_failed_is_no_run(tmp_path, capsys):
+    options = {"dataset": "mnist", "data_dir": str(tmp_path / "none"), "out": str(tmp_path / "run")}
+    for _ in range(2):  # the second is not told that there is a run already
+        with pytest.raises((ValueError, FileNotFoundError), match="mnist"):
+            ae_ot.main(ae_ot.Config.smoke(**options))
+    with pytest.raises((ValueError, FileNotFoundError), match="mnist"):
+        ae_ot.main(ae_ot.Config.smoke(resume=True, **{**options, "out": str(tmp_path / "other")}))
+    assert "no run in" in capsys.readouterr().out
+
+
+def test_overwrite_spares_files_that_are_not_of_a_run(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match=r"thesis\.txt"):
+        ae_ot.main(ae_ot.Config.smoke(out=str(tmp_path), overwrite=True))
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_damaged_configuration_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        ae_ot.main(ae_ot.Config.smoke(out=str(tmp_path), resume=True))
+
+
+@pytest.mark.slow
+def test_bures_linear_smoke(tmp_path):
+    results = bures_linear.main(bures_linear.Config.smoke(out=str(tmp_path)))
+    assert all_finite(results)
+    assert all(row["below the envelope"] for row in results["flows"].values())
+    assert abs(results["images"]["N = 2"]["relative excess over the discarded eigenvalues"]) < 1e-3
+    for name in ("loss", "rates", "spectra", "deficient", "samples"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_bench_gaussian_smoke(tmp_path):
+    results = gaussian.main(gaussian.Config.smoke(out=str(tmp_path / "gaussian.json")))
+    assert results["pairs"]["otgen float64"]["error"] < 1e-9
+    assert results["frechet"]["otgen float64"]["error"] < 1e-6
+    assert (tmp_path / "gaussian.json").exists()
