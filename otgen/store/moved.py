@@ -38,7 +38,12 @@ _MOVED = (  # old package, new package, then modules: "old=new", or one name for
 def current(name: str) -> str:
     """Return the dotted name that a class, function or constant of otgen has now, given the one it was saved under."""
     module, _, attribute = name.rpartition(".")
+    if module == "otgen.ot.priors" and attribute in _TABULATED:
+        return f"otgen.ot.latent.tabulated.{attribute}"
     return f"{_RENAMED.get(module, module)}.{attribute}"
+
+
+_TABULATED = ("Custom", "Empirical", "Mixture", "StudentT", "TruncatedNormal")  # a file that priors.py gave them up to
 
 
 _RENAMED = {

@@ -228,7 +228,7 @@ class Foreign(nn.Module):
 @pytest.mark.parametrize(
     ("model", "told"),
     [
-        ({"a": [Foreign()]}, r"model\.a\.0 is a tests\.test_store\.Foreign"),
+        ({"a": [Foreign()]}, r"model\.a\.0 is a tests\.store\.test_folder\.Foreign"),
         ({"a": {3: 1}}, "model.a has keys that are not text"),
         ({"a": {1, 2}}, "model.a is a builtins.set"),
         ({"a": np.array([None])}, "model.a is an array of object"),

@@ -47,7 +47,7 @@ class Info(NamedTuple):
     error: Array
     num_steps: Array
     status: Array
-    scale: Array
+    scale: ArrayLike = float("nan")  # of what version 0.1 saved
 
 
 def unit_of(scale: Array) -> Array:

@@ -91,8 +91,8 @@ class Info(NamedTuple):
     num_heldout: Array
     num_steps: Array
     status: Array
-    error: Array
-    num_empty: Array
+    error: ArrayLike = float("nan")  # of what version 0.1 saved
+    num_empty: ArrayLike = 0
 
     def remark(self) -> str:
         """Say what chi2 does not, for `og.explain`."""

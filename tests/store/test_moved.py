@@ -1,0 +1,48 @@
+"""What version 0.1 saved is read by this one: the folders in `saved_by_0_1` were written by it."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import otgen as og
+from otgen.store.moved import current
+
+SAVED = Path(__file__).parent / "saved_by_0_1"
+EXPECTED = np.load(SAVED / "expected.npz")
+X = jax.random.normal(jax.random.key(1), (5, 2))
+
+
+def test_a_semidiscrete_solution_its_source_and_priors():
+    saved = og.load(SAVED / "transport")
+    np.testing.assert_array_equal(og.semidiscrete.assign(saved["state"], saved["y"], X), EXPECTED["assign"])
+    assert saved["sampler"] is og.ot.semidiscrete.source.gaussian
+    points = og.extension.transport(jax.random.key(0), saved["extension"], saved["state"], saved["y"], X)
+    assert points.shape == (5, 2)
+    student, normal, ball = saved["priors"]
+    np.testing.assert_allclose(og.latent.lerp(0.3, X[0], X[1], prior=student), EXPECTED["lerp"], rtol=1e-5)
+    assert normal == og.latent.Normal()
+    assert isinstance(ball, og.latent.Ball)
+    assert isinstance(saved["mixture"], og.mixture.Mixture)
+    assert saved["cost"] == og.distances.Euclidean()
+    assert saved["smoothing"] is og.smoothing.by_name("quadratic")
+    assert isinstance(saved["moments"], og.gaussian.Moments)
+
+
+@pytest.mark.parametrize("name", ["vae", "info_gan"])
+def test_generators_draw_what_they_drew(name):
+    model = og.load(SAVED / name)
+    images = getattr(og.models, name).sample(jax.random.key(0), model, 2)
+    np.testing.assert_allclose(images, EXPECTED[name], atol=1e-5)
+
+
+def test_a_learned_map_and_an_ae_ot():
+    found = og.maps.neural_map.transport(og.load(SAVED / "map"), X)
+    np.testing.assert_allclose(found, EXPECTED["map"], rtol=1e-4, atol=1e-5)
+    assert og.models.ae_ot.sample(jax.random.key(0), og.load(SAVED / "ae_ot"), 2).shape == (2, 4, 4, 1)
+
+
+def test_names_of_before_and_names_that_stay():
+    assert current("otgen.ot.heights.State") == "otgen.ot.semidiscrete.descent.State"
+    assert current("otgen.models.ae_ot.Config") == "otgen.models.ae_ot.Config"
