@@ -249,7 +249,7 @@ def run(bench: Bench, name: str, seed: int) -> None:
     )
 
 
-def fit(bench: Bench, name: str, seed: int, place: Path) -> tuple[dict[str, baselines.Draw], dict[str, Any]]:
+def fit(bench: Bench, name: str, seed: int, place: Path) -> tuple[dict[str, Draw], dict[str, Any]]:
     """What draws images, by row of the table, and facts about the training."""
     config, images = bench.config, bench.train.images
     if name == REFERENCE:
@@ -273,7 +273,7 @@ def fit(bench: Bench, name: str, seed: int, place: Path) -> tuple[dict[str, base
     return {row: _decoded(draw, decode) for row, draw in laws.items()}, notes
 
 
-def _decoded(draw: baselines.Draw, decode: Any) -> baselines.Draw:
+def _decoded(draw: Draw, decode: Any) -> Draw:
     return lambda key, num: decode(draw(key, num))
 
 
@@ -281,7 +281,7 @@ def _choose(key: Key, total: int, num: int) -> np.ndarray:
     return np.asarray(jax.random.choice(key, total, (num,), replace=num > total))
 
 
-def judged(bench: Bench, key: Key, draw: baselines.Draw) -> dict[str, Any]:
+def judged(bench: Bench, key: Key, draw: Draw) -> dict[str, Any]:
     """Mean and standard deviation of every score over draws."""
     found = [bench.judge(draw(jax.random.fold_in(key, i), bench.judge.num)) for i in range(bench.config.draws)]
     scores = {name: [one[name] for one, _ in found] for name in found[0][0]}

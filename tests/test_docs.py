@@ -71,9 +71,12 @@ def options_of(module: types.ModuleType) -> set[str]:
     return set(re.findall(r"add_argument\(\"(--[\w-]+)\"", Path(module.__file__).read_text()))
 
 
+RUN_BY = {"experiments.sweep": "experiments.sweep.launch", "experiments.gpu_check": "experiments.gpu_check.checks"}
+
+
 def check(words: list[str]) -> None:
     """Raise unless a module has the options that a command gives it, with values of their type."""
-    module = importlib.import_module(words[0])
+    module = importlib.import_module(RUN_BY.get(words[0], words[0]))
     arguments = [{"SEED": "0", "N": "1"}.get(word, word) for word in words[1:] if word not in ("--help", "...")]
     if hasattr(module, "Config"):
         heard = io.StringIO()

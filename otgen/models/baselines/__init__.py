@@ -8,7 +8,6 @@ from otgen.models.baselines.compared import (
     CODES,
     IMAGES,
     NAMES,
-    Draw,
     budget_of,
     fit_codes,
     fit_images,
