@@ -27,6 +27,7 @@ from experiments.lab.judge import Judge, PointJudge, features_of
 from otgen import data
 from otgen.data import toy
 from otgen.models import ae_ot, baselines
+from otgen.models.baselines.compared import Draw
 from otgen.nn import to_unit
 from otgen.train import Checkpoints, JsonLines, Progress, together
 from otgen.train.checkpoint import refuse_other_config

@@ -5,6 +5,7 @@ the other worker, by the processes that tests start, which inherit these variabl
 that names a folder of its own keeps it.
 """
 
+import gc
 import os
 import shutil
 import signal
@@ -29,6 +30,13 @@ def pytest_configure(config):
         return
     if sum(path.stat().st_size for path in CACHE.iterdir()) > LIMIT:
         shutil.rmtree(CACHE)
+
+
+def pytest_collection_finish(session):
+    """Look for cycles of garbage seldom: tracing makes many objects and few cycles, and a tenth of it went there."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -119,8 +127,6 @@ def optimised():
 def few_memory_maps():
     """Let compiled programs go: each holds memory maps, and Linux gives a process 65,530; XLA crashes without."""
     yield
-    import gc
-
     import jax
 
     maps = Path("/proc/self/maps")

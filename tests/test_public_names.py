@@ -225,9 +225,10 @@ VALID = {
 WITHOUT = {  # what no row is for, by why
     "takes functions, models or files": (
         "data.batches data.load data.stacked.load_split distances.as_cost_fn dual.objective dual.semi_objective "
-        "eval.beta_vae eval.bootstrap store.load store.save eval.disentanglement eval.factor_vae eval.moments_of eval.stacked_labels load "
+        "eval.beta_vae eval.bootstrap eval.disentanglement eval.factor_vae eval.moments_of eval.stacked_labels load "
         "save plot.curves plot.diagnosis plot.field plot.plan plot.potential plot.table plot.cells train.averaged "
-        "train.mapped train.together train.train mixture.as_mixture adapters.from_ott from_ott explain nn.critic.critic"
+        "train.mapped train.together train.train mixture.as_mixture adapters.from_ott from_ott explain nn.critic.critic "
+        "store.load store.save"
     ),
     "needs data": (
         "data.wasserstein2.inverse data.wasserstein2.load data.wasserstein2.potential data.wasserstein2.sample "

@@ -288,7 +288,7 @@ _MEMORY = """
 import resource, sys
 import jax, jax.numpy as jnp
 import otgen as og
-from otgen.ot import shards
+from otgen.ot.semidiscrete import devices as shards
 from otgen.ot.semidiscrete.source import uniform_cube
 num, dim, batch, key = int(sys.argv[1]), 64, 4096, jax.random.key(0)
 y, weights = jax.random.normal(key, (num, dim)), jnp.full(num, 1 / num)

@@ -482,10 +482,10 @@ def _codes_of_class(key: Key, model: Model, num: int, label: int, form: str, ang
         source_key, place_key = jax.random.split(jax.random.fold_in(key, round_))
         x = extension.source_samples(source_key, semidiscrete.TILE, model.module.config.latent_dim)
         winner = semidiscrete.assign(state, transport["codes"], x)
-        rows = np.flatnonzero(np.asarray(model.labels[winner] == label))
-        kept.append(_move(model, place_key, x, form, angle)[rows])
-        found, round_ = found + len(rows), round_ + 1
-    codes = jnp.concatenate(kept)[:num]
+        rows = np.asarray(model.labels)[np.asarray(winner)] == label
+        kept.append(np.asarray(_move(model, place_key, x, form, angle))[rows])  # on the host: their number differs
+        found, round_ = found + len(kept[-1]), round_ + 1
+    codes = np.concatenate(kept)[:num]
     return codes * transport["scale"] + transport["mean"]
 
 

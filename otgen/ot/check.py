@@ -76,7 +76,17 @@ def as_array(
         require_finite(name, array)
     half = keep and jnp.issubdtype(array.dtype, jnp.floating)
     dtype = jax.dtypes.canonicalize_dtype(array.dtype) if half else at_least_float32(array.dtype)
-    return jnp.asarray(array) if array.dtype == dtype else jnp.asarray(array, dtype)
+    return to_device(array, dtype)
+
+
+def to_device(array: Held, dtype: Any) -> Array:
+    """Return an array of a type as JAX's, on the default device; NumPy's is converted where it is.
+
+    `jnp.asarray` compiles a program for every shape that comes from NumPy.
+    """
+    if isinstance(array, jax.Array):
+        return array if array.dtype == dtype else array.astype(dtype)
+    return jax.device_put(np.array(array, dtype))  # a copy: the caller's may be written to while JAX's is in use
 
 
 @jax.jit
@@ -324,8 +334,8 @@ def as_weights(weights: Any, num: int, name: str = "weights") -> Array:
       ValueError: if the shape is not [num], or (outside jit) if a weight is negative or the sum is not 1.
     """
     if weights is None:
-        return jnp.full(num, 1.0 / num, jnp.float32)
-    weights = jnp.asarray(native(name, weights), jnp.float32)
+        return jax.device_put(np.full(num, 1.0 / num, np.float32))
+    weights = to_device(native(name, weights), jnp.float32)
     if weights.shape != (num,):
         raise ValueError(f"{name} has shape {weights.shape}: give one weight per point, shape ({num},).")
     if not is_traced(weights):
@@ -334,4 +344,9 @@ def as_weights(weights: Any, num: int, name: str = "weights") -> Array:
             raise ValueError(f"{name} has a smallest value of {least}: all must be finite, positive or zero.")
         if abs(total - 1) > 1e-4:
             raise ValueError(f"{name} sums to {total:.6g}, not 1: divide by the sum.")
+    return _normalised(weights)
+
+
+@jax.jit
+def _normalised(weights: Array) -> Array:
     return weights / weights.sum()

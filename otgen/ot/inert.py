@@ -45,6 +45,7 @@ def carried(potential: ArrayLike, mass: ArrayLike) -> Array:
     return jnp.where(mass > 0, potential, -jnp.inf)
 
 
+@jax.jit
 def middle(x: Array, y: Array, a: ArrayLike | None = None, b: ArrayLike | None = None) -> Array:
     """Return a point amid two clouds [d]: the median of the means of groups of their points, coordinate by coordinate.
 

@@ -44,9 +44,17 @@ def leaves(*trees):
 
 
 def batch_of(module, fixed, images):
-    known = jnp.asarray(images / 255.0, jnp.float32)
-    pairs = module.apply(fixed, known, method="encode")
-    return ae_ot_gan_losses.Batch(known, pairs, ae_ot_gan.new_codes(module, fixed, jax.random.key(2), len(known)))
+    @jax.jit
+    def of(known):
+        new = ae_ot_gan.new_codes(module, fixed, jax.random.key(2), len(known))
+        return ae_ot_gan_losses.Batch(known, module.apply(fixed, known, method="encode"), new)
+
+    return of(np.float32(images / 255.0))
+
+
+def terms_of(module, state, fixed):
+    """The three terms of a batch, as a function of the generator's parameters and the batch."""
+    return lambda params, batch: ae_ot_gan_losses.terms(params, module, state.critic.params, fixed, batch, None)
 
 
 @pytest.mark.parametrize("form", ["local", "pairs"])
@@ -75,14 +83,13 @@ def test_the_terms_against_plain_formulas(start, digits, content):
     module, state, fixed = start
     module = module.clone(gan=dataclasses.replace(module.gan, content=content))
     batch = batch_of(module, fixed, digits.images[:6])
-    apply = functools.partial(module.apply, {"params": {**fixed["params"], "generator": state.generator.params}})
-    of_pairs, of_new = (np.asarray(apply(codes, method="decode")) for codes in (batch.pairs, batch.new))
-    again = np.asarray(apply(jnp.asarray(of_new), method="encode"))
-    rest = module, state.critic.params, fixed, batch, None
-    found = ae_ot_gan_losses.terms(state.generator.params, *rest)
-    values = module.apply(
-        {"params": {"critic": state.critic.params}}, jnp.concatenate([of_pairs, of_new]), method="value"
-    )
+    trained = {"generator": state.generator.params, "critic": state.critic.params}
+    apply = functools.partial(module.apply, {"params": {**fixed["params"], **trained}})
+    decode, encode, value = (jax.jit(functools.partial(apply, method=it)) for it in ("decode", "encode", "value"))
+    of_pairs, of_new = (np.asarray(decode(codes)) for codes in (batch.pairs, batch.new))
+    again = np.asarray(encode(of_new))
+    found = jax.jit(terms_of(module, state, fixed))(state.generator.params, batch)
+    values = value(np.concatenate([of_pairs, of_new]))
     x, made = np.asarray(batch.known, np.float64), np.asarray(of_pairs, np.float64)
     if content == "squared":
         apart = (made - x) ** 2
@@ -96,27 +103,24 @@ def test_the_terms_against_plain_formulas(start, digits, content):
 
 def test_white_pixels_that_are_rounded_up_do_no_harm(start, digits):
     module, state, fixed = start
-    batch = batch_of(module, fixed, digits.images[:2])
+    batch = batch_of(module, fixed, digits.images[:6])
     batch = batch._replace(known=jnp.full_like(batch.known, np.nextafter(np.float32(1), np.float32(2))))
-    found = ae_ot_gan_losses.terms(state.generator.params, module, state.critic.params, fixed, batch, None)
+    found = jax.jit(terms_of(module, state, fixed))(state.generator.params, batch)
     assert bool(jnp.isfinite(found).all())
 
 
-@pytest.mark.parametrize("weights", [(1.0, 0.5, 0.3), (2.0, 1.0, 0.0)])
-def test_balanced_gradients_have_the_norms_asked_for(start, digits, weights):
-    a, content, feature = weights
-    config = ae_ot_gan.Config(adversarial_weight=a, content_weight=content, feature_weight=feature)
+def test_balanced_gradients_have_the_norms_asked_for(start, digits):
     module, state, fixed = start
     batch = batch_of(module, fixed, digits.images[:32])
-    slopes = ae_ot_gan_losses.slopes_of(module, state, fixed, batch, None)
-    found = ae_ot_gan_losses.balanced(config, slopes)
-    rest, norms = (module, state.critic.params, fixed, batch, None), []
-    for i in range(3):
-        slope = jax.grad(lambda params, i=i: ae_ot_gan_losses.terms(params, *rest)[i])(state.generator.params)
-        norms.append(float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(slope)))))
-    np.testing.assert_allclose(jnp.sqrt(slopes), norms, rtol=1e-4)
-    assert float(found[0]) == a
-    np.testing.assert_allclose(found * np.array(norms), a * norms[0] * np.array([1.0, content, feature]), rtol=1e-3)
+    slopes = jax.jit(lambda state, batch: ae_ot_gan_losses.slopes_of(module, state, fixed, batch, None))(state, batch)
+    jacobian = jax.jit(jax.jacrev(terms_of(module, state, fixed)))(state.generator.params, batch)
+    norms = np.sqrt(sum(np.sum(np.square(leaf).reshape(3, -1), 1) for leaf in jax.tree.leaves(jacobian)))
+    np.testing.assert_allclose(np.sqrt(slopes), norms, rtol=1e-4)
+    for a, content, feature in ((1.0, 0.5, 0.3), (2.0, 1.0, 0.0)):
+        config = ae_ot_gan.Config(adversarial_weight=a, content_weight=content, feature_weight=feature)
+        found = ae_ot_gan_losses.balanced(config, slopes)
+        assert float(found[0]) == a
+        np.testing.assert_allclose(found * norms, a * norms[0] * np.array([1.0, content, feature]), rtol=1e-3)
 
 
 def test_the_critic_is_trained_alone_at_first_and_then_both(base, digits):

@@ -19,7 +19,8 @@ from otgen.train import hosts
 if "OTGEN_COORDINATOR" in os.environ:
     hosts.join()
 import jax, jax.numpy as jnp, numpy as np
-from otgen.models import ae_ot, ae_ot_gan, bures_linear, info_gan, informative_gan, latent_flow, neural_map, vae
+from otgen.maps import neural_map
+from otgen.models import ae_ot, ae_ot_gan, bures_linear, info_gan, informative_gan, latent_flow, vae
 from otgen.models import wae_mmd, wgan_gp
 from otgen.train import train
 names, num_steps, steps_per_call = sys.argv[1].split(","), int(sys.argv[2]), int(sys.argv[3])

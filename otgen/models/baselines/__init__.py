@@ -15,4 +15,4 @@ from otgen.models.baselines.compared import (
     steps_of,
 )
 
-__all__ = ["CODES", "IMAGES", "NAMES", "Draw", "budget_of", "fit_codes", "fit_images", "image_config", "steps_of"]
+__all__ = ["CODES", "IMAGES", "NAMES", "budget_of", "fit_codes", "fit_images", "image_config", "steps_of"]

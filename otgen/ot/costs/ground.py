@@ -21,6 +21,7 @@ from otgen.ot.check import (
     require_choice,
     require_costs,
     require_positive,
+    to_device,
 )
 from otgen.ot.costs.distances import CostFn, SqEuclidean, as_cost_fn
 from otgen.ot.inert import middle
@@ -127,7 +128,7 @@ class Cost:
                     f"{name} has shape {array.shape}: a cost {self.shape} has {self.shape[axis]} points on axis "
                     f"{axis}, give one number for each."
                 )
-            given.append(jnp.asarray(array, at_least_float32(array.dtype)))
+            given.append(to_device(array, at_least_float32(array.dtype)))
         return epsilon, given[0], jnp.zeros_like(given[0]) if log_weights is None else given[1]
 
     def mean(self, a: ArrayLike | None = None, b: ArrayLike | None = None) -> Float[Array, ""]:
@@ -204,7 +205,7 @@ class DenseCost(Cost):
                 f"a cost matrix of shape {values.shape}: give [n, m] with at least one point on each side."
             )
         require_costs("the cost matrix", values)
-        self.values = jnp.asarray(values, at_least_float32(values.dtype))
+        self.values = to_device(values, at_least_float32(values.dtype))
 
     @property
     def shape(self) -> tuple[int, int]:

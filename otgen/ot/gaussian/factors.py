@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import at_hand, at_least_float32, is_traced, native, now, poison, require_broadcast
+from otgen.ot.check import at_hand, at_least_float32, is_traced, native, now, poison, require_broadcast, to_device
 from otgen.types import Array, Held
 
 NOISE = 4.0  # pivots below so many roundings of the largest variance are taken for zero
@@ -30,7 +30,11 @@ def as_covariance(name: str, cov: ArrayLike) -> Float[Array, "*batch d d"]:
     dtype = at_least_float32(cov.dtype)
     if not is_traced(cov):
         _require_legal(name, cov, 1e3 * float(jnp.finfo(dtype).eps))
-    cov = jnp.asarray(cov, dtype)
+    return _symmetric(to_device(cov, dtype))
+
+
+@jax.jit
+def _symmetric(cov: Array) -> Array:
     return 0.5 * (cov + cov.mT)
 
 

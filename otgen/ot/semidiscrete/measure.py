@@ -84,6 +84,7 @@ def count(
     return Counts(counts, cost / total, dual / total + constant, centre / total, spread / total)
 
 
+@jax.jit
 def chi2_of(counts: Int[Array, "blocks N"], weights: Float[Array, " N"]) -> tuple[Array, Array]:
     """Return the unbiased chi2 of counts and its standard error.
 

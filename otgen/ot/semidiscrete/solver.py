@@ -140,11 +140,14 @@ def init(
     """
     key, y, sampler = as_key(key), as_points("y", y), as_sampler(sampler)
     weights = as_weights(weights, y.shape[0])
-    if h is not None:
-        h = as_array("h, one height per point,", h, y.shape[:1])
-    else:
-        h = start.start(key, centred(y, weights)[0], weights, sampler)
-    return from_heights(among(weights, h))
+    if h is None:
+        return _warm(key, y, weights, sampler)
+    return from_heights(among(weights, as_array("h, one height per point,", h, y.shape[:1])))
+
+
+@functools.partial(jax.jit, static_argnames="sampler")
+def _warm(key: Key, y: Array, weights: Array, sampler: Sampler) -> State:
+    return from_heights(among(weights, start.start(key, centred(y, weights)[0], weights, sampler)))
 
 
 def assign(state: State, y: ArrayLike, x: ArrayLike) -> Int[Array, " n"]:

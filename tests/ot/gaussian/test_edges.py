@@ -121,7 +121,7 @@ def test_distance_of_mixtures_says_how_good_its_plan_is(monkeypatch):
 
 
 @pytest.mark.usefixtures("half")
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.float16, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 def test_half_precision_is_summed_in_float32(dtype):
     x = jnp.asarray(RNG.normal(size=(262_144 // 4, 4)) + 3, dtype)  # 262,144 numbers
     y = jnp.asarray(RNG.normal(size=(4096, 4)), dtype)

@@ -44,10 +44,13 @@ KINDS = ["shifted uniform", "lopsided truncated normal", "mixture", "shifted nor
 NUM = 50_000
 
 
-def distance(x, cdf) -> float:
-    """Kolmogorov-Smirnov distance of draws from a distribution function."""
+levels = jax.jit(lambda prior, x: prior.cdf(x))
+
+
+def distance(x, law) -> float:
+    """Kolmogorov-Smirnov distance of draws from a prior, or from a distribution function."""
     x = np.sort(np.asarray(x).ravel())
-    level = np.asarray(cdf(jnp.asarray(x)), np.float64)
+    level = np.asarray(levels(law, x) if isinstance(law, latent.Prior) else law(x), np.float64)
     rank = np.arange(len(level)) / len(level)
     return max((level - rank).max(), (rank + 1 / len(level) - level).max())
 
@@ -62,8 +65,8 @@ def test_table_of_distances_at_a_million_samples(name):
     prior = getattr(latent, name)()
     for (operation, weights), expected in zip(OPERATIONS.items(), RAW[name], strict=True):
         z = draws(prior, len(weights), (10**6,), seed=len(operation))
-        assert distance(latent.combine(weights, z, prior), prior.cdf) <= 2.0e-3, operation
-        assert distance(latent.raw(weights, z), prior.cdf) == pytest.approx(expected, abs=2e-3), operation
+        assert distance(latent.combine(weights, z, prior), prior) <= 2.0e-3, operation
+        assert distance(latent.raw(weights, z), prior) == pytest.approx(expected, abs=2e-3), operation
 
 
 @pytest.mark.slow
@@ -72,7 +75,7 @@ def test_other_priors_at_a_million_samples(name):
     prior = OTHERS[name]
     for operation, weights in OPERATIONS.items():
         z = draws(prior, len(weights), (10**6,), seed=len(operation))
-        assert distance(latent.combine(weights, z, prior), prior.cdf) <= CRITICAL / 1000, operation
+        assert distance(latent.combine(weights, z, prior), prior) <= CRITICAL / 1000, operation
 
 
 @pytest.mark.parametrize("name", [*RAW, *OTHERS])
@@ -81,7 +84,7 @@ def test_priors_are_kept(name):
     cases = [[0.3, 0.7], [-1.0, 1.0, 1.0]]  # sums of two have formulas of their own for RAW
     for weights in cases[:1] if name == "Student t" else cases[name in OTHERS :]:
         z = draws(prior, len(weights), (NUM,), seed=len(weights))
-        assert distance(latent.combine(weights, z, prior), prior.cdf) < CRITICAL / math.sqrt(NUM)
+        assert distance(latent.combine(weights, z, prior), prior) < CRITICAL / math.sqrt(NUM)
 
 
 @pytest.mark.parametrize("prior", [latent.Normal(), latent.Uniform()])
@@ -89,7 +92,7 @@ def test_walks_are_stationary(prior):
     num = 20_000
     path = latent.walk(jax.random.key(3), prior.sample(jax.random.key(1), (num,)), 100, 0.5, prior)
     path = np.asarray(path)
-    assert distance(path[-1], prior.cdf) < CRITICAL / math.sqrt(num)
+    assert distance(path[-1], prior) < CRITICAL / math.sqrt(num)
     if isinstance(prior, latent.Normal):
         step = np.corrcoef(path[50], path[51])[0, 1]
         assert step == pytest.approx(1 / math.sqrt(1.25), abs=4 * (1 - 0.8) / math.sqrt(num))
@@ -104,8 +107,8 @@ def test_hundred_steps_at_a_million_samples(name, expected):
         noise = prior.sample(jax.random.key(100 + i), (10**6,))
         raw = latent.raw([1.0, 0.5], (raw, noise))
         z = latent.combine([1.0, 0.5], (z, noise), prior)
-    assert distance(z, prior.cdf) <= 2.0e-3
-    assert distance(raw, prior.cdf) == pytest.approx(expected, abs=2e-3)
+    assert distance(z, prior) <= 2.0e-3
+    assert distance(raw, prior) == pytest.approx(expected, abs=2e-3)
 
 
 def test_uniform_closed_forms_in_float64():
@@ -191,7 +194,7 @@ def test_uniform_midpoints_move_the_least():
     best, other = (np.asarray(f([0.5, 0.5], (z0, z1), prior)) for f in (latent.combine, latent.lol))
     assert np.mean((best - y) ** 2) == pytest.approx(0.03332, abs=5e-4)
     assert np.mean((other - y) ** 2) == pytest.approx(0.03978, abs=5e-4)
-    assert distance(other, prior.cdf) < CRITICAL / math.sqrt(NUM)
+    assert distance(other, prior) < CRITICAL / math.sqrt(NUM)
 
 
 def test_slerp_narrows_norms_and_leaves_the_cube():
@@ -278,12 +281,18 @@ def test_densities_and_quantiles_belong_together():
     level = jnp.asarray(np.linspace(0.01, 0.99, 50, dtype=np.float32))
     for name in (*KINDS, "Student t", "empirical", "logistic"):
         prior = OTHERS[name]
-        z = prior.ppf(level)
-        np.testing.assert_allclose(prior.cdf(z), level, atol=2e-5, err_msg=name)
-        if hasattr(prior, "log_prob"):
-            cdf = jax.jit(prior.cdf) if name == "Student t" else prior.cdf
-            _, slope = jax.jvp(cdf, (z,), (np.ones_like(z),))
-            np.testing.assert_allclose(np.exp(prior.log_prob(z)), slope, rtol=2e-3, err_msg=name)
+        cdf, slope, density = densities(prior, level)
+        np.testing.assert_allclose(cdf, level, atol=2e-5, err_msg=name)
+        if density is not None:
+            np.testing.assert_allclose(np.exp(density), slope, rtol=2e-3, err_msg=name)
+
+
+@jax.jit
+def densities(prior, level):
+    """The levels of quantiles, the slope there, and the density where there is one."""
+    z = prior.ppf(level)
+    cdf, slope = jax.jvp(prior.cdf, (z,), (jnp.ones_like(z),))
+    return cdf, slope, prior.log_prob(z) if hasattr(prior, "log_prob") else None
 
 
 def test_empirical_columns_have_their_own_laws():
