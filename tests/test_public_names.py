@@ -227,8 +227,8 @@ WITHOUT = {  # what no row is for, by why
         "data.batches data.load data.stacked.load_split distances.as_cost_fn dual.objective dual.semi_objective "
         "eval.beta_vae eval.bootstrap eval.disentanglement eval.factor_vae eval.moments_of eval.stacked_labels load "
         "save plot.curves plot.diagnosis plot.field plot.plan plot.potential plot.table plot.cells train.averaged "
-        "train.mapped train.together train.train mixture.as_mixture adapters.from_ott from_ott explain nn.critic.critic "
-        "store.load store.save"
+        "train.mapped train.together train.train mixture.as_mixture adapters.from_ott from_ott explain "
+        "nn.critic.critic store.load store.save"
     ),
     "needs data": (
         "data.wasserstein2.inverse data.wasserstein2.load data.wasserstein2.potential data.wasserstein2.sample "
