@@ -1,17 +1,13 @@
 """Every public function, handed what it cannot take, says so itself: what was given, what is needed, what to do.
 
-`VALID` has one call for each function. Every argument in turn is then replaced by wrong ones of its kind, which is told
-by its name. What comes back must be a ValueError or TypeError raised by otgen, or a result; what no result can be right
-for, such as a string or a seed in place of a key, must raise. NaN raises or comes out as NaN; bytes in another order
-and lists of lists give what arrays give.
+`VALID` has one call for each function but those of the models, which `test_public_models` has. Every argument in turn
+is then replaced by wrong ones (`tests.wrong`). NaN raises or comes out as NaN; bytes in another order and lists of
+lists give what arrays give.
 """
 
 import inspect
 import subprocess
 import sys
-import traceback
-from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +19,8 @@ import pytest
 import otgen as og
 from otgen.models.apply import rows
 from tests.doctests import public
+from tests.wrong import refusals, results
 
-ROOT = str(Path(og.__file__).parent)
 N, D = 6, 2
 _RANDOM = np.random.default_rng(0)
 X, Y = _RANDOM.normal(size=(2, N, D)).astype(np.float32)
@@ -243,119 +239,12 @@ WITHOUT = {  # what no row is for, by why
         "data.toy.eight_gaussians_centres data.toy.twenty_five_gaussians_centres data.sprites.indices plot.style"
     ),
 }
-COUNTS = {"num", "k", "k_density", "num_classes", "num_modes", "batch_size", "repeats", "trees", "rows", "columns", "n"}
-COUNTS |= {"dim", "num_steps"}
-POSITIVE = {"epsilon", "tol", "deviation", "radius", "scale", "df", "alpha", "tau_a", "tau_b"}
-NUMBERS = POSITIVE | {"t", "s", "low", "high", "loc", "confidence", "quantile", "angle", "tau", "lam"}
-NAMES = {"smoothing", "method", "name"}
-ARRAYS = {name for call in VALID.values() for name, value in call.items() if isinstance(value, np.ndarray)}
-
-
-def wrong(name, value):
-    """What is handed over instead, with whether it must be refused."""
-    if name in ("key",):
-        yield from ((seed, True) for seed in (0, np.zeros(3), "key", jax.random.split(KEY, 3)))
-    elif name in COUNTS:
-        yield from ((count, True) for count in (-1, 2.5, "3", np.nan))
-    elif name in NAMES:
-        yield from ((it, True) for it in ("nonsense", 3))
-    elif name in NUMBERS:
-        yield from ((number, True) for number in (np.nan, np.inf, "a", 1j))
-        if name in POSITIVE:
-            yield -1.0, True
-    elif isinstance(value, np.ndarray):
-        whole = value.dtype.kind != "f"  # labels, which may be words
-        yield np.full(value.shape, "a"), not whole
-        yield value.astype(complex) + 1j, True
-        yield np.ma.masked_array(value, mask=np.zeros(value.shape, bool)), True
-        if not whole:
-            yield np.where(np.arange(value.size).reshape(value.shape) == 1, np.nan, value), "nan"
-        yield value[:-1], False
-        yield value[:0], False
-        yield value[..., None, None], False
-        yield value.ravel()[0], False
-        yield value.astype(value.dtype.newbyteorder(">")), "same"
-        yield value.tolist(), "same"
-
-
-def call(function, arguments):
-    """What comes back: a result, or the refusal; anything else fails the test."""
-    try:
-        result = function(**arguments)
-        return (list(result) if isinstance(result, Iterator) else result), None
-    except Exception as error:
-        return None, error
-
-
-def complaint(error):
-    """What is wrong with an error, if anything."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    if type(error) not in (ValueError, TypeError):
-        return f"raises {type(error).__name__}"
-    if not last.filename.startswith(ROOT):
-        return f"leaves the error to {last.filename.rpartition('site-packages/')[2]}"
-    if ":" not in str(error):
-        return f"gives no remedy in {error}"
-    return None
-
-
 UNREAD = {
     ("semidiscrete.step", "y"),  # belongs inside the caller's jit, where values are not looked at
     ("plot.image_grid", "images"),  # drawn as gaps
     ("plot.traversal", "images"),
     ("plot.points", "x"),
 }
-
-
-def refusals(name, function):
-    """What is wrong with the answers to wrong arguments: compiles little, since most are refused at the door."""
-    for argument, value in VALID[name].items():
-        for other, must in wrong(argument, value):
-            if must in (True, False):
-                _, error = call(function, {**VALID[name], argument: other})
-                bad = must and "is accepted" if error is None else complaint(error)
-                if bad:
-                    yield f"{_told(name, argument, other)} {bad}: {str(error)[:150]!r}"
-
-
-def results(name, function):
-    """What is wrong with the results of right arguments in other clothes, and of NaN."""
-    expected, error = call(function, VALID[name])
-    if error is not None:
-        yield f"{name}: the valid call fails with {error!r}"
-        return
-    for argument, value in VALID[name].items():
-        for other, must in wrong(argument, value):
-            if must in (True, False) or (must == "nan" and (name, argument) in UNREAD):
-                continue
-            result, error = call(function, {**VALID[name], argument: other})
-            if error is not None:
-                bad = "refuses what is right" if must == "same" else complaint(error)
-            elif must == "nan":
-                bad = None if _has_nan(result) else "is accepted"
-            else:
-                bad = None if _equal(result, expected) else "changes the result"
-            if bad:
-                yield f"{_told(name, argument, other)} {bad}: {str(error)[:150]!r}"
-
-
-def _told(name, argument, other):
-    return f"{name}({argument}={str(other).replace(chr(10), ' ')[:60]})"
-
-
-def _has_nan(result):
-    leaves = [leaf for leaf in jax.tree.leaves(result) if hasattr(leaf, "dtype") or isinstance(leaf, float)]
-    floats = [np.asarray(leaf) for leaf in leaves if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
-    return any(np.isnan(leaf).any() for leaf in floats)
-
-
-def _equal(one, two):
-    one, two = jax.tree.leaves(one), jax.tree.leaves(two)
-    return len(one) == len(two) and all(
-        np.allclose(np.asarray(left, float), np.asarray(right, float), rtol=1e-4, atol=1e-5, equal_nan=True)
-        for left, right in zip(one, two, strict=True)
-        if isinstance(left, int | float) or getattr(left, "dtype", np.dtype(object)).kind in "biuf"
-    )
 
 
 FUNCTIONS = dict(public())
@@ -392,20 +281,20 @@ LONG = {  # to compile, where an array of another size is right
 
 @pytest.mark.parametrize("name", [pytest.param(it, marks=[pytest.mark.slow] * (it in LONG)) for it in sorted(VALID)])
 def test_wrong_arguments_are_refused_in_words(name):
-    found = list(refusals(name, FUNCTIONS[name]))
+    found = list(refusals(name, FUNCTIONS[name], VALID[name]))
     assert not found, "\n".join(found)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(VALID))
 def test_results_do_not_depend_on_how_arrays_are_given(name):
-    found = list(results(name, FUNCTIONS[name]))
+    found = list(results(name, FUNCTIONS[name], VALID[name], UNREAD))
     assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize("name", ["coupling.nearest", "eval.mig", "exact.plan", "semidiscrete.assign"])
 def test_bytes_in_another_order_are_read(name):
-    found = list(results(name, FUNCTIONS[name]))
+    found = list(results(name, FUNCTIONS[name], VALID[name], UNREAD))
     assert not found, "\n".join(found)
 
 

@@ -45,8 +45,7 @@ class Config(MapSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.pool is not None:
-            self.whole("pool", self.pool, 2)
+        self.whole_or_none("pool", least=2)
 
 
 class Table(NamedTuple):

@@ -32,7 +32,6 @@ import jax.numpy as jnp
 import optax
 
 from otgen.models.map_training import MapSettings, noise, optimiser
-from otgen.models.settings import Settings
 from otgen.nn.potentials import Convex
 from otgen.ot import conjugate
 from otgen.train.parallel import gathered
@@ -63,10 +62,8 @@ class Config(MapSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        Settings.whole("rank", self.rank)
-        Settings.whole("refinements", self.refinements)
-        if not self.cycle >= 0:
-            raise ValueError(f"cycle = {self.cycle}: give 0 (exact conjugates) or more.")
+        self.whole("rank", "refinements")
+        self.not_negative("cycle")
 
 
 class Table(NamedTuple):

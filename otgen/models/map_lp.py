@@ -22,7 +22,6 @@ import jax.numpy as jnp
 
 from otgen.models.fitting import descend
 from otgen.models.map_training import MapSettings, noise, optimiser
-from otgen.models.settings import Settings
 from otgen.nn.potentials import Potential
 from otgen.ot import exact
 from otgen.ot.costs import PairwiseCost
@@ -49,9 +48,8 @@ class Config(MapSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        Settings.whole("regressions", self.regressions)
-        if not self.penalty >= 0:
-            raise ValueError(f"penalty = {self.penalty}: give 0 or more.")
+        self.whole("regressions")
+        self.not_negative("penalty")
 
 
 def init(key: Key, config: Config, sampler: Sampler, codes: Array) -> tuple[Potential, Any, tuple[()]]:

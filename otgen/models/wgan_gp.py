@@ -18,12 +18,13 @@ import jax.numpy as jnp
 import optax
 
 from otgen.models import adversarial
-from otgen.models.apply import Model
+from otgen.models.apply import Model, as_batch
 from otgen.models.apply import sample as sample
-from otgen.models.fitting import descend, fit_generator, moving_average
-from otgen.models.settings import GeneratorSettings, adam
+from otgen.models.fitting import check_start, check_step, descend, fit_generator, moving_average
+from otgen.models.settings import GeneratorSettings, adam, made
 from otgen.nn.autoencoder import decoder, encoder, to_unit
 from otgen.nn.pixels import pixels_of
+from otgen.ot.check import as_array, require_kind
 from otgen.train.parallel import sample_keys
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
@@ -53,7 +54,7 @@ class Config(GeneratorSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.whole("critic_steps", self.critic_steps)
+        self.whole("critic_steps")
         self.positive("penalty")
         self.below_one("average")
 
@@ -130,6 +131,11 @@ def critic_loss(critic: Any, module: WGAN, real: Array, fake: Array, share: Arra
       >>> print(loss.shape, bool(loss >= 0))  # equal images leave the penalty alone
       () True
     """
+    require_kind("module", module, WGAN)
+    real, fake = as_batch(module, real, "real"), as_batch(module, fake, "fake")
+    share = as_array("share", share, (len(real),), finite=False)
+    if len(fake) != len(real):
+        raise ValueError(f"{len(real)} real and {len(fake)} fake images: give as many of both.")
 
     def value(images: Array) -> Array:
         return module.apply({"params": {"critic": critic}}, images, method="value")
@@ -149,6 +155,8 @@ def generator_loss(generator: Any, critic: Any, module: WGAN, noise: Array) -> t
       >>> print(og.models.wgan_gp.generator_loss(*params, module, jnp.zeros((4, 2)))[0].shape)
       ()
     """
+    require_kind("module", module, WGAN)
+    noise = as_array("noise", noise, (None, module.config.latent_dim), finite=False)
     value = -jnp.mean(module.apply({"params": {"generator": generator, "critic": critic}}, noise))
     return value, {"generator": value}
 
@@ -166,7 +174,7 @@ def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[WGAN
       >>> print(module.image_shape, state.step)
       (8, 8, 1) 0
     """
-    module = WGAN(tuple(example.shape[1:]), config)
+    module = WGAN(check_start(key, config, Config, example, num_steps).shape[1:], config)
     params = module.init(key, jnp.zeros((1, config.latent_dim)))["params"]
     zero = jnp.int32(0)
 
@@ -194,6 +202,7 @@ def make_step(module: WGAN, num_steps: int):
       >>> print(state.step, bool(jnp.isfinite(jnp.array(list(metrics.values()))).all()))
       1 True
     """
+    check_step(module, WGAN, num_steps)
     config = module.config
     for_generator, for_critic = _adam(config, num_steps), _adam(config, num_steps * config.critic_steps)
 
@@ -232,7 +241,7 @@ def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints:
       >>> print(og.models.wgan_gp.sample(jax.random.key(1), model, 3).shape)
       (3, 8, 8, 1)
     """
-    settings = Config(**config)
+    settings = made(Config, config)
     module, state = fit_generator(
         key,
         images,
