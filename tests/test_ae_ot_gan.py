@@ -275,7 +275,7 @@ def test_what_does_not_fit_raises(base, digits, start):
     bare = base._replace(variables={"params": base.variables["params"]})
     with pytest.raises(ValueError, match="no transport yet"):
         ae_ot_gan.refine(jax.random.key(0), bare, digits.images)
-    with pytest.raises(ValueError, match="for steps of 2"):
+    with pytest.raises(ValueError, match="give at least 2 as"):
         ae_ot_gan.fit(jax.random.key(0), digits.images[:1])
     module, state, fixed = start
     with pytest.raises(ValueError, match="even number"):

@@ -95,7 +95,7 @@ def test_models_of_images_spend_the_budget(points):
     epochs = {name: baselines.image_config(name, settings, example, 500, budget).epochs for name in ("vae", "wgan_gp")}
     assert epochs["vae"] < 10  # its encoder has twice the outputs
     assert epochs["wgan_gp"] < epochs["vae"]  # critics take second derivatives
-    with pytest.raises(ValueError, match="name = .* choose one of 'vae'"):
+    with pytest.raises(ValueError, match=r"name = .* choose one of 'vae'"):
         baselines.image_config("ae_ot", settings, example, 500, budget)
 
 
@@ -214,7 +214,7 @@ def test_laws_of_codes_say_what_they_need():
     for bad, budget, message in ((codes, 0.0, "budget"), (codes[:, 0], 1e6, "codes"), (codes * np.nan, 1e6, "codes")):
         with pytest.raises(ValueError, match=message):
             baselines.fit_codes("ae_gmm", 0, bad, budget)
-    with pytest.raises(ValueError, match="name = .* choose one of 'ae_ot'"):
+    with pytest.raises(ValueError, match=r"name = .* choose one of 'ae_ot'"):
         baselines.fit_codes("vae", 0, codes, 1e6)
 
 

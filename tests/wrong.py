@@ -5,6 +5,7 @@ comes back must be a ValueError or TypeError raised by otgen (for files FileNotF
 what to do, or a result; what no result can be right for, such as a seed in place of a key, must raise.
 """
 
+import inspect
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +21,14 @@ SORTS = {
     "key": "key",
     "count": (
         "num k k_density num_classes num_modes batch_size repeats trees rows columns n dim num_steps num_images "
-        "num_pairs seed most components max_samples stop resolution levels"
+        "num_pairs seed most components max_samples stop resolution levels num_train num_eval num_variance batch "
+        "steps_per_call"
     ),
     "positive": "epsilon tol deviation radius scale df alpha tau_a tau_b budget epochs unit top temperature neighbours",
     "number": "t s low high loc confidence quantile angle tau lam level",
     "name": "smoothing method name solver form phase split",
     "thing": "model module variables config settings map_ law flow reading",
-    "function": "function statistic codes_of step mnist",
+    "function": "function statistic codes_of mnist",
 }
 _SORT = {name: sort for sort, names in SORTS.items() for name in names.split()}
 _PLAIN = {  # whatever the valid argument is
@@ -38,8 +40,16 @@ _PLAIN = {  # whatever the valid argument is
     "thing": (None, 3, "model", {}),
     "path": (None, 3, 1j),
     "function": (None, 3, "function"),
+    "step": (-1, 2.5, "3"),
     "label": (99, "nonsense", 2.5),
     "counts": (3, (0,), (2.5,), "ab", (1j,)),
+    "arrays": ((), 3, (np.zeros(3), "a"), (np.zeros(3), np.zeros((0, 2)))),
+    "callbacks": ((3,), ("a", None)),
+    "folder": (3, 1j),
+    "limits": (3, "a", (1.0, 0.0), (np.nan, 1.0), (1.0,), (1j, 2j)),
+    "table": (3, "a", {}, {"a": 3j}, {"a": "word"}, {"a": {"b": "word"}}),
+    "iterable": (None, 3),
+    "status": (None, "CONVERGED", 99, 2.5, {}),
     "fields": (3, "nonsense", {"nonsense": 1}),
 }
 
@@ -91,8 +101,16 @@ def _same(value):
 
 def call(function, arguments):
     """What comes back: a result, or the refusal."""
+    rest, first = dict(arguments), []
+    if "*" in rest:  # what stands before them has no name then
+        named = [
+            it.name for it in inspect.signature(function).parameters.values() if it.kind is it.POSITIONAL_OR_KEYWORD
+        ]
+        first = [rest.pop(name) for name in named]
+        more = rest.pop("*")
+        first += more if isinstance(more, tuple) else (more,)
     try:
-        result = function(**arguments)
+        result = function(*first, **rest)
         return (list(result) if isinstance(result, Iterator) else result), None
     except Reached:
         return None, None

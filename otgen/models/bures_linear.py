@@ -26,7 +26,7 @@ from otgen.models.apply import parts_of
 from otgen.models.settings import Checked, made
 from otgen.nn.linear import STARTS, DeepLinear
 from otgen.ot import critical
-from otgen.ot.check import as_array, as_count, as_key, as_points, native, require_kind, require_positive
+from otgen.ot.check import as_array, as_count, as_counts, as_key, as_points, native, require_kind, require_positive
 from otgen.ot.frechet import moments
 from otgen.ot.linear_flow import loss_from_factor
 from otgen.train.loop import train_on
@@ -186,7 +186,7 @@ def init(key: Key, config: Config, data_shape: tuple[int, ...], factor: Array) -
       (3,)
     """
     as_key(key), require_kind("config", config, Config)
-    data_shape = tuple(as_count("data_shape", side) for side in np.atleast_1d(data_shape).tolist())
+    data_shape = as_counts("data_shape", data_shape)
     dim = math.prod(data_shape)
     factor = as_array("factor", factor, (dim, None))
     if config.rank > dim:

@@ -14,6 +14,7 @@ import optax
 from otgen.nn.autoencoder import NETWORKS, PRECISIONS
 from otgen.ot.check import (
     as_count,
+    as_counts,
     is_traced,
     require_below_one,
     require_between,
@@ -41,11 +42,7 @@ class Checked:
 
     def whole_each(self, name: str, least: int = 1) -> None:
         """Raise ValueError for a field that is no sequence of integers of at least `least`."""
-        try:
-            values = tuple(getattr(self, name))
-        except TypeError:
-            raise ValueError(f"{name} = {getattr(self, name)!r}: give a sequence of whole numbers.") from None
-        object.__setattr__(self, name, tuple(as_count(name, value, least) for value in values))
+        object.__setattr__(self, name, as_counts(name, getattr(self, name), least))
 
     def positive(self, *names: str) -> None:
         """Raise ValueError for fields that are not positive and finite."""

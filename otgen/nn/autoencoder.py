@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from otgen.ot.check import native, require_choice
+from otgen.ot.check import as_counts, native, require_choice
 from otgen.types import Array
 
 NETWORKS = ("mlp", "conv")
@@ -148,6 +148,8 @@ def decoder(
 def levels_of(image_shape: tuple[int, int, int], network: str) -> int | None:
     """Halvings of the convolutional network; None for the dense one."""
     require_choice("network", network, NETWORKS)
+    if len(as_counts("image_shape", image_shape)) != 3:
+        raise ValueError(f"image_shape = {tuple(image_shape)}: give (height, width, channels).")
     if network == "mlp":
         return None
     levels = num_levels(image_shape)

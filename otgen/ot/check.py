@@ -228,6 +228,17 @@ def require_below_one(name: str, number: Any) -> None:
     _require_number(name, number, lambda value: 0 <= value < 1, "a number from 0 (none) to below 1")
 
 
+def require_level(name: str, number: Any) -> None:
+    """Refuse what is not one number in (0, 1), such as the confidence of an interval, inside jit too.
+
+    Raises:
+      ValueError: with the number given.
+    """
+    if is_traced(number) or np.ndim(number):
+        raise ValueError(f"{name} = {number}: give one Python number between 0 and 1, such as 0.95.")
+    _require_number(name, number, lambda value: 0 < value < 1, "a number between 0 and 1, such as 0.95")
+
+
 def require_kind(name: str, value: Any, kind: type | tuple[type, ...]) -> None:
     """Refuse what is not an instance of a class.
 
@@ -238,6 +249,16 @@ def require_kind(name: str, value: Any, kind: type | tuple[type, ...]) -> None:
         kinds = kind if isinstance(kind, tuple) else (kind,)
         wanted = " or ".join(f"{it.__module__.removeprefix('otgen.')}.{it.__qualname__}" for it in kinds)
         raise ValueError(f"{name} is of type {type(value).__name__}: give a {wanted}.")
+
+
+def require_function(name: str, function: Any) -> None:
+    """Refuse what cannot be called.
+
+    Raises:
+      ValueError: with the class of what was given.
+    """
+    if not callable(function):
+        raise ValueError(f"{name} is of type {type(function).__name__}: give a function.")
 
 
 def require_broadcast(name: str, batch: Sequence[int], other: str, batch_of_other: Sequence[int]) -> None:
@@ -271,6 +292,28 @@ def as_count(name: str, number: Any, least: int = 1) -> int:
     if count < least:
         raise wrong
     return count
+
+
+def as_counts(name: str, numbers: Any, least: int = 1) -> tuple[int, ...]:
+    """Return a sequence of whole numbers, such as the sides of a shape, as a tuple of ints.
+
+    Raises:
+      ValueError: for what is no sequence, and as `as_count`.
+    """
+    try:
+        numbers = tuple(numbers)
+    except TypeError:
+        raise ValueError(f"{name} = {numbers!r}: give a sequence of whole numbers.") from None
+    return tuple(as_count(name, number, least) for number in numbers)
+
+
+def as_generator(seed: Any) -> np.random.Generator:
+    """Return NumPy's generator of random numbers for a seed, or the one that is given.
+
+    Raises:
+      ValueError: for what is neither.
+    """
+    return np.random.default_rng(seed if isinstance(seed, np.random.Generator) else as_count("seed", seed, 0))
 
 
 def as_key(key: Any, name: str = "key") -> Array:
