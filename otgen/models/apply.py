@@ -145,6 +145,6 @@ def as_batch(module: nn.Module, images: Any, name: str = "images") -> Array:
       ValueError: for images of another shape.
     """
     images, shape = to_unit(images), tuple(module.image_shape)
-    if images.shape[1:] != shape or images.ndim != 4:
-        raise ValueError(f"{name} have shape {images.shape}: give [n, {', '.join(map(str, shape))}].")
+    if images.ndim != 4 or images.shape[1:] != shape or not len(images):
+        raise ValueError(f"{name} have shape {images.shape}: give at least 1 as [n, {', '.join(map(str, shape))}].")
     return images

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from otgen.models import ae_ot, latent_flow, latent_law, vae, wae_mmd, wgan_gp
 from otgen.models.settings import GeneratorSettings, Settings, num_steps_of, rows_of
 from otgen.ot import extension, mixture
-from otgen.ot.check import as_count, as_points, require_choice, require_kind, require_positive
+from otgen.ot.check import as_count, as_points, native, require_choice, require_kind, require_positive
 from otgen.train.budget import flops
 from otgen.types import Array, Callback, Key
 
@@ -50,7 +50,7 @@ def budget_of(settings: Settings, example: Array, num_images: int, epochs: float
 
 def _per_image(model: Any, config: Settings, example: Array, rows: int) -> float:
     """Operations of a training step over the images that it uses."""
-    key = jax.random.key(0)
+    key, example = jax.random.key(0), jnp.asarray(native("example", example))
     module, state = model.init(key, config, example, 100)
     batch = jnp.zeros((rows, *example.shape[1:]), example.dtype)
     return flops(model.make_step(module, 100), state, batch, key) / rows

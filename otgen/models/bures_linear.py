@@ -405,6 +405,7 @@ def descend(params: Any, module: BuresLinear, factor: Array, *, callback: Callba
       True
     """
     require_kind("module", module, BuresLinear)
+    factor = as_array("factor", factor, (None, None))
     config, least = module.config, minimum(factor, module.config)
     state, best, still = optax.lbfgs().init(params), jnp.inf, 0
     for now in range(LOOK, config.max_steps + LOOK, LOOK):

@@ -157,6 +157,8 @@ def generator_loss(generator: Any, critic: Any, module: WGAN, noise: Array) -> t
     """
     require_kind("module", module, WGAN)
     noise = as_array("noise", noise, (None, module.config.latent_dim), finite=False)
+    if not len(noise):
+        raise ValueError(f"noise has shape {noise.shape}: give at least one row.")
     value = -jnp.mean(module.apply({"params": {"generator": generator, "critic": critic}}, noise))
     return value, {"generator": value}
 
