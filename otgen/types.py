@@ -175,6 +175,8 @@ def explain(info: Any) -> str:
             "the status has no value inside jit: return the Info from the jitted function, then explain it."
         )
     codes = np.asarray(status)
+    if codes.dtype.kind not in "iu" or not np.isin(codes, list(Status)).all():
+        raise ValueError(f"info = {info!r} has no status that a solver reports: give its Info, or Info.status.")
     if codes.ndim == 0:
         remark = info.remark() if hasattr(info, "remark") else ""
         return f"{Status(int(codes)).name}: {ADVICE[Status(int(codes))]} {remark}".rstrip()

@@ -28,7 +28,7 @@ ALLOWED |= {
     "data": {"types", "ot"},
     "theory": {"types", "ot"},
     "eval": {"types", "ot", "nn", "data"},
-    "store": {"types"},
+    "store": {"types", "ot"},
     "train": {"types", "ot", "nn", "data", "store"},
     "maps": {"types", "ot", "nn", "data", "eval", "train"},
     "models": {"types", "ot", "nn", "data", "theory", "eval", "train", "maps"},

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from otgen.ot.check import as_count, as_key
+from otgen.ot.check import as_count, as_key, require_kind
 from otgen.types import Key
 
 
@@ -56,7 +56,8 @@ def batches(
       start, stop: the steps wanted.
 
     Raises:
-      ValueError: if the batch is larger than the data set or does not divide among the hosts.
+      ValueError: for arrays of different length, broken numbers, and what is no key; if the batch does not divide among
+        the hosts, or, with the first batch, is larger than the data set.
 
     Example:
       >>> images, labels = np.arange(6)[:, None], np.arange(6)
@@ -66,9 +67,19 @@ def batches(
       (2, 1) True
     """
     hosts, host, batch_size = jax.process_count(), jax.process_index(), as_count("batch_size", batch_size)
+    require_kind("arrays", arrays, tuple), as_key(key)
+    start, stop, lengths = as_count("start", start, 0), as_count("stop", stop, 0), {len(array) for array in arrays}
+    if len(lengths) != 1:
+        raise ValueError(f"arrays have {sorted(lengths)} rows: give one array or more, all of the same length.")
     if batch_size % hosts:
         raise ValueError(f"batch_size = {batch_size} does not divide among {hosts} hosts: choose a multiple.")
     share = batch_size // hosts
-    for step in range(start, stop):
-        rows = batch_index(key, step, len(arrays[0]), batch_size)[host * share : (host + 1) * share]
+    return _shares(key, arrays, batch_size, slice(host * share, (host + 1) * share), range(start, stop))
+
+
+def _shares(
+    key: Key, arrays: tuple[np.ndarray, ...], batch_size: int, share: slice, steps: range
+) -> Iterator[tuple[np.ndarray, ...]]:
+    for step in steps:
+        rows = batch_index(key, step, len(arrays[0]), batch_size)[share]
         yield tuple(array[rows] for array in arrays)

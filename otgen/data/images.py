@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from otgen.data.dataset import Dataset
+from otgen.ot.check import as_path, require_choice
 
 NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "celeb_a", "stacked_mnist", "dsprites")
 _SIDE = {"cifar10": 32, "celeb_a": 64}
@@ -61,8 +62,10 @@ def load(
       >>> print(digits.images.shape, digits.images.dtype, og.data.load("digits", "test").labels[:5].tolist())
       (1437, 8, 8, 1) uint8 [6, 6, 6, 2, 5]
     """
-    if name not in NAMES:
-        raise ValueError(f"data set {name!r} is unknown: choose one of {', '.join(NAMES)}.")
+    require_choice("name", name, NAMES)
+    data_dir, cache_dir = (
+        None if path is None else as_path(of, path) for of, path in (("data_dir", data_dir), ("cache_dir", cache_dir))
+    )
     if name == "digits":
         return _digits(split)
     if name == "dsprites":
@@ -81,8 +84,7 @@ def load(
     builder = _prepared_by_tfds(places[0])
     if builder is None:
         builder = _from_raw(name, places, Path(cache_dir) if cache_dir else _default_cache(), verify)
-    if split not in builder.info.splits:
-        raise ValueError(f"{name} has no split {split!r}: choose one of {', '.join(builder.info.splits)}.")
+    require_choice("split", split, tuple(builder.info.splits))
     source = builder.as_data_source(split=split)
     records = source.__getitems__(range(len(source)))
     images = np.stack([record["image"] for record in records])
@@ -96,8 +98,7 @@ def _digits(split: str) -> Dataset:
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     order = np.random.default_rng(0).permutation(len(images))
     rows = {"train": order[_DIGITS_TEST:], "test": order[:_DIGITS_TEST]}
-    if split not in rows:
-        raise ValueError(f"digits has no split {split!r}: choose one of train, test.")
+    require_choice("split", split, tuple(rows))
     return Dataset(images[rows[split]], digits.target[rows[split]].astype(np.int64))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike
 
-from otgen.ot.check import as_count, native
+from otgen.ot.check import as_count, as_generator, native, require_choice
 
 NAMES = ("shape", "scale", "orientation", "position_x", "position_y")
 SIZES = (3, 6, 40, 32, 32)
@@ -131,7 +131,7 @@ def sample(seed: int | np.random.Generator, num: int, split: str | None = None) 
     count = NUM if split is None else len(known)
     if as_count("num", num, 0) > count:
         raise ValueError(f"num = {num}: {split or 'dsprites'} holds {count} different images.")
-    factors = factors_of(np.random.default_rng(seed).choice(known, num, replace=False))
+    factors = factors_of(as_generator(seed).choice(known, num, replace=False))
     return render(factors), factors
 
 
@@ -153,8 +153,7 @@ def indices(split: str) -> np.ndarray:
       >>> print(len(train) + len(test), np.intersect1d(train, test).size)
       737280 0
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"dsprites has no split {split!r}: choose one of train, test.")
+    require_choice("split", split, ("train", "test"))
     held_out = NUM // 10
     return _order()[held_out:] if split == "train" else _order()[:held_out]
 

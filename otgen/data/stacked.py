@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from otgen.data.dataset import Dataset
-from otgen.ot.check import as_count, native
+from otgen.ot.check import as_count, as_generator, native, require_choice, require_function
 
 NUM_MODES = 1000
 _SIZE = {"train": 60_000, "test": 10_000}
@@ -46,7 +46,7 @@ def compose(
         raise ValueError(f"images has shape {images.shape}: give grey images [n, height, width] or [..., 1].")
     if labels.shape != images.shape[:1]:
         raise ValueError(f"labels have shape {labels.shape}: give one digit for each of the {len(images)} images.")
-    rows = np.random.default_rng(seed).integers(len(images), size=(num, 3))
+    rows = as_generator(seed).integers(len(images), size=(num, 3))
     stacked = np.empty((num, *images.shape[1:], 3), images.dtype)
     for channel in range(3):  # one channel at a time: no second copy of the whole set
         stacked[..., channel] = images[rows[:, channel]]
@@ -98,8 +98,7 @@ def load_split(split: str, mnist: Callable[[str], Dataset]) -> Dataset:
       >>> print(stacked.images.shape, stacked.labels.max() < 1000)
       (10000, 8, 8, 3) True
     """
-    if split not in _SIZE:
-        raise ValueError(f"stacked_mnist has no split {split!r}: choose one of {', '.join(_SIZE)}.")
+    require_choice("split", split, tuple(_SIZE)), require_function("mnist", mnist)
     images, labels = mnist(split)
     order = np.argsort(images.reshape(len(images), -1).view(f"S{images[0].size}")[:, 0])  # however they were prepared
     return Dataset(*compose(list(_SIZE).index(split), images[order], labels[order], _SIZE[split]))

@@ -20,7 +20,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import as_array, as_count, as_key
+from otgen.ot.check import as_array, as_count, as_key, as_path, require_choice, require_kind, require_positive
 from otgen.types import Array, Key
 
 DIMS = (2, 4, 8, 16, 32)
@@ -138,8 +138,7 @@ def input_law(dim: int) -> Components:
       >>> print((law.centres**2).sum(1).mean() + (law.maps**2).sum((1, 2)).mean())  # E|x|^2 = d
       2.0
     """
-    if dim not in DIMS:
-        raise ValueError(f"the benchmark has no dimension {dim!r}: choose one of {', '.join(map(str, DIMS))}.")
+    require_choice("dim", as_count("dim", dim), DIMS)
     draw = np.random.RandomState(0)
     centres = np.stack([draw.choice([0, 1, 2], 3, replace=False) - 1 for _ in range(dim)], 1)
     maps = draw.normal(size=(3, dim, dim)).astype(np.float32)
@@ -148,7 +147,6 @@ def input_law(dim: int) -> Components:
     return Components(jnp.asarray(centres / scale, jnp.float32), jnp.asarray(_SD * maps / scale, jnp.float32))
 
 
-@functools.partial(jax.jit, static_argnames="num")
 def sample(key: Key, benchmark: Benchmark, num: int) -> Float[Array, "num d"]:
     """Draw points of the source law P.
 
@@ -166,8 +164,13 @@ def sample(key: Key, benchmark: Benchmark, num: int) -> Float[Array, "num d"]:
       >>> print(jnp.abs((x**2).sum(1).mean() - 2) < 0.1)  # E|x|^2 = d
       True
     """
-    as_count("num", num)
-    which, normal = jax.random.split(as_key(key))
+    require_kind("benchmark", benchmark, Benchmark)
+    return _sample(as_key(key), benchmark, as_count("num", num))
+
+
+@functools.partial(jax.jit, static_argnames="num")
+def _sample(key: Key, benchmark: Benchmark, num: int) -> Array:
+    which, normal = jax.random.split(key)
     centres, maps = benchmark.components
     chosen = jax.random.randint(which, (num,), 0, len(centres))
     z = jax.random.normal(normal, (num, centres.shape[1]), centres.dtype)
@@ -188,7 +191,6 @@ def sample_target(key: Key, benchmark: Benchmark, num: int) -> Float[Array, "num
     return transport(benchmark, sample(key, benchmark, num))
 
 
-@jax.jit
 def potential(benchmark: Benchmark, x: ArrayLike) -> Float[Array, " n"]:
     """Return the convex potential (u_1(x) + u_2(x) - <m, x>) / s, whose gradient is the map.
 
@@ -208,10 +210,14 @@ def potential(benchmark: Benchmark, x: ArrayLike) -> Float[Array, " n"]:
       >>> print(jnp.allclose(slope, og.data.wasserstein2.transport(pair, x), atol=1e-4))
       True
     """
-    return jax.vmap(functools.partial(_potential, benchmark))(_as_rows("x", x, benchmark))
+    return _potentials(benchmark, _as_rows("x", x, benchmark))
 
 
 @jax.jit
+def _potentials(benchmark: Benchmark, x: Array) -> Array:
+    return jax.vmap(_potential, (None, 0))(benchmark, x)
+
+
 def transport(benchmark: Benchmark, x: ArrayLike) -> Float[Array, "n d"]:
     """Return the optimal map T(x) = (grad u_1(x) + grad u_2(x) - m) / s.
 
@@ -232,10 +238,14 @@ def transport(benchmark: Benchmark, x: ArrayLike) -> Float[Array, "n d"]:
       >>> print(jnp.all(jnp.sum(moved * (x - z), 1) >= -1e-5))  # the gradient of a convex function is monotone
       True
     """
-    return jax.vmap(jax.grad(_potential, 1), (None, 0))(benchmark, _as_rows("x", x, benchmark))
+    return _transport(benchmark, _as_rows("x", x, benchmark))
 
 
-@functools.partial(jax.jit, static_argnames="max_steps")
+@jax.jit
+def _transport(benchmark: Benchmark, x: Array) -> Array:
+    return jax.vmap(jax.grad(_potential, 1), (None, 0))(benchmark, x)
+
+
 def inverse(benchmark: Benchmark, y: ArrayLike, *, tol: ArrayLike = 1e-5, max_steps: int = 50) -> Float[Array, "n d"]:
     """Return T^-1(y), the optimal map from the target to the source.
 
@@ -261,7 +271,12 @@ def inverse(benchmark: Benchmark, y: ArrayLike, *, tol: ArrayLike = 1e-5, max_st
       >>> print(og.data.wasserstein2.inverse(pair, og.data.wasserstein2.transport(pair, x)))
       [[0.3 -0.2]]
     """
-    y = _as_rows("y", y, benchmark)
+    require_positive("tol", tol)
+    return _inverse(benchmark, _as_rows("y", y, benchmark), tol, as_count("max_steps", max_steps))
+
+
+@functools.partial(jax.jit, static_argnames="max_steps")
+def _inverse(benchmark: Benchmark, y: Array, tol: ArrayLike, max_steps: int) -> Array:
     num, dim = y.shape
     block = max(1, min(num, _BLOCK))
     padded = jnp.pad(y, ((0, -num % block), (0, 0)))  # no remainder: two batched solves at once lock up XLA's CPU
@@ -320,7 +335,8 @@ def _einsum(spec: str, *arrays: Array) -> Array:
 
 
 def _as_rows(name: str, points: ArrayLike, benchmark: Benchmark) -> Array:
-    return as_array(name, points, (None, benchmark.mean.shape[0]))
+    require_kind("benchmark", benchmark, Benchmark)
+    return as_array(name, points, (None, benchmark.mean.shape[0]), finite=False)
 
 
 def _files(dim: int, data_dir: str | os.PathLike | None) -> list[Path]:
@@ -331,7 +347,7 @@ def _files(dim: int, data_dir: str | os.PathLike | None) -> list[Path]:
             f"the benchmark is not built in: pass data_dir (--data-dir) or set OTGEN_DATA to the folder that holds "
             f"{_FOLDER}/ with {dim}_v1.npz and {dim}_v2.npz."
         )
-    files = [Path(data_dir) / _FOLDER / f"{dim}_v{network}.npz" for network in (1, 2)]
+    files = [as_path("data_dir", data_dir) / _FOLDER / f"{dim}_v{network}.npz" for network in (1, 2)]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise FileNotFoundError(

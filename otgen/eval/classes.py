@@ -20,6 +20,7 @@ from otgen.ot.check import (
     native,
     require_between,
     require_finite,
+    require_level,
     smallest_and_sum,
 )
 from otgen.ot.latent.great_circle import norm
@@ -279,8 +280,7 @@ def mixture_rate(
       >>> print(og.eval.mixture_rate(known + 0.01, known, labels, held_out).rate < 0.1)
       True
     """
-    if is_traced(level) or np.ndim(level) or not 0 < level < 1:
-        raise ValueError(f"level = {level}: give a share of real samples in (0, 1), such as 0.05.")
+    require_level("level", level)
     reference = np.asarray(mixture_score(held_out, known, labels))
     threshold = float(np.quantile(reference, 1 - level, method="inverted_cdf"))
     score = np.asarray(mixture_score(features, known, labels))

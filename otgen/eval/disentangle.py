@@ -254,6 +254,7 @@ def disentanglement(
       >>> print(scores["mig"], scores["factor_vae"], scores["dci_completeness"])
       0.983 1.0 1.0
     """
+    as_count("num_train", num_train), as_count("num_eval", num_eval), as_count("batch", batch), as_count("trees", trees)
     sample_key, factor_key, beta_key = jax.random.split(as_key(key), 3)
     codes, factors = sample(sample_key, codes_of, sizes, num_train + num_eval)
     numbers = {"num_train": num_train, "num_eval": num_eval, "batch": batch}

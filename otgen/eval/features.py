@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from otgen.nn import inception as network
-from otgen.ot.check import as_count, native, require_channels_last
+from otgen.ot.check import as_count, as_path, native, require_channels_last, require_function, require_kind
 from otgen.ot.gaussian.frechet import Moments, moments
 from otgen.types import Array
 
@@ -175,8 +174,10 @@ def moments_of(extractor: Callable[[Any], Any], batches: Iterable[ArrayLike]) ->
       >>> print(gathered.count, jnp.allclose(gathered.mean, images.reshape(64, 4).mean(0)))
       64.0 True
     """
+    require_function("extractor", extractor)
     if hasattr(batches, "ndim"):
         raise ValueError(f"batches is one array of shape {batches.shape}: give several, or [images] for a single one.")
+    require_kind("batches", batches, Iterable)
     known = None
     for images in batches:
         known = moments(extractor(images), known)
@@ -216,7 +217,7 @@ def _inception(
     if not set(dims) <= set(network.DIMS):
         raise ValueError(f"Inception features of dimension {dims[0]} do not exist: choose one of {network.DIMS}.")
     piece = as_count("piece", piece)
-    variables = _read_once(Path(data_dir) / INCEPTION_FILE)
+    variables = _read_once(as_path("data_dir", data_dir) / INCEPTION_FILE)
 
     def features(images: ArrayLike) -> dict[int, Array]:
         images = np.asarray(native("images", images))
@@ -236,7 +237,7 @@ def _layers(variables: dict[str, Any], images: ArrayLike, dims: tuple[int, ...])
 
 
 def _lenet_weights(data_dir: str | os.PathLike) -> dict[str, Array]:
-    path = Path(data_dir) / LENET_FILE
+    path = as_path("data_dir", data_dir) / LENET_FILE
     if not path.is_file():
         raise FileNotFoundError(
             f"the LeNet weights are missing: looked for {path}; put lenet.npz there, or use pixels."

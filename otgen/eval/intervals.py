@@ -13,7 +13,15 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import stats
 
-from otgen.ot.check import as_array, as_count, as_key, is_traced, native, require_choice
+from otgen.ot.check import (
+    as_array,
+    as_count,
+    as_key,
+    native,
+    require_choice,
+    require_function,
+    require_level,
+)
 from otgen.types import Array, Held, Key
 
 _BLOCK = 2**22  # numbers of resamples in memory at a time
@@ -89,7 +97,7 @@ def over_seeds(values: ArrayLike | Sequence, level: float = 0.95) -> Interval:
         raise ValueError(f"values has shape {runs.shape}: one number from each of at least 2 runs is needed.")
     if not np.isfinite(runs).all():
         raise ValueError("values has NaN or infinite entries: leave out runs that failed, and say so.")
-    _require_level(level)
+    require_level("level", level)
     mean, error = runs.mean(0), runs.std(0, ddof=1) / np.sqrt(runs.shape[0])
     half = stats.t.ppf(0.5 + 0.5 * level, runs.shape[0] - 1) * error
     return Interval(mean - half, mean + half, mean, error)
@@ -140,8 +148,9 @@ def bootstrap(
     Reference: Efron (1987), Better bootstrap confidence intervals; Efron and Tibshirani (1993), An Introduction to the
     Bootstrap, chapters 13 and 14.
     """
-    _require_level(level)
+    require_level("level", level)
     require_choice("method", method, ("percentile", "basic", "bca"))
+    require_function("statistic", statistic)
     key, repeats = as_key(key), as_count("repeats", repeats, least=2)
     samples = tuple(_as_sample(array) for array in arrays)
     sizes = [sample.shape[0] if sample.ndim else 0 for sample in samples]
@@ -170,11 +179,6 @@ def _as_sample(array: ArrayLike) -> Array:
     return (
         as_array("a sample", array, finite=False) if jnp.issubdtype(array.dtype, jnp.floating) else jnp.asarray(array)
     )
-
-
-def _require_level(level: float) -> None:
-    if is_traced(level) or np.ndim(level) or not 0 < level < 1:
-        raise ValueError(f"level = {level}: give a confidence between 0 and 1, such as 0.95.")
 
 
 def _resampled(statistic: Callable[..., Any], samples: tuple[Array, ...], paired: bool, key: Key) -> Any:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from otgen.ot.check import as_count, as_key, native, require_finite, require_nonnegative
+from otgen.ot.check import as_count, as_counts, as_key, native, require_finite, require_function, require_nonnegative
 from otgen.types import Key
 
 CodesOf = Callable[[np.ndarray], Any]
@@ -48,6 +48,7 @@ def on_grid(codes: ArrayLike, sizes: Sequence[int]) -> CodesOf:
 
 def sample(key: Key, codes_of: CodesOf, sizes: Sequence[int], num: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw factors uniformly and encode them: codes [num, d] and factors, int64 [num, k]."""
+    _require(sizes, num=(num, 1))
     factors = _rng(key).integers(0, sizes, (num, len(sizes)))
     return encode(codes_of, factors), factors
 
@@ -157,6 +158,7 @@ def encode(codes_of: CodesOf, factors: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: unless the encoder returns one finite code per row.
     """
+    require_function("codes_of", codes_of)
     rows = factors.reshape(-1, factors.shape[-1])
     blocks = [
         np.asarray(native("codes", codes_of(rows[i : i + _BLOCK])), np.float64) for i in range(0, len(rows), _BLOCK)
@@ -171,10 +173,8 @@ def encode(codes_of: CodesOf, factors: np.ndarray) -> np.ndarray:
 
 def _require(sizes: Sequence[int], **numbers: tuple[int, int]) -> None:
     """Raise ValueError unless every factor has two values and every number is as large as it must be."""
-    if len(sizes) < 2:
+    if len(as_counts("sizes", sizes, 2)) < 2:
         raise ValueError(f"sizes = {tuple(sizes)}: give at least two factors of two values or more.")
-    for size in sizes:
-        as_count("one of sizes", size, least=2)
     for name, (value, least) in numbers.items():
         as_count(name, value, least)
 

@@ -13,7 +13,7 @@ from scipy import special, stats
 
 from otgen.eval.classes import class_counts, predicted_labels
 from otgen.eval.samples import as_samples
-from otgen.ot.check import as_mass, native, require_channels_last, require_positive
+from otgen.ot.check import as_mass, native, require_channels_last, require_function, require_positive
 from otgen.types import Array
 
 
@@ -150,6 +150,7 @@ def stacked_labels(classify: Callable[[Any], ArrayLike], images: ArrayLike) -> n
       >>> print(og.eval.stacked_labels(lambda channel: channel.max((1, 2, 3)), images))
       [307]
     """
+    require_function("classify", classify)
     images = native("images", images)
     shape = images.shape
     require_channels_last("images", shape)

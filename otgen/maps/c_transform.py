@@ -6,7 +6,7 @@ Minimises, over networks D,
 
 convex in the values of D. The gradient in D(y_j) is the mass of the cell of y_j less 1/N, so at the minimum every code
 receives its share, and the map sends x to the code that wins the maximum. No generator, no min-max. D is the potential
-of the affine map between the first two moments plus a network. All of it in standard units (`map_training.Units`).
+of the affine map between the first two moments plus a network. All of it in standard units (`training.Units`).
 
 Reference: the construction of arXiv 1809.05964 (latent space optimal transport); Genevay et al. (2016),
 arXiv 1605.08527, for the semi-dual.
@@ -45,8 +45,7 @@ class Config(MapSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.pool is not None:
-            self.whole("pool", self.pool, 2)
+        self.whole_or_none("pool", least=2)
 
 
 class Table(NamedTuple):

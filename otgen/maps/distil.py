@@ -16,11 +16,11 @@ from jax.typing import ArrayLike
 from otgen.maps import neural_map
 from otgen.maps.training import MapSettings, State, optimiser, start
 from otgen.nn.potentials import Displacement
-from otgen.ot.check import as_key
+from otgen.ot.check import as_array, as_count, as_key, require_kind
 from otgen.train.descent import descend, moving_average
 from otgen.train.loop import train_on
 from otgen.train.parallel import shared_rows
-from otgen.train.settings import Settings
+from otgen.train.settings import made
 from otgen.types import Array, Callback, Key
 
 _PIECE = 4096  # draws moved together
@@ -38,6 +38,9 @@ def loss(params: Any, module: Displacement, x: Array, to: Array) -> tuple[Array,
       >>> print(og.maps.distil.loss(params, module, x, og.maps.neural_map.transport(found, x))[0].shape)
       ()
     """
+    require_kind("module", module, Displacement)
+    x = as_array("x", x, (None, None), finite=False)
+    to = as_array("to", to, x.shape, finite=False)
     value = jnp.mean(jnp.sum((module.apply({"params": params}, x) - to) ** 2, axis=1))
     return value, {"loss": value}
 
@@ -61,7 +64,7 @@ def distil(
       form, temperature: as in `neural_map.transport`.
       num_pairs: draws that the network learns from, rounded up to whole pieces of 4096.
       callback, checkpoints: as in `train.train`.
-      **config: fields of `map_training.MapSettings`; a step is one update.
+      **config: fields of `training.MapSettings`; a step is one update.
 
     Returns:
       The network and its parameters.
@@ -77,15 +80,17 @@ def distil(
       >>> print(module.apply({"params": params}, jnp.zeros((3, 2))).shape)
       (3, 2)
     """
-    settings = MapSettings(**{"hidden": (512, 512), "num_steps": 5000, "learning_rate": 1e-3, **config})
-    Settings.whole("num_pairs", num_pairs)
+    settings = made(MapSettings, {"hidden": (512, 512), "num_steps": 5000, "learning_rate": 1e-3, **config})
+    as_count("num_pairs", num_pairs), require_kind("map_", map_, neural_map.Map)
+    neural_map.form_of(map_, form, temperature)
     pair_key, init_key, order_key, step_key = jax.random.split(as_key(key), 4)
+    module, transform = Displacement(settings.hidden), optimiser(settings)
+    params = module.init(init_key, map_.codes[:1])["params"]
     x, moved = [], []
     for i in range(-(-num_pairs // _PIECE)):
         x.append(neural_map.draw(jax.random.fold_in(pair_key, i), map_, _PIECE))
         moved.append(np.asarray(neural_map.transport(map_, x[-1], form, temperature)))
     pairs = np.concatenate(x), np.concatenate(moved)
-    module, transform = Displacement(settings.hidden), optimiser(settings)
 
     def step(state: State, batch: tuple[Array, Array], key: Key, *, axis_name: str | None = None):
         del key  # nothing in this step is random
@@ -93,7 +98,6 @@ def distil(
         average = moving_average(network.params, state.average, state.step, settings.average)
         return State(network, average, (), state.step + 1), metrics
 
-    params = module.init(init_key, jnp.asarray(pairs[0][:1]))["params"]
     state = train_on(
         pairs,
         step,

@@ -15,7 +15,7 @@ cycle term of Korotin et al., and the two minimise
     E_x psi(x) - mean_j psi(x*(y_j)) + cycle mean_j |grad psi(grad phi(y_j)) - y_j|^2,
 
 the maximisers held fixed in the second term. It needs no inner steps, and its maximisers are only as good as phi. All
-of it in standard units (`map_training.Units`), in which the identity is a start.
+of it in standard units (`training.Units`), in which the identity is a start.
 
 Reference: Taghvaei and Jalali (2019), arXiv 1902.07197, for the dual; Amos (2023), arXiv 2210.12153, for refined
 conjugates; Korotin et al. (2021), arXiv 1909.13082, for the cycle term.
@@ -35,7 +35,6 @@ from otgen.maps.training import MapSettings, noise, optimiser
 from otgen.nn.potentials import Convex
 from otgen.ot import conjugate
 from otgen.train.parallel import gathered
-from otgen.train.settings import Settings
 from otgen.train.state import TrainState
 from otgen.types import Array, Key, Sampler, averaged
 
@@ -63,10 +62,8 @@ class Config(MapSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        Settings.whole("rank", self.rank)
-        Settings.whole("refinements", self.refinements)
-        if not self.cycle >= 0:
-            raise ValueError(f"cycle = {self.cycle}: give 0 (exact conjugates) or more.")
+        self.whole("rank", "refinements")
+        self.not_negative("cycle")
 
 
 class Table(NamedTuple):

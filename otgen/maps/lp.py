@@ -6,7 +6,7 @@ the g_j and -f_i average to zero; then a few steps minimise
     mean_j (D(y_j) - g_j)^2 + mean_i (D(x_i) + f_i)^2 + penalty mean_i |grad D(x_i) / 2 - (y_s(i) - x_i)|^2.
 
 The map is T(x) = x + grad D(x) / 2. Averaging potentials of random batches biases it by O(n^(-2/d)). All of it in
-standard units (`map_training.Units`).
+standard units (`training.Units`).
 
 Reference: Liu, Gu and Samaras (2018), A two-step computation of the exact GAN Wasserstein distance (ICML);
 Liu, Gu and Samaras (2019), Wasserstein GAN with quadratic transport cost (ICCV).
@@ -26,7 +26,6 @@ from otgen.ot import exact
 from otgen.ot.costs import PairwiseCost
 from otgen.train.descent import descend
 from otgen.train.parallel import gathered
-from otgen.train.settings import Settings
 from otgen.train.state import TrainState
 from otgen.types import Array, Key, Sampler
 
@@ -49,9 +48,8 @@ class Config(MapSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        Settings.whole("regressions", self.regressions)
-        if not self.penalty >= 0:
-            raise ValueError(f"penalty = {self.penalty}: give 0 or more.")
+        self.whole("regressions")
+        self.not_negative("penalty")
 
 
 def init(key: Key, config: Config, sampler: Sampler, codes: Array) -> tuple[Potential, Any, tuple[()]]:

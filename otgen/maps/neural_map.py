@@ -1,8 +1,8 @@
 """Transport maps from a source one can sample to given codes, learned as one potential: three solvers, one interface.
 
-    "c_transform"  a discriminator that minimises the semi-dual over the codes (`map_c_transform`)
-    "lp"           a discriminator regressed on exact potentials of minibatches (`map_lp`)
-    "icnn"         a convex potential with exact conjugates, or with cycle regularisation (`map_icnn`)
+    "c_transform"  a discriminator that minimises the semi-dual over the codes (`c_transform`)
+    "lp"           a discriminator regressed on exact potentials of minibatches (`lp`)
+    "icnn"         a convex potential with exact conjugates, or with cycle regularisation (`icnn`)
 
 All of them minimise, none plays a game. Solvers work in standard units; costs, potentials and W2^2 that come out are
 those of |x - y|^2 (twice the halved ones).
@@ -25,14 +25,24 @@ from otgen.eval.maps import cosine, l2_uvp
 from otgen.maps import c_transform, icnn, lp, training
 from otgen.maps.training import MapSettings, Units
 from otgen.ot import conjugate, semidiscrete
-from otgen.ot.check import as_count, as_key, as_points, require_positive
+from otgen.ot.check import (
+    as_count,
+    as_key,
+    as_points,
+    require_between,
+    require_choice,
+    require_kind,
+    require_positive,
+)
 from otgen.ot.semidiscrete.scores import top_scores
 from otgen.ot.semidiscrete.source import gaussian
+from otgen.train.settings import made
 from otgen.types import Array, Callback, Key, Sampler, as_pytree
 
 SOLVERS = {"c_transform": c_transform, "lp": lp, "icnn": icnn}
 FORMS = ("argmax", "barycentre", "gradient")
 _NEAREST = 64  # codes that a barycentre weighs
+NEIGHBOURS = (1.0, 0.5 * _NEAREST)  # of these, how many may count
 
 
 @functools.partial(as_pytree, static=("solver", "module", "sampler"))
@@ -103,6 +113,7 @@ def default_form(solver: str) -> str:
       >>> print(og.maps.neural_map.default_form("icnn"), og.maps.neural_map.default_form("c_transform"))
       gradient argmax
     """
+    require_choice("solver", solver, tuple(SOLVERS))
     return "gradient" if solver == "icnn" else "argmax"
 
 
@@ -117,9 +128,8 @@ def config_of(solver: str, **fields: Any) -> MapSettings:
       >>> print(type(og.maps.neural_map.config_of("lp", num_steps=10)).__name__)
       Config
     """
-    if solver not in SOLVERS:
-        raise ValueError(f"solver = {solver!r} is unknown: choose one of {', '.join(SOLVERS)}.")
-    return SOLVERS[solver].Config(**fields)
+    require_choice("solver", solver, tuple(SOLVERS))
+    return made(SOLVERS[solver].Config, fields)
 
 
 def fit(
@@ -164,8 +174,7 @@ def fit(
     codes = as_points("codes", codes)
     if not float(jnp.ptp(codes, axis=0).max()) > 0:
         raise ValueError("all codes coincide: there is no map to learn.")
-    if not 1 <= neighbours <= 0.5 * _NEAREST:
-        raise ValueError(f"neighbours = {neighbours}: give 1 to {_NEAREST // 2}.")
+    require_between("neighbours", neighbours, *NEIGHBOURS)
     as_key(key)
     sampler = gaussian if sampler is None else sampler
     _check_source(key, sampler, codes)
@@ -261,14 +270,30 @@ def transport(map_: Map, x: ArrayLike, form: str | None = None, temperature: Arr
       >>> print(bool(jnp.any(jnp.all(image == codes, 1))))  # the winning code
       True
     """
+    form, temperature = form_of(map_, form, temperature)
+    return _transport(map_, _checked(map_, "x", x), form, temperature)
+
+
+def form_of(map_: Map, form: str | None = None, temperature: ArrayLike | None = None) -> tuple[str, ArrayLike]:
+    """Return form and temperature with which points are moved: those given, or the map's own.
+
+    Raises:
+      ValueError: for an unknown form, a temperature that is not positive or given for another form.
+
+    Example:
+      >>> codes = og.data.toy.eight_gaussians(jax.random.key(0), 64)
+      >>> found = og.models.neural_map.fit(jax.random.key(1), None, codes, num_steps=20, hidden=(16,), batch_size=64)
+      >>> print(og.models.neural_map.form_of(found, "barycentre", 0.5))
+      ('barycentre', 0.5)
+    """
+    require_kind("map_", map_, Map)
     form = default_form(map_.solver) if form is None else form
-    if form not in FORMS:
-        raise ValueError(f"form = {form!r} is unknown: choose one of {', '.join(FORMS)}.")
+    require_choice("form", form, FORMS)
     if temperature is not None and form != "barycentre":
         raise ValueError(f"form = {form!r} has no temperature: ask for form='barycentre', or leave it out.")
     temperature = map_.temperature if temperature is None else temperature
     require_positive("temperature", temperature)
-    return _transport(map_, _checked(map_, "x", x), form, temperature)
+    return form, temperature
 
 
 @functools.partial(jax.jit, static_argnames="form")
@@ -292,6 +317,7 @@ def _from_source(map_: Map, x: Array) -> Array:
 
 
 def _checked(map_: Map, name: str, x: ArrayLike) -> Array:
+    require_kind("map_", map_, Map)
     x = as_points(name, x, 1)
     if x.shape[1] != map_.codes.shape[1]:
         raise ValueError(f"{name} has {x.shape[1]} coordinates and the map {map_.codes.shape[1]}: they must agree.")
@@ -309,6 +335,7 @@ def heights(map_: Map) -> semidiscrete.State:
       >>> print(jnp.mean(jnp.all(og.maps.neural_map.transport(found, x, "argmax") == codes[index], 1)) > 0.95)
       True
     """
+    require_kind("map_", map_, Map)
     units = map_.units
     h = units.source_scale * units.code_scale * map_.h
     return semidiscrete.from_heights(h - (map_.codes - units.code_mean) @ units.source_mean)
@@ -360,6 +387,7 @@ def inverse(map_: Map, y: ArrayLike) -> conjugate.Conjugate:
       >>> print(jnp.allclose(og.maps.neural_map.transport(found, x, "gradient"), codes[:4], atol=1e-2))
       True
     """
+    require_kind("map_", map_, Map)
     if map_.solver != "icnn":
         raise ValueError(
             f"the map of solver {map_.solver!r} has no inverse, it sends whole cells to one code: use solver='icnn', "
@@ -391,7 +419,6 @@ def sample(key: Key, map_: Map, num: int, form: str | None = None, temperature: 
       >>> print(og.maps.neural_map.sample(jax.random.key(2), found, 5, "barycentre").shape)
       (5, 2)
     """
-    as_key(key), as_count("num", num)
     return transport(map_, draw(key, map_, num), form, temperature)
 
 
@@ -405,6 +432,7 @@ def draw(key: Key, map_: Map, num: int) -> Array:
       >>> print(jnp.abs(x.std() - 1) < 0.05)  # None: N(0, I)
       True
     """
+    as_key(key), as_count("num", num), require_kind("map_", map_, Map)
     return jax.jit(map_.sampler, static_argnums=(1, 2))(key, num, map_.codes.shape[1])
 
 

@@ -44,13 +44,10 @@ class MapSettings(Checked):
     updates_per_call: int = 8
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        for name in ("num_steps", "batch_size", "updates_per_call"):
-            self.whole(name, getattr(self, name))
+        self.whole("num_steps", "batch_size", "updates_per_call")
+        self.whole_each("hidden")
         if not self.hidden:
             raise ValueError("hidden is empty: give the widths of one or more layers.")
-        for units in self.hidden:
-            self.whole("hidden", units)
         self.positive("learning_rate")
         self.below_one("average")
 

@@ -22,15 +22,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from otgen.models.apply import check_images, rows
+from otgen.models.apply import as_batch, check_images, parts_of, rows, transport_of
 from otgen.models.baselines import latent_law
-from otgen.nn.autoencoder import Autoencoder, to_unit
+from otgen.models.fitting import check_start, check_step
+from otgen.nn.autoencoder import Autoencoder
 from otgen.ot import semidiscrete
-from otgen.ot.check import as_count, as_key, native
+from otgen.ot.check import as_count, as_key, native, require_kind
 from otgen.ot.semidiscrete import extension
 from otgen.train.descent import descend
 from otgen.train.loop import train_on
-from otgen.train.settings import Settings, adam, rows_of
+from otgen.train.settings import Settings, adam, made, rows_of
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
 
@@ -56,7 +57,8 @@ class Config(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.positive("tol")
-        self.whole("accumulate", self.accumulate)
+        self.whole("accumulate")
+        self.whole_or_none("max_samples")
 
 
 class AEOT(nn.Module):
@@ -122,8 +124,7 @@ class AEOT(nn.Module):
 
     def _transport(self) -> dict[str, Array]:
         names = ("codes", "h", "centres", "angle", "mean", "scale")
-        if not self.has_variable("transport", "h"):
-            raise ValueError("this model has no transport yet: solve it (models.ae_ot.solve) before sampling.")
+        transport_of(self.variables)
         return {name: self.get_variable("transport", name) for name in names}
 
 
@@ -158,6 +159,7 @@ def num_steps_of(config: Config, num_images: int) -> int:
       >>> print(og.models.ae_ot.num_steps_of(config, 45))  # 4 whole batches, 3 times
       12
     """
+    require_kind("config", config, Config), as_count("num_images", num_images)
     num = max(1, round(config.epochs * (num_images // rows_of(config, num_images))))
     return -(-num // config.accumulate) * config.accumulate
 
@@ -170,6 +172,7 @@ def optimiser(config: Config, num_steps: int) -> optax.GradientTransformation:
       >>> print(adam.init(jnp.zeros(2)) is not None)
       True
     """
+    require_kind("config", config, Config)
     return adam(config.learning_rate, num_steps, accumulate=config.accumulate)
 
 
@@ -188,8 +191,9 @@ def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[AEOT
       >>> print(module.image_shape, state.step)
       (8, 8, 1) 0
     """
-    module = AEOT(tuple(example.shape[1:]), config)
-    params = module.init(key, to_unit(example[:1]))["params"]
+    example = check_start(key, config, Config, example, num_steps)
+    module = AEOT(example.shape[1:], config)
+    params = module.init(key, example)["params"]
     return module, TrainState(params, optimiser(config, num_steps).init(params), jnp.int32(0))
 
 
@@ -211,7 +215,8 @@ def loss(params: Any, module: AEOT, images: Array) -> tuple[Array, dict[str, Arr
       >>> print(bool(20 < loss < 80), 64 * np.log(2))  # untrained: about log 2 a pixel
       True 44.3614
     """
-    images = to_unit(images)
+    require_kind("module", module, AEOT)
+    images = as_batch(module, images)
     logits = module.apply({"params": params}, images)
     value = optax.sigmoid_binary_cross_entropy(logits, images).sum((1, 2, 3)).mean()
     return value, {"loss": value, "mse": jnp.mean((nn.sigmoid(logits) - images) ** 2)}
@@ -227,6 +232,7 @@ def make_step(module: AEOT, num_steps: int):
       >>> print(state.step, metrics["loss"].shape)
       1 ()
     """
+    check_step(module, AEOT, num_steps)
     transform = optimiser(module.config, num_steps)
 
     def step(state: TrainState, images: Array, key: Key, *, axis_name: str | None = None):
@@ -289,6 +295,8 @@ def train_autoencoder(
       >>> print(module.config == config)
       True
     """
+    require_kind("config", config, Config)
+    images = np.asarray(check_images(images))
     config = dataclasses.replace(config, batch_size=rows_of(config, len(images)))
     num_steps = num_steps_of(config, len(images))
     init_key, order_key, step_key = jax.random.split(as_key(key), 3)
@@ -339,6 +347,7 @@ def solve(
       >>> print(info.status == og.Status.CONVERGED)
       True
     """
+    as_key(key), require_kind("module", module, AEOT)
     config = module.config
     codes = encode(module, {"params": params}, images)
     mean, scale = codes.mean(0), jnp.maximum(codes.std(0), 1e-6)
@@ -388,10 +397,10 @@ def fit(
       >>> print(og.models.ae_ot.sample(jax.random.key(1), model, 3).shape)
       (3, 8, 8, 1)
     """
-    images = check_images(images)
+    images, settings = np.asarray(check_images(images)), made(Config, config)
     labels = check_labels(labels, len(images))
     train_key, solve_key = jax.random.split(as_key(key))
-    module, params = train_autoencoder(train_key, images, Config(**config), callback=callback)
+    module, params = train_autoencoder(train_key, images, settings, callback=callback)
     variables, info = solve(solve_key, module, params, images, callback=callback)
     return Model(module, variables, labels, info)
 
@@ -403,6 +412,7 @@ def check_labels(labels: Any, num: int) -> Array | None:
       >>> print(og.models.ae_ot.check_labels([3, 1], 2), og.models.ae_ot.check_labels(None, 2))
       [3 1] None
     """
+    num = as_count("num", num)
     if labels is None:
         return None
     labels = np.asarray(native("labels", labels))
@@ -452,12 +462,12 @@ def sample(
       (4, 8, 8, 1)
     """
     as_key(key), as_count("num", num)
+    threshold = transport_of(parts_of(model, AEOT)[1])["angle"]
+    extension.check_form(form, 0.0 if angle is None else angle)
     if label is not None:
         codes = _codes_of_class(key, model, num, label, form, angle)
         return decode(model.module, model.variables, codes)
-    threshold = model.variables["transport"]["angle"]
     angle = threshold if angle is None else angle
-    extension.check_form(form, angle)
     angle = jnp.asarray(angle, threshold.dtype)  # one program, whether it was given or not
     return _sample(model.module, model.variables, key, num, form, angle)
 

@@ -33,16 +33,17 @@ from otgen.models import ae_ot
 from otgen.models.ae_ot import decode as decode
 from otgen.models.ae_ot import encode as encode
 from otgen.models.ae_ot_gan_losses import Batch, Features, balanced, critic_loss, generator_loss, slopes_of
-from otgen.models.apply import check_images
+from otgen.models.apply import check_images, parts_of, transport_of
+from otgen.models.fitting import check_step
 from otgen.nn import adversarial
 from otgen.nn.autoencoder import decoder, to_unit
 from otgen.nn.critic import critic
-from otgen.ot.check import as_key
+from otgen.ot.check import as_count, as_key, require_choice, require_kind
 from otgen.ot.semidiscrete import extension
 from otgen.train.descent import descend, moving_average
 from otgen.train.loop import NonFinite, train_on
 from otgen.train.parallel import sample_keys, shared_rows
-from otgen.train.settings import Checked, adam
+from otgen.train.settings import Checked, adam, made
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
 
@@ -103,8 +104,8 @@ class Config(Checked):
 
     def __post_init__(self) -> None:
         self.positive("epochs", "learning_rate", "critic_learning_rate")
-        self.whole("batch_size", self.batch_size, 2)
-        self.whole("warmup", self.warmup)
+        self.whole("batch_size", least=2)
+        self.whole("warmup")
         known = {"adversarial": adversarial.KINDS, "content": CONTENTS, "feature": FEATURES, "latents": LATENTS}
         for name, words in known.items():
             self.one_of(name, words)
@@ -201,7 +202,8 @@ def num_steps_of(config: Config, num_images: int) -> int:
       >>> print(og.models.ae_ot_gan.num_steps_of(config, 100) > 5)
       True
     """
-    return config.warmup + max(1, round(config.epochs * num_images / rows_of(config, num_images)))
+    rows = rows_of(config, num_images)
+    return config.warmup + max(1, round(config.epochs * num_images / rows))
 
 
 def rows_of(config: Config, num_images: int) -> int:
@@ -215,7 +217,8 @@ def rows_of(config: Config, num_images: int) -> int:
       >>> print(og.models.ae_ot_gan.rows_of(config, 100), og.models.ae_ot_gan.rows_of(config, 7))
       10 6
     """
-    return shared_rows(config.batch_size, num_images, each=2)
+    require_kind("config", config, Config)
+    return shared_rows(config.batch_size, as_count("num_images", num_images), each=2)
 
 
 def _optimisers(config: Config, num_steps: int) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
@@ -237,6 +240,8 @@ def init(key: Key, config: Config, model: ae_ot.Model, num_steps: int) -> tuple[
     Returns:
       Module, State, and `params` of the autoencoder with `transport`.
     """
+    as_key(key), require_kind("config", config, Config), as_count("num_steps", num_steps)
+    transport_of(parts_of(model, ae_ot.AEOT)[1])
     module = AEOTGAN(model.module.image_shape, model.module.config, config)
     critic = module.init(key, jnp.zeros((1, *module.image_shape)), method="value")["params"]["critic"]
     known, transport = model.variables["params"]["autoencoder"], dict(model.variables["transport"])
@@ -269,8 +274,7 @@ def make_step(module: AEOTGAN, num_steps: int, features: Features | None = None,
     Raises:
       ValueError: for an unknown phase; when traced, if a device has an odd number of images.
     """
-    if phase not in PHASES:
-        raise ValueError(f"phase = {phase!r} is unknown: choose one of {', '.join(PHASES)}.")
+    check_step(module, AEOTGAN, num_steps), require_choice("phase", phase, PHASES)
     gan = module.gan
     for_generator, for_critic = _optimisers(gan, num_steps)
 
@@ -342,7 +346,9 @@ def refine(
       >>> print(bool((model.variables["transport"]["h"] == base.variables["transport"]["h"]).all()))  # stays as it was
       True
     """
-    settings, images = Config(**config), check_images(images)
+    settings = made(Config, config)
+    parts_of(model, ae_ot.AEOT)
+    images = np.asarray(check_images(images, shape=model.module.image_shape))
     _check(settings, model, images, features)
     num_steps = num_steps_of(settings, len(images))
     init_key, order_key, step_key = jax.random.split(as_key(key), 3)
@@ -373,12 +379,9 @@ def refine(
 
 def _check(settings: Config, model: ae_ot.Model, images: np.ndarray, features: Features | None) -> None:
     """Raise ValueError if images, model and features do not belong together."""
-    if images.shape[1:] != tuple(model.module.image_shape):
-        raise ValueError(f"images have shape {images.shape[1:]}, those of the model {tuple(model.module.image_shape)}.")
-    if "transport" not in model.variables:
-        raise ValueError("this model has no transport yet: solve it (models.ae_ot.solve) before the last stage.")
-    if len(images) != len(model.variables["transport"]["codes"]):
-        raise ValueError(f"{len(images)} images for {len(model.variables['transport']['codes'])} codes: give the same.")
+    num_codes = len(transport_of(model.variables)["codes"])
+    if len(images) != num_codes:
+        raise ValueError(f"{len(images)} images for {num_codes} codes: give the same.")
     if (settings.feature == "perceptual") != (features is not None):
         raise ValueError(f"feature = {settings.feature!r}: give features with perceptual, and only with it.")
     rows_of(settings, len(images))
@@ -417,9 +420,11 @@ def fit(
       (3, 8, 8, 1)
     """
     first, second = jax.random.split(as_key(key))
-    settings = Config(**{name: value for name, value in config.items() if name != "features"})
+    settings = made(Config, {name: value for name, value in config.items() if name != "features"})
+    images, base = check_images(images), {} if base is None else base
+    made(ae_ot.Config, base)
     rows_of(settings, len(images))  # raises before anything is trained
-    model = ae_ot.fit(first, images, labels, callback=callback, **(base or {}))
+    model = ae_ot.fit(first, images, labels, callback=callback, **base)
     return refine(second, model, images, callback=callback, **config)
 
 
@@ -451,6 +456,7 @@ def sample(
       >>> print(og.models.ae_ot_gan.sample(jax.random.key(1), model, 3, form="pairs").shape)
       (3, 8, 8, 1)
     """
+    parts_of(model, AEOTGAN)
     gan = model.module.gan
     if gan.latents == "gaussian" and not label is form is angle is None:
         raise ValueError("this model draws Gaussian latents: they have no label, form or angle.")

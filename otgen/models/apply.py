@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,8 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from otgen.nn.autoencoder import to_unit
-from otgen.ot.check import as_count, as_key, native, require_channels_last
-from otgen.types import Array, Key
+from otgen.ot.check import (
+    as_array,
+    as_count,
+    as_key,
+    is_traced,
+    least_and_most,
+    native,
+    require_channels_last,
+    require_kind,
+)
+from otgen.types import Array, Held, Key
 
 PIECE = 2000  # rows at a time
 
@@ -34,14 +45,37 @@ def _apply(module: nn.Module, variables: Any, x: Array, method: str) -> Array:
     return module.apply(variables, x, method=method)
 
 
+def parts_of(model: Any, kind: type | tuple[type, ...] = nn.Module) -> tuple[Any, Any]:
+    """Return module and variables of a trained model; raise ValueError unless the module is of a kind."""
+    module, variables = getattr(model, "module", None), getattr(model, "variables", None)
+    require_kind("the module of a model", module, kind)
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        raise ValueError("the variables of a model must be a dictionary with params: give those that `fit` returned.")
+    return module, variables
+
+
+def transport_of(variables: Any) -> Any:
+    """Return the collection `transport` of a model's variables; raise ValueError if there is none."""
+    if "transport" not in variables:
+        raise ValueError("this model has no transport yet: solve it (models.ae_ot.solve) before it is used.")
+    return variables["transport"]
+
+
 def rows(module: nn.Module, variables: Any, x: Any, method: str, size: int = PIECE) -> Array:
     """Apply a method of a module to x [n, ...] row by row, in pieces of one shape; uint8 becomes [0, 1].
 
+    The method "decode" takes codes [n, latent_dim], the others images [n, h, w, c].
+
     Raises:
-      ValueError: if there are no rows.
+      ValueError: for no model, no rows, rows of another shape, and images as `check_images`.
     """
-    if len(x) == 0:
-        raise ValueError(f"no rows to {method}: shape {np.shape(x)}; give at least one.")
+    parts_of(Model(module, variables))
+    if method == "decode":
+        x = as_array("codes", x, (None, module.config.latent_dim))
+        if not len(x):
+            raise ValueError(f"no rows to decode: codes have shape {x.shape}; give at least one.")
+    else:
+        x = check_images(x, getattr(module.config, "output", "unit"), module.image_shape)
     size = min(size, len(x))
     pieces = []
     for start in range(0, len(x), size):
@@ -62,7 +96,7 @@ def sample(key: Key, model: Model, num: int) -> Array:
     """Draw images [num, h, w, c] from a trained generator.
 
     Raises:
-      ValueError: for what is no key, if num is no whole number of at least 1.
+      ValueError: for what is no key or no model, if num is no whole number of at least 1.
 
     Example:
       >>> images = og.data.load("digits").images[:64]
@@ -72,28 +106,45 @@ def sample(key: Key, model: Model, num: int) -> Array:
       (3, 8, 8, 1) True
     """
     as_key(key), as_count("num", num)
-    size = min(num, PIECE)
-    pieces = [_draw(*model, jax.random.fold_in(key, i), size) for i in range(-(-num // size))]
+    parts, size = parts_of(model), min(num, PIECE)
+    pieces = [_draw(*parts, jax.random.fold_in(key, i), size) for i in range(-(-num // size))]
     return jnp.concatenate(pieces)[:num]
 
 
-def check_images(images: Any, output: str = "unit") -> np.ndarray:
-    """Return images as an array [N, h, w, c] that a model can learn; raise ValueError otherwise.
+def check_images(images: Any, output: str = "unit", shape: tuple[int, int, int] | None = None) -> Held:
+    """Return images [N, h, w, c] that a model can learn, or read; raise ValueError otherwise.
 
     Args:
       images: uint8, or floats; in [0, 1] if the output is "unit", of any size if it is "real".
       output: what the model's decoder gives, see `settings.GeneratorSettings`.
+      shape: (h, w, c) of a trained model, which reads one image or more; None for images to learn from, two or more.
     """
-    images = np.asarray(native("images", images))
+    images, least = native("images", images), 2 if shape is None else 1
     require_channels_last("images", images.shape)
-    if images.ndim != 4 or len(images) < 2:
-        raise ValueError(f"images have shape {images.shape}: give at least 2 images as [N, height, width, channels].")
+    if images.ndim != 4 or len(images) < least or (shape is not None and images.shape[1:] != tuple(shape)):
+        sides = "height, width, channels" if shape is None else ", ".join(map(str, shape))
+        raise ValueError(f"images have shape {images.shape}: give at least {least} as [n, {sides}].")
     if images.dtype == np.uint8:
         return images
-    if not np.issubdtype(images.dtype, np.floating) or 0 in images.shape:
+    if not jnp.issubdtype(images.dtype, jnp.floating) or 0 in images.shape:
         raise ValueError(f"images are {images.dtype} of shape {images.shape}: give uint8 or floats, and no empty axis.")
-    if not np.isfinite(images).all():
+    if is_traced(images):
+        return images
+    low, high = least_and_most(images)
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("images are not finite: remove NaN and infinite values.")
-    if output == "unit" and not (images.min() >= 0 and images.max() <= 1):
+    if output == "unit" and not (low >= 0 and high <= 1):
         raise ValueError("images are floats outside [0, 1]: give uint8, or scale them to [0, 1].")
+    return images
+
+
+def as_batch(module: nn.Module, images: Any, name: str = "images") -> Array:
+    """Return images [n, h, w, c] of a module's shape as float32, uint8 in [0, 1]; only shapes are checked.
+
+    Raises:
+      ValueError: for images of another shape.
+    """
+    images, shape = to_unit(images), tuple(module.image_shape)
+    if images.ndim != 4 or images.shape[1:] != shape or not len(images):
+        raise ValueError(f"{name} have shape {images.shape}: give at least 1 as [n, {', '.join(map(str, shape))}].")
     return images

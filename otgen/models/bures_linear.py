@@ -22,13 +22,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from otgen.models.apply import parts_of
 from otgen.nn.linear import STARTS, DeepLinear
-from otgen.ot.check import as_count, as_key, require_choice
+from otgen.ot.check import (
+    as_array,
+    as_count,
+    as_counts,
+    as_key,
+    as_points,
+    native,
+    require_kind,
+    require_positive,
+)
 from otgen.ot.gaussian.frechet import moments
 from otgen.theory import critical
 from otgen.theory.dynamics import loss_from_factor
 from otgen.train.loop import train_on
 from otgen.train.parallel import gathered, shared_rows
+from otgen.train.settings import Checked, made
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key, status_of
 
@@ -37,7 +48,7 @@ LOOK = 10  # full-batch steps between looks at the loss
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """What makes a linear generator.
 
     Attributes:
@@ -71,19 +82,17 @@ class Config:
     learning_rate: float = 0.02
 
     def __post_init__(self) -> None:
-        for name in ("rank", "depth", "max_steps", "epochs"):
-            as_count(name, getattr(self, name))
-        if self.width is not None and as_count("width", self.width) < self.rank:
+        self.whole("rank", "depth", "max_steps", "epochs")
+        self.whole_or_none("width")
+        self.whole_or_none("batch_size", least=2)  # a covariance needs two rows
+        if self.width is not None and self.width < self.rank:
             raise ValueError(f"width = {self.width}: hidden layers below rank = {self.rank} would be the bottleneck.")
-        if self.batch_size is not None and as_count("batch_size", self.batch_size) < 2:
-            raise ValueError(f"batch_size = {self.batch_size}: a covariance needs 2 rows; None is the full batch.")
-        require_choice("kind", self.kind, KINDS)
-        require_choice("start", self.start, STARTS)
-        if not (math.isfinite(self.tau) and self.tau >= 0) or (self.tau and self.kind == "frobenius"):
-            raise ValueError(f"tau = {self.tau}: give zero or more, and zero with the Frobenius loss.")
-        for name in ("tol", "learning_rate"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"{name} = {getattr(self, name)}: give a positive number.")
+        self.one_of("kind", KINDS)
+        self.one_of("start", STARTS)
+        self.not_negative("tau")
+        self.positive("tol", "learning_rate")
+        if self.tau and self.kind == "frobenius":
+            raise ValueError(f"tau = {self.tau}: give zero with the Frobenius loss.")
 
 
 class BuresLinear(nn.Module):
@@ -185,10 +194,13 @@ def init(key: Key, config: Config, data_shape: tuple[int, ...], factor: Array) -
       >>> print(module.data_shape)
       (3,)
     """
+    as_key(key), require_kind("config", config, Config)
+    data_shape = as_counts("data_shape", data_shape)
     dim = math.prod(data_shape)
+    factor = as_array("factor", factor, (dim, None))
     if config.rank > dim:
         raise ValueError(f"rank = {config.rank} of data in {dim} dimensions: give at most {dim}.")
-    module = BuresLinear(tuple(data_shape), config)
+    module = BuresLinear(data_shape, config)
     matrix = module.apply(module.init(key, jnp.zeros((1, config.rank))), method="matrix")
     variance = float(jnp.sum(factor**2) / jnp.maximum(jnp.sum(matrix**2), 1e-30))
     module = module.clone(scale=variance ** (0.5 / config.depth))
@@ -215,6 +227,7 @@ def loss(params: Any, module: BuresLinear, factor: Array) -> tuple[Array, dict[s
       >>> print(bool(loss >= og.models.bures_linear.minimum(factor, config)))
       True
     """
+    require_kind("module", module, BuresLinear)
     config = module.config
     value = loss_from_factor(params["generator"]["weights"], factor, tau=config.tau, kind=config.kind)
     return value, {"loss": value}
@@ -230,6 +243,8 @@ def minimum(factor: Array, config: Config) -> Array:
 
     Reference: paper C (arXiv 2303.03027), the theorem on critical points; Eckart and Young (1936).
     """
+    require_kind("config", config, Config)
+    factor = as_array("factor", factor, (None, None))
     spectrum = jnp.linalg.svd(factor, compute_uv=False) ** 2
     spectrum = jnp.pad(spectrum, (0, factor.shape[0] - spectrum.shape[0]))
     if config.kind == "bures":
@@ -245,6 +260,7 @@ def optimiser(config: Config, num_steps: int, top: float) -> optax.GradientTrans
       >>> print(adam.init(jnp.zeros(2)) is not None)
       True
     """
+    require_kind("config", config, Config), as_count("num_steps", num_steps), require_positive("top", top)
     rate = config.learning_rate * top ** (0.5 / config.depth)
     return optax.adam(optax.cosine_decay_schedule(rate, num_steps))
 
@@ -264,6 +280,7 @@ def make_step(module: BuresLinear, num_steps: int, top: float):
       >>> print(jax.jit(og.models.bures_linear.make_step(module, 10, 1.0))(state, rows, jax.random.key(2))[0].step)
       1
     """
+    require_kind("module", module, BuresLinear)
     transform = optimiser(module.config, num_steps, top)
 
     def step(state: TrainState, rows: Array, key: Key, *, axis_name: str | None = None):
@@ -309,15 +326,15 @@ def fit(
       >>> print(model.info.loss / model.info.minimum < 1.01)
       True
     """
-    settings = Config(**config)
-    data = np.asarray(data)
+    settings = made(Config, config)
+    data = np.asarray(native("data", data))
     if data.ndim < 2 or len(data) < 2:
         raise ValueError(f"data has shape {data.shape}: give at least 2 points, shape [n, ...].")
     rows = data.reshape(len(data), -1)
-    rows = rows.astype(np.float32) / 255 if data.dtype == np.uint8 else rows
+    rows = np.asarray(as_points("data", rows.astype(np.float32) / 255 if data.dtype == np.uint8 else rows))
+    init_key, train_key = jax.random.split(as_key(key))
     known = moments(rows)
     factor = known.factor.T / jnp.sqrt(known.count - 1)
-    init_key, train_key = jax.random.split(as_key(key))
     module, params = init(init_key, settings, data.shape[1:], factor)
     if settings.batch_size is None:
         params, num_steps = descend(params, module, factor, callback=callback)
@@ -396,6 +413,8 @@ def descend(params: Any, module: BuresLinear, factor: Array, *, callback: Callba
       >>> print(jnp.abs(og.models.bures_linear.loss(params, module, factor)[0] - 1.0) < 1e-2)
       True
     """
+    require_kind("module", module, BuresLinear)
+    factor = as_array("factor", factor, (None, None))
     config, least = module.config, minimum(factor, module.config)
     state, best, still = optax.lbfgs().init(params), jnp.inf, 0
     for now in range(LOOK, config.max_steps + LOOK, LOOK):
@@ -431,4 +450,4 @@ def sample(key: Key, model: Model, num: int) -> Array:
       (2000, 3) 2
     """
     as_key(key), as_count("num", num)
-    return _sample(model.module, model.variables, key, num)
+    return _sample(*parts_of(model, BuresLinear), key, num)

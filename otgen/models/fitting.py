@@ -7,12 +7,36 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from otgen.models.apply import check_images
-from otgen.ot.check import as_key
+from otgen.nn.autoencoder import to_unit
+from otgen.ot.check import as_count, as_key, require_kind
 from otgen.train.loop import train_on
 from otgen.train.settings import GeneratorSettings, num_steps_of, rows_of
 from otgen.types import Callback, Key
+
+
+def check_start(key: Key, config: Any, kind: type, example: Any, num_steps: int) -> Array:
+    """Check what the `init` of a model of images takes, and return one image [1, h, w, c] as float32.
+
+    Raises:
+      ValueError: for what is no key, a configuration of another kind, no image [n, h, w, c], no whole number of steps.
+    """
+    as_key(key), require_kind("config", config, kind), as_count("num_steps", num_steps)
+    example = to_unit(example)
+    if example.ndim != 4 or 0 in example.shape:
+        raise ValueError(f"example has shape {example.shape}: give one image or more, [n, height, width, channels].")
+    return example[:1]
+
+
+def check_step(module: Any, kind: type, num_steps: int) -> None:
+    """Check what the `make_step` of a model takes.
+
+    Raises:
+      ValueError: for a module of another kind, or what is no whole number of steps.
+    """
+    require_kind("module", module, kind), as_count("num_steps", num_steps)
 
 
 def fit_generator(
@@ -43,7 +67,7 @@ def fit_generator(
     Raises:
       ValueError: for images of another shape or range, or fewer than `batches_per_step`.
     """
-    images = check_images(images, settings.output)
+    images = np.asarray(check_images(images, settings.output))
     rows = rows_of(settings, len(images), batches_per_step)
     num_steps = num_steps_of(settings, len(images), rows)
     init_key, order_key, step_key = jax.random.split(as_key(key), 3)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -27,14 +26,14 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from otgen.maps import neural_map
-from otgen.maps.distil import distil as distilled
+from otgen.maps.distil import distil as _distilled
 from otgen.models import ae_ot
-from otgen.models.apply import PIECE, check_images, rows
+from otgen.models.apply import PIECE, check_images, parts_of, rows, transport_of
 from otgen.nn.autoencoder import Autoencoder
-from otgen.ot.check import as_count, as_key
+from otgen.ot.check import as_count, as_key, as_points, require_choice, require_kind, require_positive
 from otgen.ot.semidiscrete import extension
 from otgen.ot.semidiscrete.source import gaussian
-from otgen.train.settings import Settings
+from otgen.train.settings import Settings, made
 from otgen.types import Array, Callback, Key
 
 EXTENDED = ("pairs", "local")  # forms of the extension, those that need no centres of cells
@@ -66,12 +65,15 @@ class Config(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         options = self.solver_options
-        options = options.items() if isinstance(options, Mapping) else options
+        try:
+            options = dict(options).items()
+        except (TypeError, ValueError):
+            raise ValueError(f"solver_options = {options!r}: give a dictionary of fields, or pairs.") from None
         frozen = tuple(sorted((name, tuple(value) if isinstance(value, list) else value) for name, value in options))
         object.__setattr__(self, "solver_options", frozen)  # hashable, as Flax wants it
         neural_map.config_of(self.solver, **self.options())
-        if not 0 <= self.quantile <= 1:
-            raise ValueError(f"quantile = {self.quantile} lies outside [0, 1]: give a share of the noises.")
+        self.between("neighbours", *neural_map.NEIGHBOURS)
+        self.between("quantile", 0.0, 1.0)
 
     def options(self) -> dict[str, Any]:
         """The fields of the solver's Config that are set."""
@@ -120,8 +122,7 @@ class LatentOT(nn.Module):
 
     def map(self) -> neural_map.Map:
         """The map from N(0, I) to the standardised codes."""
-        if not self.has_variable("transport", "h"):
-            raise ValueError("this model has no transport yet: learn it (models.latent_ot.solve) before sampling.")
+        transport_of(self.variables)
         known = {name: self.get_variable("transport", name) for name in _KNOWN}
         params = self.variables["params"]["potential"]
         return neural_map.Map(self.config.solver, self.potential.clone(parent=None), gaussian, params, **known)
@@ -186,6 +187,7 @@ def default_form(config: Config) -> str:
       >>> print(og.models.latent_ot.default_form(config))
       local
     """
+    require_kind("config", config, Config)
     return "gradient" if config.solver == "icnn" else "local"
 
 
@@ -209,6 +211,7 @@ def autoencoder(config: Config) -> ae_ot.Config:
       >>> print(type(og.models.latent_ot.autoencoder(og.models.latent_ot.Config(latent_dim=8))).__name__)
       Config
     """
+    require_kind("config", config, Config)
     return ae_ot.Config(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Settings)})
 
 
@@ -220,6 +223,7 @@ def standardisation(codes: Array) -> tuple[Array, Array]:
       >>> print(mean, scale)  # the second does not vary
       [2. 5.] [1. 0.001]
     """
+    codes = as_points("codes", codes)
     deviation = codes.std(0)
     return codes.mean(0), jnp.maximum(deviation, jnp.maximum(1e-3 * deviation.max(), 1e-30))
 
@@ -257,7 +261,9 @@ def solve(
       >>> print(og.models.latent_ot.sample(jax.random.key(2), model, 3).shape)
       (3, 8, 8, 1)
     """
-    bare = LatentOT(tuple(images.shape[1:]), config)
+    as_key(key), require_kind("config", config, Config)
+    images = check_images(images)
+    bare = LatentOT(images.shape[1:], config)
     codes = rows(bare, {"params": params}, images, "encode")
     mean, scale = standardisation(codes)
     found = neural_map.fit(
@@ -304,7 +310,7 @@ def fit(key: Key, images: np.ndarray, *, callback: Callback | None = None, **con
       >>> print(og.models.latent_ot.sample(jax.random.key(1), model, 3).shape)
       (3, 8, 8, 1)
     """
-    images, settings = check_images(images), Config(**config)
+    images, settings = check_images(images), made(Config, config)
     train_key, solve_key = jax.random.split(as_key(key))
     params = train_autoencoder(train_key, images, settings, callback=callback)
     return solve(solve_key, params, images, settings, callback=callback)
@@ -321,7 +327,8 @@ def map_of(model: Model) -> neural_map.Map:
       >>> print(og.models.latent_ot.map_of(model).solver)
       c_transform
     """
-    return model.module.apply(model.variables, method="map")
+    module, variables = parts_of(model, LatentOT)
+    return module.apply(variables, method="map")
 
 
 def distil(key: Key, model: Model, **options: Any) -> Model:
@@ -338,8 +345,9 @@ def distil(key: Key, model: Model, **options: Any) -> Model:
       >>> print(og.models.latent_ot.sample(jax.random.key(2), small, 3, form="network").shape)
       (3, 8, 8, 1)
     """
+    parts_of(model, LatentOT)
     form = options.pop("form", None) or ("gradient" if model.module.config.solver == "icnn" else "barycentre")
-    module, params = distilled(key, map_of(model), form=form, **options)
+    module, params = _distilled(key, map_of(model), form=form, **options)
     variables = {**model.variables, "params": {**model.variables["params"], "shortcut": params}}
     return Model(model.module.clone(shortcut=module), variables)
 
@@ -355,7 +363,7 @@ def encode(model: Model, images: Any) -> Array:
       >>> print(og.models.latent_ot.encode(model, images[:5]).shape)
       (5, 2)
     """
-    return rows(model.module, model.variables, images, "encode")
+    return rows(*parts_of(model, LatentOT), images, "encode")
 
 
 def decode(model: Model, codes: Array) -> Array:
@@ -369,7 +377,7 @@ def decode(model: Model, codes: Array) -> Array:
       >>> print(og.models.latent_ot.decode(model, jnp.zeros((5, 2))).shape)
       (5, 8, 8, 1)
     """
-    return rows(model.module, model.variables, codes, "decode")
+    return rows(*parts_of(model, LatentOT), codes, "decode")
 
 
 @functools.partial(jax.jit, static_argnames=("module", "num", "form"))
@@ -405,9 +413,12 @@ def sample(key: Key, model: Model, num: int, *, form: str | None = None, tempera
       (3, 8, 8, 1)
     """
     as_key(key), as_count("num", num)
-    if temperature is not None and not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature = {temperature}: give a positive number.")
+    module, variables = parts_of(model, LatentOT)
+    if form is not None:
+        require_choice("form", form, FORMS)
+    if temperature is not None:
+        require_positive("temperature", temperature)
     size = min(num, PIECE)
     keys = [key] if num == size else [jax.random.fold_in(key, i) for i in range(-(-num // size))]
-    pieces = [_sample(model.module, model.variables, one, size, form, temperature) for one in keys]
+    pieces = [_sample(module, variables, one, size, form, temperature) for one in keys]
     return jnp.concatenate(pieces)[:num]

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
+from otgen.ot.check import require_nonnegative
 from otgen.types import Array, Key
 
 
@@ -40,8 +41,7 @@ class Augment:
 
     def __post_init__(self) -> None:
         for name, amount in dataclasses.asdict(self).items():
-            if not (math.isfinite(amount) and amount >= 0):
-                raise ValueError(f"{name} = {amount}: give a number, at least 0.")
+            require_nonnegative(name, amount)
         if self.shear >= math.pi / 2 or self.scale >= 1:
             raise ValueError(f"shear = {self.shear}, scale = {self.scale}: give less than pi / 2, and less than 1.")
 

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from otgen.ot.check import native
+from otgen.ot.check import as_counts, native, require_choice
 from otgen.types import Array
 
 NETWORKS = ("mlp", "conv")
@@ -105,8 +105,7 @@ def compute_type(precision: str) -> Any:
     Raises:
       ValueError: for another name.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision = {precision!r} is unknown: choose one of {', '.join(PRECISIONS)}.")
+    require_choice("precision", precision, PRECISIONS)
     return None if precision == "float32" else jnp.bfloat16
 
 
@@ -148,8 +147,9 @@ def decoder(
 
 def levels_of(image_shape: tuple[int, int, int], network: str) -> int | None:
     """Halvings of the convolutional network; None for the dense one."""
-    if network not in NETWORKS:
-        raise ValueError(f"network = {network!r} is unknown: choose one of {', '.join(NETWORKS)}.")
+    require_choice("network", network, NETWORKS)
+    if len(as_counts("image_shape", image_shape)) != 3:
+        raise ValueError(f"image_shape = {tuple(image_shape)}: give (height, width, channels).")
     if network == "mlp":
         return None
     levels = num_levels(image_shape)

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from otgen.nn.autoencoder import compute_type, levels_of, widened
+from otgen.ot.check import as_count, as_counts
 from otgen.types import Array
 
 _LEAK = 0.2  # slope of the activation below zero
@@ -84,4 +85,5 @@ def critic(
       DenseCritic
     """
     levels, dtype = levels_of(image_shape, network), compute_type(precision)
-    return DenseCritic(tuple(hidden), dtype) if levels is None else ConvCritic(width, levels, dtype)
+    hidden, width = as_counts("hidden", hidden), as_count("width", width)
+    return DenseCritic(hidden, dtype) if levels is None else ConvCritic(width, levels, dtype)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -99,6 +101,11 @@ def _smallest_and_sum(array: Array) -> tuple[Array, Array]:
     return jnp.min(array), jnp.sum(array)
 
 
+@jax.jit
+def _least_and_most(array: Array) -> tuple[Array, Array]:
+    return jnp.min(array), jnp.max(array)
+
+
 def now(function: Callable[..., Any], *arrays: Any) -> Any:
     """Return function(*arrays) of arrays that have values, as values: also where a transformation is tracing others."""
     with jax.ensure_compile_time_eval():
@@ -129,6 +136,15 @@ def smallest_and_sum(array: Any) -> tuple[float, float]:
         return float(least), float(total)
     values = np.asarray(array, np.float64)
     return float(values.min()), float(values.sum())
+
+
+def least_and_most(array: Any) -> tuple[float, float]:
+    """Return the least and the largest entry of an array that is not traced, NaN where there is one."""
+    if not at_hand(array):
+        least, most = now(_least_and_most, array)
+        return float(least), float(most)
+    values = np.asarray(array)
+    return float(values.min()), float(values.max())
 
 
 def require_finite(name: str, array: Any) -> None:
@@ -203,6 +219,48 @@ def require_between(name: str, number: Any, low: float, high: float) -> None:
     _require_number(name, number, lambda value: low <= value <= high, f"a number from {low:g} to {high:g}")
 
 
+def require_below_one(name: str, number: Any) -> None:
+    """Refuse what is not one number in [0, 1), such as a decay or a share, outside jit.
+
+    Raises:
+      ValueError: with the number given.
+    """
+    _require_number(name, number, lambda value: 0 <= value < 1, "a number from 0 (none) to below 1")
+
+
+def require_level(name: str, number: Any) -> None:
+    """Refuse what is not one number in (0, 1), such as the confidence of an interval, inside jit too.
+
+    Raises:
+      ValueError: with the number given.
+    """
+    if is_traced(number) or np.ndim(number):
+        raise ValueError(f"{name} = {number}: give one Python number between 0 and 1, such as 0.95.")
+    _require_number(name, number, lambda value: 0 < value < 1, "a number between 0 and 1, such as 0.95")
+
+
+def require_kind(name: str, value: Any, kind: type | tuple[type, ...]) -> None:
+    """Refuse what is not an instance of a class.
+
+    Raises:
+      ValueError: with the class of what was given.
+    """
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        wanted = " or ".join(f"{it.__module__.removeprefix('otgen.')}.{it.__qualname__}" for it in kinds)
+        raise ValueError(f"{name} is of type {type(value).__name__}: give a {wanted}.")
+
+
+def require_function(name: str, function: Any) -> None:
+    """Refuse what cannot be called.
+
+    Raises:
+      ValueError: with the class of what was given.
+    """
+    if not callable(function):
+        raise ValueError(f"{name} is of type {type(function).__name__}: give a function.")
+
+
 def require_broadcast(name: str, batch: Sequence[int], other: str, batch_of_other: Sequence[int]) -> None:
     """Refuse batches that do not broadcast against each other.
 
@@ -234,6 +292,28 @@ def as_count(name: str, number: Any, least: int = 1) -> int:
     if count < least:
         raise wrong
     return count
+
+
+def as_counts(name: str, numbers: Any, least: int = 1) -> tuple[int, ...]:
+    """Return a sequence of whole numbers, such as the sides of a shape, as a tuple of ints.
+
+    Raises:
+      ValueError: for what is no sequence, and as `as_count`.
+    """
+    try:
+        numbers = tuple(numbers)
+    except TypeError:
+        raise ValueError(f"{name} = {numbers!r}: give a sequence of whole numbers.") from None
+    return tuple(as_count(name, number, least) for number in numbers)
+
+
+def as_generator(seed: Any) -> np.random.Generator:
+    """Return NumPy's generator of random numbers for a seed, or the one that is given.
+
+    Raises:
+      ValueError: for what is neither.
+    """
+    return np.random.default_rng(seed if isinstance(seed, np.random.Generator) else as_count("seed", seed, 0))
 
 
 def as_key(key: Any, name: str = "key") -> Array:
@@ -272,9 +352,20 @@ def require_choice(name: str, choice: Any, choices: Sequence[Any]) -> None:
     Raises:
       ValueError: with the names there are.
     """
-    if choice not in choices:
+    if isinstance(choice, np.ndarray | jax.Array) or choice not in choices:
         names = ", ".join(repr(it) for it in choices)
         raise ValueError(f"{name} = {choice!r}: choose one of {names}.")
+
+
+def as_path(name: str, path: Any) -> Path:
+    """Return the path of a file or folder.
+
+    Raises:
+      ValueError: for what is no text and no path.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"{name} = {path!r}: give a path, a text or a pathlib.Path.")
+    return Path(path)
 
 
 def poison(values: Held, legal: ArrayLike) -> Held:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from otgen.ot.check import native
+from otgen.ot.check import as_count, native, require_kind
 from otgen.plot.look import BLUE, GREY, LINES, ORANGE, axis, cycle, ink
 from otgen.types import Array
 
@@ -78,6 +78,7 @@ def curves(
       >>> [text.get_text() for text in ax.get_legend().get_texts()], len(ax.collections)
       (['train', 'best'], 1)
     """
+    require_kind("curves", curves, Mapping)
     if not curves:
         raise ValueError("no curves: give a dict of name -> values.")
     read = {name: _curve(name, given, log) for name, given in curves.items()}
@@ -99,7 +100,8 @@ def curves(
 
 def _curve(name: str, given: Any, log: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """The x, y and deviation of one curve."""
-    parts = [np.asarray(part, float) for part in given] if isinstance(given, tuple) else [np.asarray(given, float)]
+    given = given if isinstance(given, tuple) else (given,)
+    parts = [np.asarray(native(f"curve {name!r}", part), float) for part in given]
     if len(parts) == 1:
         parts = [np.arange(parts[0].size, dtype=float), *parts]
     shapes = [part.shape for part in parts]
@@ -133,9 +135,12 @@ def table(rows: Mapping[str, Mapping[str, Any]], ax: Axes | None = None, title: 
       >>> [cell.get_text().get_text() for cell in ax.tables[0].get_celld().values()][-3:]
       ['VAE', '2.270 ± 0.240', '-']
     """
+    as_count("digits", digits), require_kind("rows", rows, Mapping)
+    for name, row in rows.items():
+        require_kind(f"row {name!r}", row, Mapping)
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
-    if not columns or digits < 1:
-        raise ValueError("no rows, no columns or no digits: give row -> column -> number, and digits of at least 1.")
+    if not columns:
+        raise ValueError("no rows or no columns: give row -> column -> number.")
     texts = [_column([row.get(name) for row in rows.values()], name, digits) for name in columns]
     head, body = ["", *columns], [[str(row), *cells] for row, *cells in zip(rows, *texts, strict=True)]
     widths = [max(len(row[k]) for row in (head, *body)) + 3 for k in range(len(head))]
@@ -201,6 +206,8 @@ def diagnosis(report: Any, ax: Axes | None = None, title: str = "") -> Axes:
       >>> len(diagnosis(report).lines)  # two tests, and the diagonal
       3
     """
+    if not hasattr(report, "ks_p"):
+        raise ValueError(f"report is of type {type(report).__name__}: give what eval.diagnose returns.")
     ax = axis(ax)
     for p, colour, name in ((report.ks_p, BLUE, "Kolmogorov-Smirnov"), (report.cvm_p, ORANGE, "Cramer-von Mises")):
         expected = (np.arange(len(p)) + 0.5) / len(p)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
+from otgen.ot.check import as_array, as_count, native, require_between, require_function, require_kind
 from otgen.ot.semidiscrete import State, assign
 from otgen.ot.semidiscrete.extension import dihedral_angle
 from otgen.plot.look import BLUE, RASTER, axis, cycle, in_plane, ink
@@ -95,8 +98,7 @@ def plan(x: Array, y: Array, plan: Any, ax: Axes | None = None, title: str = "",
       [3]
     """
     x, y = in_plane("x", x), in_plane("y", y)
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold = {threshold} lies outside [0, 1]: give a share of the largest mass.")
+    require_between("threshold", threshold, 0.0, 1.0)
     i, j, share = _lines(plan, len(x), len(y))
     kept = np.flatnonzero((share >= threshold) & (share > 0))
     kept = kept[np.argsort(share[kept], kind="stable")]  # the strongest on top
@@ -119,14 +121,14 @@ def _lines(plan: Any, n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     if isinstance(plan, tuple):
         if len(plan) != 2:
             raise ValueError(f"a plan of {len(plan)} arrays: give the two arrays of indices (i, j), or masses [n, m].")
-        i, j = (np.asarray(index) for index in plan)
+        i, j = (np.asarray(native("indices", index)) for index in plan)
         if i.ndim != 1 or i.shape != j.shape or not i.size or {i.dtype.kind, j.dtype.kind} - {"i", "u"}:
             raise ValueError(f"indices of shapes {i.shape} and {j.shape}: give two arrays [k] of integers, k >= 1.")
         if min(i.min(), j.min()) < 0 or i.max() >= n or j.max() >= m:
             raise ValueError(f"indices of points that are not there: give i in 0..{n - 1} and j in 0..{m - 1}.")
         (i, j), count = np.unique(np.stack([i, j]), axis=1, return_counts=True)
         return i, j, count / count.max()
-    mass = np.asarray(plan)
+    mass = np.asarray(native("the plan", plan))
     if mass.shape != (n, m):
         raise ValueError(f"the plan has shape {mass.shape}: {n} and {m} points need masses [{n}, {m}], or (i, j).")
     if not np.isfinite(mass).all() or mass.min() < 0 or mass.max() <= 0:
@@ -168,7 +170,10 @@ def cells(
       >>> bool((left != right).any())  # the cells of the two targets
       True
     """
-    y = in_plane("y", y)
+    require_kind("state", state, State)
+    y, resolution = in_plane("y", y), as_count("resolution", resolution, 2)
+    if angle is not None:
+        require_between("angle, in radians,", angle, 0.0, math.pi)
     side = (jnp.arange(resolution) + 0.5) / resolution - 0.5
     grid = jnp.stack(jnp.meshgrid(side, side), axis=-1).reshape(-1, 2)
     winner = np.asarray(assign(state, jnp.asarray(y), grid)).reshape(resolution, resolution)
@@ -212,7 +217,10 @@ def colours(y: Array) -> np.ndarray:
     """
     from matplotlib.colors import hsv_to_rgb
 
-    centred = np.asarray(y) - np.asarray(y).mean(0)
+    y = in_plane("y", y)
+    if not len(y):
+        return np.zeros((0, 3))
+    centred = y - y.mean(0)
     hue = (np.arctan2(centred[:, 1], centred[:, 0]) / (2 * np.pi)) % 1
     radius = np.linalg.norm(centred, axis=1)
     radius = radius / max(radius.max(), 1e-12)
@@ -221,9 +229,10 @@ def colours(y: Array) -> np.ndarray:
 
 def _grid(limits: tuple[float, float], resolution: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers along a side [r], and the points of the grid [r * r, 2]."""
-    low, high = limits
-    if not low < high or resolution < 2:
-        raise ValueError(f"limits = {limits}, resolution = {resolution}: give (low, high) and at least two points.")
+    resolution = as_count("resolution", resolution, 2)
+    low, high = as_array("limits", limits, (2,)).tolist()
+    if not low < high:
+        raise ValueError(f"limits = {limits}: give (low, high), low first.")
     side = np.linspace(low, high, resolution, dtype=np.float32)
     return side, np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
 
@@ -257,8 +266,9 @@ def field(
       >>> arrows.U.round(3).tolist()[:3]  # the displacement, T(x) - x
       [-1.0, 0.0, 1.0]
     """
+    require_function("function", function)
     _, start = _grid(limits, resolution)
-    end = np.asarray(function(jnp.asarray(start)))
+    end = np.asarray(native("what the function returned", function(jnp.asarray(start))))
     if end.shape != start.shape or not np.isfinite(end).all():
         raise ValueError(f"the function returned {end.shape}, or NaN: it must map {start.shape} to finite numbers.")
     ax = axis(ax)
@@ -278,7 +288,7 @@ def potential(
     *,
     limits: tuple[float, float] = (-3.0, 3.0),
     resolution: int = 200,
-    levels: int = 20,
+    levels: int | ArrayLike = 20,
 ) -> Axes:
     """Draw a function of the plane as filled contours with a colour bar: a potential, a density, a cost.
 
@@ -288,7 +298,7 @@ def potential(
       title: above the picture.
       limits: of the picture, the same on both axes.
       resolution: points along a side at which the function is computed.
-      levels: about how many contours.
+      levels: about how many contours, or the values that they are drawn at.
 
     Returns:
       The axis.
@@ -301,8 +311,10 @@ def potential(
       >>> bool(ax.get_xlim()[1] == 1)
       True
     """
+    require_function("function", function)
+    levels = as_array("levels", levels, (None,)) if np.ndim(levels) else as_count("levels", levels)
     side, where = _grid(limits, resolution)
-    values = np.asarray(function(jnp.asarray(where)))
+    values = np.asarray(native("what the function returned", function(jnp.asarray(where))))
     if values.shape != where.shape[:1] or not np.isfinite(values).all():
         raise ValueError(f"the function returned {values.shape}, or NaN: it must map {where.shape} to [{len(where)}].")
     ax = axis(ax)

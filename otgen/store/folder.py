@@ -33,6 +33,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from otgen.ot.check import as_path
 from otgen.store.description import FORMAT, build, describe, extended, version
 
 _MARK, _TEXT, _ARRAYS = "otgen model", "model.json", "arrays.npz"
@@ -61,7 +62,7 @@ def save(path: str | os.PathLike, model: Any, *, overwrite: bool = False) -> Non
       ...     print(og.load(f"{folder}/map").h)
       [-1. 1.]
     """
-    path = Path(os.path.abspath(path))
+    path = Path(os.path.abspath(as_path("path", path)))
     description, arrays = describe(model)
     content = {_MARK: FORMAT, "otgen": version(), "jax": jax.__version__, "model": description}
     content["arrays"] = {
@@ -108,7 +109,7 @@ def load(path: str | os.PathLike) -> Any:
       ...     print(type(og.load(f"{folder}/law")).__name__)
       Mixture
     """
-    path = Path(path)
+    path = as_path("path", path)
     content = _read_text(path)
     arrays = _read_arrays(path, content["arrays"])
     return build(content["model"], arrays, path, content["otgen"])

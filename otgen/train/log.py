@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 
+from otgen.ot.check import require_function
 from otgen.types import Callback
 
 
@@ -130,6 +131,8 @@ def together(*callbacks: Callback | None) -> Callback:
       [10] [0.5]
     """
     present = [callback for callback in callbacks if callback is not None]
+    for callback in present:
+        require_function("a callback", callback)
 
     def call(step: int, metrics: dict[str, float]) -> None:
         for callback in present:

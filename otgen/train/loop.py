@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from otgen.data.batches import batches
+from otgen.ot.check import as_count, as_key, require_function, require_kind
 from otgen.train import hosts
 from otgen.train.checkpoint import Checkpoints
 from otgen.train.parallel import Placed, mapped, placed, replicated, several
@@ -84,6 +85,9 @@ def train(
       3.0 20
     """
     _check(log_every, save_every, steps_per_call, checkpoints is not None or watch is not None)
+    require_function("step", step), as_key(key), require_kind("batches", batches, Iterable)
+    if not hasattr(state, "step"):
+        raise ValueError(f"state is of type {type(state).__name__}: give a NamedTuple with a field step.")
     now, metrics, numbers, rate = int(state.step), None, {}, _Rate()
     fixed = tuple(replicated(tree) for tree in fixed)
     one = mapped(step, *fixed, donate=True)
@@ -121,8 +125,7 @@ def _end(checkpoints: Checkpoints | None) -> None:
 
 def _check(log_every: int, save_every: int, steps_per_call: int, saves: bool) -> None:
     for name, value in {"log_every": log_every, "save_every": save_every, "steps_per_call": steps_per_call}.items():
-        if value < 1:
-            raise ValueError(f"{name} = {value}: give 1 or more.")
+        as_count(name, value)
     if log_every % steps_per_call or (saves and save_every % steps_per_call):
         raise ValueError(
             f"steps_per_call = {steps_per_call} does not divide log_every = {log_every} and save_every = {save_every}."

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jax.typing import ArrayLike
 
+from otgen.ot.check import require_function
 from otgen.types import Array, Key
 
 AXIS = "devices"
@@ -42,6 +43,7 @@ def mapped(
       >>> print(state)
       4.0
     """
+    require_function("step", step)
     given = (0,) if donate else ()
     if alone():
         every = jax.jit(functools.partial(step, axis_name=None), donate_argnums=given)

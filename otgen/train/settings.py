@@ -3,50 +3,91 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
+import jax
 import numpy as np
 import optax
 
 from otgen.nn.autoencoder import NETWORKS, PRECISIONS
+from otgen.ot.check import (
+    as_count,
+    as_counts,
+    is_traced,
+    require_below_one,
+    require_between,
+    require_choice,
+    require_kind,
+    require_nonnegative,
+    require_positive,
+)
 from otgen.train.parallel import shared_rows
+
+Made = TypeVar("Made")
 
 
 class Checked:
-    """Checks of the fields of a configuration."""
+    """Checks of the fields of a configuration, which Flax hashes: arrays of one number become that number."""
 
-    @staticmethod
-    def whole(name: str, value: Any, least: int = 1) -> None:
-        """Raise ValueError for what is no integer, or less than `least`."""
-        if not (isinstance(value, int | np.integer) and value >= least):
-            raise ValueError(f"{name} = {value!r}: give an integer, {least} or more.")
+    def whole(self, *names: str, least: int = 1) -> None:
+        """Raise ValueError for fields that are no integers, or less than `least`."""
+        for name in names:
+            object.__setattr__(self, name, as_count(name, getattr(self, name), least))
+
+    def whole_or_none(self, *names: str, least: int = 1) -> None:
+        """Raise ValueError for fields that are neither None nor integers of at least `least`."""
+        self.whole(*(name for name in names if getattr(self, name) is not None), least=least)
+
+    def whole_each(self, name: str, least: int = 1) -> None:
+        """Raise ValueError for a field that is no sequence of integers of at least `least`."""
+        object.__setattr__(self, name, as_counts(name, getattr(self, name), least))
 
     def positive(self, *names: str) -> None:
         """Raise ValueError for fields that are not positive and finite."""
-        for name in names:
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} = {value}: give a positive number.")
+        self._each(require_positive, *names)
 
     def not_negative(self, *names: str) -> None:
         """Raise ValueError for fields that are negative or not finite."""
-        for name in names:
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} = {value}: give a number, at least 0.")
+        self._each(require_nonnegative, *names)
 
     def below_one(self, *names: str) -> None:
         """Raise ValueError for decays and shares outside [0, 1)."""
-        for name in names:
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: give 0 (none) to below 1.")
+        self._each(require_below_one, *names)
+
+    def between(self, name: str, low: float, high: float) -> None:
+        """Raise ValueError for a field outside [low, high]."""
+        self._each(functools.partial(require_between, low=low, high=high), name)
 
     def one_of(self, name: str, known: Sequence[str]) -> None:
         """Raise ValueError for a field that is not one of the known words."""
-        if getattr(self, name) not in known:
-            raise ValueError(f"{name} = {getattr(self, name)!r} is unknown: choose one of {', '.join(known)}.")
+        require_choice(name, getattr(self, name), known)
+
+    def _each(self, require: Callable[[str, Any], None], *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if is_traced(value):
+                raise ValueError(f"{name} has no value inside jit: give a Python number, a configuration is static.")
+            require(name, value)
+            if isinstance(value, np.ndarray | jax.Array):
+                object.__setattr__(self, name, value.item())
+
+
+def made(kind: type[Made], fields: Mapping[str, Any]) -> Made:
+    """Return the configuration of a kind with these fields.
+
+    Raises:
+      ValueError: for fields out of range.
+      TypeError: for a field that it does not have, with those that it has.
+    """
+    require_kind("a dictionary of fields", fields, Mapping)
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name in fields:
+        if name not in known:
+            model = kind.__module__.rpartition(".")[2]
+            raise TypeError(f"{model}.{kind.__name__} has no field {name!r}: choose among {', '.join(known)}.")
+    return kind(**fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +115,8 @@ class Settings(Checked):
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        for name in ("latent_dim", "batch_size", "width"):
-            self.whole(name, getattr(self, name))
-        for units in self.hidden:
-            self.whole("hidden", units)
+        self.whole("latent_dim", "batch_size", "width")
+        self.whole_each("hidden")
         self.one_of("network", NETWORKS)
         self.one_of("precision", PRECISIONS)
         if self.network == "conv" and self.width % 8:
@@ -103,8 +141,7 @@ class GeneratorSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.output not in ("unit", "real"):
-            raise ValueError(f"output = {self.output!r} is unknown: choose unit or real.")
+        self.one_of("output", ("unit", "real"))
 
 
 def rows_of(config: Settings, num_images: int, batches_per_step: int = 1) -> int:
@@ -113,14 +150,15 @@ def rows_of(config: Settings, num_images: int, batches_per_step: int = 1) -> int
     Raises:
       ValueError: if there are fewer images than batches, or a batch does not divide among the devices.
     """
-    if num_images < batches_per_step:
+    require_kind("config", config, Settings)
+    if as_count("num_images", num_images) < batches_per_step:
         raise ValueError(f"{num_images} images for {batches_per_step} batches a step: give more images.")
     return shared_rows(config.batch_size, num_images // batches_per_step) * batches_per_step
 
 
 def num_steps_of(config: Settings, num_images: int, rows: int) -> int:
     """Training steps in which the epochs' images are seen, `rows` a step; at least one."""
-    return max(1, round(config.epochs * num_images / rows))
+    return max(1, round(config.epochs * as_count("num_images", num_images) / rows))
 
 
 def adam(
@@ -133,8 +171,11 @@ def adam(
       num_steps: length of the schedule, in batches.
       accumulate: batches whose mean gradient makes one step of Adam; between them the parameters stay.
       **options: of `optax.adam`.
+
+    Raises:
+      ValueError: for a num_steps that is no whole number of at least 1.
     """
-    num_steps = -(-num_steps // accumulate)
+    num_steps = -(-as_count("num_steps", num_steps) // accumulate)
     warmup = max(1, num_steps // 20)
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, warmup, max(num_steps, warmup + 1), 0.01 * learning_rate

@@ -115,9 +115,9 @@ def test_no_data_dir_says_what_to_set(monkeypatch):
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ValueError, match="digits, mnist, fashion_mnist, cifar10, celeb_a"):
+    with pytest.raises(ValueError, match="'digits', 'mnist', 'fashion_mnist', 'cifar10', 'celeb_a'"):
         data.load("mnits")
-    with pytest.raises(ValueError, match="train, test"):
+    with pytest.raises(ValueError, match="'train', 'test'"):
         data.load("digits", "validation")
 
 

@@ -103,7 +103,7 @@ def test_wrong_factors_are_refused():
         sprites.render(np.zeros((2, 5)))
     with pytest.raises(ValueError, match="give 0 to 737279"):
         sprites.factors_of(sprites.NUM)
-    with pytest.raises(ValueError, match="no split 'validation'"):
+    with pytest.raises(ValueError, match="split = 'validation': choose one of"):
         data.load("dsprites", "validation")
     with pytest.raises(ValueError, match="holds 73728 different"):
         sprites.sample(0, 73_729, "test")

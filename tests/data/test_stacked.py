@@ -65,7 +65,7 @@ def test_what_cannot_be_stacked_is_refused():
         stacked.compose(0, images, labels + 1, 5)
     with pytest.raises(ValueError, match="one digit for each"):
         stacked.compose(0, images, labels[:-1], 5)
-    with pytest.raises(ValueError, match=r"stacked_mnist has no split 'validation': choose one of train, test"):
+    with pytest.raises(ValueError, match=r"split = 'validation': choose one of 'train', 'test'"):
         data.load("stacked_mnist", "validation", "anywhere")
 
 

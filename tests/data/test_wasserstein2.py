@@ -154,7 +154,7 @@ def test_source_is_the_mixture_of_the_definition(key):
 
 
 def test_bad_requests_are_explained(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="no dimension 3: choose one of 2, 4, 8, 16, 32"):
+    with pytest.raises(ValueError, match="dim = 3: choose one of 2, 4, 8, 16, 32"):
         wasserstein2.load(3)
     with pytest.raises(FileNotFoundError, match=r"lacks 2_v1.npz, 2_v2.npz; looked in .*Mix3toMix10"):
         wasserstein2.load(2, tmp_path)

@@ -229,7 +229,7 @@ def test_variants_find_the_modes(options):
 
 
 def test_what_cannot_be_meant_is_refused():
-    with pytest.raises(ValueError, match="unknown: choose one of c_transform"):
+    with pytest.raises(ValueError, match="choose one of 'c_transform'"):
         neural_map.fit(jax.random.key(0), None, ring(), solver="sinkhorn")
     with pytest.raises(ValueError, match="coincide"):
         neural_map.fit(jax.random.key(0), None, np.ones((20, 2)))

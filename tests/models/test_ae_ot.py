@@ -119,7 +119,7 @@ def test_gradient_of_the_loss_is_that_of_finite_differences(digits):
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (np.zeros((5, 8, 8)), None, "N, height, width, channels"),
+        (np.zeros((5, 8, 8)), None, "n, height, width, channels"),
         (np.full((5, 8, 8, 1), 2.0), None, "outside"),
         (np.full((5, 8, 8, 1), np.nan), None, "not finite"),
         (np.zeros((1, 8, 8, 1), np.uint8), None, "at least 2"),
@@ -138,7 +138,7 @@ def test_bad_requests_raise(model, digits, key):
         ae_ot.sample(key, model._replace(labels=None), 3, label=1)
     with pytest.raises(ValueError, match="a number from 0 to"):
         ae_ot.sample(key, model, 3, angle=4.0)
-    with pytest.raises(ValueError, match="mlp, conv"):
+    with pytest.raises(ValueError, match="'mlp', 'conv'"):
         ae_ot.fit(key, digits.images[:10], network="transformer")
     with pytest.raises(ValueError, match="no transport yet"):
         model.module.apply({"params": model.variables["params"]}, key, 2, method="sample")
@@ -186,5 +186,5 @@ def test_bfloat16_computes_in_that_type_and_keeps_float32(network, key):
         values[precision] = float(ae_ot.loss(state.params, module, images)[0])
     assert values["bfloat16"] == pytest.approx(values["float32"], rel=4 * 2**-9)
     assert values["bfloat16"] != values["float32"]
-    with pytest.raises(ValueError, match="precision = 'float16' is unknown: choose one of float32, bfloat16"):
+    with pytest.raises(ValueError, match="precision = 'float16': choose one of 'float32', 'bfloat16'"):
         ae_ot.Config(precision="float16")

@@ -57,5 +57,5 @@ def test_the_value_of_an_image_does_not_depend_on_its_batch(network):
 def test_images_too_small_to_convolve_raise():
     with pytest.raises(ValueError, match="too small, or odd"):
         critic((1, 1, 2), "conv", (8,), 8)
-    with pytest.raises(ValueError, match="unknown"):
+    with pytest.raises(ValueError, match="network = 'dense': choose one of"):
         critic((8, 8, 1), "dense", (8,), 8)

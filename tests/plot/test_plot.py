@@ -145,7 +145,7 @@ def test_a_plan_of_pairs_counts_them():
         ({"plan": ([0, -1], [0, 1])}, "not there"),
         ({"plan": ([0, 1], [0])}, "two arrays"),
         ({"plan": ([0.0], [0.0])}, "integers"),
-        ({"plan": PLAN, "threshold": 2}, r"outside \[0, 1\]"),
+        ({"plan": PLAN, "threshold": 2}, r"give a number from 0 to 1"),
         ({"plan": PLAN, "x": X[:, :1]}, "x has shape"),
     ],
 )

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from otgen.models import ae_ot
 from otgen.models.baselines import latent_flow, latent_law, vae, wae_mmd, wgan_gp
-from otgen.ot.check import as_points
+from otgen.ot.check import as_count, as_points, native, require_choice, require_kind, require_positive
 from otgen.ot.gaussian import mixture
 from otgen.ot.semidiscrete import extension
 from otgen.train.budget import flops
@@ -45,13 +45,14 @@ def budget_of(settings: Settings, example: Array, num_images: int, epochs: float
       >>> print(og.models.baselines.budget_of(settings, jnp.zeros((1, 8, 8, 1)), 100, 3) / once)
       3.0
     """
+    require_kind("settings", settings, Settings), require_positive("epochs", epochs), as_count("num_images", num_images)
     config = ae_ot.Config(**_fields(settings, Settings))
     return epochs * num_images * _per_image(ae_ot, config, example, rows_of(config, num_images))
 
 
 def _per_image(model: Any, config: Settings, example: Array, rows: int) -> float:
     """Operations of a training step over the images that it uses."""
-    key = jax.random.key(0)
+    key, example = jax.random.key(0), jnp.asarray(native("example", example))
     module, state = model.init(key, config, example, 100)
     batch = jnp.zeros((rows, *example.shape[1:]), example.dtype)
     return flops(model.make_step(module, 100), state, batch, key) / rows
@@ -76,8 +77,8 @@ def image_config(name: str, settings: GeneratorSettings, example: Array, num_ima
       >>> print(type(config).__name__, config.hidden, bool(config.epochs > 1))
       Config (16,) True
     """
-    if name not in IMAGES:
-        raise ValueError(f"{name!r} is no model of images: choose one of {', '.join(IMAGES)}.")
+    require_choice("name", name, tuple(IMAGES)), require_kind("settings", settings, GeneratorSettings)
+    require_positive("budget", budget)
     model = IMAGES[name]
     own = {"batch_size", "learning_rate", "epochs"}
     shared = {key: value for key, value in _fields(settings, GeneratorSettings).items() if key not in own}
@@ -116,6 +117,7 @@ def fit_images(
       >>> print(draw(jax.random.key(1), 3).shape)
       (3, 8, 8, 1)
     """
+    require_choice("name", name, tuple(IMAGES)), require_kind("config", config, IMAGES[name].Config)
     fields = _fields(config, type(config))
     trained = IMAGES[name].fit(key, images, callback=callback, checkpoints=checkpoints, **fields)
     return lambda key, num: IMAGES[name].sample(key, trained, num)
@@ -152,22 +154,19 @@ def fit_codes(
       >>> print({name: draw(jax.random.key(1), 5).shape for name, draw in draws.items()})
       {'ae_gaussian': (5, 2)}
     """
-    if not budget > 0:
-        raise ValueError(f"budget = {budget} is not positive: give floating-point operations.")
+    require_choice("name", name, CODES), require_positive("budget", budget)
     codes = as_points("codes", codes)
-    key = jax.random.fold_in(jax.random.key(seed), CODES.index(name) if name in CODES else 0)
+    key = jax.random.fold_in(jax.random.key(as_count("seed", seed, 0)), CODES.index(name))
     if name == "ae_ot":
         return _transport(key, codes, budget, callback, checkpoints)
     if name in ("ae_gaussian", "ae_gmm"):
         law, scores = (latent_law.gaussian(codes), {}) if name == "ae_gaussian" else latent_law.mixture(seed, codes)
         notes = {"components": len(law.weights), "held_out_log_likelihood": {str(k): v for k, v in scores.items()}}
         return {name: lambda key, num: mixture.sample(key, law, num)}, notes
-    if name in ("ae_flow", "ae_flow_ot"):
-        config = _flow_config(codes, budget, "transport" if name == "ae_flow_ot" else "independent")
-        fields = dataclasses.asdict(config)
-        flow = latent_flow.fit(key, codes, callback=callback, checkpoints=checkpoints, **fields)
-        return {name: lambda key, num: latent_flow.sample(key, flow, num)}, {"steps": config.num_steps}
-    raise ValueError(f"{name!r} is no law of codes: choose one of {', '.join(CODES)}.")
+    config = _flow_config(codes, budget, "transport" if name == "ae_flow_ot" else "independent")
+    fields = dataclasses.asdict(config)
+    flow = latent_flow.fit(key, codes, callback=callback, checkpoints=checkpoints, **fields)
+    return {name: lambda key, num: latent_flow.sample(key, flow, num)}, {"steps": config.num_steps}
 
 
 def _transport(

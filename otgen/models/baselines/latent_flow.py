@@ -19,12 +19,12 @@ import numpy as np
 
 from otgen.nn.velocity import Velocity
 from otgen.ot import sinkhorn
-from otgen.ot.check import as_count, as_key, as_points
+from otgen.ot.check import as_array, as_count, as_key, as_points, require_kind
 from otgen.ot.costs import PairwiseCost
 from otgen.train.descent import descend, moving_average
 from otgen.train.loop import train_on
 from otgen.train.parallel import gathered, sample_keys, shared_rows
-from otgen.train.settings import Checked, adam
+from otgen.train.settings import Checked, adam, made
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
 
@@ -62,8 +62,7 @@ class Config(Checked):
 
     def __post_init__(self) -> None:
         self.one_of("pairing", PAIRINGS)
-        for name in ("width", "depth", "num_steps", "batch_size", "solver_steps"):
-            self.whole(name, getattr(self, name))
+        self.whole("width", "depth", "num_steps", "batch_size", "solver_steps")
         self.positive("epsilon", "learning_rate")
         self.below_one("average")
 
@@ -111,6 +110,10 @@ def loss(params: Any, module: Velocity, noise: Array, codes: Array, t: Array) ->
       >>> print(og.models.latent_flow.loss(state.network.params, module, noise, codes, t)[0].shape)
       ()
     """
+    require_kind("module", module, Velocity)
+    noise = as_array("noise", noise, (None, module.dim), finite=False)
+    codes = as_array("codes", codes, noise.shape, finite=False)
+    t = as_array("t", t, noise.shape[:1], finite=False)
     at = (1 - t[:, None]) * noise + t[:, None] * codes
     error = module.apply({"params": params}, t, at) - (codes - noise)
     value = jnp.mean(jnp.sum(error**2, axis=1))
@@ -140,6 +143,7 @@ def make_step(module: Velocity, config: Config):
       >>> print(step(state, jnp.ones((8, 2)), jax.random.key(1))[0].step)
       1
     """
+    require_kind("module", module, Velocity), require_kind("config", config, Config)
     transform = adam(config.learning_rate, config.num_steps)
 
     def step(state: State, codes: Array, key: Key, *, axis_name: str | None = None):
@@ -165,7 +169,8 @@ def init(key: Key, config: Config, dim: int) -> tuple[Velocity, State]:
       >>> print(state.step)
       0
     """
-    module = Velocity(dim, config.width, config.depth)
+    as_key(key), require_kind("config", config, Config)
+    module = Velocity(as_count("dim", dim), config.width, config.depth)
     params = module.init(key, jnp.zeros(1), jnp.zeros((1, dim)))["params"]
     network = TrainState(params, adam(config.learning_rate, config.num_steps).init(params), jnp.int32(0))
     return module, State(network, params, jnp.int32(0))
@@ -193,7 +198,7 @@ def fit(key: Key, codes: Any, *, callback: Callback | None = None, checkpoints: 
       >>> print(jnp.abs(og.models.latent_flow.sample(jax.random.key(2), flow, 100).mean() - 3) < 0.3)
       True
     """
-    settings = Config(**config)
+    settings = made(Config, config)
     codes = np.asarray(as_points("codes", codes))
     init_key, order_key, step_key = jax.random.split(as_key(key), 3)
     module, state = init(init_key, settings, codes.shape[1])
@@ -235,6 +240,6 @@ def sample(key: Key, flow: Flow, num: int) -> Array:
       >>> print(og.models.latent_flow.sample(jax.random.key(2), flow, 5).shape)
       (5, 2)
     """
-    as_key(key), as_count("num", num)
+    as_key(key), as_count("num", num), require_kind("flow", flow, Flow)
     noise = jax.random.normal(key, (num, flow.module.dim))
     return _follow(flow.module, flow.params, noise, flow.config.solver_steps)

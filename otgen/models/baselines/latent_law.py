@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from otgen.ot import semidiscrete
-from otgen.ot.check import as_key, as_points
+from otgen.ot.check import as_count, as_key, as_points, require_kind
 from otgen.ot.gaussian.mixture import Mixture
 from otgen.ot.semidiscrete import extension
 from otgen.types import Array, Callback, Key
@@ -81,9 +81,8 @@ def mixture(
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    tried = np.atleast_1d(components).tolist()
-    if min(tried) < 1:
-        raise ValueError(f"components = {components}: give 1 or more.")
+    seed, most = as_count("seed", seed, 0), as_count("most", most, 2)
+    tried = [as_count("components", k) for k in np.atleast_1d(components).tolist()]
     codes = np.asarray(as_points("codes", codes))
     rows = np.random.default_rng(seed).permutation(len(codes))[:most]
     codes = np.asarray(codes, np.float64)[rows]
@@ -165,5 +164,6 @@ def sample_transport(key: Key, law: Transport, num: int, **form: Any) -> Array:
       >>> print(og.models.latent_law.sample_transport(jax.random.key(2), law, 5).shape)
       (5, 2)
     """
+    require_kind("law", law, Transport)
     state = semidiscrete.from_heights(law.h)
     return extension.sample(key, law.extension, state, law.codes, num, **form)

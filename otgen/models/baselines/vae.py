@@ -16,14 +16,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from otgen.models.apply import Model
+from otgen.models.apply import Model, as_batch
 from otgen.models.apply import sample as sample
-from otgen.models.fitting import fit_generator
-from otgen.nn.autoencoder import decoder, encoder, to_unit
+from otgen.models.fitting import check_start, check_step, fit_generator
+from otgen.nn.autoencoder import decoder, encoder
 from otgen.nn.pixels import pixels_of, reconstruction_loss
+from otgen.ot.check import as_array, require_kind
 from otgen.train.descent import descend
 from otgen.train.parallel import normals
-from otgen.train.settings import GeneratorSettings, adam
+from otgen.train.settings import GeneratorSettings, adam, made
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
 
@@ -112,7 +113,9 @@ def loss(params: Any, module: VAE, images: Array, noise: Array) -> tuple[Array, 
       >>> print(loss.shape, bool(loss > 0))  # nats an image
       () True
     """
-    images, config = to_unit(images), module.config
+    require_kind("module", module, VAE)
+    images, config = as_batch(module, images), module.config
+    noise = as_array("noise", noise, (len(images), config.latent_dim), finite=False)
     outputs, mean, log_variance = module.apply({"params": params}, images, noise)
     fit = reconstruction_loss(outputs, images, config.output, params["log_scale"]).mean()
     divergence = 0.5 * jnp.sum(mean**2 + jnp.exp(log_variance) - 1 - log_variance, axis=1).mean()
@@ -129,8 +132,9 @@ def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[VAE,
       >>> print(module.image_shape, state.step)
       (8, 8, 1) 0
     """
-    module = VAE(tuple(example.shape[1:]), config)
-    params = module.init(key, to_unit(example[:1]), jnp.zeros((1, config.latent_dim)))["params"]
+    example = check_start(key, config, Config, example, num_steps)
+    module = VAE(example.shape[1:], config)
+    params = module.init(key, example, jnp.zeros((1, config.latent_dim)))["params"]
     return module, TrainState(params, adam(config.learning_rate, num_steps).init(params), jnp.int32(0))
 
 
@@ -145,6 +149,7 @@ def make_step(module: VAE, num_steps: int):
       >>> print(state.step, bool(jnp.isfinite(jnp.array(list(metrics.values()))).all()))
       1 True
     """
+    check_step(module, VAE, num_steps)
     transform = adam(module.config.learning_rate, num_steps)
 
     def step(state: TrainState, images: Array, key: Key, *, axis_name: str | None = None):
@@ -177,6 +182,6 @@ def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints:
       (3, 8, 8, 1)
     """
     module, state = fit_generator(
-        key, images, Config(**config), init, make_step, callback=callback, checkpoints=checkpoints
+        key, images, made(Config, config), init, make_step, callback=callback, checkpoints=checkpoints
     )
     return Model(module, {"params": state.params})

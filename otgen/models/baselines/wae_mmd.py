@@ -15,15 +15,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from otgen.models.apply import Model
+from otgen.models.apply import Model, as_batch
 from otgen.models.apply import sample as sample
-from otgen.models.fitting import fit_generator
-from otgen.nn.autoencoder import decoder, encoder, to_unit
+from otgen.models.fitting import check_start, check_step, fit_generator
+from otgen.nn.autoencoder import decoder, encoder
 from otgen.nn.pixels import pixels_of, reconstruction_loss
+from otgen.ot.check import as_array, as_points, require_kind
 from otgen.ot.costs.distances import SqEuclidean
 from otgen.train.descent import descend
 from otgen.train.parallel import gathered, normals
-from otgen.train.settings import GeneratorSettings, adam
+from otgen.train.settings import GeneratorSettings, adam, made
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
 
@@ -48,7 +49,7 @@ class Config(GeneratorSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.positive("weight")
-        self.whole("batch_size", self.batch_size, 2)  # the discrepancy is over pairs
+        self.whole("batch_size", least=2)  # the discrepancy is over pairs
 
 
 class WAE(nn.Module):
@@ -99,6 +100,8 @@ def mmd_sq(x: Array, y: Array) -> Array:
       >>> print(jnp.abs(og.models.wae_mmd.mmd_sq(x, y)) < 0.02, og.models.wae_mmd.mmd_sq(x, y + 3) > 0.1)
       True True
     """
+    x = as_points("x", x)
+    y = as_array("y", y, x.shape)
     n, d = x.shape
     pairwise = SqEuclidean().pairwise
 
@@ -133,7 +136,9 @@ def loss(
       >>> print(loss.shape, sorted(metrics))
       () ['loss', 'mmd_sq', 'reconstruction']
     """
-    images, config = to_unit(images), module.config
+    require_kind("module", module, WAE)
+    images, config = as_batch(module, images), module.config
+    prior = as_array("prior", prior, (len(images), config.latent_dim), finite=False)
     outputs, codes = module.apply({"params": params}, images)
     fit = reconstruction_loss(outputs, images, config.output, params["log_scale"]).mean()
     discrepancy = mmd_sq(*gathered((codes, prior), axis_name))
@@ -150,8 +155,9 @@ def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[WAE,
       >>> print(module.image_shape, state.step)
       (8, 8, 1) 0
     """
-    module = WAE(tuple(example.shape[1:]), config)
-    params = module.init(key, to_unit(example[:1]))["params"]
+    example = check_start(key, config, Config, example, num_steps)
+    module = WAE(example.shape[1:], config)
+    params = module.init(key, example)["params"]
     return module, TrainState(params, adam(config.learning_rate, num_steps).init(params), jnp.int32(0))
 
 
@@ -166,6 +172,7 @@ def make_step(module: WAE, num_steps: int):
       >>> print(state.step, bool(jnp.isfinite(jnp.array(list(metrics.values()))).all()))
       1 True
     """
+    check_step(module, WAE, num_steps)
     transform = adam(module.config.learning_rate, num_steps)
 
     def step(state: TrainState, images: Array, key: Key, *, axis_name: str | None = None):
@@ -185,6 +192,6 @@ def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints:
       (3, 8, 8, 1)
     """
     module, state = fit_generator(
-        key, images, Config(**config), init, make_step, callback=callback, checkpoints=checkpoints
+        key, images, made(Config, config), init, make_step, callback=callback, checkpoints=checkpoints
     )
     return Model(module, {"params": state.params})

@@ -17,15 +17,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from otgen.models.apply import Model
+from otgen.models.apply import Model, as_batch
 from otgen.models.apply import sample as sample
-from otgen.models.fitting import fit_generator
+from otgen.models.fitting import check_start, check_step, fit_generator
 from otgen.nn import adversarial
 from otgen.nn.autoencoder import decoder, encoder, to_unit
 from otgen.nn.pixels import pixels_of
+from otgen.ot.check import as_array, require_kind
 from otgen.train.descent import descend, moving_average
 from otgen.train.parallel import sample_keys
-from otgen.train.settings import GeneratorSettings, adam
+from otgen.train.settings import GeneratorSettings, adam, made
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
 
@@ -54,7 +55,7 @@ class Config(GeneratorSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.whole("critic_steps", self.critic_steps)
+        self.whole("critic_steps")
         self.positive("penalty")
         self.below_one("average")
 
@@ -131,6 +132,11 @@ def critic_loss(critic: Any, module: WGAN, real: Array, fake: Array, share: Arra
       >>> print(loss.shape, bool(loss >= 0))  # equal images leave the penalty alone
       () True
     """
+    require_kind("module", module, WGAN)
+    real, fake = as_batch(module, real, "real"), as_batch(module, fake, "fake")
+    share = as_array("share", share, (len(real),), finite=False)
+    if len(fake) != len(real):
+        raise ValueError(f"{len(real)} real and {len(fake)} fake images: give as many of both.")
 
     def value(images: Array) -> Array:
         return module.apply({"params": {"critic": critic}}, images, method="value")
@@ -150,6 +156,10 @@ def generator_loss(generator: Any, critic: Any, module: WGAN, noise: Array) -> t
       >>> print(og.models.wgan_gp.generator_loss(*params, module, jnp.zeros((4, 2)))[0].shape)
       ()
     """
+    require_kind("module", module, WGAN)
+    noise = as_array("noise", noise, (None, module.config.latent_dim), finite=False)
+    if not len(noise):
+        raise ValueError(f"noise has shape {noise.shape}: give at least one row.")
     value = -jnp.mean(module.apply({"params": {"generator": generator, "critic": critic}}, noise))
     return value, {"generator": value}
 
@@ -167,7 +177,7 @@ def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[WGAN
       >>> print(module.image_shape, state.step)
       (8, 8, 1) 0
     """
-    module = WGAN(tuple(example.shape[1:]), config)
+    module = WGAN(check_start(key, config, Config, example, num_steps).shape[1:], config)
     params = module.init(key, jnp.zeros((1, config.latent_dim)))["params"]
     zero = jnp.int32(0)
 
@@ -195,6 +205,7 @@ def make_step(module: WGAN, num_steps: int):
       >>> print(state.step, bool(jnp.isfinite(jnp.array(list(metrics.values()))).all()))
       1 True
     """
+    check_step(module, WGAN, num_steps)
     config = module.config
     for_generator, for_critic = _adam(config, num_steps), _adam(config, num_steps * config.critic_steps)
 
@@ -233,7 +244,7 @@ def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints:
       >>> print(og.models.wgan_gp.sample(jax.random.key(1), model, 3).shape)
       (3, 8, 8, 1)
     """
-    settings = Config(**config)
+    settings = made(Config, config)
     module, state = fit_generator(
         key,
         images,

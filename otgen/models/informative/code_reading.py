@@ -14,17 +14,20 @@ import numpy as np
 from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
 
-from otgen.models.apply import check_images, rows
+from otgen.models.apply import check_images, parts_of, rows
 from otgen.models.informative.codes import Codes, Latent
+from otgen.models.informative.info_gan import InfoGAN
+from otgen.models.informative.informative_gan import InformativeGAN
 from otgen.models.informative.losses import Coupling, Losses, plan_of, strengths
 from otgen.nn.autoencoder import to_unit
 from otgen.ot import structured
+from otgen.ot.check import as_count, as_key, native, require_kind
 from otgen.ot.costs import DenseCost
 from otgen.ot.sinkhorn import run as sinkhorn
-from otgen.train.settings import Settings
 from otgen.types import Array, Key
 
 _PIECE = 500  # data at a time
+_READABLE = (InformativeGAN, InfoGAN)
 
 
 class Reading(NamedTuple):
@@ -77,19 +80,9 @@ def predict(model: Any, images: ArrayLike) -> Reading:
       >>> print(reading.probabilities[0].shape, jnp.allclose(reading.probabilities[0].sum(1), 1.0))
       (5, 2) True
     """
-    latent, outputs = model.module.config.latent, rows(*model, _checked(model, images), "read")
+    module, variables = parts_of(model, _READABLE)
+    latent, outputs = module.config.latent, rows(module, variables, images, "read")
     return Reading([jnp.exp(law) for law in latent.log_laws(outputs)], *latent.moments(outputs))
-
-
-def _checked(model: Any, images: ArrayLike) -> np.ndarray:
-    """Images as an array; raise ValueError for those that the model cannot read."""
-    images, (height, width, channels) = np.asarray(images), model.module.image_shape
-    if images.shape[1:] != (height, width, channels) or not len(images):
-        raise ValueError(
-            f"images have shape {images.shape}: give one image or more as [n, {height}, {width}, {channels}]."
-        )
-    check_images(images if len(images) > 1 else np.repeat(images, 2, axis=0), model.module.config.output)
-    return images
 
 
 def couple(key: Key, model: Any, images: ArrayLike, num: int) -> tuple[Coupling, Codes]:
@@ -111,10 +104,16 @@ def couple(key: Key, model: Any, images: ArrayLike, num: int) -> tuple[Coupling,
       >>> print(codes.categories.shape)
       (30, 1)
     """
-    config, images = model.module.config, _checked(model, images)
-    Settings.whole("num", num)
+    as_key(key), as_count("num", num)
+    config, images = _checked(model, images)
     codes, noise = config.latent.batch(key, jnp.arange(num), config.num_codes(num))
     return _couple(model.module, model.variables, codes, noise, to_unit(images)), codes
+
+
+def _checked(model: Any, images: ArrayLike) -> tuple[Any, Any]:
+    """The configuration of an informative OT-GAN, and images that it can read; ValueError for others."""
+    module, _ = parts_of(model, InformativeGAN)
+    return module.config, check_images(images, module.config.output, module.image_shape)
 
 
 @functools.partial(jax.jit, static_argnames="module")
@@ -142,7 +141,8 @@ def posterior(key: Key, model: Any, images: ArrayLike, num: int = 2000) -> Readi
       >>> print(reading.probabilities[0].shape)
       (5, 2)
     """
-    config, images = model.module.config, _checked(model, images)
+    as_key(key), as_count("num", num)
+    config, images = _checked(model, images)
     found = []
     for start in range(0, len(images), _PIECE):
         piece = images[start : start + _PIECE]
@@ -164,6 +164,7 @@ def information(reading: Reading) -> Array:
       >>> print(og.models.code_reading.information(reading), np.log(2))
       [0.693 0.] 0.693
     """
+    require_kind("reading", reading, Reading)
     each = [_entropy(law.mean(0)) - _entropy(law).mean() for law in reading.probabilities]
     return jnp.stack(each) if each else jnp.zeros(0)
 
@@ -186,7 +187,7 @@ def duality_gap(key: Key, model: Any, images: ArrayLike, num: int = 1000) -> Gap
       >>> print(bool(found.gap >= 0))
       True
     """
-    config = model.module.config
+    config, images = _checked(model, images)
     if config.smoothing != "entropic" or strengths(config)["lam"]:
         raise ValueError(
             "the gap is measured by Sinkhorn's algorithm: for entropic smoothing without a structured lam."
@@ -214,7 +215,8 @@ def of_each_code(key: Key, model: Any, num: int, part: int = 0) -> Array:
       (2, 4, 8, 8, 1)
     """
     name = f"categorical {part}"
-    return traverse(key, model, name, np.arange(_part(model.module.config.latent, name)[2]), num)
+    latent = parts_of(model, _READABLE)[0].config.latent
+    return traverse(key, model, name, np.arange(_part(latent, name)[2]), num)
 
 
 def traverse(key: Key, model: Any, name: str, values: ArrayLike, num: int, category: int | None = None) -> Array:
@@ -242,9 +244,10 @@ def traverse(key: Key, model: Any, name: str, values: ArrayLike, num: int, categ
       >>> print(rows.shape)
       (3, 2, 8, 8, 1)
     """
-    latent, values = model.module.config.latent, np.asarray(values)
+    as_key(key), as_count("num", num)
+    module, variables = parts_of(model, _READABLE)
+    latent, values = module.config.latent, np.asarray(native("values", values))
     field, place, size = _part(latent, name)
-    Settings.whole("num", num)
     if values.ndim != 1 or not values.size or not _possible(values, size):
         wanted = "finite numbers" if size is None else f"whole numbers from 0 to {size - 1}"
         raise ValueError(f"values = {values}: give a list of {wanted} for {name!r}.")
@@ -256,7 +259,7 @@ def traverse(key: Key, model: Any, name: str, values: ArrayLike, num: int, categ
     drawn = []
     for value in values:
         changed = getattr(codes, field).at[:, place].set(value)
-        drawn.append(_decode(*model, codes._replace(**{field: changed}), noise))
+        drawn.append(_decode(module, variables, codes._replace(**{field: changed}), noise))
     return jnp.stack(drawn)
 
 

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from otgen.train.settings import Settings
+from otgen.ot.check import as_array, require_kind
+from otgen.train.settings import Checked
 from otgen.types import Array, Key
 
 _LEAST = 0.05  # standard deviation below which an encoder cannot be sure of a continuous part
@@ -36,7 +37,7 @@ class Codes(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Latent:
+class Latent(Checked):
     """What a latent consists of.
 
     Attributes:
@@ -57,13 +58,9 @@ class Latent:
     strength: float = 3.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "categorical", tuple(self.categorical))
-        for size in self.categorical:
-            Settings.whole("categorical", size, 2)
-        for name in ("uniform", "normal", "noise"):
-            Settings.whole(name, getattr(self, name), 0)
-        if not (math.isfinite(self.strength) and self.strength > 0):
-            raise ValueError(f"strength = {self.strength}: give a positive number.")
+        self.whole_each("categorical", least=2)
+        self.whole("uniform", "normal", "noise", least=0)
+        self.positive("strength")
         if not self.categorical and not self.continuous:
             raise ValueError("a latent without any code: give at least one categorical, uniform or normal part.")
 
@@ -113,6 +110,13 @@ class Latent:
         number = jax.random.randint(category_key, (num,), 0, self.combinations)
         codes, noise = self.batch(rest_key, jnp.arange(num), num)
         return codes._replace(categories=self._digits(number)), noise
+
+    def checked(self, codes: Codes, num: int) -> Codes:
+        """Return codes as arrays; raise ValueError unless they are `num` of this latent's."""
+        require_kind("codes", codes, Codes)
+        categories = as_array("the categories of codes", codes.categories, (num, len(self.categorical)), keep=True)
+        values = as_array("the values of codes", codes.values, (num, self.continuous), finite=False)
+        return Codes(categories.astype(jnp.int32), values)
 
     def embed(self, codes: Codes) -> Array:
         """Return what networks read of codes: [n, dim - noise]."""

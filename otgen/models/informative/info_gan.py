@@ -27,15 +27,16 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.stats import norm
 
-from otgen.models.apply import Model
+from otgen.models.apply import Model, as_batch
 from otgen.models.apply import sample as sample
-from otgen.models.fitting import fit_generator
+from otgen.models.fitting import check_start, check_step, fit_generator
 from otgen.models.informative.codes import Codes, Latent
 from otgen.nn.autoencoder import decoder, encoder, to_unit
 from otgen.nn.pixels import pixels_of
+from otgen.ot.check import as_array, require_kind
 from otgen.train.descent import descend, moving_average
 from otgen.train.parallel import sample_keys
-from otgen.train.settings import GeneratorSettings, adam
+from otgen.train.settings import GeneratorSettings, adam, made
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
 
@@ -83,9 +84,10 @@ class Config(GeneratorSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "categorical", tuple(self.categorical))
-        self.whole("critic_steps", self.critic_steps)
-        self.positive("critic_rate")
+        self.whole_each("categorical", least=2)
+        self.whole("uniform", "normal", least=0)
+        self.whole("critic_steps")
+        self.positive("critic_rate", "strength")
         self.not_negative("information", "information_continuous")
         self.below_one("average")
         _ = self.latent  # raises for a code out of range
@@ -196,6 +198,9 @@ def information(config: Config, outputs: Array, codes: Codes) -> tuple[Array, Ar
       >>> print(og.models.info_gan.information(config, sure, codes)[1], np.log(3))
       1.0986 1.0986
     """
+    require_kind("config", config, Config)
+    outputs = as_array("outputs", outputs, (None, config.latent.outputs), finite=False)
+    codes = config.latent.checked(codes, len(outputs))
     discrete, continuous = (jnp.mean(ratio) for ratio in _log_ratio(config.latent, outputs, codes))
     return config.information * discrete + config.information_continuous * continuous, discrete + continuous
 
@@ -222,6 +227,8 @@ def discriminator_loss(
       >>> print(og.models.info_gan.discriminator_loss(state.critic.params, module, images, images, codes)[0].shape)
       ()
     """
+    require_kind("module", module, InfoGAN)
+    real, fake = as_batch(module, real, "real"), as_batch(module, fake, "fake")
     variables = {"params": critic}
     logits, outputs = module.apply(variables, fake, method="judge")
     told = nn.softplus(-module.apply(variables, real, method="value")).mean() + nn.softplus(logits).mean()
@@ -251,6 +258,9 @@ def generator_loss(
       >>> print(og.models.info_gan.generator_loss(*params, module, codes, noise)[0].shape)
       ()
     """
+    require_kind("module", module, InfoGAN)
+    noise = as_array("noise", noise, (None, module.config.latent_dim), finite=False)
+    codes = module.config.latent.checked(codes, len(noise))
     logits, outputs = module.apply({"params": {"generator": generator, **critic}}, codes, noise)
     fooled = nn.softplus(-logits).mean()
     weighted, nats = information(module.config, outputs, codes)
@@ -275,7 +285,7 @@ def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[Info
       >>> print(module.image_shape, state.step)
       (8, 8, 1) 0
     """
-    module = InfoGAN(tuple(example.shape[1:]), config)
+    module = InfoGAN(check_start(key, config, Config, example, num_steps).shape[1:], config)
     categories, values = len(config.categorical), config.latent.continuous
     codes = Codes(jnp.zeros((1, categories), jnp.int32), jnp.zeros((1, values)))
     params = module.init(key, codes, jnp.zeros((1, config.latent_dim)))["params"]
@@ -300,6 +310,7 @@ def make_step(module: InfoGAN, num_steps: int):
       >>> print(jax.jit(og.models.info_gan.make_step(module, 10))(state, images, jax.random.key(1))[0].step)
       1
     """
+    check_step(module, InfoGAN, num_steps)
     config = module.config
     for_generator, for_critic = _optimisers(config, num_steps)
 
@@ -345,7 +356,7 @@ def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints:
       >>> print(og.models.info_gan.sample(jax.random.key(1), model, 3).shape)
       (3, 8, 8, 1)
     """
-    settings = Config(**config)
+    settings = made(Config, config)
     module, state = fit_generator(
         key,
         images,

@@ -44,15 +44,16 @@ from jax.typing import ArrayLike
 
 from otgen.models.apply import check_images
 from otgen.models.apply import sample as sample
-from otgen.models.fitting import fit_generator
+from otgen.models.fitting import check_start, check_step, fit_generator
 from otgen.models.informative.codes import Codes, Latent
 from otgen.models.informative.losses import Losses
 from otgen.nn.augment import Augment, augment
 from otgen.nn.autoencoder import decoder, encoder, to_unit
 from otgen.nn.pixels import pixels_of
+from otgen.ot.check import native, require_positive
 from otgen.train.descent import descend, moving_average
 from otgen.train.parallel import sample_keys
-from otgen.train.settings import GeneratorSettings, adam
+from otgen.train.settings import GeneratorSettings, adam, made
 from otgen.train.state import TrainState
 from otgen.types import Array, Callback, Key
 
@@ -115,11 +116,16 @@ class Config(GeneratorSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "categorical", tuple(self.categorical))
         if isinstance(self.augment, dict):
-            object.__setattr__(self, "augment", Augment(**self.augment))
-        self.whole("dual_steps", self.dual_steps)
-        self.positive("epsilon")
+            object.__setattr__(self, "augment", made(Augment, self.augment))
+        if not isinstance(self.augment, Augment | None):
+            raise ValueError(f"augment = {self.augment!r}: give an nn.augment.Augment, its fields, or None.")
+        self.whole_each("categorical", least=2)
+        self.whole("uniform", "normal", least=0)
+        self.whole("dual_steps")
+        self.whole_or_none("noises")
+        self.positive("epsilon", "strength")
+        self.not_negative("lam", "lam_continuous")
         for name, known in (
             ("objective", OBJECTIVES),
             ("ground", GROUNDS),
@@ -127,15 +133,12 @@ class Config(GeneratorSettings):
         ):
             self.one_of(name, known)
         most = self.epsilon if self.objective == "structured" else math.inf
-        if not (0 <= self.lam <= most and math.isfinite(self.lam)):
+        if self.lam > most:
             raise ValueError(
                 f"lam = {self.lam} with objective = {self.objective!r} and epsilon = {self.epsilon}: give at least 0, "
                 "and for structured at most epsilon."
             )
-        self.not_negative("lam_continuous")
         self.below_one("average", "feature_share")
-        if self.noises is not None:
-            self.whole("noises", self.noises)
         noises = self.batch_size // self.num_codes(self.batch_size)
         if self.objective == "structured" and self.lam > 0 and (self.ground == "none" or noises < 2):
             raise ValueError(
@@ -318,7 +321,9 @@ def unit_of(images: Any) -> Array:
       >>> print(og.models.informative_gan.unit_of(np.array([[0.0], [2.0]])))  # the mean of 0, 4, 4, 0
       2.0
     """
-    images = np.asarray(images)
+    images = np.asarray(native("images", images))
+    if images.ndim < 2 or 0 in images.shape:
+        raise ValueError(f"images have shape {images.shape}: give [N, ...], one at least.")
     scale = 255.0 if images.dtype == np.uint8 else 1.0
     pieces = np.array_split(images.reshape(len(images), -1), -(-len(images) // 1000))
     sums = [(piece.sum(0, np.float64), np.sum(piece.astype(np.float64) ** 2)) for piece in pieces]
@@ -350,9 +355,11 @@ def init(
       >>> print(module.image_shape, state.step)
       (8, 8, 1) 0
     """
+    example = check_start(key, config, Config, example, num_steps)
     if (features is None) == (config.ground == "features"):
         raise ValueError(f"ground = {config.ground!r}: give `features` for 'features', and only then.")
-    module = InformativeGAN(tuple(example.shape[1:]), config, features)
+    require_positive("unit", unit)
+    module = InformativeGAN(example.shape[1:], config, features)
     param_key, latent_key = jax.random.split(key)
     params = module.init(param_key, *config.latent.sample(latent_key, 2))["params"]
     zero = jnp.int32(0)
@@ -383,6 +390,7 @@ def make_step(module: InformativeGAN, num_steps: int):
       >>> print(jax.jit(og.models.informative_gan.make_step(module, 10))(state, images, jax.random.key(1))[0].step)
       1
     """
+    check_step(module, InformativeGAN, num_steps)
     config = module.config
     for_networks, for_critics = _adam(config, num_steps), _adam(config, num_steps * config.dual_steps)
     parts = config.dual_steps + 1
@@ -466,7 +474,7 @@ def fit(
       >>> print(og.models.informative_gan.sample(jax.random.key(1), model, 3).shape)
       (3, 8, 8, 1)
     """
-    settings = Config(**config)
+    settings = made(Config, config)
     images = check_images(images, settings.output)
     settings = settings.fitting(len(images))
     module, state = fit_generator(

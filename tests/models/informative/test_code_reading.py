@@ -273,7 +273,7 @@ def test_bad_values_of_a_part_raise():
         (("categorical 1", [-1], 2), "whole numbers from 0 to 1"),
         (("categorical 0", [0.5], 2), "whole numbers"),
         (("continuous 0", [0.0, np.nan], 2), "finite numbers for 'continuous 0'"),
-        (("continuous 0", ["high"], 2), "finite numbers"),
+        (("continuous 0", ["high"], 2), "give real numbers"),
         (("continuous 0", [], 2), "give a list"),
         (("continuous 0", 0.5, 2), "give a list"),
         (("continuous 0", [0.5], 0), "num = 0"),
@@ -294,7 +294,7 @@ def test_bad_values_of_a_part_raise():
 
 
 BAD = {
-    "empty": (np.zeros((0, 1, 2, 1), np.float32), r"shape \(0, 1, 2, 1\): give one image or more as \[n, 1, 2, 1\]"),
+    "empty": (np.zeros((0, 1, 2, 1), np.float32), r"shape \(0, 1, 2, 1\): give at least 1 as \[n, 1, 2, 1\]"),
     "other side": (np.zeros((3, 2, 2, 1), np.float32), r"as \[n, 1, 2, 1\]"),
     "one image": (np.zeros((1, 2, 1), np.float32), r"as \[n, 1, 2, 1\]"),
     "flat": (np.zeros((3, 2), np.float32), r"as \[n, 1, 2, 1\]"),

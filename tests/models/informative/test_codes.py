@@ -134,12 +134,12 @@ def test_codes_are_one_hot_and_strong_beside_the_noise():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"categorical": (1,)}, "categorical = 1: give an integer, 2 or more"),
+        ({"categorical": (1,)}, "categorical = 1: give a whole number of at least 2"),
         ({"categorical": (2.5,)}, "categorical = 2.5"),
         ({"uniform": -1}, "uniform = -1"),
         ({"normal": 0.5}, "normal = 0.5"),
         ({"noise": -2}, "noise = -2"),
-        ({"strength": 0.0}, "strength = 0.0: give a positive number"),
+        ({"strength": 0.0}, "strength = 0.0: give a positive finite number"),
         ({"strength": float("inf")}, "strength"),
         ({"categorical": ()}, "without any code"),
     ],

@@ -159,7 +159,7 @@ def test_steps_do_not_depend_on_the_number_of_devices_and_leave_an_unrewarded_q_
         ({"categorical": ()}, "without any code"),
         ({"uniform": -1}, "uniform"),
         ({"strength": 0.0}, "strength"),
-        ({"information": -1.0}, "information = -1.0: give a number, at least 0"),
+        ({"information": -1.0}, "information = -1.0: give a finite number of zero or more"),
         ({"information_continuous": float("inf")}, "information_continuous"),
         ({"critic_steps": 0}, "critic_steps"),
         ({"critic_rate": 0.0}, "critic_rate"),

@@ -412,7 +412,7 @@ def test_the_unit_is_the_mean_cost_of_two_data():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"objective": "mutual"}, "objective = 'mutual' is unknown: choose one of encoder, structured"),
+        ({"objective": "mutual"}, "objective = 'mutual': choose one of 'encoder', 'structured'"),
         ({"smoothing": "cubic"}, "smoothing = 'cubic'"),
         ({"ground": "cosine"}, "ground = 'cosine'"),
         ({"epsilon": 0.0}, "epsilon = 0.0"),
