@@ -243,7 +243,7 @@ def test_step_is_pure_jittable_and_vmappable(key):
 @long
 def test_resumed_solve_is_bit_identical(key, monkeypatch):
     monkeypatch.setattr(semidiscrete, "_WORK", 2.5e8)
-    y = jax.random.normal(key, (256, 16))
+    y = jax.random.normal(key, (512, 4))
     options = {"tol": 2e-3, "max_samples": 500_000}
     saved = {}
     whole, info = semidiscrete.run(key, y, save=lambda step, state: saved.setdefault(step, state), **options)
@@ -269,7 +269,7 @@ def test_a_stage_that_is_not_enough_is_followed_by_a_longer_one(key):
 @long
 def test_a_few_samples_more_than_a_stage_spoil_nothing(key):
     keys = jax.random.split(key)
-    y = jax.random.normal(keys[0], (10, 5))[jnp.arange(300) % 10] + 1e-4 * jax.random.normal(keys[1], (300, 5))
+    y = jax.random.normal(keys[0], (10, 4))[jnp.arange(512) % 10] + 1e-4 * jax.random.normal(keys[1], (512, 4))
     exact, info = semidiscrete.run(key, y, tol=1e-2, max_samples=500 * 1024)  # a first stage
     assert int(info.status) == og.Status.MAX_STEPS
     more, _ = semidiscrete.run(key, y, tol=1e-2, max_samples=503 * 1024)
