@@ -1,8 +1,8 @@
 """Every public function, handed what it cannot take, says so itself: what was given, what is needed, what to do.
 
 `VALID` has one call for each function but those of the models, which `test_public_models` has. Every argument in turn
-is then replaced by wrong ones (`tests.support.wrong`). NaN raises or comes out as NaN; bytes in another order and lists of
-lists give what arrays give.
+is then replaced by wrong ones (`tests.support.wrong`). NaN raises or comes out as NaN; bytes in another order and lists
+of lists give what arrays give.
 """
 
 import inspect

@@ -258,11 +258,12 @@ def barycenter(
     if not is_traced(max_steps):
         as_count("max_steps", max_steps)
     tol, max_steps = jnp.asarray(tol, covs.dtype), jnp.asarray(max_steps, jnp.int32)
-    return _barycenter(covs, weights / jnp.sum(weights), tol, max_steps)
+    return _barycenter(covs, weights, tol, max_steps)
 
 
 @jax.jit
 def _barycenter(covs: Array, weights: Array, tol: Array, max_steps: Array) -> tuple[Array, Info]:
+    weights = weights / jnp.sum(weights)
     length = jnp.max(jnp.where(weights > 0, of_lengths(covs)[:, 0, 0], jnp.finfo(covs.dtype).tiny))
     cov, error, num_steps = _solve(covs / length / length, weights, tol, max_steps)
     return cov * length * length, Info(error, num_steps, status_of(error, tol))

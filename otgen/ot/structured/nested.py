@@ -68,9 +68,7 @@ def prepare(cost: Any, weights: Weights | None, epsilon: Any, lam: Any, smoothin
             "`alternate` takes larger lam and finds a local optimum."
         )
     cost, weights = as_arrays("cost", cost, weights)
-    mass = (weights.code[:, None] * weights.noise)[..., None] * weights.data
-    limit = jax.lax.stop_gradient(_BEYOND * jnp.asarray(epsilon, cost.dtype))
-    cost = jnp.where((mass > 0) | (jnp.abs(cost) < limit), cost, limit)
+    cost = _limited(cost, weights, epsilon)
     legal = (epsilon > 0) & (lam >= 0) & (lam <= epsilon)
     weights = weights._replace(data=poison(weights.data, legal))
     f = None if f is None else as_array("f", f, cost.shape[:2], finite=False)
@@ -79,6 +77,14 @@ def prepare(cost: Any, weights: Weights | None, epsilon: Any, lam: Any, smoothin
     if smoothing not in (ENTROPIC, QUADRATIC):
         raise ValueError(f"smoothing = {smoothing.name!r} has no structured dual here: choose entropic or quadratic.")
     return cost, weights, smoothing, f, g
+
+
+@jax.jit
+def _limited(cost: Array, weights: Weights, epsilon: Array) -> Array:
+    """The cost, bounded where there is no mass."""
+    mass = (weights.code[:, None] * weights.noise)[..., None] * weights.data
+    limit = jax.lax.stop_gradient(_BEYOND * jnp.asarray(epsilon, cost.dtype))
+    return jnp.where((mass > 0) | (jnp.abs(cost) < limit), cost, limit)
 
 
 def potentials_of(state: Any, *names: str) -> tuple[Any, ...]:

@@ -244,7 +244,7 @@ def test_step_is_pure_jittable_and_vmappable(key):
 @long
 def test_resumed_solve_is_bit_identical(key, monkeypatch):
     monkeypatch.setattr(solver, "_WORK", 2.5e8)
-    y = jax.random.normal(key, (256, 16))
+    y = jax.random.normal(key, (512, 4))
     options = {"tol": 2e-3, "max_samples": 500_000}
     saved = {}
     whole, info = semidiscrete.run(key, y, save=lambda step, state: saved.setdefault(step, state), **options)
@@ -270,7 +270,7 @@ def test_a_stage_that_is_not_enough_is_followed_by_a_longer_one(key):
 @long
 def test_a_few_samples_more_than_a_stage_spoil_nothing(key):
     keys = jax.random.split(key)
-    y = jax.random.normal(keys[0], (10, 5))[jnp.arange(300) % 10] + 1e-4 * jax.random.normal(keys[1], (300, 5))
+    y = jax.random.normal(keys[0], (10, 4))[jnp.arange(512) % 10] + 1e-4 * jax.random.normal(keys[1], (512, 4))
     exact, info = semidiscrete.run(key, y, tol=1e-2, max_samples=500 * 1024)  # a first stage
     assert int(info.status) == og.Status.MAX_STEPS
     more, _ = semidiscrete.run(key, y, tol=1e-2, max_samples=503 * 1024)
@@ -448,11 +448,21 @@ def test_clusters_of_well_parted_points(key):
 
 @pytest.mark.slow
 def test_a_start_from_clusters_is_taken_and_is_better(key, monkeypatch):
+    """A chi2 of 1.1 in place of 4.7, before the descent: after it what is left is within the noise of both."""
     from otgen.ot import semidiscrete as module
 
     modes = 3 * jax.random.normal(key, (8, 16))
     y = modes[jnp.arange(4000) % 8] + 0.3 * jax.random.normal(jax.random.key(1), (4000, 16))
-    _, info = semidiscrete.run(key, y, tol=0.2, max_samples=100_000)
-    monkeypatch.setattr(module, "_COARSE", 10**9)
-    _, affine = semidiscrete.run(key, y, tol=0.2, max_samples=100_000)
-    assert float(info.chi2 + 2 * info.chi2_error) < float(affine.chi2)
+    started, stage = [], module.stage
+
+    def watched(key, state, *rest, **options):
+        started.append(state)
+        return stage(key, state, *rest, **options)
+
+    monkeypatch.setattr(module, "stage", watched)
+    semidiscrete.run(key, y, tol=0.2, max_samples=1024)
+    assert len(started[-1].h) == 4000  # those before are of the clusters
+    taken, affine = (
+        semidiscrete.chi2(jax.random.key(2), state, y, 2**16) for state in (started[-1], semidiscrete.init(key, y))
+    )
+    assert float(taken[0] + 5 * taken[1]) < 0.5 * float(affine[0] - 5 * affine[1])
