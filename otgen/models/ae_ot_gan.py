@@ -437,7 +437,7 @@ def sample(
     form: str | None = None,
     angle: float | None = None,
 ) -> Array:
-    """Draw images [num, h, w, c] in [0, 1]: noise -> extended map -> generator, in one compiled call without a label.
+    """Draw images [num, h, w, c] in [0, 1]: noise -> extended map -> generator.
 
     Args:
       key: random key.
