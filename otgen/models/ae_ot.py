@@ -31,7 +31,7 @@ from otgen.ot.check import as_count, as_key, native, require_kind
 from otgen.ot.semidiscrete import extension
 from otgen.train.descent import descend
 from otgen.train.settings import Settings, adam, made, rows_of
-from otgen.train.state import TrainState
+from otgen.train.state import TrainState, start
 from otgen.types import Array, Callback, Key
 
 
@@ -193,7 +193,7 @@ def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[AEOT
     example = check_start(key, config, Config, example, num_steps)
     module = AEOT(example.shape[1:], config)
     params = module.init(key, example)["params"]
-    return module, TrainState(params, optimiser(config, num_steps).init(params), jnp.int32(0))
+    return module, start(optimiser(config, num_steps), params)
 
 
 def loss(params: Any, module: AEOT, images: Array) -> tuple[Array, dict[str, Array]]:
