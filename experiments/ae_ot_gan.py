@@ -333,7 +333,7 @@ class Trial:
         codes = base_model.AEOT.codes
 
         def images_of(state: Any) -> Array:
-            known = {"params": {**base.variables["params"], "generator": state.average}}
+            known = {"params": {**base.variables["params"], "generator": state.generator.average}}
             drawn = base.module.apply(base.variables, self._keys[3], 64, method=codes)
             return module.apply(known, drawn, method="decode")
 

@@ -124,9 +124,9 @@ def model(name):
     if name in ("vae", "wae_mmd"):
         return Model(module, {"params": state.params})
     if name == "wgan_gp":
-        return Model(module, {"params": {"generator": state.average, "critic": state.critic.params}})
+        return Model(module, {"params": {"generator": state.generator.average, "critic": state.critic.params}})
     if name == "info_gan":
-        return Model(module, {"params": {"generator": state.average, **state.critic.params}})
+        return Model(module, {"params": {"generator": state.generator.average, **state.critic.params}})
     parts = {part: getattr(state, part).params for part in ("generator", "encoder", "critic", "own")}
     return og.models.informative_gan.Model(module, {"params": parts, "transport": {"unit": jnp.float32(1)}})
 

@@ -152,11 +152,12 @@ def train_generator(context: Context, name: str) -> Result:
 
     Steps are taken by the library's loop on all local devices, and images drawn from what it leaves.
     """
+    from otgen import models
     from otgen.models.apply import Model, sample
     from otgen.train.loop import train_on
     from otgen.train.settings import rows_of
 
-    model, images, num_steps = importlib.import_module(f"otgen.models.{name}"), _images(context), _steps(context)
+    model, images, num_steps = getattr(models, name), _images(context), _steps(context)
     faster = {"critic_rate": 2e-3, "learning_rate": 3e-3} if name == "info_gan" else {}  # its own are for long runs
     config = model.Config(**_networks(context), **faster)
     keys = jax.random.split(context.key(name), 4)
@@ -165,10 +166,10 @@ def train_generator(context: Context, name: str) -> Result:
     batches = getattr(config, "critic_steps", 1) if batches is None else batches + 1
     rows = rows_of(config, len(images), batches)
     module, state = model.init(keys[0], config, images[:1], num_steps, **extra)
-    game = hasattr(state, "average")
+    game = hasattr(state, "generator")
 
     def draws(state: Any) -> jax.Array:
-        params = {"generator": state.average} if game else state.params
+        params = {"generator": state.generator.average} if game else state.params
         return sample(keys[3], Model(module, {"params": params}), 256)
 
     before, watch = _mean_gap(draws(state), images), Watch()

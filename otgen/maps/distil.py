@@ -14,13 +14,14 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from otgen.maps import neural_map
-from otgen.maps.training import MapSettings, State, optimiser, start
+from otgen.maps.training import MapSettings, optimiser
 from otgen.nn.potentials import Displacement
 from otgen.ot.check import as_array, as_count, as_key, require_kind
-from otgen.train.descent import descend, moving_average
+from otgen.train.descent import descend
 from otgen.train.loop import train_on
 from otgen.train.parallel import shared_rows
 from otgen.train.settings import made
+from otgen.train.state import TrainState, start
 from otgen.types import Array, Callback, Key
 
 _PIECE = 4096  # draws moved together
@@ -92,16 +93,15 @@ def distil(
         moved.append(np.asarray(neural_map.transport(map_, x[-1], form, temperature)))
     pairs = np.concatenate(x), np.concatenate(moved)
 
-    def step(state: State, batch: tuple[Array, Array], key: Key, *, axis_name: str | None = None):
+    def step(state: TrainState, batch: tuple[Array, Array], key: Key, *, axis_name: str | None = None):
         del key  # nothing in this step is random
-        network, metrics = descend(transform, state.network, loss, module, *batch, axis_name=axis_name)
-        average = moving_average(network.params, state.average, state.step, settings.average)
-        return State(network, average, (), state.step + 1), metrics
+        options = {"axis_name": axis_name, "decay": settings.average}
+        return descend(transform, state, loss, module, *batch, **options)
 
     state = train_on(
         pairs,
         step,
-        start(params, settings, ()),
+        start(transform, params, average=True),
         (order_key, step_key),
         num_steps=settings.num_steps,
         batch_size=shared_rows(settings.batch_size, len(pairs[0])),

@@ -18,6 +18,7 @@ from otgen.train.loop import train
 from otgen.train.parallel import sample_keys, shared_rows
 from otgen.train.settings import Checked
 from otgen.train.state import TrainState
+from otgen.train.state import start as begun
 from otgen.types import Array, Callback, Key, Sampler
 
 Update = Callable[..., tuple[TrainState, Any, dict[str, Array]]]
@@ -129,8 +130,7 @@ def plan(settings: MapSettings, num_codes: int) -> Plan:
 
 def start(params: Any, settings: MapSettings, table: Any) -> State:
     """The state that training starts from."""
-    network = TrainState(params, optimiser(settings).init(params), jnp.int32(0))
-    return State(network, params, table, jnp.int32(0))
+    return State(begun(optimiser(settings), params), params, table, jnp.int32(0))
 
 
 def make_step(update: Update, settings: MapSettings):

@@ -24,15 +24,14 @@ import optax
 
 from otgen.models.apply import as_batch, check_images, parts_of, rows, transport_of
 from otgen.models.baselines import latent_law
-from otgen.models.fitting import check_start, check_step
+from otgen.models.fitting import check_start, check_step, fit_generator
 from otgen.nn.autoencoder import Autoencoder
 from otgen.ot import semidiscrete
 from otgen.ot.check import as_count, as_key, native, require_kind
 from otgen.ot.semidiscrete import extension
 from otgen.train.descent import descend
-from otgen.train.loop import train_on
 from otgen.train.settings import Settings, adam, made, rows_of
-from otgen.train.state import TrainState
+from otgen.train.state import TrainState, start
 from otgen.types import Array, Callback, Key
 
 
@@ -194,7 +193,7 @@ def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[AEOT
     example = check_start(key, config, Config, example, num_steps)
     module = AEOT(example.shape[1:], config)
     params = module.init(key, example)["params"]
-    return module, TrainState(params, optimiser(config, num_steps).init(params), jnp.int32(0))
+    return module, start(optimiser(config, num_steps), params)
 
 
 def loss(params: Any, module: AEOT, images: Array) -> tuple[Array, dict[str, Array]]:
@@ -296,22 +295,10 @@ def train_autoencoder(
       True
     """
     require_kind("config", config, Config)
-    images = np.asarray(check_images(images))
-    config = dataclasses.replace(config, batch_size=rows_of(config, len(images)))
-    num_steps = num_steps_of(config, len(images))
-    init_key, order_key, step_key = jax.random.split(as_key(key), 3)
-    module, state = init(init_key, config, images[:1], num_steps)
-    state = train_on(
-        (images,),
-        make_step(module, num_steps),
-        state,
-        (order_key, step_key),
-        num_steps=num_steps,
-        batch_size=config.batch_size,
-        callback=callback,
-        checkpoints=checkpoints,
-        **options,
-    )
+    num = len(check_images(images))
+    config = dataclasses.replace(config, batch_size=rows_of(config, num))
+    options |= {"num_steps": num_steps_of(config, num), "callback": callback, "checkpoints": checkpoints}
+    module, state = fit_generator(key, images, config, init, make_step, **options)
     return module, state.params
 
 
@@ -424,8 +411,8 @@ def check_labels(labels: Any, num: int) -> Array | None:
 
 
 @functools.partial(jax.jit, static_argnames=("module", "num", "form"))
-def _sample(module: AEOT, variables: Any, key: Key, num: int, form: str, angle: Any) -> Array:
-    return module.apply(variables, key, num, form, angle, method="sample")
+def _codes(module: AEOT, variables: Any, key: Key, num: int, form: str, angle: Any) -> Array:
+    return module.apply(variables, key, num, form, angle, method="codes")
 
 
 def sample(
@@ -437,7 +424,7 @@ def sample(
     form: str = extension.DEFAULT,
     angle: float | None = None,
 ) -> Array:
-    """Draw images from a trained model.
+    """Draw images from a trained model, decoded in pieces: memory beside the images does not grow with their number.
 
     Args:
       key: random key.
@@ -464,12 +451,12 @@ def sample(
     as_key(key), as_count("num", num)
     threshold = transport_of(parts_of(model, AEOT)[1])["angle"]
     extension.check_form(form, 0.0 if angle is None else angle)
-    if label is not None:
+    if label is None:
+        angle = jnp.asarray(threshold if angle is None else angle, threshold.dtype)  # one program, given or not
+        codes = _codes(model.module, model.variables, key, num, form, angle)
+    else:
         codes = _codes_of_class(key, model, num, label, form, angle)
-        return decode(model.module, model.variables, codes)
-    angle = threshold if angle is None else angle
-    angle = jnp.asarray(angle, threshold.dtype)  # one program, whether it was given or not
-    return _sample(model.module, model.variables, key, num, form, angle)
+    return decode(model.module, model.variables, codes)
 
 
 def _codes_of_class(key: Key, model: Model, num: int, label: int, form: str, angle: float | None) -> Array:

@@ -40,11 +40,11 @@ from otgen.nn.autoencoder import decoder, to_unit
 from otgen.nn.critic import critic
 from otgen.ot.check import as_count, as_key, require_choice, require_kind
 from otgen.ot.semidiscrete import extension
-from otgen.train.descent import descend, moving_average
+from otgen.train.descent import descend
 from otgen.train.loop import NonFinite, train_on
 from otgen.train.parallel import sample_keys, shared_rows
 from otgen.train.settings import Checked, adam, made
-from otgen.train.state import TrainState
+from otgen.train.state import TrainState, start
 from otgen.types import Array, Callback, Key
 
 CONTENTS = ("bernoulli", "squared")
@@ -168,20 +168,18 @@ class State(NamedTuple):
     """What the last stage carries.
 
     Attributes:
-      generator, critic: TrainState of each.
-      average: moving average of the generator's parameters.
+      generator, critic: TrainState of each; the generator's with the moving average of its parameters.
       slopes: squared norms of the gradients of the adversarial, content and feature terms [3], summed while they were
         measured.
       step: steps taken, those of the critic alone among them (int32).
 
     Example:
       >>> print(og.models.ae_ot_gan.State._fields)
-      ('generator', 'critic', 'average', 'slopes', 'step')
+      ('generator', 'critic', 'slopes', 'step')
     """
 
     generator: TrainState
     critic: TrainState
-    average: Any
     slopes: Array
     step: Array
 
@@ -250,13 +248,9 @@ def init(key: Key, config: Config, model: ae_ot.Model, num_steps: int) -> tuple[
         values, vectors = jnp.linalg.eigh(cov)
         transport["root"] = vectors * jnp.sqrt(jnp.maximum(values, 0.0))
     for_generator, for_critic = _optimisers(config, num_steps)
-    generator, zero = known["decoder"], jnp.int32(0)
-    parts = (
-        TrainState(params, transform.init(params), zero)
-        for params, transform in ((generator, for_generator), (critic, for_critic))
-    )
+    generator = start(for_generator, known["decoder"], average=True)
     fixed = {"params": {"autoencoder": known}, "transport": transport}
-    return module, State(*parts, generator, jnp.zeros(3), zero), fixed
+    return module, State(generator, start(for_critic, critic), jnp.zeros(3), jnp.int32(0)), fixed
 
 
 def make_step(module: AEOTGAN, num_steps: int, features: Features | None = None, *, phase: str = "both"):
@@ -299,9 +293,9 @@ def make_step(module: AEOTGAN, num_steps: int, features: Features | None = None,
             slopes = slopes_of(module, state, fixed, batch, features, axis_name=axis_name)
             return state._replace(slopes=state.slopes + slopes), metrics
         rest = module, critic.params, fixed, balanced(gan, state.slopes), batch, features
-        generator, more = descend(for_generator, state.generator, generator_loss, *rest, axis_name=axis_name)
-        average = moving_average(generator.params, state.average, state.generator.step, gan.average)
-        return state._replace(generator=generator, average=average), {**metrics, **more}
+        options = {"axis_name": axis_name, "decay": gan.average}
+        generator, more = descend(for_generator, state.generator, generator_loss, *rest, **options)
+        return state._replace(generator=generator), {**metrics, **more}
 
     return step
 
@@ -373,7 +367,7 @@ def refine(
         )
         if phase != "critic" and not float(state.slopes[0]) > 0:
             raise NonFinite("the critic's values have no gradient in the generator: lower critic_learning_rate.")
-    params = {**fixed["params"], "generator": state.average, "critic": state.critic.params}
+    params = {**fixed["params"], "generator": state.generator.average, "critic": state.critic.params}
     return model._replace(module=module, variables={"params": params, "transport": fixed["transport"]})
 
 
@@ -437,7 +431,7 @@ def sample(
     form: str | None = None,
     angle: float | None = None,
 ) -> Array:
-    """Draw images [num, h, w, c] in [0, 1]: noise -> extended map -> generator, in one compiled call without a label.
+    """Draw images [num, h, w, c] in [0, 1]: noise -> extended map -> generator.
 
     Args:
       key: random key.

@@ -40,7 +40,7 @@ from otgen.theory.dynamics import loss_from_factor
 from otgen.train.loop import train_on
 from otgen.train.parallel import gathered, shared_rows
 from otgen.train.settings import Checked, made
-from otgen.train.state import TrainState
+from otgen.train.state import TrainState, start
 from otgen.types import Array, Callback, Key, status_of
 
 KINDS = ("bures", "frobenius")
@@ -357,7 +357,7 @@ def _by_batches(key, params, module, factor, rows, callback, checkpoints) -> tup
     size = shared_rows(config.batch_size, len(rows))
     num_steps = config.epochs * (len(rows) // size)
     top = float(jnp.linalg.norm(factor, 2) ** 2)
-    state = TrainState(params, optimiser(config, num_steps, top).init(params), jnp.int32(0))
+    state = start(optimiser(config, num_steps, top), params)
     state = train_on(
         (np.asarray(rows),),
         make_step(module, num_steps, top),

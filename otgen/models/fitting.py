@@ -1,4 +1,4 @@
-"""How a generator is fitted to images in memory: checks, keys, number of steps, loop."""
+"""How a model is fitted to images in memory: checks, keys, number of steps, loop."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from otgen.models.apply import check_images
 from otgen.nn.autoencoder import to_unit
 from otgen.ot.check import as_count, as_key, require_kind
 from otgen.train.loop import train_on
-from otgen.train.settings import GeneratorSettings, num_steps_of, rows_of
-from otgen.types import Callback, Key
+from otgen.train.settings import Settings, num_steps_of, rows_of
+from otgen.types import Array, Callback, Key
 
 
 def check_start(key: Key, config: Any, kind: type, example: Any, num_steps: int) -> Array:
@@ -42,15 +42,17 @@ def check_step(module: Any, kind: type, num_steps: int) -> None:
 def fit_generator(
     key: Key,
     images: Any,
-    settings: GeneratorSettings,
+    settings: Settings,
     init: Callable[..., tuple[nn.Module, Any]],
     make_step: Callable[..., Any],
     *,
     batches_per_step: int = 1,
+    num_steps: int | None = None,
     callback: Callback | None = None,
     checkpoints: Any = None,
+    **options: Any,
 ) -> tuple[nn.Module, Any]:
-    """Train a generator on images, going on from the newest checkpoint if any.
+    """Train a generator or an autoencoder on images, going on from the newest checkpoint if any.
 
     Args:
       key: random key.
@@ -59,7 +61,8 @@ def fit_generator(
       init: `(key, settings, example, num_steps) -> (module, state)`.
       make_step: `(module, num_steps) -> step`.
       batches_per_step: batches of `settings.batch_size` images that a step uses.
-      callback, checkpoints: as in `train.train`.
+      num_steps: training steps; None for those of the settings' epochs.
+      callback, checkpoints, **options: as in `train.train`.
 
     Returns:
       The module and the state after the last step.
@@ -67,9 +70,9 @@ def fit_generator(
     Raises:
       ValueError: for images of another shape or range, or fewer than `batches_per_step`.
     """
-    images = np.asarray(check_images(images, settings.output))
+    images = np.asarray(check_images(images, getattr(settings, "output", "unit")))
     rows = rows_of(settings, len(images), batches_per_step)
-    num_steps = num_steps_of(settings, len(images), rows)
+    num_steps = num_steps_of(settings, len(images), rows) if num_steps is None else num_steps
     init_key, order_key, step_key = jax.random.split(as_key(key), 3)
     module, state = init(init_key, settings, images[:1], num_steps)
     state = train_on(
@@ -81,5 +84,6 @@ def fit_generator(
         batch_size=rows,
         callback=callback,
         checkpoints=checkpoints,
+        **options,
     )
     return module, state

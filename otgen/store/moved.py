@@ -24,7 +24,7 @@ _MOVED = (  # old package, new package, then modules: "old=new", or one name for
     ("models", "nn", "adversarial"),
     ("models", "train", "settings"),
     ("models", "store", "description store=folder"),
-    ("train", "store", "stored=item"),
+    ("train", "store", "stored=checksums"),
     (
         "models",
         "maps",

@@ -126,12 +126,12 @@ class Checkpoints:
     def _write(self, step: int, tree: Any, metrics: dict[str, float]) -> None:
         if step in self._manager.all_steps():
             return
-        from otgen.store import item as written
+        from otgen.store import checksums
 
         about = {"config": self._config, "versions": versions(), "metrics": metrics}
         facts = {"layout": _LAYOUT, "leaves": {name: _kind(leaf) for name, leaf in _named(tree)}, **about}
         numbers = {name: _bytes_of(name, leaf) for name, leaf in _named(tree)}
-        item = {_ITEM: written.Save(numbers, facts)}
+        item = {_ITEM: checksums.Save(numbers, facts)}
         with self._writing():
             saved = self._manager.save(step, args=self._ocp.args.Composite(**item), force=True)
         if not saved:
@@ -235,12 +235,12 @@ class Checkpoints:
 
     def _item(self, step: int, again: bool = True, *, numbers: bool = True) -> tuple[dict[str, Any], Any]:
         """Facts and bytes of a step, tried twice; raises _Damage for whatever reading a broken file comes to raise."""
-        from otgen.store import item as written
+        from otgen.store import checksums
 
         try:
-            item = {_ITEM: written.Restore(numbers)}
+            item = {_ITEM: checksums.Restore(numbers)}
             facts, whole = self._manager.restore(step, args=self._ocp.args.Composite(**item))[_ITEM]
-            if written.checksum_of(facts["leaves"]) != facts["checksum"]:
+            if checksums.checksum_of(facts["leaves"]) != facts["checksum"]:
                 raise _Damage("its checksums changed after they were saved")
             return facts, whole
         except _Damage:

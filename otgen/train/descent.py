@@ -33,9 +33,15 @@ def descend(
     loss: Loss,
     *arguments: Any,
     axis_name: str | None = None,
+    decay: float | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Take one step of an optimiser on `loss(params, *arguments) -> (value, metrics)`, averaged over devices."""
+    """Take one step of an optimiser on `loss(params, *arguments) -> (value, metrics)`, averaged over devices.
+
+    With a `decay` the state's moving average goes on as in `moving_average`.
+    """
     gradient, metrics = jax.grad(loss, has_aux=True)(state.params, *arguments)
     gradient, metrics = averaged((gradient, metrics), axis_name)
     updates, opt_state = transform.update(gradient, state.opt_state, state.params)
-    return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), metrics
+    params = optax.apply_updates(state.params, updates)
+    average = state.average if decay is None else moving_average(params, state.average, state.step, decay)
+    return TrainState(params, opt_state, state.step + 1, average), metrics

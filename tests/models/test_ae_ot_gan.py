@@ -134,7 +134,7 @@ def test_the_critic_is_trained_alone_at_first_and_then_both(base, digits):
     assert int(state.critic.step) == 34
     for one, other in leaves(state.generator.params, decoder):
         np.testing.assert_array_equal(one, other)
-    slopes, average = state.slopes, state.average
+    slopes, average = state.slopes, state.generator.average
     for played in range(3):
         state, metrics = both(state, digits.images[:16], jax.random.key(2), fixed)
         share = min(0.999, (1 + played) / (10 + played))
@@ -144,7 +144,7 @@ def test_the_critic_is_trained_alone_at_first_and_then_both(base, digits):
     np.testing.assert_array_equal(state.slopes, slopes)
     assert float(metrics["content"]) > 0
     assert max(float(np.abs(a - b).max()) for a, b in leaves(state.generator.params, decoder)) > 0
-    for found, wanted in leaves(state.average, average):
+    for found, wanted in leaves(state.generator.average, average):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
 
 

@@ -154,8 +154,10 @@ def _batch_sizes():
             elif isinstance(value, dict):
                 yield from inside(value, f"{where}.{name}")
 
-    for package in (otgen.models, experiments):
-        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+    for package in (otgen.models, otgen.maps, experiments):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if module.name.endswith("__main__"):
+                continue
             for name, value in vars(importlib.import_module(module.name)).items():
                 if dataclasses.is_dataclass(value) and isinstance(value, type):
                     yield from inside(

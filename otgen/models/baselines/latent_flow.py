@@ -21,11 +21,11 @@ from otgen.nn.velocity import Velocity
 from otgen.ot import sinkhorn
 from otgen.ot.check import as_array, as_count, as_key, as_points, require_kind
 from otgen.ot.costs import PairwiseCost
-from otgen.train.descent import descend, moving_average
+from otgen.train.descent import descend
 from otgen.train.loop import train_on
 from otgen.train.parallel import gathered, sample_keys, shared_rows
 from otgen.train.settings import Checked, adam, made
-from otgen.train.state import TrainState
+from otgen.train.state import TrainState, start
 from otgen.types import Array, Callback, Key
 
 PAIRINGS = ("independent", "transport")
@@ -67,20 +67,6 @@ class Config(Checked):
         self.below_one("average")
 
 
-class State(NamedTuple):
-    """TrainState of the velocity field, the moving average of its parameters, and the steps taken.
-
-    Example:
-      >>> _, state = og.models.latent_flow.init(jax.random.key(0), og.models.latent_flow.Config(width=16), 2)
-      >>> print(state._fields, state.step)
-      ('network', 'average', 'step') 0
-    """
-
-    network: TrainState
-    average: Any
-    step: Array
-
-
 class Flow(NamedTuple):
     """A trained flow.
 
@@ -107,7 +93,7 @@ def loss(params: Any, module: Velocity, noise: Array, codes: Array, t: Array) ->
     Example:
       >>> module, state = og.models.latent_flow.init(jax.random.key(0), og.models.latent_flow.Config(width=16), 2)
       >>> noise, codes, t = jnp.zeros((4, 2)), jnp.ones((4, 2)), jnp.linspace(0, 1, 4)
-      >>> print(og.models.latent_flow.loss(state.network.params, module, noise, codes, t)[0].shape)
+      >>> print(og.models.latent_flow.loss(state.params, module, noise, codes, t)[0].shape)
       ()
     """
     require_kind("module", module, Velocity)
@@ -146,7 +132,7 @@ def make_step(module: Velocity, config: Config):
     require_kind("module", module, Velocity), require_kind("config", config, Config)
     transform = adam(config.learning_rate, config.num_steps)
 
-    def step(state: State, codes: Array, key: Key, *, axis_name: str | None = None):
+    def step(state: TrainState, codes: Array, key: Key, *, axis_name: str | None = None):
         draw_key, pair_key = jax.random.split(key)
         keys = sample_keys(draw_key, state.step, codes.shape[0], axis_name)
         noise = jax.vmap(lambda k: jax.random.normal(k, codes.shape[1:]))(keys)
@@ -154,14 +140,13 @@ def make_step(module: Velocity, config: Config):
         if config.pairing == "transport":
             pair_key = jax.random.fold_in(pair_key, state.step)
             codes = _paired(pair_key, noise, codes, config.epsilon, axis_name)
-        network, metrics = descend(transform, state.network, loss, module, noise, codes, t, axis_name=axis_name)
-        average = moving_average(network.params, state.average, state.step, config.average)
-        return State(network, average, state.step + 1), metrics
+        options = {"axis_name": axis_name, "decay": config.average}
+        return descend(transform, state, loss, module, noise, codes, t, **options)
 
     return step
 
 
-def init(key: Key, config: Config, dim: int) -> tuple[Velocity, State]:
+def init(key: Key, config: Config, dim: int) -> tuple[Velocity, TrainState]:
     """Return the velocity field in `dim` dimensions and the state that training starts from.
 
     Example:
@@ -172,8 +157,7 @@ def init(key: Key, config: Config, dim: int) -> tuple[Velocity, State]:
     as_key(key), require_kind("config", config, Config)
     module = Velocity(as_count("dim", dim), config.width, config.depth)
     params = module.init(key, jnp.zeros(1), jnp.zeros((1, dim)))["params"]
-    network = TrainState(params, adam(config.learning_rate, config.num_steps).init(params), jnp.int32(0))
-    return module, State(network, params, jnp.int32(0))
+    return module, start(adam(config.learning_rate, config.num_steps), params, average=True)
 
 
 def fit(key: Key, codes: Any, *, callback: Callback | None = None, checkpoints: Any = None, **config: Any) -> Flow:

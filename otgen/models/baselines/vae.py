@@ -25,7 +25,7 @@ from otgen.ot.check import as_array, require_kind
 from otgen.train.descent import descend
 from otgen.train.parallel import normals
 from otgen.train.settings import GeneratorSettings, adam, made
-from otgen.train.state import TrainState
+from otgen.train.state import TrainState, start
 from otgen.types import Array, Callback, Key
 
 
@@ -135,7 +135,7 @@ def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[VAE,
     example = check_start(key, config, Config, example, num_steps)
     module = VAE(example.shape[1:], config)
     params = module.init(key, example, jnp.zeros((1, config.latent_dim)))["params"]
-    return module, TrainState(params, adam(config.learning_rate, num_steps).init(params), jnp.int32(0))
+    return module, start(adam(config.learning_rate, num_steps), params)
 
 
 def make_step(module: VAE, num_steps: int):

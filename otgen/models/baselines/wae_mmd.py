@@ -25,7 +25,7 @@ from otgen.ot.costs.distances import SqEuclidean
 from otgen.train.descent import descend
 from otgen.train.parallel import gathered, normals
 from otgen.train.settings import GeneratorSettings, adam, made
-from otgen.train.state import TrainState
+from otgen.train.state import TrainState, start
 from otgen.types import Array, Callback, Key
 
 _SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -158,7 +158,7 @@ def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[WAE,
     example = check_start(key, config, Config, example, num_steps)
     module = WAE(example.shape[1:], config)
     params = module.init(key, example)["params"]
-    return module, TrainState(params, adam(config.learning_rate, num_steps).init(params), jnp.int32(0))
+    return module, start(adam(config.learning_rate, num_steps), params)
 
 
 def make_step(module: WAE, num_steps: int):

@@ -24,10 +24,10 @@ from otgen.nn import adversarial
 from otgen.nn.autoencoder import decoder, encoder, to_unit
 from otgen.nn.pixels import pixels_of
 from otgen.ot.check import as_array, require_kind
-from otgen.train.descent import descend, moving_average
+from otgen.train.descent import descend
 from otgen.train.parallel import sample_keys
 from otgen.train.settings import GeneratorSettings, adam, made
-from otgen.train.state import TrainState
+from otgen.train.state import TrainState, start
 from otgen.types import Array, Callback, Key
 
 
@@ -102,20 +102,18 @@ class State(NamedTuple):
     """What training carries.
 
     Attributes:
-      generator, critic: TrainState of each, the parameters of the other left out.
-      average: moving average of the generator's parameters.
+      generator, critic: TrainState of each, the parameters of the other left out; the generator's with its average.
       step: steps of the generator (int32).
 
     Example:
       >>> config = og.models.wgan_gp.Config(latent_dim=2, hidden=(16,))
       >>> _, state = og.models.wgan_gp.init(jax.random.key(0), config, jnp.zeros((1, 8, 8, 1)), num_steps=10)
       >>> print(state._fields, state.step)
-      ('generator', 'critic', 'average', 'step') 0
+      ('generator', 'critic', 'step') 0
     """
 
     generator: TrainState
     critic: TrainState
-    average: Any
     step: Array
 
 
@@ -179,13 +177,9 @@ def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[WGAN
     """
     module = WGAN(check_start(key, config, Config, example, num_steps).shape[1:], config)
     params = module.init(key, jnp.zeros((1, config.latent_dim)))["params"]
-    zero = jnp.int32(0)
-
-    def start(part: Any, steps: int) -> TrainState:
-        return TrainState(part, _adam(config, steps).init(part), zero)
-
-    generator = start(params["generator"], num_steps)
-    return module, State(generator, start(params["critic"], num_steps * config.critic_steps), generator.params, zero)
+    generator = start(_adam(config, num_steps), params["generator"], average=True)
+    critic = start(_adam(config, num_steps * config.critic_steps), params["critic"])
+    return module, State(generator, critic, jnp.int32(0))
 
 
 def make_step(module: WGAN, num_steps: int):
@@ -222,9 +216,9 @@ def make_step(module: WGAN, num_steps: int):
             batch = (part[i :: config.critic_steps] for part in (images, fake, share))
             critic, metrics = descend(for_critic, critic, critic_loss, module, *batch, axis_name=axis_name)
         rest = critic.params, module, noise[:: config.critic_steps]
-        generator, more = descend(for_generator, state.generator, generator_loss, *rest, axis_name=axis_name)
-        average = moving_average(generator.params, state.average, state.step, config.average)
-        return State(generator, critic, average, state.step + 1), {**metrics, **more}
+        options = {"axis_name": axis_name, "decay": config.average}
+        generator, more = descend(for_generator, state.generator, generator_loss, *rest, **options)
+        return State(generator, critic, state.step + 1), {**metrics, **more}
 
     return step
 
@@ -255,4 +249,4 @@ def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints:
         callback=callback,
         checkpoints=checkpoints,
     )
-    return Model(module, {"params": {"generator": state.average, "critic": state.critic.params}})
+    return Model(module, {"params": {"generator": state.generator.average, "critic": state.critic.params}})

@@ -34,10 +34,10 @@ from otgen.models.informative.codes import Codes, Latent
 from otgen.nn.autoencoder import decoder, encoder, to_unit
 from otgen.nn.pixels import pixels_of
 from otgen.ot.check import as_array, require_kind
-from otgen.train.descent import descend, moving_average
+from otgen.train.descent import descend
 from otgen.train.parallel import sample_keys
 from otgen.train.settings import GeneratorSettings, adam, made
-from otgen.train.state import TrainState
+from otgen.train.state import TrainState, start
 from otgen.types import Array, Callback, Key
 
 _FEATURES = 128  # outputs of the trunk, and hidden units of Q's head
@@ -154,19 +154,17 @@ class State(NamedTuple):
     Attributes:
       generator: TrainState of G.
       critic: TrainState of trunk, discriminator's head and Q's head.
-      average: moving average of the generator's parameters.
       step: steps of the generator (int32).
 
     Example:
       >>> config = og.models.info_gan.Config(latent_dim=2, hidden=(16,))
       >>> _, state = og.models.info_gan.init(jax.random.key(0), config, jnp.zeros((1, 8, 8, 1)), 10)
       >>> print(state._fields, state.step)
-      ('generator', 'critic', 'average', 'step') 0
+      ('generator', 'critic', 'step') 0
     """
 
     generator: TrainState
     critic: TrainState
-    average: Any
     step: Array
 
 
@@ -290,9 +288,9 @@ def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[Info
     codes = Codes(jnp.zeros((1, categories), jnp.int32), jnp.zeros((1, values)))
     params = module.init(key, codes, jnp.zeros((1, config.latent_dim)))["params"]
     parts = params["generator"], {name: params[name] for name in _CRITIC}
-    optimisers, zero = _optimisers(config, num_steps), jnp.int32(0)
-    generator, critic = (TrainState(part, opt.init(part), zero) for part, opt in zip(parts, optimisers, strict=True))
-    return module, State(generator, critic, generator.params, zero)
+    for_generator, for_critic = _optimisers(config, num_steps)
+    generator = start(for_generator, parts[0], average=True)
+    return module, State(generator, start(for_critic, parts[1]), jnp.int32(0))
 
 
 def make_step(module: InfoGAN, num_steps: int):
@@ -327,9 +325,9 @@ def make_step(module: InfoGAN, num_steps: int):
         for i in range(steps):
             batch = _rows((images, fake, codes), slice(i, None, steps))
             critic, metrics = learn(for_critic, critic, discriminator_loss, module, *batch)
-        generator, more = learn(for_generator, state.generator, generator_loss, critic.params, module, *fresh)
-        average = moving_average(generator.params, state.average, state.step, config.average)
-        return State(generator, critic, average, state.step + 1), {**metrics, **more}
+        rest = critic.params, module, *fresh
+        generator, more = learn(for_generator, state.generator, generator_loss, *rest, decay=config.average)
+        return State(generator, critic, state.step + 1), {**metrics, **more}
 
     return step
 
@@ -367,4 +365,4 @@ def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints:
         callback=callback,
         checkpoints=checkpoints,
     )
-    return Model(module, {"params": {"generator": state.average, **state.critic.params}})
+    return Model(module, {"params": {"generator": state.generator.average, **state.critic.params}})

@@ -51,10 +51,10 @@ from otgen.nn.augment import Augment, augment
 from otgen.nn.autoencoder import decoder, encoder, to_unit
 from otgen.nn.pixels import pixels_of
 from otgen.ot.check import native, require_positive
-from otgen.train.descent import descend, moving_average
+from otgen.train.descent import descend
 from otgen.train.parallel import sample_keys
 from otgen.train.settings import GeneratorSettings, adam, made
-from otgen.train.state import TrainState
+from otgen.train.state import TrainState, start
 from otgen.types import Array, Callback, Key
 
 OBJECTIVES = ("encoder", "structured")
@@ -276,13 +276,12 @@ class State(NamedTuple):
       generator, encoder: G and Q.
       critic, own: potentials of the transport to the data and to the generated points themselves.
       features: of an adversarial ground cost; without parameters for pixels.
-      average: moving average of the generator's parameters.
       unit: mean pixel cost of two data.
       step: steps of the generator (int32).
 
     Example:
       >>> print(og.models.informative_gan.State._fields)
-      ('generator', 'encoder', 'critic', 'own', 'features', 'average', 'unit', 'step')
+      ('generator', 'encoder', 'critic', 'own', 'features', 'unit', 'step')
     """
 
     generator: TrainState
@@ -290,7 +289,6 @@ class State(NamedTuple):
     critic: TrainState
     own: TrainState
     features: TrainState
-    average: Any
     unit: Array
     step: Array
 
@@ -362,15 +360,13 @@ def init(
     module = InformativeGAN(example.shape[1:], config, features)
     param_key, latent_key = jax.random.split(key)
     params = module.init(param_key, *config.latent.sample(latent_key, 2))["params"]
-    zero = jnp.int32(0)
 
-    def start(name: str, steps: int = num_steps) -> TrainState:
-        part = params.get(name, {})
-        return TrainState(part, _adam(config, steps).init(part), zero)
+    def begun(name: str, steps: int = num_steps) -> TrainState:
+        return start(_adam(config, steps), params.get(name, {}), average=name == "generator")
 
-    critics = (start(name, num_steps * config.dual_steps) for name in ("critic", "own"))
-    networks = start("generator"), start("encoder"), *critics, start("features")
-    return module, State(*networks, params["generator"], jnp.asarray(unit), zero)
+    critics = (begun(name, num_steps * config.dual_steps) for name in ("critic", "own"))
+    networks = begun("generator"), begun("encoder"), *critics, begun("features")
+    return module, State(*networks, jnp.asarray(unit), jnp.int32(0))
 
 
 def make_step(module: InformativeGAN, num_steps: int):
@@ -430,13 +426,12 @@ def make_step(module: InformativeGAN, num_steps: int):
         rest = critic.params, features.params, z[0], points(z), seen, moved
         encoder, more = learn(for_networks, encoder, losses.encoder, *rest)
         fixed = critic.params, own.params, state.encoder.params, features.params
-        after, also = learn(for_networks, generator, losses.generator, fixed, z, fresh, seen)
+        after, also = learn(for_networks, generator, losses.generator, fixed, z, fresh, seen, decay=config.average)
         if config.ground == "adversarial":
             rest = generator.params, *fixed[:3], z, fresh, seen
             features, _ = learn(for_networks, features, losses.adversary, *rest)
-        average = moving_average(after.params, state.average, state.step, config.average)
         networks = after, encoder, critic, own, features
-        return State(*networks, average, state.unit, state.step + 1), {**metrics, **more, **also}
+        return State(*networks, state.unit, state.step + 1), {**metrics, **more, **also}
 
     return step
 
@@ -487,7 +482,7 @@ def fit(
         callback=callback,
         checkpoints=checkpoints,
     )
-    params = {"generator": state.average, "encoder": state.encoder.params, "critic": state.critic.params}
+    params = {"generator": state.generator.average, "encoder": state.encoder.params, "critic": state.critic.params}
     params |= {"own": state.own.params}
     if settings.ground == "adversarial":
         params["features"] = state.features.params

@@ -449,17 +449,17 @@ def test_clusters_of_well_parted_points(key):
 @pytest.mark.slow
 def test_a_start_from_clusters_is_taken_and_is_better(key, monkeypatch):
     """A chi2 of 1.1 in place of 4.7, before the descent: after it what is left is within the noise of both."""
-    from otgen.ot import semidiscrete as module
+    from otgen.ot.semidiscrete import solver
 
     modes = 3 * jax.random.normal(key, (8, 16))
     y = modes[jnp.arange(4000) % 8] + 0.3 * jax.random.normal(jax.random.key(1), (4000, 16))
-    started, stage = [], module.stage
+    started, stage = [], solver.stage
 
     def watched(key, state, *rest, **options):
         started.append(state)
         return stage(key, state, *rest, **options)
 
-    monkeypatch.setattr(module, "stage", watched)
+    monkeypatch.setattr(solver, "stage", watched)
     semidiscrete.run(key, y, tol=0.2, max_samples=1024)
     assert len(started[-1].h) == 4000  # those before are of the clusters
     taken, affine = (
