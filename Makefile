@@ -46,12 +46,12 @@ docs-serve: $(DOCS)
 # Every benchmark in turn, more than an hour on two quiet cores; DATA is the folder of MNIST, CIFAR-10 and feature weights.
 DATA ?= $(OTGEN_DATA)
 bench: $(READY)
-	$(PY) -m experiments.bench_latent
-	$(PY) -m experiments.bench_gaussian
-	$(PY) -m experiments.bench_sinkhorn
-	$(PY) -m experiments.bench_semidiscrete $(if $(DATA),--data-dir $(DATA),--parts table eta rate memory)
-	$(PY) -m experiments.bench_train $(if $(DATA),--data-dir $(DATA))
-	$(if $(DATA),$(PY) -m experiments.bench_features --data-dir $(DATA),@echo "bench_features needs data: make bench DATA=folder")
+	$(PY) -m experiments.bench.latent
+	$(PY) -m experiments.bench.gaussian
+	$(PY) -m experiments.bench.sinkhorn
+	$(PY) -m experiments.bench.semidiscrete $(if $(DATA),--data-dir $(DATA),--parts table eta rate memory)
+	$(PY) -m experiments.bench.train $(if $(DATA),--data-dir $(DATA))
+	$(if $(DATA),$(PY) -m experiments.bench.features --data-dir $(DATA),@echo "bench.features needs data: make bench DATA=folder")
 
 clean:
 	rm -rf .venv .jax_cache runs dist build site *.egg-info

@@ -20,7 +20,6 @@ import dataclasses
 import functools
 import json
 import math
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -30,10 +29,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import ae_ot, compare, latent_ot
-from experiments.lab import ae_ot_gan_budget, ae_ot_gan_figures, command, variants
-from experiments.lab.command import place_of, save, stage, write
-from experiments.lab.judge import Judge, PointJudge, extent, features_of, place_of_scores
+from experiments.lab import ae_ot_gan_budget, ae_ot_gan_figures, command, sets, table, variants
+from experiments.lab.command import write
+from experiments.lab.judge import Judge, PointJudge, codes_of, extent, features_of, judged, place_of_scores
+from experiments.lab.machine import repeated
+from experiments.lab.sets import Draw
+from experiments.lab.trials import note_failure, place_of, read, run_missing, save, stage
 from otgen import data, store
 from otgen import eval as evaluate
 from otgen.data import toy
@@ -46,16 +47,13 @@ from otgen.train.loop import NonFinite
 from otgen.types import Array, Key
 
 _MNIST = {"base": {"epochs": 72}, "gan": {"epochs": 6, "learning_rate": 6e-4}}
-_SETS: dict[str, dict[str, dict[str, Any]]] = {  # autoencoder and GAN by data set
-    "digits": {
-        "base": {"latent_dim": 8, "hidden": (256, 128), "epochs": 150, "batch_size": 128},
-        "gan": {"epochs": 60},
-    },
+_SETS: dict[str, dict[str, dict[str, Any]]] = {  # autoencoder and GAN by data set, beside the networks
+    "digits": {"base": {"epochs": 150}, "gan": {"epochs": 60}},
     "mnist": _MNIST,
     "fashion_mnist": {**_MNIST, "gan": {**_MNIST["gan"], "content_weight": 3.0}},
-    "stacked_mnist": {**_MNIST, "base": {"latent_dim": 32, "epochs": 36}},
-    "cifar10": {"base": {"latent_dim": 64, "network": "conv", "epochs": 12}, "gan": {"epochs": 24}},
-    "celeb_a": {"base": {"latent_dim": 100, "network": "conv", "epochs": 4}, "gan": {"epochs": 8}},
+    "stacked_mnist": {**_MNIST, "base": {"epochs": 36}},
+    "cifar10": {"base": {"epochs": 12}, "gan": {"epochs": 24}},
+    "celeb_a": {"base": {"epochs": 4}, "gan": {"epochs": 8}},
 }
 _TOY = {"base": {"latent_dim": 2, "hidden": (128, 128), "epochs": 200}, "gan": {"epochs": 20, "feature": "none"}}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -92,11 +90,9 @@ COLUMNS = {  # of the table
 _PAIRS = 10_000  # training images whose pairs are looked at
 _TIMED = 2000  # images a draw that is timed
 
-Draw = Callable[[Key, int], Array]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(command.Options):
+class Config(command.Seeds, command.Options):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "digits"
@@ -104,8 +100,6 @@ class Config(command.Options):
     variants: str = "default"
     """Names with commas, among default, no_pairs, no_feature, gaussian, no_filter, non_saturating, wasserstein, longer,
     vae, wgan_gp, or FIELD=VALUE."""
-    seeds: str = "0"
-    """Such as 0-2 or 0,3,7."""
     epochs: float | None = None
     """Of the autoencoder."""
     gan_epochs: float | None = None
@@ -129,16 +123,14 @@ class Config(command.Options):
     draws: int = 5
     """Draws that every score averages over."""
 
+    NAME = "ae_ot_gan"
+
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
         """A run of seconds, for tests."""
         small = {"epochs": 3.0, "gan_epochs": 1.0, "warmup": 2, "num_eval": 200, "draws": 2, "progress": False}
         small |= {"num_points": 300} if changes.get("dataset", cls.dataset) in toy.DISTRIBUTIONS else {"limit": 400}
         return cls(**{**small, **changes})
-
-    def folder(self) -> Path:
-        """The output folder."""
-        return Path(self.out or Path("runs") / "ae_ot_gan" / self.dataset)
 
     def is_toy(self) -> bool:
         """Whether the data are points of the plane."""
@@ -148,15 +140,11 @@ class Config(command.Options):
         """The variants asked for."""
         return variants.names(self.variants)
 
-    def seed_list(self) -> list[int]:
-        """The seeds asked for."""
-        return command.numbers_of("seeds", self.seeds)
-
     def base(self) -> base_model.Config:
         """The AE-OT."""
-        names = ("epochs", "latent_dim", "hidden", "network")
-        asked = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return base_model.Config(**{**self._set()["base"], **asked})
+        networks = sets.NETWORKS.get(self.dataset, {})
+        asked = self.given("epochs", "latent_dim", "hidden", "network")
+        return base_model.Config(**{**networks, **self._set()["base"], **asked})
 
     def gan(self, variant: str) -> gan_model.Config:
         """The last stage of a variant.
@@ -178,7 +166,7 @@ class Config(command.Options):
             raise ValueError(f"variant {variant!r}: perceptual features are given to `ae_ot_gan.refine`, not here.")
         try:
             return gan_model.Config(**{**fields, **own})
-        except TypeError as error:  # such as a word for a number
+        except (TypeError, ValueError) as error:  # such as a word for a number
             raise ValueError(f"variant {variant!r}: the field cannot have such a value ({error}).") from error
 
     def identity(self) -> dict[str, Any]:
@@ -195,28 +183,30 @@ def main(config: Config) -> dict[str, Any]:
     """Train and score what is not yet there, and return what results.json holds."""
     check(config)
     folder = command.open_folder(config)
-    progress, sets = command.progress_of(config, folder), None
+    progress, data_sets = command.progress_of(config, folder), functools.cache(lambda: load(config))
+    trial_of = functools.lru_cache(1)(lambda seed: Trial(config, folder, seed, progress, *data_sets()))
     groups = [REFERENCE, *config.names()]
-    for seed in config.seed_list():
-        missing = [group for group in groups if not command.is_done(_scores(config, folder, seed, group))]
-        if missing:
-            sets = load(config) if sets is None else sets
-            Trial(config, folder, seed, progress, *sets).run(missing)
+    run_missing(
+        [(seed, group) for seed in config.seed_list() for group in groups],
+        lambda it: _scores(config, folder, *it),
+        lambda it: trial_of(it[0]).run(it[1]),
+    )
     if not hosts.is_first():
         return {}
     all_of_them = place_of_scores(config, Path("checkpoints/seed-*/*")) / "scores.json"
-    runs = [json.loads(path.read_text()) for path in folder.glob(str(all_of_them))]
+    runs = [read(path.parent) for path in folder.glob(str(all_of_them))]
     order = {group: i for i, group in enumerate(groups)}
     runs.sort(key=lambda run: (run["seed"], order.get(run["group"], len(order)), run["group"]))
     places = [_scores(config, folder, config.seed_list()[0], group) for group in groups]
     compare_classes(runs)
     drawn = ae_ot_gan_figures.draw(config, folder, places)
     results = {"dataset": config.dataset, "judge": runs[0]["judge"], "figures": drawn}
-    results |= {"rows": latent_ot.gather(runs), "runs": runs}
+    results |= {"rows": table.gather(runs), "runs": runs}
     write(folder / "results.json", results)
     lines = [f"{run['group']}, seed {run['seed']}, failed: {run['failed']}" for run in runs if "failed" in run]
     lines += [f"{name}: {row['frechet']['seeds']} seeds." for name, row in results["rows"].items()]
-    (folder / "table.md").write_text("\n".join([latent_ot.markdown(results, COLUMNS), "", *lines]) + "\n")
+    shown = [table.markdown(results["rows"], COLUMNS), f"\n{table.of_judge(results)}.\n", *lines]
+    (folder / "table.md").write_text("\n".join(shown) + "\n")
     return results
 
 
@@ -240,13 +230,8 @@ def _scores(config: Config, folder: Path, seed: int, group: str) -> Path:
 
 def check(config: Config) -> None:
     """Raise ValueError for options that cannot be meant, before anything is written."""
-    known = (*_SETS, *toy.DISTRIBUTIONS)
-    if config.dataset not in known:
-        raise ValueError(f"dataset = {config.dataset!r} is unknown: choose one of {', '.join(known)}.")
-    for name, least in (("limit", 100), ("num_points", 100), ("num_eval", 16), ("feature_images", 16), ("draws", 1)):
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise ValueError(f"{name} = {value} is too small: give {least} or more.")
+    least = {"limit": 100, "num_points": 100, "num_eval": 16, "feature_images": 16, "draws": 1}
+    command.require(config, (*_SETS, *toy.DISTRIBUTIONS), **least)
     if not config.names():
         raise ValueError("no variant: give at least one, such as default.")
     config.seed_list()
@@ -257,15 +242,13 @@ def check(config: Config) -> None:
     if config.is_toy() and (config.base().network != "mlp" or config.features != "auto" or config.limit is not None):
         raise ValueError("toys are points: network='conv', features and limit are for images.")
     features_of(config.dataset, config.data_dir, "pixels" if config.features == "auto" else config.features)
-    if config.folder().exists() and not config.folder().is_dir():
-        raise ValueError(f"out = {config.folder()} is a file: give a folder.")
 
 
 def load(config: Config) -> tuple[data.Dataset, data.Dataset]:
     """Training and held-out data; points as images of one row and column, scaled into [0, 1] like pixels."""
     if not config.is_toy():
-        return ae_ot.load(config)
-    train, test = compare.load(compare.Config(dataset=config.dataset, num_points=config.num_points))
+        return sets.images(config)
+    train, test = sets.points(config.dataset, config.num_points)
     low, high = _bounds(train.images)
     scaled = (data.Dataset((part.images - low) / (high - low), part.labels) for part in (train, test))
     return tuple(data.Dataset(np.clip(part.images, 0, 1), part.labels) for part in scaled)
@@ -293,40 +276,34 @@ class Trial:
         self._keys = jax.random.split(jax.random.key(seed), 4)
         self._num, self._draws_of_a_row = extent(config)
 
-    def run(self, groups: list[str]) -> None:
-        """Train and score groups of rows of the table; one that diverges is noted."""
+    def run(self, group: str) -> None:
+        """Train and score a group of rows of the table; one that diverges is noted."""
         judge = self._judge  # after the autoencoder: without one there is nothing to compare
-        facts = {"features": judge.name, "classifier": judge.classifier, "accuracy": judge.accuracy}
-        facts |= {"images_per_draw": judge.num, "draws": self._draws_of_a_row}
-        for group in groups:
-            entry = {"group": group, "seed": self._seed, "judge": facts}
-            place = _scores(self._config, self._folder, self._seed, group)
-            try:
-                draws, notes, shown = self._draws(group)
-            except NonFinite as error:
-                print(f"{group}, seed {self._seed}: {error}")
-                save(place, {**entry, "failed": str(error), "rows": {}}, {})
-                continue
-            key = self._keys[3]
-            rows = {row: self._scored(key, row, draw) | notes.get(row, {}) for row, draw in draws.items()}
-            shown |= {row: draw(key, 1000 if self._config.is_toy() else 100) for row, draw in draws.items()}
-            save(place, {**entry, "rows": rows}, shown)
+        entry = {"group": group, "seed": self._seed, "judge": judge.facts(self._draws_of_a_row)}
+        place = _scores(self._config, self._folder, self._seed, group)
+        try:
+            draws, notes, shown = self._draws(group)
+        except NonFinite as error:
+            note_failure(place, f"{group}, seed {self._seed}", entry, error)
+            return
+        key = self._keys[3]
+        rows = {row: self._scored(key, row, draw) | notes.get(row, {}) for row, draw in draws.items()}
+        shown |= {row: draw(key, 1000 if self._config.is_toy() else 100) for row, draw in draws.items()}
+        save(place, {**entry, "rows": rows}, shown)
 
     def _scored(self, key: Key, row: str, draw: Draw) -> dict[str, Any]:
         times = 1 if row.startswith("reconstructed") else self._draws_of_a_row
-        bench = compare.Bench(dataclasses.replace(self._config, draws=times), self._train, self._test, self._judge, 0.0)
         if self._config.is_toy():
-            bounds = self._bounds
-            found = compare.judged(bench, key, lambda key, num: draw(key, num) * (bounds[1] - bounds[0]) + bounds[0])
+            low, high = _bounds(self._points[0].images)
+            found = judged(self._judge, key, lambda key, num: draw(key, num) * (high - low) + low, times)
         else:
-            found = compare.judged(bench, key, draw)
+            found = judged(self._judge, key, draw, times)
         return {**found["mean"], "sd_over_draws": found["sd"], "class_shares": found["class_shares"]}
 
     @functools.cached_property
-    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """The box of the points of a toy."""
-        toy_config = compare.Config(dataset=self._config.dataset, num_points=self._config.num_points)
-        return _bounds(compare.load(toy_config)[0].images)
+    def _points(self) -> tuple[data.Dataset, data.Dataset]:
+        """The points of a toy in their own scale."""
+        return sets.points(self._config.dataset, self._config.num_points)
 
     def _shown(self, module: gan_model.AEOTGAN, base: base_model.Model) -> Callable[[Any], Array]:
         """What draws 64 images from a state in training, always of the same noise."""
@@ -373,7 +350,7 @@ class Trial:
         form = self._config.gan("default").form
         if group == REFERENCE:
             draws = {
-                _REAL: lambda key, num: to_unit(train[_choose(key, len(train), num)]),
+                _REAL: sets.drawn_from(train),
                 "reconstructed test data": lambda key, num: _reconstructed(base, test[:num]),
                 "AE-OT": lambda key, num: base_model.sample(key, base, num, form=form),
             }
@@ -430,27 +407,17 @@ class Trial:
 
     def _speed(self, draw: Draw) -> dict[str, float]:
         """Images per second of draws, the best of three."""
-        jax.block_until_ready(draw(self._keys[3], _TIMED))
-        spent = []
-        for i in range(3):
-            start = time.perf_counter()
-            jax.block_until_ready(draw(jax.random.fold_in(self._keys[3], i), _TIMED))
-            spent.append(time.perf_counter() - start)
+        keys = iter([self._keys[3], *(jax.random.fold_in(self._keys[3], i) for i in range(3))])
+        spent, _ = repeated(lambda: draw(next(keys), _TIMED), 3)
         return {"images_per_second": round(_TIMED / min(spent), 1)}
 
     @functools.cached_property
     def _judge(self) -> Judge | PointJudge:
-        config, transport = self._config, self._start[0].variables["transport"]
+        config, base = self._config, self._start[0]
         if config.is_toy():
-            parts = compare.load(compare.Config(dataset=config.dataset, num_points=config.num_points))
-            return PointJudge(config.dataset, *parts, num=config.num_eval)
-
-        def encode(images: Array) -> Array:
-            module, variables = self._start[0][:2]
-            return (base_model.encode(module, variables, images) - transport["mean"]) / transport["scale"]
-
+            return PointJudge(config.dataset, *self._points, num=config.num_eval)
         rest = {"num": self._num, "data_dir": config.data_dir, "features": config.features}
-        return Judge(config.dataset, self._train, self._test, encode, **rest)
+        return Judge(config.dataset, self._train, self._test, codes_of(base), **rest)
 
 
 def _params_of(train: Callable[..., Any]) -> Callable[..., tuple[None, Any]]:
@@ -465,10 +432,6 @@ def _fitted(name: str, key: Key, images: Any, config: Any, **watch: Any) -> Draw
 def _reconstructed(model: base_model.Model, images: Any) -> Array:
     codes = base_model.encode(model.module, model.variables, images)
     return base_model.decode(model.module, model.variables, codes)
-
-
-def _choose(key: Key, total: int, num: int) -> np.ndarray:
-    return np.asarray(jax.random.choice(key, total, (num,), replace=num > total))
 
 
 def cli() -> None:

@@ -5,7 +5,8 @@ Implements the method of paper C (arXiv 2303.03027).
     python -m experiments.bures_linear                                     # digits, two minutes on two cores
     python -m experiments.bures_linear --dataset mnist --data-dir DATA     # rank 50, three minutes on two cores
 
-Writes runs/bures_linear/DATASET-seed-SEED/: results.json, and
+Writes runs/bures_linear/DATASET-seed-SEED/: results.json, config.json, checkpoints of every part, from which `--resume`
+continues a run that was stopped, the deepest generator for `otgen.load`, and
 
 * loss.png: loss against time of the gradient flow, with the bounds the theory gives;
 * rates.png: the rate near the optimum against depth and against the smallest eigenvalue of the target;
@@ -25,6 +26,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.lab import command, sets
+from experiments.lab.figures import canvas, save
+from experiments.lab.trials import run_parts
 from otgen import data, plot, store
 from otgen.data.toy import zipf_covariance
 from otgen.models import bures_linear
@@ -35,16 +39,12 @@ from otgen.theory import bounds, critical, dynamics
 LATE = (-5.0, -4.0)  # log10 of the loss where rates are measured: the slowest mode alone is left
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(command.Resumable):
     """Options of the experiment."""
 
     dataset: str = "digits"
-    data_dir: str | None = None
-    cache_dir: str | None = None
     seed: int = 0
-    out: str | None = None
-    """Output folder; runs/bures_linear/DATASET-seed-SEED if not given."""
     rank: int | None = None
     """Of the image generator; 50, and 20 for digits if not given."""
     image_depths: tuple[int, ...] = (1, 2, 5)
@@ -56,47 +56,39 @@ class Config:
     targets: int = 5
     """Random targets a rate is averaged over."""
 
+    NAME = "bures_linear"
+
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
         """A run of seconds, for tests."""
         small = {"dim": 5, "depths": (1, 2), "least": (1.0,), "targets": 1, "image_depths": (2,), "rank": 5}
-        return cls(**{**small, **changes})
+        return cls(**{**small, "progress": False, **changes})
 
 
 def main(config: Config) -> dict[str, Any]:
     """Run every part, draw, and return what results.json holds."""
-    folder = Path(config.out or Path("runs") / "bures_linear" / f"{config.dataset}-seed-{config.seed}")
-    folder.mkdir(parents=True, exist_ok=True)
+    command.require(config, sets.NETWORKS, seed=0, rank=1, dim=2, targets=1)
+    for name in ("image_depths", "depths", "least"):
+        if not min(getattr(config, name), default=0) > 0:
+            raise ValueError(f"{name} = {getattr(config, name)}: give at least one number above 0, and none below.")
+    folder = command.open_folder(config)
     with jax.enable_x64(True):
-        results = {
-            "dataset": config.dataset,
-            "seed": config.seed,
-            "flows": flows(config, folder / "loss.png"),
-            "rates": rates(config, folder / "rates.png"),
-            "spectra": spectra(folder / "spectra.png"),
-            "low rank starts": deficient(config, folder / "deficient.png"),
+        theory = {
+            "flows": lambda: flows(config, folder / "loss.png"),
+            "rates": lambda: rates(config, folder / "rates.png"),
+            "spectra": lambda: spectra(folder / "spectra.png"),
+            "low rank starts": lambda: deficient(config, folder / "deficient.png"),
         }
-    results["images"] = images(config, folder / "samples.png")
-    (folder / "results.json").write_text(json.dumps(results, indent=1))
+        results = {"dataset": config.dataset, "seed": config.seed, **run_parts(folder, theory)}
+    results |= run_parts(folder, {"images": lambda: images(config, folder)})
+    command.write(folder / "results.json", results)
     return results
 
 
-def figure(columns: int, width: float = 4.6):
+def figure(columns: int, width: float = 4.6) -> tuple[Any, Any]:
     """A figure of one row, and its axes."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(1, columns, figsize=(width * columns, 3.6), constrained_layout=True, squeeze=False)
-
-
-def save(drawing: Any, path: Path) -> None:
-    """Write a figure and close it."""
-    import matplotlib.pyplot as plt
-
-    drawing.savefig(path, dpi=150)
-    plt.close(drawing)
+    sheet, (axes,) = canvas(1, columns, width, 3.6)
+    return sheet, axes
 
 
 def start_of(config: Config, least: float, depth: int, seed: int, tau: float = 0.0) -> tuple[Any, Any]:
@@ -120,7 +112,7 @@ def flows(config: Config, path: Path) -> dict[str, Any]:
     taus = (0.0, 0.1)
     drawing, axes = figure(len(taus))
     shades = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
-    for ax, tau in zip(axes[0], taus, strict=True):
+    for ax, tau in zip(axes, taus, strict=True):
         for depth, colour in zip(config.depths[:4], shades, strict=False):
             run, found = flow_of(config, 1.0, depth, config.seed, tau)
             times, losses = np.asarray(run.times), np.asarray(run.losses) - found.bounds.optimum
@@ -138,10 +130,10 @@ def flows(config: Config, path: Path) -> dict[str, Any]:
                 "words": bounds.describe(found),
             }
         ax.set(xlabel="time", ylabel="loss above its minimum", title=f"tau = {tau}", ylim=(1e-7, 3e4), xlim=(0, 2.2))
-    axes[0][0].legend(frameon=False, loc="upper right", ncols=2)
+    axes[0].legend(frameon=False, loc="upper right", ncols=2)
     kinds = {"-": "loss", "--": "bound, eigenvalues on the way", ":": "bound, known at the start"}
-    lines = [axes[0][1].plot([], [], style, color="0.4", label=name)[0] for style, name in kinds.items()]
-    axes[0][1].legend(handles=lines, frameon=False, loc="upper right")
+    lines = [axes[1].plot([], [], style, color="0.4", label=name)[0] for style, name in kinds.items()]
+    axes[1].legend(handles=lines, frameon=False, loc="upper right")
     save(drawing, path)
     return results
 
@@ -149,7 +141,7 @@ def flows(config: Config, path: Path) -> dict[str, Any]:
 def rates(config: Config, path: Path) -> dict[str, Any]:
     """Measured over predicted rate near the optimum, for every depth and smallest eigenvalue."""
     table: dict[str, Any] = {}
-    drawing, (axes,) = figure(2)
+    drawing, axes = figure(2)
     means = np.zeros((len(config.least), len(config.depths)))
     predicted = np.zeros_like(means)
     for i, least in enumerate(config.least):
@@ -194,7 +186,7 @@ def spectra(path: Path) -> dict[str, Any]:
             spectrum = critical.hessian_spectrum(values, subset, (4, 4, 4), tau=tau, loss=loss)
             row[loss] = [float(spectrum[0]), float(spectrum[-1])]
         table["".join(str(i + 1) for i in subset) or "none"] = row
-    drawing, (axes,) = figure(2)
+    drawing, axes = figure(2)
     for ax, loss in zip(axes, ("bures", "frobenius"), strict=True):
         names = list(table)
         low, high = np.array([table[name][loss] for name in names]).T
@@ -220,7 +212,7 @@ def deficient(config: Config, path: Path) -> dict[str, Any]:
         "small random": linear.draw_weights(jax.random.key(2), widths, "normal", scale=0.1),
     }
     table: dict[str, Any] = {}
-    drawing, (axes,) = figure(2)
+    drawing, axes = figure(2)
     for ax, (name, weights) in zip(axes, starts.items(), strict=True):
         weights = tuple(matrix.astype(target.dtype) for matrix in weights)
         for tau in (0.0, 0.01, 0.1, 0.5):
@@ -241,9 +233,10 @@ def deficient(config: Config, path: Path) -> dict[str, Any]:
     return table
 
 
-def images(config: Config, path: Path) -> dict[str, Any]:
+def images(config: Config, folder: Path) -> dict[str, Any]:
     """A linear generator of images by the Bures loss, against PCA of the same rank."""
     train = data.load(config.dataset, "train", config.data_dir, cache_dir=config.cache_dir)
+    progress = command.progress_of(config, folder)
     rank = config.rank or (20 if config.dataset == "digits" else 50)
     rows = train.images.reshape(len(train.images), -1).astype(np.float64) / 255
     values, vectors = np.linalg.eigh(np.cov(rows.T))
@@ -252,7 +245,9 @@ def images(config: Config, path: Path) -> dict[str, Any]:
     projector = basis @ basis.T
     table: dict[str, Any] = {"rank": rank, "discarded eigenvalues": discarded, "trace": float(values.sum())}
     for depth in config.image_depths:
-        model = bures_linear.fit(jax.random.key(config.seed), train.images, rank=rank, depth=depth)
+        with progress(f"N = {depth}", None) as callback:
+            key = jax.random.key(config.seed)
+            model = bures_linear.fit(key, train.images, rank=rank, depth=depth, callback=callback)
         matrix = np.asarray(model.module.apply(model.variables, method="matrix"), np.float64)
         own = np.linalg.svd(matrix, full_matrices=False)
         table[f"N = {depth}"] = {
@@ -262,21 +257,24 @@ def images(config: Config, path: Path) -> dict[str, Any]:
             "share of the span of PCA": float(np.sum((basis.T @ own[0]) ** 2) / rank),
             "largest relative error of an eigenvalue": float(np.max(np.abs(own[1] ** 2 / values[::-1][:rank] - 1))),
         }
-    store.save(path.parent / "model", model, overwrite=True)  # the deepest
+    store.save(folder / "model", model, overwrite=True)  # the deepest
     drawn = bures_linear.sample(jax.random.key(config.seed + 1), model, 10_000)
     table["Frechet distance of 10,000 samples, in pixels"] = float(
         frechet_distance(np.asarray(drawn).reshape(10_000, -1), rows.astype(np.float32))
     )
     projected = (rows[:32] - rows.mean(0)) @ projector + rows.mean(0)
-    drawing, (axes,) = figure(3, 3.8)
+    drawing, axes = figure(3, 3.8)
     plot.image_grid(train.images[:32], columns=8, ax=axes[0], title="data")
     plot.image_grid(projected.reshape(-1, *train.images.shape[1:]), columns=8, ax=axes[1], title=f"PCA, {rank}")
     plot.image_grid(drawn[:32], columns=8, ax=axes[2], title=f"generator, N = {config.image_depths[-1]}")
-    save(drawing, path)
+    save(drawing, folder / "samples.png")
     return table
 
 
-if __name__ == "__main__":
-    import tyro
+def cli() -> None:
+    """Run with the options of the command line."""
+    command.cli(Config, main, __doc__, lambda config, results: json.dumps(results, indent=1))
 
-    print(json.dumps(main(tyro.cli(Config, description=__doc__)), indent=1))
+
+if __name__ == "__main__":
+    cli()

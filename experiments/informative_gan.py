@@ -26,10 +26,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import ae_ot, latent_ot
-from experiments.lab import command, informative_gan_figures, variants
-from experiments.lab.command import place_of, save, stage, write
+from experiments.lab import command, informative_gan_figures, sets, table, variants
+from experiments.lab.command import write
 from experiments.lab.informative_gan_scores import COLUMNS, REFERENCE, Sets, reference, scores_of
+from experiments.lab.trials import note_failure, place_of, read, run_missing, save, stage
 from otgen import data, store
 from otgen.data import sprites, toy
 from otgen.models import ae_ot as autoencoder
@@ -55,7 +55,11 @@ _IMAGES = {"uniform": 2, "batch_size": 400, "steps": 4000}
 _SETS: dict[str, dict[str, Any]] = {  # networks, code and training by data set
     "ring": _RING,
     "easy_ring": {**_RING, "latent_dim": 2, "strength": 3.0, "objective": "structured", "lam": 0.9 * 0.015},
-    "digits": {"hidden": (256, 128), "augment": Augment(0.2, 0.2, 0.5, 0.1, 0.05), "steps": 3000},
+    "digits": {
+        "hidden": sets.NETWORKS["digits"]["hidden"],
+        "augment": Augment(0.2, 0.2, 0.5, 0.1, 0.05),
+        "steps": 3000,
+    },
     "mnist": _IMAGES,
     "fashion_mnist": {**_IMAGES, "augment": Augment(0.15, 0.1, 2.0, 0.1, 0.05)},
     "dsprites": {
@@ -84,7 +88,7 @@ _DATA_SEED = 2000  # of the points of the rings, the same for all seeds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(command.Options):
+class Config(command.Seeds, command.Options):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "ring"
@@ -92,8 +96,6 @@ class Config(command.Options):
     variants: str = "default"
     """Names with commas, among default, plain, structured, no_augment, no_ground, no_debias, adversarial,
     autoencoder (its codes are in the ground cost), infogan, wgan_gp, or FIELD=VALUE."""
-    seeds: str = "0"
-    """Such as 0-2 or 0,3,7."""
     steps: int | None = None
     """Steps of the generator; baselines take as many as cost the same floating-point operations."""
     batch_size: int | None = None
@@ -108,6 +110,8 @@ class Config(command.Options):
     draws: int = 5
     """Draws that distances average over."""
 
+    NAME = "informative_gan"
+
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
         """A run of seconds, for tests."""
@@ -117,17 +121,9 @@ class Config(command.Options):
             small |= {"limit": 400, "batch_size": 120 if dataset == "dsprites" else 200}  # what codes x noises divide
         return cls(**{**small, **changes})
 
-    def folder(self) -> Path:
-        """The output folder."""
-        return Path(self.out or Path("runs") / "informative_gan" / self.dataset)
-
     def names(self) -> list[str]:
         """The variants asked for."""
         return variants.names(self.variants)
-
-    def seed_list(self) -> list[int]:
-        """The seeds asked for."""
-        return command.numbers_of("seeds", self.seeds)
 
     def settings(self, variant: str) -> tuple[informative_gan.Config, int]:
         """The model of a variant, its epochs aside, and its steps.
@@ -135,10 +131,7 @@ class Config(command.Options):
         Raises:
           ValueError: for an unknown variant, or a value out of range.
         """
-        fields = dict(_SETS[self.dataset])
-        for name in ("steps", "batch_size", "network"):
-            if getattr(self, name) is not None:
-                fields[name] = getattr(self, name)
+        fields = {**_SETS[self.dataset], **self.given("steps", "batch_size", "network")}
         steps = fields.pop("steps")
         if "=" in variant:
             change = _change(variant)
@@ -154,7 +147,7 @@ class Config(command.Options):
             raise ValueError(f"variant {variant!r}: images can have features, by the variant autoencoder.")
         try:
             return informative_gan.Config(**{**fields, **change}), steps
-        except TypeError as error:  # such as a word for a number
+        except (TypeError, ValueError) as error:  # such as a word for a number
             raise ValueError(f"variant {variant!r}: the field cannot have such a value ({error}).") from error
 
     def identity(self) -> dict[str, Any]:
@@ -177,28 +170,27 @@ def main(config: Config) -> dict[str, Any]:
     """Train and score what is not yet there, and return what results.json holds."""
     check(config)
     folder = command.open_folder(config)
-    progress, sets = command.progress_of(config, folder), None
+    progress, data_sets = command.progress_of(config, folder), functools.cache(lambda: load(config))
     groups = [REFERENCE, *config.names()]
-    for seed in config.seed_list():
-        for group in groups:
-            place = place_of(folder, seed, group)
-            if not command.is_done(place):
-                sets = load(config) if sets is None else sets
-                run(config, place, seed, group, sets, progress)
+    run_missing(
+        [(seed, group) for seed in config.seed_list() for group in groups],
+        lambda it: place_of(folder, *it),
+        lambda it: run(config, place_of(folder, *it), *it, data_sets(), progress),
+    )
     if not hosts.is_first():
         return {}
     runs = _scored(folder, groups)
     drawn = informative_gan_figures.draw(config, folder, _is_ring(config.dataset))
     results = {"dataset": config.dataset, "features": runs[0]["features"], "figures": drawn}
-    results |= {"rows": latent_ot.gather(runs), "runs": runs}
+    results |= {"rows": table.gather(runs), "runs": runs}
     write(folder / "results.json", results)
-    (folder / "table.md").write_text(latent_ot.markdown(results, COLUMNS) + "\n")
+    (folder / "table.md").write_text(table.markdown(results["rows"], COLUMNS) + "\n")
     return results
 
 
 def _scored(folder: Path, groups: list[str]) -> list[dict[str, Any]]:
     """Scores of all seeds and variants in the folder, of this run and of those before it; by seed, then `groups`."""
-    runs = [json.loads(path.read_text()) for path in sorted(folder.glob("checkpoints/seed-*/*/scores.json"))]
+    runs = [read(path.parent) for path in sorted(folder.glob("checkpoints/seed-*/*/scores.json"))]
     places = {group: i for i, group in enumerate(groups)}
     return sorted(runs, key=lambda run: (run["seed"], places.get(run["group"], len(places))))
 
@@ -209,12 +201,7 @@ def _is_ring(dataset: str) -> bool:
 
 def check(config: Config) -> None:
     """Raise ValueError for options that cannot be meant, before anything is written."""
-    if config.dataset not in _SETS:
-        raise ValueError(f"dataset = {config.dataset!r} is unknown: choose one of {', '.join(_SETS)}.")
-    for name, least in (("limit", 100), ("num_points", 100), ("num_eval", 30), ("draws", 1), ("steps", 1)):
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise ValueError(f"{name} = {value} is too small: give {least} or more.")
+    command.require(config, _SETS, limit=100, num_points=100, num_eval=30, draws=1, steps=1)
     if not config.names():
         raise ValueError("no variant: give at least one, such as default.")
     if _is_ring(config.dataset) and config.limit is not None:
@@ -225,8 +212,6 @@ def check(config: Config) -> None:
         if images is not None:
             settings.fitting(images)
     config.seed_list()
-    if config.folder().exists() and not config.folder().is_dir():
-        raise ValueError(f"out = {config.folder()} is a file: give a folder.")
 
 
 def load(config: Config) -> Sets:
@@ -236,7 +221,7 @@ def load(config: Config) -> Sets:
         train = data.Dataset(sprites.render(factors), factors[:, 0].copy())
         return Sets(config.dataset, train, data.load("dsprites", "test"), config.data_dir)
     if not _is_ring(config.dataset):
-        return Sets(config.dataset, *ae_ot.load(config), config.data_dir)
+        return Sets(config.dataset, *sets.images(config), config.data_dir)
     parts, centres = [], toy.eight_gaussians_centres()
     for key in jax.random.split(jax.random.key(_DATA_SEED)):
         points = toy.eight_gaussians(key, config.num_points)
@@ -245,26 +230,25 @@ def load(config: Config) -> Sets:
     return Sets(config.dataset, *parts, None)
 
 
-def run(config: Config, place: Path, seed: int, group: str, sets: Sets, progress: Any) -> None:
+def run(config: Config, place: Path, seed: int, group: str, of: Sets, progress: Any) -> None:
     """Train one variant with one seed, and write its scores and what its figures need; one that diverges is noted."""
-    options = {"num": min(config.num_eval, len(sets.test.images)), "draws": config.draws}
+    options = {"num": min(config.num_eval, len(of.test.images)), "draws": config.draws}
     if group == REFERENCE:
-        rows, shown = reference(seed, sets, **options)
-        save(place, {"group": group, "seed": seed, "features": sets.extract.name, "rows": rows}, shown)
+        rows, shown = reference(seed, of, **options)
+        save(place, {"group": group, "seed": seed, "features": of.extract.name, "rows": rows}, shown)
         return
-    fit, total = _training(config, group, seed, sets.train.images)
-    entry = {"group": group, "seed": seed, "features": sets.extract.name}
+    fit, total = _training(config, group, seed, of.train.images)
+    entry = {"group": group, "seed": seed, "features": of.extract.name}
     try:
         model, seconds = stage(config, place, f"{group}, seed {seed}", total, progress, fit)
     except NonFinite as error:
-        print(f"{group}, seed {seed}: {error}")
-        save(place, {**entry, "failed": str(error), "rows": {}}, {})
+        note_failure(place, f"{group}, seed {seed}", entry, error)
         return
     if group not in BASELINES:
         plain = model.module.clone(known=None)  # the features of a ground cost are a function of another model
         store.save(place / "model", model._replace(module=plain), overwrite=True)
     key = jax.random.fold_in(jax.random.key(seed), 3000)
-    scores, shown = scores_of(key, model, sets, **options)
+    scores, shown = scores_of(key, model, of, **options)
     save(place, {**entry, "rows": {group: {**scores, "seconds": seconds}}}, shown)
 
 

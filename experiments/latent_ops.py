@@ -6,15 +6,15 @@ Implements the method of Agustsson et al. (2019), arXiv 1711.01970, on the laten
     python -m experiments.latent_ops --dataset mnist --data-dir DATA      # eight minutes on two cores
 
 Writes runs/latent_ops/DATASET-seed-SEED/: results.json (Kolmogorov-Smirnov distances of every operation, prior and
-method from the prior; Frechet distances of midpoints to prior samples), laws.png, rows.png.
+method from the prior; Frechet distances of midpoints to prior samples), laws.png, rows.png, config.json, checkpoints.
+`--resume` continues a run that was stopped.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import functools
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.lab import ae_ot_stages, command, sets
+from experiments.lab.figures import canvas, pyplot, save
+from experiments.lab.judge import features_of
+from experiments.lab.trials import run_parts
 from otgen import data, plot
 from otgen import eval as evaluate
 from otgen.models import ae_ot
@@ -51,16 +55,13 @@ PRIORS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(command.Resumable):
     """Options of the experiment."""
 
     dataset: str = "digits"
-    data_dir: str | None = None
-    cache_dir: str | None = None
+    """digits, mnist, fashion_mnist, cifar10 or celeb_a."""
     seed: int = 0
-    out: str | None = None
-    """Output folder; runs/latent_ops/DATASET-seed-SEED if not given."""
     samples: int = 10**6
     """Draws behind every distance in the table of laws."""
     epochs: int | None = None
@@ -71,22 +72,36 @@ class Config:
     """Images in a set."""
     tol: float = 0.05
 
+    NAME = "latent_ops"
+
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
         """A run of seconds, for tests."""
-        return cls(**{"samples": 20_000, "epochs": 3, "pairs": 2, "num_eval": 300, "tol": 0.2, **changes})
+        small = {"samples": 20_000, "epochs": 3, "pairs": 2, "num_eval": 300, "tol": 0.2, "progress": False}
+        return cls(**{**small, **changes})
+
+    def dim(self) -> int:
+        """Dimension of the codes."""
+        return 8 if self.dataset == "digits" else 16
+
+    def base(self) -> ae_ot_stages.Config:
+        """The AE-OT on whose latents images are drawn."""
+        names = ("dataset", "seed", "tol", "data_dir", "cache_dir", "progress")
+        epochs = self.epochs or (150 if self.dataset == "digits" else 12)
+        return ae_ot_stages.Config(**self.given(*names), latent_dim=self.dim(), network="mlp", epochs=epochs)
 
 
 def main(config: Config) -> dict[str, Any]:
     """Measure laws and images, draw, and return what results.json holds."""
-    folder = Path(config.out or Path("runs") / "latent_ops" / f"{config.dataset}-seed-{config.seed}")
-    folder.mkdir(parents=True, exist_ok=True)
-    results = {"dataset": config.dataset, "seed": config.seed, "samples": config.samples, "laws": laws(config)}
-    generate, train = generator(config)
-    results["images"] = images(config, generate, train)
+    command.require(config, ae_ot_stages.IMAGES, seed=0, samples=2, epochs=1, pairs=2, num_eval=24)
+    ae_ot_stages.check(config.base())
+    folder = command.open_folder(config)
+    model = functools.cache(lambda: generator(config, folder))
+    parts = {"laws": lambda: laws(config), "images": lambda: images(config, *model())}
+    results = {"dataset": config.dataset, "seed": config.seed, "samples": config.samples, **run_parts(folder, parts)}
     figure_of_laws(folder / "laws.png")
-    figure_of_rows(config, folder / "rows.png", generate)
-    (folder / "results.json").write_text(json.dumps(results, indent=1))
+    figure_of_rows(config, folder / "rows.png", model()[0])
+    command.write(folder / "results.json", results)
     return results
 
 
@@ -114,13 +129,10 @@ def laws(config: Config) -> dict[str, dict[str, dict[str, float]]]:
     return table
 
 
-def generator(config: Config) -> tuple[Callable[[Key, Array], Array], data.Dataset]:
+def generator(config: Config, folder: Path) -> tuple[Callable[[Key, Array], Array], data.Dataset]:
     """An AE-OT model as a function of a key and noise on the cube, and its training images."""
-    train = data.load(config.dataset, "train", config.data_dir, cache_dir=config.cache_dir)
-    small = config.dataset == "digits"
-    shape = {"latent_dim": 8, "hidden": (256, 128), "batch_size": 128} if small else {"latent_dim": 16}
-    epochs = config.epochs or (150 if small else 12)
-    model = ae_ot.fit(jax.random.key(config.seed), train.images, epochs=epochs, tol=config.tol, **shape)
+    train, _ = sets.images(config.base())
+    model = ae_ot_stages.fit(config.base(), folder, train, command.progress_of(config, folder), {})
     transport = model.variables["transport"]
 
     @jax.jit
@@ -148,12 +160,11 @@ def images(config: Config, generate: Callable[[Key, Array], Array], train: data.
     """Frechet distances of decoded midpoints to decoded prior samples, beside those of prior samples to each other."""
     features = evaluate.pixels
     if config.dataset in ("mnist", "fashion_mnist"):
-        features = evaluate.lenet(config.data_dir or os.environ["OTGEN_DATA"])
-    dim = 8 if config.dataset == "digits" else 16
+        features = features_of(config.dataset, config.data_dir)
     found: dict[str, list[float]] = {}
     for i in range(config.pairs):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed + 1), i), 8)
-        noise = [CUBE.sample(key, (config.num_eval, dim)) for key in keys[:6]]
+        noise = [CUBE.sample(key, (config.num_eval, config.dim())) for key in keys[:6]]
         reference = features(generate(keys[6], noise[4]))
         sets = {"prior samples": noise[5], **midpoints(noise[:4])}
         for name, x in sets.items():
@@ -174,12 +185,7 @@ def images(config: Config, generate: Callable[[Key, Array], Array], train: data.
 
 def figure_of_laws(path: Path) -> None:
     """Paths between two uniform latents, and the law of midpoints, in the plane."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    canvas, axes = plt.subplots(1, 4, figsize=(15, 4), layout="constrained")
+    sheet, (axes,) = canvas(1, 4, 3.75, 4)
     prior = latent.Uniform()
     z = [prior.sample(key, (4000, 2)) for key in jax.random.split(jax.random.key(3))]
     t = np.linspace(0, 1, 33)
@@ -202,20 +208,16 @@ def figure_of_laws(path: Path) -> None:
     for ax, (name, x) in zip(axes[1:], laws.items(), strict=True):
         plot.points(x, ax, name, size=2)
     for ax in axes:
-        ax.add_patch(plt.Rectangle((-1, -1), 2, 2, fill=False, color="black", linewidth=0.8))
+        ax.add_patch(pyplot().Rectangle((-1, -1), 2, 2, fill=False, color="black", linewidth=0.8))
         ax.set(xlim=(-1.35, 1.35), ylim=(-1.35, 1.35), aspect="equal")
-    canvas.savefig(path, dpi=130)
-    plt.close(canvas)
+    save(sheet, path, 130)
 
 
 def figure_of_rows(config: Config, path: Path, generate: Callable[[Key, Array], Array]) -> None:
     """Decoded four-point centres and two-point paths, raw above matched."""
-    import matplotlib.pyplot as plt
-
-    dim = 8 if config.dataset == "digits" else 16
     keys = jax.random.split(jax.random.key(config.seed + 2), 5)
-    corners = [CUBE.sample(key, (12, dim)) for key in keys[:4]]
-    canvas, axes = plt.subplots(1, 2, figsize=(12, 2.1), layout="constrained")
+    corners = [CUBE.sample(key, (12, config.dim())) for key in keys[:4]]
+    sheet, (axes,) = canvas(1, 2, 6, 2.1)
     between = midpoints(corners)
     shown = [corners[0], *(between[name] for name in ("lerp, four points", "matched, four points"))]
     decoded = generate(keys[4], jnp.concatenate(shown))
@@ -227,12 +229,11 @@ def figure_of_rows(config: Config, path: Path, generate: Callable[[Key, Array], 
     plot.image_grid(
         generate(keys[4], jnp.concatenate([raw, around, matched])), 12, axes[1], "paths: lerp, slerp, matched"
     )
-    canvas.savefig(path, dpi=130)
-    plt.close(canvas)
+    save(sheet, path, 130)
 
 
-def in_words(results: dict[str, Any]) -> str:
-    """The results as tables to print."""
+def show(config: Config, results: dict[str, Any]) -> str:
+    """The results as tables, and where the figures are."""
     lines = [f"KS distance from the prior, {results['samples']} draws: raw / matched / lol"]
     for prior, operations in results["laws"].items():
         lines.append(prior)
@@ -241,10 +242,14 @@ def in_words(results: dict[str, Any]) -> str:
     lines.append(f"Frechet distance to prior samples, {results['images']['features']}: mean, standard error, sigma")
     for name, row in results["images"]["rows"].items():
         lines.append(f"  {name:28s}" + "".join(f"{value:10.4f}" for value in row.values()))
+    lines.append(f"figures: {config.folder() / 'laws.png'}, {config.folder() / 'rows.png'}")
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
-    import tyro
+def cli() -> None:
+    """Run with the options of the command line."""
+    command.cli(Config, main, __doc__, show)
 
-    print(in_words(main(tyro.cli(Config, description=__doc__))))
+
+if __name__ == "__main__":
+    cli()

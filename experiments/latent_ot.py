@@ -19,20 +19,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from experiments import ae_ot, compare
-from experiments.lab import command, latent_ot_toy
-from experiments.lab.command import place_of, save, stage, write
-from experiments.lab.judge import Judge, extent, features_of, place_of_scores
+from experiments.lab import command, latent_ot_toy, sets, table, variants
+from experiments.lab import figures as figures_of
+from experiments.lab.command import write
+from experiments.lab.judge import Judge, extent, features_of, judged, place_of_scores
 from experiments.lab.latent_ot_toy import FORMS, objective
+from experiments.lab.trials import load_shown, place_of, run_missing, save, stage
 from otgen import data, plot, store
 from otgen.data import toy
 from otgen.maps import neural_map
@@ -56,17 +55,14 @@ _MNIST = {
 }
 _SETS: dict[str, dict[str, dict[str, Any]]] = {  # networks and training by data set
     "digits": {
-        "model": {"latent_dim": 8, "hidden": (256, 128), "epochs": 150, "batch_size": 128},
+        "model": {**sets.NETWORKS["digits"], "epochs": 150},
         "c_transform": {"num_steps": 1500},
         "icnn": {"num_steps": 2000},
         "lp": {"num_steps": 300},
         "network": {"hidden": (256, 256), "num_steps": 3000},
     },
     "mnist": _MNIST,
-    "fashion_mnist": {
-        **_MNIST,
-        "model": {"latent_dim": 64, "hidden": (1024, 512), "epochs": 120, "neighbours": 1.4},
-    },
+    "fashion_mnist": {**_MNIST, "model": {**_MNIST["model"], "neighbours": 1.4}},
 }
 _TOY: dict[str, dict[str, Any]] = {"c_transform": {}, "icnn": {"num_steps": 4000}, "lp": {}}
 _REFERENCE = "reference"
@@ -86,7 +82,7 @@ _COLUMNS = {  # of the table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(command.Options):
+class Config(command.Seeds, command.Options):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "eight_gaussians"
@@ -94,8 +90,6 @@ class Config(command.Options):
     checkerboard, two_moons."""
     solvers: str = "c_transform,lp,icnn"
     """Names with commas, among c_transform, lp, icnn."""
-    seeds: str = "0"
-    """Such as 0-2 or 0,3,7."""
     latent_dim: int | None = None
     hidden: tuple[int, ...] | None = None
     """Layers of the autoencoder, such as 1024 512."""
@@ -122,6 +116,8 @@ class Config(command.Options):
     draws: int = 5
     """Images: draws that every score averages over."""
 
+    NAME = "latent_ot"
+
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
         """A run of seconds, for tests."""
@@ -130,28 +126,17 @@ class Config(command.Options):
             small = {"num_steps": 24, "num_points": 256, "num_eval": 200}
         return cls(**{**small, "progress": False, **changes})
 
-    def folder(self) -> Path:
-        """The output folder."""
-        return Path(self.out or Path("runs") / "latent_ot" / self.dataset)
-
     def names(self) -> list[str]:
         """The solvers asked for."""
-        return list(dict.fromkeys(name.strip() for name in self.solvers.split(",") if name.strip()))
-
-    def seed_list(self) -> list[int]:
-        """The seeds asked for."""
-        return command.numbers_of("seeds", self.seeds)
+        return variants.names(self.solvers)
 
     def options(self, solver: str) -> dict[str, Any]:
         """Fields of the solver's Config, or with "network" those of the distillation, that are not its own."""
-        chosen = dict(_SETS.get(self.dataset, _TOY)[solver])
-        return chosen if self.num_steps is None else {**chosen, "num_steps": self.num_steps}
+        return {**_SETS.get(self.dataset, _TOY)[solver], **self.given("num_steps")}
 
     def model(self, solver: str) -> latent_ot.Config:
         """The model on images with a solver."""
-        names = ("latent_dim", "hidden", "epochs", "neighbours")
-        asked = {name: value for name in names if (value := getattr(self, name)) is not None}
-        fields = {**_SETS[self.dataset]["model"], **asked}
+        fields = {**_SETS[self.dataset]["model"], **self.given("latent_dim", "hidden", "epochs", "neighbours")}
         return latent_ot.Config(**fields, solver=solver, solver_options=self.options(solver))
 
     def identity(self) -> dict[str, Any]:
@@ -168,9 +153,9 @@ def main(config: Config) -> dict[str, Any]:
     runs, facts = run(config, folder, command.progress_of(config, folder))
     if not hosts.is_first():
         return {}
-    results = {"dataset": config.dataset, **facts, "rows": gather(runs), "runs": runs}
+    results = {"dataset": config.dataset, **facts, "rows": table.gather(runs), "runs": runs}
     write(folder / "results.json", results)
-    (folder / "table.md").write_text(markdown(results, columns) + "\n")
+    (folder / "table.md").write_text(f"{table.markdown(results['rows'], columns)}\n\n{in_words(results)}.\n")
     return results
 
 
@@ -180,23 +165,11 @@ def _is_toy(config: Config) -> bool:
 
 def check(config: Config) -> None:
     """Raise ValueError for options that cannot be meant, before anything is written."""
-    known = (*_SETS, *toy.DISTRIBUTIONS)
-    if config.dataset not in known:
-        raise ValueError(f"dataset = {config.dataset!r} is unknown: choose one of {', '.join(known)}.")
+    least = {"limit": 100, "num_points": 64, "num_eval": 16, "feature_images": 16, "draws": 1, "num_steps": 1}
+    command.require(config, (*_SETS, *toy.DISTRIBUTIONS), **least)
     if not config.names() or not set(config.names()) <= set(FORMS):
         raise ValueError(f"solvers = {config.solvers!r}: choose among {', '.join(FORMS)}.")
     config.seed_list()
-    for name, least in (
-        ("limit", 100),
-        ("num_points", 64),
-        ("num_eval", 16),
-        ("feature_images", 16),
-        ("draws", 1),
-        ("num_steps", 1),
-    ):
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise ValueError(f"{name} = {value} is too small: give {least} or more.")
     if config.neighbours is not None and not 1 <= config.neighbours <= 32:
         raise ValueError(f"neighbours = {config.neighbours}: give 1 to 32.")
     of_images = (config.latent_dim, config.hidden, config.epochs, config.limit)
@@ -214,23 +187,26 @@ def check(config: Config) -> None:
     for name in config.names():  # raises for the fields of the models
         if not _is_toy(config):
             config.model(name)
-    if config.folder().exists() and not config.folder().is_dir():
-        raise ValueError(f"out = {config.folder()} is a file: give a folder.")
+
+
+def in_words(results: dict[str, Any]) -> str:
+    """What the scores were made with."""
+    if "judge" in results:
+        return table.of_judge(results)
+    chi2 = (f"{truth['chi2']:.2g} ± {truth['chi2_error']:.1g}" for truth in results["truth"].values())
+    return f"{results['dataset']}: chi2 of the cell masses of the truth and its repeat {', '.join(chi2)}"
 
 
 def run_images(config: Config, folder: Path, progress: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Train and score what is not yet scored, draw."""
-    groups = _groups(config)
-    runs, sets = [], None
-    for seed in config.seed_list():
-        places = [_scores(config, folder, seed, group) for group in groups]
-        missing = [g for g, place in zip(groups, places, strict=True) if not command.is_done(place)]
-        if missing:
-            sets = ae_ot.load(config) if sets is None else sets
-            Trial(config, folder, seed, progress, *sets).run(missing)
-        if hosts.is_first():
-            runs += [json.loads((place / "scores.json").read_text()) for place in places]
-    if not hosts.is_first():
+    groups, data_sets = _groups(config), functools.cache(lambda: sets.images(config))
+    trial_of = functools.lru_cache(1)(lambda seed: Trial(config, folder, seed, progress, *data_sets()))
+    runs = run_missing(
+        [(seed, group) for seed in config.seed_list() for group in groups],
+        lambda it: _scores(config, folder, *it),
+        lambda it: trial_of(it[0]).run(it[1]),
+    )
+    if not runs:
         return [], {}
     return runs, {"judge": runs[0]["judge"], "figures": figures(config, folder, groups)}
 
@@ -275,24 +251,19 @@ class Trial:
         self._keys = jax.random.split(jax.random.key(seed), 4)
         self._maps: dict[str, tuple[latent_ot.Model, float | None]] = {}
 
-    def run(self, groups: list[str]) -> None:
-        """Train and score groups of rows of the table."""
-        for group in groups:
-            draws, seconds, notes = self._draws(group)
-            draws = {row: draws[row] for row in _names_of(self._config, group)}
-            start, key = time.perf_counter(), self._keys[3]
-            rows = {row: self._scored(key, row, draw) | notes for row, draw in draws.items()}
-            spent = {"training": seconds, "scoring": round(time.perf_counter() - start, 2)}
-            judge = {"features": self._judge.name, "images_per_draw": self._judge.num, "draws": self._draws_of_a_row}
-            judge |= {"classifier": self._judge.classifier, "accuracy": self._judge.accuracy}
-            scores = {"group": group, "seed": self._seed, "seconds": spent, "judge": judge, "rows": rows}
-            shown = {row: draw(key, 40) for row, draw in draws.items()}
-            save(_scores(self._config, self._folder, self._seed, group), scores, shown)
+    def run(self, group: str) -> None:
+        """Train and score a group of rows of the table."""
+        draws, seconds, notes = self._draws(group)
+        draws = {row: draws[row] for row in _names_of(self._config, group)}
+        start, key = time.perf_counter(), self._keys[3]
+        rows = {row: self._scored(key, row, draw) | notes for row, draw in draws.items()}
+        spent = {"training": seconds, "scoring": round(time.perf_counter() - start, 2)}
+        judge = self._judge.facts(self._draws_of_a_row)
+        scores = {"group": group, "seed": self._seed, "seconds": spent, "judge": judge, "rows": rows}
+        save(_scores(self._config, self._folder, self._seed, group), scores, {n: d(key, 40) for n, d in draws.items()})
 
-    def _scored(self, key: Key, row: str, draw: Callable[[Key, int], Array]) -> dict[str, Any]:
-        times = 1 if row.startswith("reconstructed") else self._draws_of_a_row
-        config = dataclasses.replace(self._config, draws=times)
-        found = compare.judged(compare.Bench(config, self._train, self._test, self._judge, 0.0), key, draw)
+    def _scored(self, key: Key, row: str, draw: sets.Draw) -> dict[str, Any]:
+        found = judged(self._judge, key, draw, 1 if row.startswith("reconstructed") else self._draws_of_a_row)
         shares = {name: chosen(found["class_shares"]) for name, chosen in _SHARES.items()}
         return {**found["mean"], **shares, "sd_over_draws": found["sd"], "class_shares": found["class_shares"]}
 
@@ -337,13 +308,13 @@ class Trial:
         self._maps[solver] = self._stage(solver, total, solve)
         return self._maps[solver]
 
-    def _draws(self, group: str) -> tuple[dict[str, Callable[[Key, int], Array]], float | None, dict[str, Any]]:
+    def _draws(self, group: str) -> tuple[dict[str, sets.Draw], float | None, dict[str, Any]]:
         """What draws images, by row of the table, the seconds of its training, and what is known of it."""
         if group == _REFERENCE:
             train, test = self._train.images, self._test.images
             law = latent_law.gaussian(self._encode(to_unit(train)))
             draws = {
-                "real training images": lambda key, num: to_unit(train[_choose(key, len(train), num)]),
+                "real training images": sets.drawn_from(train),
                 "reconstructed test images": lambda key, num: self._decode(self._encode(to_unit(test[:num]))),
                 "Gaussian prior": lambda key, num: self._decode(mixture.sample(key, law, num)),
             }
@@ -366,84 +337,22 @@ class Trial:
         return {f"{solver}, {form}": _sampler(model, form) for form in (*FORMS[solver], "local")}, seconds, notes
 
 
-def _sampler(model: latent_ot.Model, form: str) -> Callable[[Key, int], Array]:
+def _sampler(model: latent_ot.Model, form: str) -> sets.Draw:
     return lambda key, num: latent_ot.sample(key, model, num, form=form)
-
-
-def _choose(key: Key, total: int, num: int) -> np.ndarray:
-    return np.asarray(jax.random.choice(key, total, (num,), replace=num > total))
-
-
-def gather(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Mean and standard deviation over seeds of every number, by row of the table."""
-    values: dict[str, dict[str, list[float]]] = {}
-    for run in runs:
-        for row, scores in run["rows"].items():
-            for name, value in scores.items():
-                if isinstance(value, int | float):
-                    values.setdefault(row, {}).setdefault(name, []).append(value)
-
-    def summary(numbers: list[float]) -> dict[str, Any]:
-        sd = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
-        return {"mean": float(np.mean(numbers)), "sd": sd, "seeds": len(numbers)}
-
-    return {row: {name: summary(numbers) for name, numbers in scores.items()} for row, scores in values.items()}
-
-
-def markdown(results: dict[str, Any], columns: dict[str, str]) -> str:
-    """The table: mean over seeds, with the standard deviation over them."""
-    rows = results["rows"]
-    shown = {name: title for name, title in columns.items() if any(name in row for row in rows.values())}
-    lines = ["|  | " + " | ".join(shown.values()) + " |", "|---" * (1 + len(shown)) + "|"]
-    for name, row in rows.items():
-        lines.append("| " + " | ".join([name, *(_cell(row.get(column)) for column in shown)]) + " |")
-    if "truth" in results:
-        chi2 = (f"{truth['chi2']:.2g} ± {truth['chi2_error']:.1g}" for truth in results["truth"].values())
-        lines.append(f"\n{results['dataset']}: chi2 of the cell masses of the truth and its repeat {', '.join(chi2)}.")
-    if "judge" in results:
-        judge = results["judge"]
-        lines.append(
-            f"\n{results['dataset']}, features: {judge['features']}; classes: {judge['classifier']}; "
-            f"{judge['draws']} draws of {judge['images_per_draw']}."
-        )
-    return "\n".join(lines)
-
-
-def _cell(summary: dict[str, Any] | None) -> str:
-    if summary is None:
-        return ""
-    size, exact = abs(summary["mean"]), summary["mean"].is_integer() and not summary["sd"]
-    digits = 0 if exact else 1 if size >= 20 else 2 if size >= 5 else 3 if size >= 0.02 else 5
-    spread = "" if summary["sd"] is None else f" ± {summary['sd']:.{digits}f}"
-    return f"{summary['mean']:.{digits}f}{spread}"
 
 
 def figures(config: Config, folder: Path, groups: list[str]) -> list[str]:
     """Draw, for the first seed, samples of every row of the table, and what every solver minimised; return names."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    seed, solvers, shown = config.seed_list()[0], [name for name in config.names() if name in groups], {}
-    for group in groups:
-        with np.load(_scores(config, folder, seed, group) / "samples.npz") as file:
-            shown |= {row: file[row] for row in file}
-    lines = -(-len(shown) // 3)
-    figure, axes = plt.subplots(lines, 3, figsize=(12.6, 1.95 * lines), squeeze=False, layout="constrained")
-    for ax in axes.flat[len(shown) :]:
-        ax.set_axis_off()
-    for ax, (row, images) in zip(axes.flat, shown.items(), strict=False):
-        plot.image_grid(images, 10, ax, row)
-    figure.savefig(folder / "samples.png", dpi=150)
-    plt.close(figure)
+    seed, solvers = config.seed_list()[0], [name for name in config.names() if name in groups]
+    shown = load_shown(_scores(config, folder, seed, group) for group in groups)
+    sheet = figures_of.sheet(shown, lambda ax, row, images: plot.image_grid(images, 10, ax, row), 3, (4.2, 1.95))
+    figures_of.save(sheet, folder / "samples.png")
     if not solvers:
         return ["samples.png"]
-    figure, axes = plt.subplots(1, len(solvers), figsize=(4 * len(solvers), 3.2), squeeze=False, layout="constrained")
-    for ax, solver in zip(axes[0], solvers, strict=True):
+    figure, (axes,) = figures_of.canvas(1, len(solvers), 4, 3.2)
+    for ax, solver in zip(axes, solvers, strict=True):
         objective(ax, config, folder, seed, solver)
-    figure.savefig(folder / "objective.png", dpi=150)
-    plt.close(figure)
+    figures_of.save(figure, folder / "objective.png")
     return ["samples.png", "objective.png"]
 
 

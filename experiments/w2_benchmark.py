@@ -14,12 +14,7 @@ stopped goes on where it was, and finished maps are not trained again.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import functools
-import json
-import os
-import platform
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.lab import command
+from experiments.lab import command, machine, variants
+from experiments.lab.figures import recorded
+from experiments.lab.machine import clock
+from experiments.lab.trials import run_missing
 from experiments.lab.w2_benchmark_table import REFERENCE, figure, gather, markdown
 from otgen.data import wasserstein2
 from otgen.eval import cosine, l2_uvp
@@ -63,12 +61,8 @@ ROWS = {
 }
 
 
-def _names(text: str) -> list[str]:
-    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(command.Seeds, command.Place):
     """Options of the benchmark. None means: what the solver has."""
 
     dims: str = "2,4,8,16,32"
@@ -80,7 +74,7 @@ class Config:
     """Solvers among them that get the first seed alone."""
     data_dir: str | None = None
     """Folder that holds wasserstein2_benchmark/; OTGEN_DATA if not given."""
-    out: str = "runs/w2_benchmark"
+    out: str | None = "runs/w2_benchmark"
     """Output folder."""
     json: str | None = None
     """Also write the results there, with the machine and the versions, without curves."""
@@ -90,7 +84,6 @@ class Config:
     """Fresh points that the maps are measured on."""
     num_steps: int | None = None
     batch_size: int | None = None
-    progress: bool = True
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
@@ -100,19 +93,16 @@ class Config:
 
     def rows(self) -> list[str]:
         """The rows asked for."""
-        return _names(self.solvers)
+        return variants.names(self.solvers)
 
     def first_alone(self) -> list[str]:
         """The rows that get one seed."""
-        return _names(self.once)
+        return variants.names(self.once)
 
     def settings(self, name: str, dim: int) -> MapSettings:
         """The solver's configuration in a row of the table."""
         row = ROWS[name]
-        fields = dict(row.fields)
-        asked = {field: getattr(self, field) for field in ("num_steps", "batch_size")}
-        fields |= {field: value for field, value in asked.items() if value is not None}
-        return neural_map.config_of(row.solver, **fields)
+        return neural_map.config_of(row.solver, **{**row.fields, **self.given("num_steps", "batch_size")})
 
     def identity(self, run: Run) -> dict[str, Any]:
         """What makes the numbers of a run."""
@@ -153,34 +143,29 @@ class Pair(NamedTuple):
 def main(config: Config) -> dict[str, Any]:
     """Train and measure what is not yet there, and return what results.json holds."""
     runs = check(config)
-    missing = [run for run in runs if not (config.place(run) / "scores.json").exists()]
-    for dim in dict.fromkeys(run.dim for run in missing):
-        pair = load(dim, config.data_dir)
-        for run in [run for run in missing if run.dim == dim]:
-            solve(config, pair, run)
+    pair_of = functools.lru_cache(1)(lambda dim: load(dim, config.data_dir))
+    run_missing(runs, config.place, lambda run: solve(config, pair_of(run.dim), run))
     results = gather(config, runs)
     command.write(Path(config.out) / "results.json", results)
     (Path(config.out) / "table.md").write_text(markdown(results) + "\n")
     figure(config, runs, results)
     if config.json:
         brief = [{name: value for name, value in one.items() if name != "curve"} for one in results["runs"]]
-        command.write(Path(config.json), {**machine(config), **results, "runs": brief})
+        told = {"command": machine.command("w2_benchmark", config, "dims", "solvers", "seeds")}
+        told |= machine.record("machine", "device", "python", "jax", "date")
+        command.write(Path(config.json), {**told, **results, "runs": brief})
     return results
 
 
 def check(config: Config) -> list[Run]:
     """Return the runs asked for; raise ValueError for options that cannot be meant, before anything is written."""
-    dims, seeds = command.numbers_of("dims", config.dims), command.numbers_of("seeds", config.seeds)
+    dims, seeds = command.numbers_of("dims", config.dims), config.seed_list()
     wrong = [dim for dim in dims if dim not in wasserstein2.DIMS]
     if wrong:
         raise ValueError(f"dims = {config.dims!r}: choose among {', '.join(map(str, wasserstein2.DIMS))}.")
     if not config.rows() or any(name not in ROWS for name in config.rows()):
         raise ValueError(f"solvers = {config.solvers!r}: choose among {', '.join(ROWS)}.")
-    for name, least in (("num_codes", 128), ("num_eval", 64)):
-        if getattr(config, name) < least:
-            raise ValueError(f"{name} = {getattr(config, name)} is too small: give {least} or more.")
-    if Path(config.out).exists() and not Path(config.out).is_dir():
-        raise ValueError(f"out = {config.out} is a file: give a folder.")
+    command.require(config, num_codes=128, num_eval=64)
     unknown = [name for name in config.first_alone() if name not in ROWS]
     if unknown:
         raise ValueError(f"once = {config.once!r}: choose among {', '.join(ROWS)}.")
@@ -279,12 +264,10 @@ def learned(config: Config, pair: Pair, run: Run, key: Key, codes: Array) -> tup
     with saved as checkpoints, Progress(cut.calls, label, config.progress) as bar:
         whole = checkpoints.newest() is None
         options = {"callback": together(bar, JsonLines(place / "metrics.jsonl", run.row)), "checkpoints": checkpoints}
-        start = time.perf_counter()
-        found = neural_map.fit(
-            jax.random.fold_in(key, 5), pair.sampler, codes, solver=row.solver, **options, **_fields(settings)
-        )
-        jax.block_until_ready(found.h)
-        seconds = round(time.perf_counter() - start, 1) if whole else None  # of a stopped run nobody knows
+        options |= {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+        fit = functools.partial(neural_map.fit, jax.random.fold_in(key, 5), pair.sampler, codes, solver=row.solver)
+        seconds, found = clock(lambda: fit(**options))
+        seconds = round(seconds, 1) if whole else None  # of a stopped run nobody knows
     info = neural_map.evaluate(_fresh(key), found, pair.truth, num=config.num_eval, form=row.form)
     scores = {name: _number(value) for name, value in info._asdict().items()}
     if row.solver == "icnn":
@@ -297,32 +280,14 @@ def learned(config: Config, pair: Pair, run: Run, key: Key, codes: Array) -> tup
         x = pair.sampler(jax.random.fold_in(key, 6), 4000, 2)
         moved = neural_map.transport(found, x, row.form)
         np.savez_compressed(place / "points.npz", x=x, truth=pair.truth(x), moved=moved)
-    return {**scores, "seconds": seconds}, _curve(place / "metrics.jsonl", cut.updates)
+    return {**scores, "seconds": seconds}, _curve(recorded(place / "metrics.jsonl")[run.row], cut.updates)
 
 
-def _fields(settings: MapSettings) -> dict[str, Any]:
-    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-
-
-def _curve(path: Path, updates: int, most: int = 200) -> dict[str, Any]:
+def _curve(entries: dict[int, dict[str, float]], updates: int, most: int = 200) -> dict[str, Any]:
     """The objective (of "lp": the loss of the regression), at no more than `most` updates."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    by_step = {line["step"]: line.get("objective", line.get("loss")) for line in lines}  # a resumed run repeats some
-    steps = sorted(by_step)[:: -(-len(by_step) // most)]
-    return {"updates": [step * updates for step in steps], "objective": [round(by_step[step], 6) for step in steps]}
-
-
-def machine(config: Config) -> dict[str, Any]:
-    """Where and how the numbers were made."""
-    return {
-        "command": f"python -m experiments.w2_benchmark --dims {config.dims} --solvers {config.solvers} "
-        f"--seeds {config.seeds}",
-        "machine": f"{os.cpu_count()} {platform.machine().replace('_', '-')} cores",
-        "device": jax.devices()[0].device_kind,
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "date": datetime.date.today().isoformat(),
-    }
+    shown = list(entries)[:: -(-len(entries) // most)]
+    values = [round(entries[step].get("objective", entries[step].get("loss")), 6) for step in shown]
+    return {"updates": [step * updates for step in shown], "objective": values}
 
 
 def show(config: Config, results: dict[str, Any]) -> str:

@@ -18,7 +18,9 @@ import pytest
 import tyro
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "experiments/README.md", *ROOT.glob("docs/**/*.md")]
+)
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)|<img src=\"([^\"]+)\"")
@@ -258,7 +260,7 @@ def test_notebooks_become_pages(tmp_path):
 
 def test_the_results_of_the_readme_stand_on_the_pages():
     """Numbers that the README repeats are those of the pages they come from."""
-    readme = (ROOT / "README.md").read_text()
+    readme = "\n".join((ROOT / place / "README.md").read_text() for place in (".", "experiments"))
     pages = "\n".join(path.read_text() for path in (ROOT / "docs").rglob("*.md"))
     measured = re.findall(r"\d*\.\d+ ± \d*\.\d+", readme)
     assert len(measured) > 10

@@ -82,3 +82,32 @@ def test_mathematics_knows_no_network_and_no_disk():
     for path in (ROOT / "ot").rglob("*.py"):
         text = path.read_text()
         assert not any(word in text for word in ("import flax", "import orbax", "open(", "device_count")), path.name
+
+
+EXPERIMENTS = ROOT.parent / "experiments"
+METHODS = {path.stem for path in EXPERIMENTS.glob("*.py")} - {"__init__"}
+
+
+def modules_imported(path: Path) -> set[str]:
+    """Names of the modules that a file imports, whole, and of what it imports from them."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.rglob("*.py")), ids=lambda path: str(path.relative_to(EXPERIMENTS)))
+def test_no_experiment_imports_a_method_script(path):
+    """What scripts share is in experiments/lab, which knows none of them, and neither benches nor sweeps."""
+    parts = {name.split(".")[1] for name in modules_imported(path) if name.startswith("experiments.")}
+    assert not parts & METHODS
+    if path.is_relative_to(EXPERIMENTS / "lab"):
+        assert parts <= {"lab"}
+
+
+def test_the_library_imports_no_experiment():
+    for path in ROOT.rglob("*.py"):
+        assert not any(name.split(".")[0] == "experiments" for name in modules_imported(path)), path.name

@@ -15,29 +15,23 @@ stopped goes on where it was; more dimensions, seeds and thresholds may be added
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import json
 import math
-import os
-import platform
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from experiments import ae_ot
-from experiments.lab import ae_ot_table, command
-from experiments.latent_ot import gather, markdown
+from experiments.lab import ae_ot_stages, ae_ot_table, command, machine, sets, table
+from experiments.lab.figures import canvas, save
+from experiments.lab.judge import judged
 from otgen import data, plot, store
 from otgen.models import ae_ot as model_of
-from otgen.nn import to_unit
 from otgen.ot import semidiscrete
 from otgen.ot.semidiscrete import extension
 from otgen.train.checkpoint import refuse_other_config
-from otgen.types import Array, Key
 
 COLUMNS = {
     "angle": "angle",
@@ -52,16 +46,14 @@ _CLASS_TV = 0.03  # total variation of the classes up to which the class margina
 REAL, MAP = "real training images", "T(x), angle 0"
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(command.Seeds, command.Place):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "digits"
     """digits, mnist, fashion_mnist, cifar10 or celeb_a."""
     dims: str | None = None
     """Dimensions of the codes, such as 16,32."""
-    seeds: str = "0"
-    """Such as 0-2 or 0,3,7."""
     thresholds: str = "0.9,0.98,0.999,off"
     """Shares of the samples that a threshold leaves with a partner, and off: without the filter."""
     novelty: float = 0.7
@@ -73,14 +65,11 @@ class Config:
     """Images per draw; at most the number of test images."""
     draws: int = 5
     """Draws that every row averages over."""
-    data_dir: str | None = None
-    """Folder of data and feature weights; OTGEN_DATA if not given."""
     cache_dir: str | None = None
-    out: str | None = None
-    """Output folder; runs/extension_forms/DATASET if not given."""
     json: str | None = None
     """Also write the results there, with the machine and the versions."""
-    progress: bool = True
+
+    NAME = "extension_forms"
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
@@ -88,26 +77,17 @@ class Config:
         small = {"dims": "3", "thresholds": "0.9,off", "epochs": 2, "limit": 300, "num_eval": 100, "draws": 2}
         return cls(**{**small, "progress": False, **changes})
 
-    def folder(self) -> Path:
-        """The output folder."""
-        return Path(self.out or Path("runs") / "extension_forms" / self.dataset)
-
-    def base(self, dim: int, seed: int) -> ae_ot.Config:
+    def base(self, dim: int, seed: int) -> ae_ot_stages.Config:
         """The AE-OT whose map is extended."""
-        shared = {name: getattr(self, name) for name in ("dataset", "epochs", "limit", "data_dir", "cache_dir")}
-        return ae_ot.Config(
-            **shared,
-            latent_dim=dim,
-            seed=seed,
-            num_eval=self.num_eval,
-            progress=self.progress,
-            out=str(self.folder() / f"dim-{dim}-seed-{seed}"),
-        )
+        names = ("dataset", "epochs", "limit", "data_dir", "cache_dir", "num_eval", "progress")
+        out = str(self.folder() / f"dim-{dim}-seed-{seed}")
+        return ae_ot_stages.Config(**self.given(*names), latent_dim=dim, seed=seed, out=out)
 
     def runs(self) -> list[tuple[int, int]]:
         """Dimensions and seeds."""
-        dims = command.numbers_of("dims", self.dims or str(ae_ot.Config(dataset=self.dataset).model().latent_dim))
-        return [(dim, seed) for dim in dims for seed in command.numbers_of("seeds", self.seeds)]
+        own = ae_ot_stages.Config(dataset=self.dataset).model().latent_dim
+        dims = command.numbers_of("dims", self.dims or str(own))
+        return [(dim, seed) for dim in dims for seed in self.seed_list()]
 
     def shares(self) -> list[float | None]:
         """The quantiles asked for, None for no filter.
@@ -127,14 +107,14 @@ def main(config: Config) -> dict[str, Any]:
     folder, runs, found = config.folder(), config.runs(), []
     identity = {name: getattr(config, name) for name in ("dataset", "epochs", "limit", "num_eval", "draws")}
     refuse_other_config(folder / "config.json", identity)
-    train, test = ae_ot.load(config.base(*runs[0]))
+    train, test = sets.images(config)
     folder.mkdir(parents=True, exist_ok=True)
     command.write(folder / "config.json", identity)
     for dim, seed in runs:
         base = config.base(dim, seed)
         base.folder().mkdir(parents=True, exist_ok=True)
         found.append(scores(config, base, trained(base, train), train, test))
-    rows = gather(found)
+    rows = table.gather(found)
     results = {
         "dataset": config.dataset,
         "judge": {**found[0]["judge"], "draws": config.draws},
@@ -147,48 +127,46 @@ def main(config: Config) -> dict[str, Any]:
     figure(folder / "forms.png", config, rows)
     results["figures"] = ["forms.png"]
     command.write(folder / "results.json", results)
-    (folder / "table.md").write_text(f"{markdown(results, COLUMNS)}\n\n{in_words(results)}\n")
+    (folder / "table.md").write_text(
+        f"{table.markdown(rows, COLUMNS)}\n\n{table.of_judge(results)}.\n\n{in_words(results)}\n"
+    )
     if config.json:
-        command.write(Path(config.json), {**machine(config), **results})
+        told = {"command": machine.command("bench.extension_forms", config, "dataset", "dims", "seeds", "thresholds")}
+        told |= machine.record("machine", "device", "python", "jax", "date")
+        command.write(Path(config.json), {**told, **results})
     return results
 
 
 def check(config: Config) -> None:
     """Raise ValueError for options that cannot be meant, before anything is written."""
+    if config.dataset not in ae_ot_stages.IMAGES:
+        known = ", ".join(ae_ot_stages.IMAGES)
+        raise ValueError(f"dataset = {config.dataset!r} has no images that are known here: choose one of {known}.")
+    command.require(config, draws=1)
     config.shares()
-    if config.draws < 1:
-        raise ValueError(f"draws = {config.draws} is too small: give 1 or more.")
     for dim, seed in config.runs():
-        ae_ot.check(config.base(dim, seed))
-        if config.base(dim, seed).dataset not in ae_ot._DEFAULTS:
-            raise ValueError(f"dataset = {config.dataset!r} has no images: give one of {', '.join(ae_ot._DEFAULTS)}.")
+        ae_ot_stages.check(config.base(dim, seed), limit=100)
 
 
-def trained(base: ae_ot.Config, train: data.Dataset) -> model_of.Model:
+def trained(base: ae_ot_stages.Config, train: data.Dataset) -> model_of.Model:
     """The model of a dimension and a seed, trained unless it is there."""
     place = base.folder() / "model"
     if place.exists():
         return store.load(place)
-    model = ae_ot.fit(base, base.folder(), train, command.progress_of(base, base.folder()), {})
+    model = ae_ot_stages.fit(base, base.folder(), train, command.progress_of(base, base.folder()), {})
     store.save(place, model)
     return model
 
 
-def laws(
-    config: Config, model: model_of.Model, train: data.Dataset
-) -> Iterator[tuple[str, float | None, Callable[[Key, int], Array]]]:
+def laws(config: Config, model: model_of.Model, train: data.Dataset) -> Iterator[tuple[str, float | None, sets.Draw]]:
     """The rows: a name, the angle, and a function (key, num) -> images in [0, 1]."""
 
-    def draw(form: str, angle: float) -> Callable[[Key, int], Array]:
+    def draw(form: str, angle: float) -> sets.Draw:
         return lambda key, num: model_of.sample(key, model, num, form=form, angle=angle)
-
-    def real(key: Key, num: int) -> Array:
-        chosen = jax.random.choice(key, len(train.images), (num,), replace=num > len(train.images))
-        return to_unit(train.images[np.asarray(chosen)])
 
     known = model.variables["transport"]
     state, key = semidiscrete.from_heights(known["h"]), jax.random.key(1)
-    yield REAL, None, real
+    yield REAL, None, sets.drawn_from(train.images)
     yield MAP, 0.0, draw("pairs", 0.0)
     for share in config.shares():
         angle, word = math.pi, "filter off"
@@ -200,7 +178,7 @@ def laws(
 
 
 def scores(
-    config: Config, base: ae_ot.Config, model: model_of.Model, train: data.Dataset, test: data.Dataset
+    config: Config, base: ae_ot_stages.Config, model: model_of.Model, train: data.Dataset, test: data.Dataset
 ) -> dict[str, Any]:
     """Scores of every row, the mean of the draws; every row is written when it is done."""
     place = base.folder() / "scores.json"
@@ -214,14 +192,13 @@ def scores(
         if row in held["rows"]:
             continue
         judge = judge or ae_ot_table.judge_of(base, model, train, test, neighbours=False)
-        held["judge"] = {"features": judge.name, "classifier": judge.classifier, "accuracy": judge.accuracy}
-        held["judge"]["images_per_draw"] = judge.num
+        held["judge"] = judge.facts(config.draws)
         held["chi2"] = float(model.info.chi2)
         key = jax.random.fold_in(jax.random.key(base.seed), 5)
-        every = [judge(draw(jax.random.fold_in(key, i), judge.num))[0] for i in range(config.draws)]
-        held["rows"][row] = {score: float(np.mean([one[score] for one in every])) for score in every[0]}
+        mean, sd, _ = judged(judge, key, draw, config.draws).values()
+        held["rows"][row] = mean
         if config.draws > 1:
-            held["rows"][row]["frechet_sd"] = float(np.std([one["frechet"] for one in every], ddof=1))
+            mean["frechet_sd"] = sd["frechet"]
         if angle is not None:
             held["rows"][row]["angle"] = angle
         command.write(place, held)
@@ -259,14 +236,9 @@ def in_words(results: dict[str, Any]) -> str:
 
 def figure(path: Path, config: Config, rows: dict[str, dict[str, Any]]) -> None:
     """Draw Frechet distance against lmem, a line through the thresholds of every form, one panel a dimension."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     dims = list(dict.fromkeys(dim for dim, _ in config.runs()))
-    canvas, axes = plt.subplots(1, len(dims), figsize=(5.4 * len(dims), 3.8), squeeze=False, layout="constrained")
-    for ax, dim in zip(axes[0], dims, strict=True):
+    sheet, (axes,) = canvas(1, len(dims), 5.4, 3.8)
+    for ax, dim in zip(axes, dims, strict=True):
         for colour, form in zip(plot.CYCLE, extension.METHODS, strict=False):
             own = [row for name, row in rows.items() if name.startswith(f"d = {dim}: {form},")]
             own = sorted(own, key=lambda row: row["angle"]["mean"])
@@ -277,23 +249,8 @@ def figure(path: Path, config: Config, rows: dict[str, dict[str, Any]]) -> None:
         ax.axhline(real, color=plot.GREY, ls=":", lw=1.2, label="real training images")
         ax.axvline(config.novelty, color=plot.GREY, lw=0.8)
         ax.set(xlabel="lmem (1: as new as test images)", ylabel="Frechet distance", yscale="log", title=f"d = {dim}")
-    axes[0, 0].legend(frameon=False, fontsize=8)
-    canvas.savefig(path, dpi=150)
-    plt.close(canvas)
-
-
-def machine(config: Config) -> dict[str, Any]:
-    """Where and how the numbers were made."""
-    dims = ",".join(dict.fromkeys(str(dim) for dim, _ in config.runs()))
-    return {
-        "command": f"python -m experiments.bench.extension_forms --dataset {config.dataset} --dims {dims} "
-        f"--seeds {config.seeds} --thresholds {config.thresholds}",
-        "machine": f"{os.cpu_count()} {platform.machine().replace('_', '-')} cores",
-        "device": jax.devices()[0].device_kind,
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "date": datetime.date.today().isoformat(),
-    }
+    axes[0].legend(frameon=False, fontsize=8)
+    save(sheet, path)
 
 
 def cli() -> None:

@@ -11,18 +11,16 @@ images per minute.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import json
 import os
-import platform
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
+from experiments.lab import command
+from experiments.lab.machine import record, repeated, store
 from otgen import data
 from otgen.eval import features
 
@@ -79,12 +77,7 @@ def extract(
 def images_per_minute(config: Config, network: Callable[[np.ndarray], dict[int, Any]]) -> dict[str, int]:
     """All layers of CIFAR-10 images in one pass, compiled before."""
     images = data.load("cifar10", "test", config.data_dir).images[: config.timed]
-    jax.block_until_ready(network(images))
-    seconds = []
-    for _ in range(config.repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(network(images))
-        seconds.append(time.perf_counter() - began)
+    seconds, _ = repeated(lambda: network(images), config.repeats)
     return {
         "median": round(60 * len(images) / float(np.median(seconds))),
         "fastest": round(60 * len(images) / min(seconds)),
@@ -118,7 +111,7 @@ def classify(
 def main(config: Config) -> dict[str, Any]:
     """Extract, classify, write the JSON, and return it."""
     Path(config.out_folder).mkdir(parents=True, exist_ok=True)
-    network = features.inception_all(config.data_dir or os.environ["OTGEN_DATA"])
+    network = features.inception_all(config.data_dir or os.environ.get("OTGEN_DATA", "."))
     x, y = extract(config, "train", config.train, network)
     x_test, y_test = extract(config, "test", config.test, network)
     results = {
@@ -129,17 +122,11 @@ def main(config: Config) -> dict[str, Any]:
             f"Inception-v3 2015, {dim}-d": classify(config, (x[dim], y), (x_test[dim], y_test)) for dim in config.dims
         },
         "images_per_minute": images_per_minute(config, network),
-        "machine": f"{os.cpu_count()} {platform.machine().replace('_', '-')} cores",
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-        "date": datetime.date.today().isoformat(),
+        **record("machine", "device", "jax", "date"),
     }
-    if config.out:
-        Path(config.out).write_text(json.dumps(results, indent=1) + "\n")
+    store(config.out, results)
     return results
 
 
 if __name__ == "__main__":
-    import tyro
-
-    print(json.dumps(main(tyro.cli(Config, description=__doc__)), indent=1))
+    command.cli(Config, main, __doc__, lambda config, results: json.dumps(results, indent=1))

@@ -16,23 +16,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import ot
-import ott
 import scipy
 from ott.math import matrix_square_root
 from ott.tools.gaussian_mixture import gaussian as ott_gaussian
 
 import otgen as og
+from experiments.lab import command
+from experiments.lab.machine import record, repeated, store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +55,7 @@ class Config:
 
 def timed(work: Callable[[], Any], repeats: int) -> tuple[float, Any]:
     """Median seconds of a call and its result; a first call warms up."""
-    result = jax.block_until_ready(work())
-    times = []
-    for _ in range(repeats):
-        time.sleep(0.2)  # threads of another library's last call come to rest
-        start = time.perf_counter()
-        result = jax.block_until_ready(work())
-        times.append(time.perf_counter() - start)
+    times, result = repeated(work, repeats, pause=0.2)
     return statistics.median(times), result
 
 
@@ -174,25 +166,16 @@ def main(config: Config) -> dict[str, Any]:
         "pairs": pairs(config),
         "to itself, over the trace": selves(config),
         "frechet": frechet(config),
-        "versions": {
-            "jax": jax.__version__,
-            "POT": ot.__version__,
-            "ott-jax": ott.__version__,
-            "scipy": scipy.__version__,
-        },
-        "machine": f"{platform.machine()}, {platform.system()}, {jax.devices()[0].device_kind}",
+        **record("machine", "device", packages=("jax", "POT", "ott-jax", "scipy")),
     }
     found = results["pairs"]
     results["times faster than a POT loop"] = {
         name: round(found[f"POT loop {name}"]["seconds"] / found[f"otgen {name}"]["seconds"], 2)
         for name in ("float64", "float32")
     }
-    if config.out:
-        Path(config.out).write_text(json.dumps(results, indent=1))
+    store(config.out, results)
     return results
 
 
 if __name__ == "__main__":
-    import tyro
-
-    print(json.dumps(main(tyro.cli(Config, description=__doc__)), indent=1))
+    command.cli(Config, main, __doc__, lambda config, results: json.dumps(results, indent=1))

@@ -9,15 +9,15 @@ float32 numbers, in one process; medians over the repeats, taken in turn so that
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-import platform
 import statistics
-import time
-from pathlib import Path
 from typing import Any
 
 import jax
 
+from experiments.lab import command
+from experiments.lab.machine import clock, record, store
 from otgen.ot import latent
 
 
@@ -53,26 +53,18 @@ def main(config: Config) -> dict[str, Any]:
     times: dict[str, list[float]] = {name: [] for name in works}
     for i in range(-2, config.repeats):
         for name, (_, work) in works.items():
-            start = time.perf_counter()
-            jax.block_until_ready(work(0.3 + 0.01 * (i % 5), z0, z1))
-            if i >= 0:
-                times[name].append(time.perf_counter() - start)
-    rates = {name: bytes_ * config.elements / statistics.median(times[name]) for name, (bytes_, _) in works.items()}
+            times[name].append(clock(functools.partial(work, 0.3 + 0.01 * (i % 5), z0, z1))[0])
+    rates = {name: bytes_ * config.elements / statistics.median(times[name][2:]) for name, (bytes_, _) in works.items()}
     results = {
         "elements": config.elements,
         "gigabytes_per_second": {name: round(rate / 1e9, 3) for name, rate in rates.items()},
         "share_of_copy": {name: round(rate / rates["copy and scale"], 3) for name, rate in rates.items()},
         "traces": len(traces),
-        "device": jax.devices()[0].device_kind,
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "jax": jax.__version__,
+        **record("device", "machine", "jax"),
     }
-    if config.out:
-        Path(config.out).write_text(json.dumps(results, indent=1))
+    store(config.out, results)
     return results
 
 
 if __name__ == "__main__":
-    import tyro
-
-    print(json.dumps(main(tyro.cli(Config, description=__doc__)), indent=1))
+    command.cli(Config, main, __doc__, lambda config, results: json.dumps(results, indent=1))

@@ -27,8 +27,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -43,12 +41,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import ot
-import ott
 from ott.geometry.semidiscrete_pointcloud import SemidiscretePointCloud
 from ott.problems.linear.semidiscrete_linear_problem import SemidiscreteLinearProblem
 from ott.solvers.linear.semidiscrete import SemidiscreteSolver
 
 import otgen as og
+from experiments.lab import command
+from experiments.lab.machine import clock, record, repeated, store
 from otgen.data import toy
 from otgen.ot.semidiscrete import devices, measure
 from otgen.ot.semidiscrete import newton as newton_steps
@@ -95,13 +94,6 @@ def held_out(h: Any, y: jax.Array, shrink: int) -> dict[str, float]:
 def heights_of(g: Any, y: jax.Array) -> np.ndarray:
     """Heights from a dual potential of the cost |x - y|^2."""
     return (np.asarray(g) - np.sum(np.asarray(y) ** 2, 1)) / 2
-
-
-def clock(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of a call, and its result."""
-    start = time.perf_counter()
-    result = jax.block_until_ready(work())
-    return time.perf_counter() - start, result
 
 
 def otgen(seed: int, y: jax.Array, samples: int) -> og.semidiscrete.State:
@@ -213,8 +205,7 @@ def newton(config: Config) -> dict[str, Any]:
 
 def per_second(samples: int, work: Callable[[], Any], repeats: int = 7) -> float:
     """Samples a second: the median over repeats, after a first call."""
-    jax.block_until_ready(work())
-    return samples / statistics.median(clock(work)[0] for _ in range(repeats))
+    return samples / statistics.median(repeated(work, repeats)[0])
 
 
 def ott_step(y: jax.Array, batch: int) -> tuple[Callable[[], Any], float]:
@@ -288,6 +279,8 @@ _MEMORY = """
 import resource, sys
 import jax, jax.numpy as jnp
 import otgen as og
+from experiments.lab import command
+from experiments.lab.machine import clock, record, repeated, store
 from otgen.ot.semidiscrete import devices as shards
 from otgen.ot.semidiscrete.source import uniform_cube
 num, dim, batch, key = int(sys.argv[1]), 64, 4096, jax.random.key(0)
@@ -304,8 +297,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 def memory(config: Config) -> dict[str, Any]:
     """Peak GiB of a process of its own."""
     num = 1_000_000 // config.shrink
-    command = [sys.executable, "-c", _MEMORY, str(num)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", _MEMORY, str(num)], capture_output=True, text=True, check=True)
     return {"N": num, "d": 64, "batch": 4096, "peak_gib": float(done.stdout.split()[-1])}
 
 
@@ -354,21 +346,14 @@ def main(config: Config) -> dict[str, Any]:
         raise ValueError(f"parts {sorted(unknown)} are unknown: choose among {', '.join(PARTS)}.")
     path = Path(config.out) if config.out else None
     results = json.loads(path.read_text()) if path and path.exists() else {}
-    results |= {
-        "command": "python -m experiments.bench.semidiscrete --data-dir DATA",
-        "machine": f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores",
-        "versions": {"jax": jax.__version__, "ott-jax": ott.__version__, "POT": ot.__version__},
-    }
+    told = "python -m experiments.bench.semidiscrete --data-dir DATA"
+    results |= {"command": told, **record("machine", packages=("jax", "ott-jax", "POT"))}
     parts = {"table": table, "eta": eta, "polish": newton, "rate": rate, "memory": memory, "codes": codes}
     for part in config.parts:
         results[part] = parts[part](config)
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(results, indent=1) + "\n")
+        store(config.out, results)
     return results
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Config, description=__doc__))
+    command.cli(Config, main, __doc__, lambda config, results: f"written to {config.out}" if config.out else "")

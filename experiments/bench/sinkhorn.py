@@ -12,14 +12,10 @@ in turn, compilation apart; one repeat above ten seconds, and a solve that would
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,6 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import otgen as og
+from experiments.lab import command
+from experiments.lab.machine import clock, record, store
 
 SHARES = {1e-3: (0.1, 0.05, 0.01, 0.001), 1e-4: (0.1, 0.05, 0.01)}  # epsilon over the mean cost, for each error
 MOST = 20 * 2**10  # iterations that anybody may take
@@ -129,9 +127,7 @@ def calibrate(solver: Solver, problem: tuple, tol: float, limit_s: float) -> tup
     """Find the threshold at which a solver's recomputed error meets the target; None if it does not in time."""
     x, y, cost, epsilon = problem
     solver(x, y, epsilon, 1e-30, 20)  # compiles
-    begin = time.perf_counter()
-    solver(x, y, epsilon, 1e-30, 20)
-    each = max(time.perf_counter() - begin, 1e-5) / 20
+    each = max(clock(lambda: solver(x, y, epsilon, 1e-30, 20))[0], 1e-5) / 20
     threshold = tol
     for _ in range(5):
         most = max(20, min(MOST, int(limit_s / each)))
@@ -149,9 +145,7 @@ def timed(work: Callable[[], Any]) -> float:
     """Seconds of one call, after a pause and, where it is short, two calls that warm the caches."""
     time.sleep(PAUSE_S)
     for _ in range(3):
-        begin = time.perf_counter()
-        work()
-        seconds = time.perf_counter() - begin
+        seconds, _ = clock(work)
         if seconds > 0.2:
             break
     return seconds
@@ -218,15 +212,12 @@ def many(config: Config) -> dict[str, Any]:
     errors = {name: worst(*work(x, y, epsilons)) for name, work in works.items()}
     for _ in range(2 * config.repeats):
         for name, work in works.items():
-            times[name].append(timed(lambda work=work: jax.block_until_ready(work(x, y, epsilons))))
+            times[name].append(timed(partial(work, x, y, epsilons)))
     return {name: {"seconds": statistics.median(times[name]), "error": errors[name]} for name in works}
 
 
 def main(config: Config) -> dict[str, Any]:
     """Measure the grid, write the JSON after every size, and return it."""
-    import ot
-    import ott
-
     solvers = {
         "otgen": ours,
         "ott": ott_solver(lse_mode=True),
@@ -235,14 +226,7 @@ def main(config: Config) -> dict[str, Any]:
         "pot, log": pot_solver("log"),
     }
     results: dict[str, Any] = {
-        "versions": {
-            "jax": jax.__version__,
-            "ott-jax": ott.__version__,
-            "POT": ot.__version__,
-            "numpy": np.__version__,
-        },
-        "device": jax.devices()[0].device_kind,
-        "machine": f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores",
+        **record("device", "machine", packages=("jax", "ott-jax", "POT", "numpy")),
         "cells": [],
     }
     if config.many:
@@ -258,12 +242,9 @@ def main(config: Config) -> dict[str, Any]:
                     results["cells"].append({"n": num, "d": dim, "share": share, "error": tol, "solvers": found})
                     brief = {name: it and round(1e3 * it["seconds"], 2) for name, it in found.items()}
                     print(num, dim, share, tol, brief, flush=True)
-                    if config.out:
-                        Path(config.out).write_text(json.dumps(results, indent=1))
+                    store(config.out, results)
     return results
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Config, description=__doc__))
+    command.cli(Config, main, __doc__, lambda config, results: f"written to {config.out}" if config.out else "")

@@ -19,19 +19,18 @@ second are those of a step as XLA counts them; the ceiling is a product of 2048 
 from __future__ import annotations
 
 import dataclasses
-import json
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.lab import command
+from experiments.lab.machine import record, repeated, store
 from otgen import data
 from otgen.data.batches import batches
 from otgen.models import ae_ot
@@ -65,9 +64,8 @@ def main(config: Config) -> dict[str, Any]:
     points = np.random.default_rng(0).random((4000, 1, 1, 2), np.float32)
     small = ae_ot.Config(latent_dim=2, hidden=(32,), batch_size=64)
     results = {
-        "machine": {"device": jax.devices()[0].device_kind, "devices": jax.local_device_count()},
-        "python": platform.python_version(),
-        "jax": jax.__version__,
+        "machine": record("device", "devices"),
+        **record("python", "jax"),
         "images": "MNIST" if config.data_dir else "noise",
         "ceiling_gflops": ceiling(config.repeats) / 1e9,
         "autoencoder": measure(images, large, config.steps, config.repeats),
@@ -75,7 +73,7 @@ def main(config: Config) -> dict[str, Any]:
     }
     for name in ("autoencoder", "small network"):
         results[name]["share_of_the_ceiling"] = results[name]["gflops"] / results["ceiling_gflops"]
-    Path(config.out).write_text(json.dumps(results, indent=1) + "\n")
+    store(config.out, results)
     return results
 
 
@@ -177,16 +175,10 @@ def ceiling(repeats: int, side: int = 2048) -> float:
     """Operations per second of a product of float32 matrices."""
     x = jax.random.normal(jax.random.key(0), (side, side))
     product = jax.jit(lambda x: jnp.matmul(x, x, precision=jax.lax.Precision.HIGHEST))
-    product(x).block_until_ready()
-    found = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        product(x).block_until_ready()
-        found.append(time.perf_counter() - start)
-    return 2 * side**3 / statistics.median(found)
+    return 2 * side**3 / statistics.median(repeated(lambda: product(x), repeats)[0])
 
 
-def in_words(results: dict[str, Any]) -> str:
+def show(config: Config, results: dict[str, Any]) -> str:
     """The results as lines to print."""
     lines = [f"ceiling {results['ceiling_gflops']:.0f} GFLOP/s"]
     for name in ("autoencoder", "small network"):
@@ -201,6 +193,4 @@ def in_words(results: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    print(in_words(main(tyro.cli(Config, description=__doc__))))
+    command.cli(Config, main, __doc__, show)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import statistics
-import time
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from experiments.lab.machine import clock
 
 GIB = 2**30
 EXACT = 3e-6  # relative error of float32 arithmetic in sums of 64 terms, with a margin; TF32 is a hundred times above
@@ -81,20 +82,16 @@ _copy = jax.jit(lambda x: x + 1)  # reads and writes every number once
 def seconds_of(call: Callable[[], Any], least: float = 0.3, rounds: int = 5) -> float:
     """Median seconds of a call after one that compiles, over rounds of as many calls as fill the time."""
     jax.block_until_ready(call())
-    begin = time.perf_counter()
-    jax.block_until_ready(call())
-    once = max(time.perf_counter() - begin, 1e-6)
+    once = max(clock(call)[0], 1e-6)
     rounds = rounds if once < 1 else 1
     repeats = int(np.clip(least / rounds / once, 1, 500))
 
-    def one() -> float:
-        begin = time.perf_counter()
+    def several() -> Any:
         for _ in range(repeats):
             out = call()
-        jax.block_until_ready(out)
-        return (time.perf_counter() - begin) / repeats
+        return out
 
-    return statistics.median(one() for _ in range(rounds))
+    return statistics.median(clock(several)[0] / repeats for _ in range(rounds))
 
 
 def judged(numbers: Result, *, at_most: Result | None = None, at_least: Result | None = None) -> Result:

@@ -1,4 +1,4 @@
-"""The checks of `gpu_check` by name, in the order they run; see `gpu_check_base` for what a check is."""
+"""The checks of `gpu_check` by name, in the order they run; see `base` for what a check is."""
 
 from __future__ import annotations
 

@@ -13,20 +13,16 @@ Random inputs are fresh: the seed comes from the clock, is printed, and repeats 
 against XLA and float64, that no result carries TF32 (with the result of default precision beside it, to show that the
 check could fail), rates of Sinkhorn and of the semi-discrete solver with their share of the products and copies
 measured on the same device, laws of latents, Gaussians, the mapped training step, checkpoints, and a short training of
-every model; see `gpu_check_cases` for each. Written after every check to benchmarks/gpu_check.json, with --cpu only
+every model; see `cases` for each. Written after every check to benchmarks/gpu_check.json, with --cpu only
 where --out says. The exit code is 0 if nothing that ran failed, also where there is no accelerator.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib
-import importlib.metadata
-import json
 import math
 import os
-import platform
 import sys
 import time
 import traceback
@@ -38,6 +34,7 @@ from typing import Any
 OUT = "benchmarks/gpu_check.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 COMPILATION = "/jax/core/compile/backend_compile_duration"  # what jax.monitoring calls it
+FIELDS = ("device", "platform", "devices", "memory_bytes", "machine", "python", "date")
 OURS = ("otgen", "experiments")
 
 
@@ -159,27 +156,6 @@ def _plain(found: dict[str, Any]) -> dict[str, Any]:
     return {"numbers": numbers, "limits": found["limits"], **({"missed": found["missed"]} if found["missed"] else {})}
 
 
-def machine() -> dict[str, Any]:
-    """What the checks run on, and with which versions."""
-    import jax
-
-    devices, versions = jax.local_devices(), {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "device": devices[0].device_kind,
-        "platform": devices[0].platform,
-        "devices": len(devices),
-        "memory_bytes": (devices[0].memory_stats() or {}).get("bytes_limit"),
-        "machine": f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "versions": versions,
-    }
-
-
 def line(name: str, record: dict[str, Any]) -> str:
     """One line on a check: what came of it, and its numbers or the reason."""
     text = record.get("reason") or ", ".join(f"{key} {value}" for key, value in _brief(record).items())
@@ -201,7 +177,7 @@ def main(arguments: Sequence[str] | None = None, checks: dict[str, Callable[[Any
 
     Args:
       arguments: of the command line; those of the process for None.
-      checks: by name; those of `gpu_check_cases` for None.
+      checks: by name; those of `cases` for None.
     """
     begin, options = time.perf_counter(), parsed(arguments)
     if options.cpu:
@@ -214,6 +190,7 @@ def main(arguments: Sequence[str] | None = None, checks: dict[str, Callable[[Any
     stand_in = stand_in_for_jaxtyping()
     from experiments.gpu_check.base import Context
     from experiments.gpu_check.cases import CHECKS
+    from experiments.lab import machine
 
     checks = CHECKS if checks is None else checks
     if options.list:
@@ -226,8 +203,7 @@ def main(arguments: Sequence[str] | None = None, checks: dict[str, Callable[[Any
     seed = int(time.time_ns() // 1_000_000 % 2**31) if options.seed is None else options.seed
     out = options.out or (None if options.cpu else OUT)
     results = {
-        **machine(),
-        "date": datetime.date.today().isoformat(),
+        **machine.record(*FIELDS, packages=PACKAGES),
         "seed": seed,
         "tiny": options.cpu,
         "jaxtyping": "stand-in" if stand_in else "installed",
@@ -239,14 +215,8 @@ def main(arguments: Sequence[str] | None = None, checks: dict[str, Callable[[Any
         record = results["checks"][name] = runner.run(checks[name])
         print(line(name, record), flush=True)
         results["seconds"] = round(time.perf_counter() - begin, 1)
-        _write(out, results)
+        machine.store(out, results)
     return _summary(results, out)
-
-
-def _write(out: str | None, results: dict[str, Any]) -> None:
-    if out:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(json.dumps(results, indent=1) + "\n")
 
 
 def _summary(results: dict[str, Any], out: str | None) -> int:

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.lab.informative_gan_figures import curves
+from experiments.lab.figures import rows_of_images, save, sheet, trainings
+from experiments.lab.trials import load_shown
 from otgen import plot
 from otgen.models import ae_ot_gan
 from otgen.ot import semidiscrete
@@ -65,64 +66,26 @@ def _farthest(state: semidiscrete.State, codes: Array, path: Array) -> Array:
 
 def draw(config: Any, folder: Path, places: list[Path]) -> list[str]:
     """Draw samples of every row, training and paths of the first seed; return the file names."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    shown: dict[str, np.ndarray] = {}
-    for place in places:
-        with np.load(place / "samples.npz") as file:
-            shown |= dict(file)
-    drawn = []
-    for name, axes in {"samples.png": _samples, "training.png": _training, "paths.png": _paths}.items():
-        figure = axes(plt, config, folder, shown)
+    shown, seed = load_shown(places), config.seed_list()[0]
+    samples = {name: images for name, images in shown.items() if name not in PATHS}
+    stages = {f"{name}, gan, seed {seed}": name for name in config.names()}
+    drawn = {
+        "samples.png": sheet(samples, _points if config.is_toy() else _images, 3, (4, 4.2)),
+        "training.png": trainings(folder / "metrics.jsonl", stages, _TRAINING),
+    }
+    if set(PATHS) <= set(shown):
+        titles = {f"across the map's farthest jump, angle {name.split(', ')[1]}": shown[name] for name in PATHS}
+        drawn["paths.png"] = sheet(titles, rows_of_images, 2, (4.8, 3.5))
+    for name, figure in drawn.items():
         if figure is not None:
-            figure.savefig(folder / name, dpi=150)
-            plt.close(figure)
-            drawn.append(name)
-    return drawn
+            save(figure, folder / name)
+    return [name for name, figure in drawn.items() if figure is not None]
 
 
-def _samples(plt: Any, config: Any, folder: Path, shown: dict[str, np.ndarray]) -> Any:
-    rows = {name: images for name, images in shown.items() if name not in PATHS}
-    columns = min(3, len(rows))
-    lines = -(-len(rows) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(4 * columns, 4.2 * lines), squeeze=False, layout="constrained")
-    for ax in axes.flat[len(rows) :]:
-        ax.set_axis_off()
-    for ax, (name, images) in zip(axes.flat, rows.items(), strict=False):
-        if config.is_toy():
-            plot.points(images[:, 0, 0], ax, name)
-            ax.set(xlim=(0, 1), ylim=(0, 1), xticks=(), yticks=())
-        else:
-            plot.image_grid(images[:100], 10, ax, name)
-    return figure
+def _points(ax: Any, name: str, images: np.ndarray) -> None:
+    plot.points(images[:, 0, 0], ax, name)
+    ax.set(xlim=(0, 1), ylim=(0, 1), xticks=(), yticks=())
 
 
-def _training(plt: Any, config: Any, folder: Path, shown: dict[str, np.ndarray]) -> Any:
-    """What critic and generator of every variant reached, against the steps."""
-    seed = config.seed_list()[0]
-    found = curves(folder / "metrics.jsonl", {f"{name}, gan, seed {seed}": name for name in config.names()})
-    if not found:
-        return None
-    figure, axes = plt.subplots(1, len(_TRAINING), figsize=(4 * len(_TRAINING), 3.2), layout="constrained")
-    for ax, (metric, label) in zip(axes, _TRAINING.items(), strict=True):
-        for i, (name, entries) in enumerate(found.items()):
-            played = [(step, entry[metric]) for step, entry in sorted(entries.items()) if metric in entry]
-            if played:
-                ax.plot(*np.array(played).T, color=plot.CYCLE[i % len(plot.CYCLE)], lw=1.4, label=name)
-        ax.set(xlabel="steps", ylabel=label)
-    axes[0].legend(frameon=False, fontsize=8)
-    return figure
-
-
-def _paths(plt: Any, config: Any, folder: Path, shown: dict[str, np.ndarray]) -> Any:
-    if not set(PATHS) <= set(shown):
-        return None
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.5), layout="constrained")
-    for ax, name in zip(axes, PATHS, strict=True):
-        images = shown[name]
-        title = "across the map's farthest jump, angle " + name.split(", ")[1]
-        plot.image_grid(images.reshape(-1, *images.shape[2:]), images.shape[1], ax, title)
-    return figure
+def _images(ax: Any, name: str, images: np.ndarray) -> None:
+    plot.image_grid(images[:100], 10, ax, name)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.lab.judge import Judge
+from experiments.lab import figures as figures_of
+from experiments.lab.judge import Judge, codes_of, judged
+from experiments.lab.machine import clock
+from experiments.lab.sets import Draw, chosen, drawn_from
 from otgen import eval as evaluate
 from otgen import plot
 from otgen.data import Dataset
@@ -32,49 +34,40 @@ HEADERS = {
 }
 
 
-def rows(
-    config: Any, model: ae_ot.Model, train: Dataset, test: Dataset
-) -> Iterator[tuple[str, Callable[[Key, int], Array]]]:
+def rows(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> Iterator[tuple[str, Draw]]:
     """The laws compared: a name, and a function (key, num) -> images in [0, 1]."""
     transport = model.variables["transport"]
     codes = transport["codes"]
 
-    def decoded(draw: Callable[[Key, int], Array]) -> Callable[[Key, int], Array]:
+    def decoded(draw: Draw) -> Draw:
         def images(key: Key, num: int) -> Array:
             return ae_ot.decode(model.module, model.variables, draw(key, num) * transport["scale"] + transport["mean"])
 
         return images
 
-    def extended(form: str, angle: float | None) -> Callable[[Key, int], Array]:
+    def extended(form: str, angle: float | None) -> Draw:
         return lambda key, num: ae_ot.sample(key, model, num, form=form, angle=angle)
 
-    yield "real training images", lambda key, num: to_unit(train.images[_choose(key, len(train.images), num)])
+    yield "real training images", drawn_from(train.images)
     yield "reconstructed test images", lambda key, num: _reconstruct(model, test.images[:num])
-    yield "AE-OT, local", extended("local", None)
-    yield "AE-OT, pairs", extended("pairs", None)
-    yield "AE-OT, simplex", extended("simplex", None)
-    yield "AE-OT, local, filter off", extended("local", math.pi)
-    yield "AE-OT, pairs, filter off", extended("pairs", math.pi)
-    yield "AE-OT, simplex, filter off", extended("simplex", math.pi)
+    for word, angle in (("", None), (", filter off", math.pi)):
+        for form in ("local", "pairs", "simplex"):
+            yield f"AE-OT, {form}{word}", extended(form, angle)
     yield "Gaussian in the latent", decoded(_gaussian(codes))
     yield f"mixture of {config.mixture_components} Gaussians", decoded(_mixture(codes, config))
     yield "3-NN interpolation of codes", decoded(_interpolate(codes))
-
-
-def _choose(key: Key, total: int, num: int) -> np.ndarray:
-    return np.asarray(jax.random.choice(key, total, (num,), replace=num > total))
 
 
 def _reconstruct(model: ae_ot.Model, images: np.ndarray) -> Array:
     return ae_ot.decode(model.module, model.variables, ae_ot.encode(model.module, model.variables, images))
 
 
-def _gaussian(codes: Array) -> Callable[[Key, int], Array]:
+def _gaussian(codes: Array) -> Draw:
     mean, covariance = codes.mean(0), jnp.atleast_2d(jnp.cov(codes.T))
     return lambda key, num: jax.random.multivariate_normal(key, mean, covariance, (num,), method="eigh")
 
 
-def _mixture(codes: Array, config: Any) -> Callable[[Key, int], Array]:
+def _mixture(codes: Array, config: Any) -> Draw:
     from sklearn.mixture import GaussianMixture
 
     most = 20_000  # codes the mixture is fitted to
@@ -88,48 +81,41 @@ def _mixture(codes: Array, config: Any) -> Callable[[Key, int], Array]:
     return draw
 
 
-def _interpolate(codes: Array) -> Callable[[Key, int], Array]:
+def _interpolate(codes: Array) -> Draw:
     def draw(key: Key, num: int) -> Array:
         code_key, neighbour_key, place_key = jax.random.split(key, 3)
-        first = codes[_choose(code_key, len(codes), num)]
+        first = codes[np.asarray(chosen(code_key, len(codes), num))]
         _, near = evaluate.nearest(first, codes, 4)
-        chosen = jnp.take_along_axis(near, jax.random.randint(neighbour_key, (num, 1), 1, 4), axis=1)[:, 0]
+        other = jnp.take_along_axis(near, jax.random.randint(neighbour_key, (num, 1), 1, 4), axis=1)[:, 0]
         share = jax.random.uniform(place_key, (num, 1))
-        return first + share * (codes[chosen] - first)
+        return first + share * (codes[other] - first)
 
     return draw
 
 
-def judge_of(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset, neighbours: bool = True) -> Judge:
-    """A judge that measures memorisation in the codes of the model itself; `neighbours` as in Judge."""
-    transport = model.variables["transport"]
-
-    def encode(images: Array) -> Array:
-        return (ae_ot.encode(model.module, model.variables, images) - transport["mean"]) / transport["scale"]
-
-    rest = {"num": config.num_eval, "data_dir": config.data_dir, "neighbours": neighbours}
-    return Judge(config.dataset, train, test, encode, **rest)
+def judge_of(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset, **options: Any) -> Judge:
+    """A judge that measures memorisation in the codes of the model itself; options as in Judge."""
+    options = {"num": config.num_eval, "data_dir": config.data_dir, **options}
+    return Judge(config.dataset, train, test, codes_of(model), **options)
 
 
 def table(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> dict[str, Any]:
     """Score every row by its mean and standard deviation over the draws."""
-    judge = judge_of(config, model, train, test)
+    judge = judge_of(config, model, train, test, neighbours=True)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     scored, rates, classes = {}, {}, {}
     for name, draw in rows(config, model, train, test):
-        every, shares, spent = [], [], []
-        for i in range(1 if name.startswith("reconstructed") else config.draws):
-            start = time.perf_counter()
-            images = jax.block_until_ready(draw(jax.random.fold_in(key, i), judge.num))
-            spent.append(time.perf_counter() - start)
-            scores, share = judge(images)
-            every.append(scores)
-            shares.append(np.asarray(share))
-        values = {column: float(np.mean([scores[column] for scores in every])) for column in every[0]}
-        sd = float(np.std([scores["frechet"] for scores in every], ddof=1)) if len(every) > 1 else None
-        scored[name] = {**values, "frechet_sd": sd, "draws": len(every)}
+        spent: list[float] = []
+
+        def timed(key: Key, num: int, draw: Draw = draw, spent: list[float] = spent) -> Array:
+            seconds, images = clock(lambda: draw(key, num))
+            spent.append(seconds)
+            return images
+
+        found = judged(judge, key, timed, 1 if name.startswith("reconstructed") else config.draws)
+        scored[name] = {**found["mean"], "frechet_sd": found["sd"]["frechet"], "draws": len(spent)}
         rates[name] = round(judge.num / min(spent))
-        classes[name] = [round(float(share), 4) for share in np.mean(shares, axis=0)]
+        classes[name] = found["class_shares"]
     info = model.info
     return {
         "dataset": config.dataset,
@@ -180,48 +166,35 @@ def in_words(results: dict[str, Any]) -> str:
 
 def figures(config: Any, folder: Path, model: ae_ot.Model, train: Dataset, test: Dataset) -> None:
     """Draw samples, the filter on and off, reconstructions, nearest neighbours and classes."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     key = jax.random.fold_in(jax.random.key(config.seed), 3)
 
-    def save(name: str, figure: Any) -> None:
-        figure.savefig(folder / name, dpi=150, bbox_inches="tight")
-        plt.close(figure)
+    def grid(name: str, images: Any, columns: int, size: tuple[float, float], title: str = "") -> None:
+        drawn = figures_of.sheet({title: images}, lambda ax, name, x: plot.image_grid(x, columns, ax, name), 1, size)
+        figures_of.save(drawn, folder / name, bbox_inches="tight")
 
     samples = ae_ot.sample(key, model, 100)
-    figure, ax = plt.subplots(figsize=(6, 6))
-    plot.image_grid(samples, 10, ax)
-    save("samples.png", figure)
+    grid("samples.png", samples, 10, (6, 6))
 
-    figure, axes = plt.subplots(2, 2, figsize=(8, 8.4), layout="constrained")
-    for row, form in zip(axes, ("pairs", "simplex"), strict=True):
-        for ax, angle, word in zip(row, (None, math.pi), ("on", "off"), strict=True):
-            images = ae_ot.sample(key, model, 64, form=form, angle=angle)
-            plot.image_grid(images, 8, ax, f"{form}, angle filter {word}")
-    save("filter.png", figure)
+    filtered = {
+        f"{form}, angle filter {word}": ae_ot.sample(key, model, 64, form=form, angle=angle)
+        for form in ("pairs", "simplex")
+        for word, angle in (("on", None), ("off", math.pi))
+    }
+    drawn = figures_of.sheet(filtered, lambda ax, name, images: plot.image_grid(images, 8, ax, name), 2, (4, 4.2))
+    figures_of.save(drawn, folder / "filter.png", bbox_inches="tight")
 
     shown = test.images[:40]
     pairs = np.stack([np.asarray(to_unit(shown)), np.asarray(_reconstruct(model, shown))])
     layout = np.concatenate([np.concatenate([pairs[0, i : i + 10], pairs[1, i : i + 10]]) for i in range(0, 40, 10)])
-    figure, ax = plt.subplots(figsize=(6, 5))
-    plot.image_grid(layout, 10, ax, "test images (odd rows) and reconstructions")
-    save("reconstructions.png", figure)
+    grid("reconstructions.png", layout, 10, (6, 5), "test images (odd rows) and reconstructions")
 
-    transport = model.variables["transport"]
-    codes = (ae_ot.encode(model.module, model.variables, samples[:10]) - transport["mean"]) / transport["scale"]
-    _, near = evaluate.nearest(codes, transport["codes"], 7)
+    _, near = evaluate.nearest(codes_of(model)(samples[:10]), model.variables["transport"]["codes"], 7)
     beside = to_unit(train.images[np.asarray(near).reshape(-1)]).reshape(10, 7, *train.images.shape[1:])
     layout = np.concatenate([np.asarray(samples[:10])[:, None], np.asarray(beside)], axis=1)
-    figure, ax = plt.subplots(figsize=(5, 6))
-    plot.image_grid(layout.reshape(-1, *train.images.shape[1:]), 8, ax, "samples (left) and nearest training images")
-    save("nearest.png", figure)
+    layout = layout.reshape(-1, *train.images.shape[1:])
+    grid("nearest.png", layout, 8, (5, 6), "samples (left) and nearest training images")
 
     if model.labels is not None:
         classes = np.unique(np.asarray(model.labels)).tolist()
         images = [ae_ot.sample(jax.random.fold_in(key, label), model, 10, label=label) for label in classes]
-        figure, ax = plt.subplots(figsize=(6, 6))
-        plot.image_grid(jnp.concatenate(images), 10, ax, "sampled by class, one class a row")
-        save("classes.png", figure)
+        grid("classes.png", jnp.concatenate(images), 10, (6, 6), "sampled by class, one class a row")

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.lab.figures import canvas, save
 from otgen import plot
 from otgen.data import toy
 from otgen.eval import mode_scores
@@ -85,12 +86,7 @@ def figure(
     path: Path, state: semidiscrete.State, y: Array, raw: Array, samples: dict[str, Array], angle: float
 ) -> None:
     """Draw the source coloured by target, its cells, the targets, and new samples with the filter on and off."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    canvas, axes = plt.subplots(2, 4, figsize=(16, 8.2), layout="constrained")
+    sheet, axes = canvas(2, 4, 4, 4.1)
     x = extension.source_samples(jax.random.key(0), 4000, 2)
     hue = plot.colours(y)
     plot.points(x, axes[0, 0], "source samples, coloured by target", hue[semidiscrete.assign(state, y, x)])
@@ -101,8 +97,7 @@ def figure(
     for ax, name in zip(axes[1], shown, strict=True):
         plot.points(samples[name][:4000], ax, name, size=2)
         ax.set(xlim=axes[0, 2].get_xlim(), ylim=axes[0, 2].get_ylim())
-    canvas.savefig(path, dpi=130)
-    plt.close(canvas)
+    save(sheet, path, 130)
 
 
 def _angles(ax: Any, state: semidiscrete.State, y: Array, angle: float) -> None:

@@ -1,4 +1,4 @@
-"""What all experiments share: where a run writes, how it resumes and is stopped, its progress, its command line."""
+"""The command line of an experiment: its options, the folder it writes to, its progress, how it ends."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ import json
 import re
 import shutil
 import tempfile
-import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from otgen import plot
-from otgen.train import Checkpoints, JsonLines, NonFinite, Progress, TensorBoard, hosts, together
+from otgen.train import JsonLines, NonFinite, Progress, TensorBoard, hosts, together
 from otgen.train.checkpoint import refuse_other_config
 
 _OWN = (
@@ -38,22 +36,54 @@ _OWN = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """Where and how an experiment runs; none of it makes the numbers."""
+class Place:
+    """Where an experiment reads and writes; none of it makes the numbers."""
 
     data_dir: str | None = None
     """Folder of the raw or TFDS-prepared data and of feature weights; OTGEN_DATA if not given. Not needed for digits
     and toys."""
-    cache_dir: str | None = None
-    """Where sets prepared from raw files are kept; the user's cache folder if not given."""
     out: str | None = None
     """Output folder; below runs/ if not given."""
+    progress: bool = True
+    """Show progress bars."""
+
+    NAME = ""  # of the experiment, where it is said once: the folder below runs/
+
+    def folder(self) -> Path:
+        """The output folder."""
+        seed = f"-seed-{self.seed}" if hasattr(self, "seed") else ""
+        return Path(self.out or Path("runs") / self.NAME / f"{self.dataset}{seed}")
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """The fields among these that are not None."""
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def numbers(self, *skip: str) -> dict[str, Any]:
+        """The fields that make the numbers, less those to be skipped."""
+        not_these = {*skip, *(field.name for field in dataclasses.fields(Options))}
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in not_these}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resumable(Place):
+    """The options of an experiment that is resumed on demand."""
+
+    cache_dir: str | None = None
+    """Where sets prepared from raw files are kept; the user's cache folder if not given."""
     resume: bool = False
     """Continue the run in the output folder, bit-identically."""
     overwrite: bool = False
     """Delete the run in the output folder and start again."""
-    progress: bool = True
-    """Show progress bars."""
+
+    def identity(self) -> dict[str, Any]:
+        """What makes the numbers of the run, as JSON reads it."""
+        return json.loads(json.dumps(self.numbers()))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(Resumable):
+    """The options of an experiment that is trained step by step."""
+
     tensorboard: bool = False
     """Also write TensorBoard events, below events/ in the output folder."""
     watch: bool = False
@@ -61,10 +91,34 @@ class Options:
     distributed: bool = False
     """Train together with the other processes of SLURM, Open MPI, a TPU pod, or `experiments.local_hosts`."""
 
-    def numbers(self, *skip: str) -> dict[str, Any]:
-        """The fields that make the numbers, less those to be skipped."""
-        not_these = {*skip, *(field.name for field in dataclasses.fields(Options))}
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in not_these}
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """The option of experiments that average over seeds."""
+
+    seeds: str = "0"
+    """Such as 0-2 or 0,3,7."""
+
+    def seed_list(self) -> list[int]:
+        """The seeds asked for."""
+        return numbers_of("seeds", self.seeds)
+
+
+def require(config: Any, datasets: Iterable[str] = (), **least: int) -> None:
+    """Raise ValueError for another data set than these, a number below its least, or an output folder that is a file.
+
+    Args:
+      config: Options with `folder()`.
+      datasets: names that `config.dataset` may have; none for any.
+      **least: smallest values of fields; None is legal for each.
+    """
+    if datasets and config.dataset not in datasets:
+        raise ValueError(f"dataset = {config.dataset!r} is unknown: choose one of {', '.join(datasets)}.")
+    for name, value in config.given(*least).items():
+        if value < least[name]:
+            raise ValueError(f"{name} = {value} is too small: give {least[name]} or more.")
+    if config.folder().exists() and not config.folder().is_dir():
+        raise ValueError(f"out = {config.folder()} is a file: give a folder.")
 
 
 def numbers_of(name: str, text: str) -> list[int]:
@@ -101,14 +155,14 @@ def open_folder(config: Any) -> Path:
         stored.unlink()  # of a run that failed before it did anything, such as reading its data
     if config.resume and not stored.exists():
         print(f"there is no run in {folder} yet: one is started")
-    if stored.exists() and config.overwrite and not config.resume:
+    if folder.is_dir() and config.overwrite and not config.resume:
         foreign = sorted(path.name for path in folder.iterdir() if path.name not in _OWN and path.suffix != ".png")
         if foreign:
             raise FileExistsError(
                 f"{folder} also holds {', '.join(foreign[:5])}: it is not deleted; move that, or --out."
             )
         shutil.rmtree(folder)
-    if stored.exists() and not config.resume:
+    if not config.resume and any((folder / name).exists() for name in (stored.name, "results.json")):
         raise FileExistsError(f"{folder} holds a run: pass --resume to continue it or --overwrite to start again.")
     refuse_other_config(stored, config.identity())
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +178,7 @@ def progress_of(config: Any, folder: Path) -> Callable[[str, int | None], Any]:
         with contextlib.ExitStack() as stack:
             shown = config.progress and hosts.is_first()
             calls = [stack.enter_context(Progress(total, stage, shown)), JsonLines(folder / "metrics.jsonl", stage)]
-            if config.tensorboard and hosts.is_first():
+            if getattr(config, "tensorboard", False) and hosts.is_first():
                 calls.append(stack.enter_context(TensorBoard(folder / "events", stage)))
             yield together(*calls)
 
@@ -145,58 +199,6 @@ def watcher(config: Any, folder: Path, name: str, images_of: Callable[[Any], Any
         plt.close(ax.figure)
 
     return watch
-
-
-def stage(
-    config: Any,
-    place: Path,
-    name: str,
-    total: int | None,
-    progress: Any,
-    work: Callable[..., Any],
-    settings: Any = None,
-) -> tuple[Any, float | None]:
-    """Do `work(callback=, checkpoints=)` under its own checkpoints.
-
-    Args:
-      config: of the experiment; what makes the numbers is its `identity()`.
-      place: folder of the stage. name: its name.
-      total: its steps, if known.
-      progress: from `progress_of`.
-      work: what is done.
-      settings: JSON-like, what makes the numbers beside `config`; a checkpoint of other settings is refused.
-
-    Returns:
-      Its result, and its seconds; None for the seconds where an earlier run had begun it.
-    """
-    identity = {**config.identity(), "stage": name, **({} if settings is None else {"settings of the stage": settings})}
-    saved = Checkpoints(place / "checkpoints", identity)
-    with saved as checkpoints:
-        begun = checkpoints.newest()
-        if begun is not None and total is not None and begun < total and hosts.is_first():
-            print(f"{name}: continues at step {begun:,}")
-        with progress(name, total) as callback:
-            start = time.perf_counter()
-            result = jax.block_until_ready(work(callback=callback, checkpoints=checkpoints))
-            seconds = time.perf_counter() - start
-    return result, None if begun is not None else round(seconds, 2)
-
-
-def place_of(folder: Path, seed: int, group: str) -> Path:
-    """Where the checkpoints and scores of a group of rows of the table are."""
-    return folder / "checkpoints" / f"seed-{seed}" / group.replace(", ", "-")
-
-
-def is_done(place: Path) -> bool:
-    """Whether a group has scores, on the first host."""
-    return hosts.agreed((place / "scores.json").exists())
-
-
-def save(place: Path, scores: dict[str, Any], shown: dict[str, Any]) -> None:
-    """Write what a group's figures need, then its scores: a group that has scores is done."""
-    place.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(place / "samples.npz", **{name: np.asarray(x) for name, x in shown.items()})
-    write(place / "scores.json", scores)
 
 
 def write(path: Path, content: Any) -> None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.lab.judge import features_of
+from experiments.lab.sets import drawn_from
 from otgen import data
 from otgen import eval as evaluate
 from otgen.data import sprites, toy
@@ -90,11 +91,7 @@ def reference(seed: int, sets: Sets, *, num: int, draws: int) -> tuple[dict[str,
       Rows of the table, and arrays for the figures.
     """
     key = jax.random.fold_in(jax.random.key(seed), 3000)
-    images = sets.train.images
-
-    def draw(key: Key, num: int) -> Array:
-        return to_unit(images[np.asarray(jax.random.choice(key, len(images), (num,), replace=num > len(images)))])
-
+    draw = drawn_from(sets.train.images)
     rows = {"real training data": _sample_scores(key, draw, sets, num, draws)}
     if sets.dataset in ("digits", "mnist", "fashion_mnist"):
         for name, accuracy in _clusterings(seed, sets).items():

@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.lab.sets import Draw
 from otgen import eval as evaluate
 from otgen.data import Dataset, stacked
 from otgen.data.toy import centres_of
+from otgen.models import ae_ot
 from otgen.nn import to_unit
 from otgen.ot.gaussian import frechet_distance
-from otgen.types import Array
+from otgen.types import Array, Key
 
 _KNOWN = 20_000  # training features that classes and mixtures are measured against
 Extract = Callable[[Any], Array]
@@ -155,6 +157,10 @@ class Judge:
         mixed = evaluate.mixture_rate(features, self._train[:_KNOWN], self._labels[:_KNOWN], self._known)
         return {"class_tv": evaluate.total_variation(shares, self._shares), "mixtures": mixed.excess}
 
+    def facts(self, draws: int) -> dict[str, Any]:
+        """What scores over so many draws were made with."""
+        return _facts(self, draws)
+
 
 class PointJudge:
     """Scores points given as images [n, 1, 1, 2] against held-out ones, and on the modes where they are known."""
@@ -179,3 +185,30 @@ class PointJudge:
         if self._centres is not None:
             scores |= evaluate.mode_scores(points, *self._centres)._asdict()
         return {name: float(value) for name, value in scores.items()}, jnp.zeros(0)
+
+    def facts(self, draws: int) -> dict[str, Any]:
+        """As of a Judge."""
+        return _facts(self, draws)
+
+
+def _facts(judge: Judge | PointJudge, draws: int) -> dict[str, Any]:
+    told = {"features": judge.name, "classifier": judge.classifier, "accuracy": judge.accuracy}
+    return {**told, "images_per_draw": judge.num, "draws": draws}
+
+
+def judged(judge: Judge | PointJudge, key: Key, draw: Draw, draws: int) -> dict[str, Any]:
+    """Mean and standard deviation of every score over draws, and the mean shares of at most 100 classes."""
+    found = [judge(draw(jax.random.fold_in(key, i), judge.num)) for i in range(draws)]
+    scores = {name: [one[name] for one, _ in found] for name in found[0][0]}
+    shares = np.mean([np.asarray(shares) for _, shares in found], axis=0)
+    return {
+        "mean": {name: float(np.mean(values)) for name, values in scores.items()},
+        "sd": {name: float(np.std(values, ddof=1)) if draws > 1 else None for name, values in scores.items()},
+        "class_shares": [round(float(share), 4) for share in shares] if len(shares) <= 100 else [],
+    }
+
+
+def codes_of(model: ae_ot.Model) -> Extract:
+    """A function of images to the standardised codes of an AE-OT."""
+    known = model.variables["transport"]
+    return lambda images: (ae_ot.encode(model.module, model.variables, images) - known["mean"]) / known["scale"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.lab.command import is_done, place_of, save, stage
+from experiments.lab.figures import canvas, recorded
+from experiments.lab.figures import save as save_figure
+from experiments.lab.trials import is_done, load_shown, place_of, read, run_missing, save, stage
 from otgen import plot
 from otgen.data import toy
 from otgen.eval import cosine, l2_uvp, mode_scores
@@ -48,21 +48,21 @@ def run(config: Any, folder: Path, progress: Any) -> tuple[list[dict[str, Any]],
     """Solve the semi-discrete transport twice, learn the maps, score what is not yet scored, draw."""
     points = toy.DISTRIBUTIONS[config.dataset](jax.random.key(_DATA_SEED), config.num_points)
     exact, facts = truth(config, folder, points, progress)
-    runs = []
-    for seed in config.seed_list():
-        for group in ("truth", *config.names()):
-            place = place_of(folder, seed, group)
-            if not is_done(place):
-                if group == "truth":
-                    moves = {TRUTH: exact[0], "the same, another key": exact[1]}
-                    notes = {
-                        name: {"half_dual": fact["dual_value"] / 2, "chi2": fact["chi2"], "seconds": fact["seconds"]}
-                        for name, fact in facts.items()
-                    }
-                else:
-                    moves, notes = learn(config, place, seed, group, points, progress)
-                score(config, place, seed, group, points, exact[0], moves, notes)
-            runs.append(json.loads((place / "scores.json").read_text()))
+    known = {
+        name: {"half_dual": fact["dual_value"] / 2, "chi2": fact["chi2"], "seconds": fact["seconds"]}
+        for name, fact in facts.items()
+    }
+
+    def work(trial: tuple[int, str]) -> None:
+        seed, group = trial
+        place = place_of(folder, seed, group)
+        moves, notes = dict(zip(facts, exact, strict=True)), known
+        if group != "truth":
+            moves, notes = learn(config, place, seed, group, points, progress)
+        score(config, place, seed, group, points, exact[0], moves, notes)
+
+    trials = [(seed, group) for seed in config.seed_list() for group in ("truth", *config.names())]
+    runs = run_missing(trials, lambda trial: place_of(folder, *trial), work)
     figure(config, folder, points, facts[TRUTH]["dual_value"], runs)
     return runs, {"truth": facts, "figures": ["maps.png"]}
 
@@ -86,7 +86,7 @@ def truth(
             facts[name] = {**{field: float(value) for field, value in info._asdict().items()}, "seconds": seconds}
             heights[name] = state.h
         save(place, facts, heights)
-    facts = json.loads((place / "scores.json").read_text())
+    facts = read(place)
     with np.load(place / "samples.npz") as file:
         states = [semidiscrete.from_heights(jnp.asarray(file[name])) for name in facts]
     return [lambda x, state=state: points[semidiscrete.assign(state, points, x)] for state in states], facts
@@ -142,17 +142,12 @@ def score(
 
 def curve(folder: Path, name: str, num_steps: int) -> tuple[str, np.ndarray, np.ndarray] | None:
     """What a stage minimised: its name, updates, and values, from metrics.jsonl; None if nothing was recorded."""
-    values, path = {}, folder / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):  # a line that a killed run left unfinished
-            entry = json.loads(line)
-            if entry["stage"] == name:
-                metric = "objective" if "objective" in entry else "loss"
-                values[entry["step"]] = entry[metric]
-    if not values:
+    entries = recorded(folder / "metrics.jsonl").get(name)
+    if not entries:
         return None
-    steps = np.array(sorted(values))
-    return metric, steps * num_steps / steps[-1], np.array([values[step] for step in steps])
+    steps = np.array(list(entries))
+    metric = "objective" if "objective" in entries[steps[-1]] else "loss"
+    return metric, steps * num_steps / steps[-1], np.array([entry[metric] for entry in entries.values()])
 
 
 def objective(ax: Any, config: Any, folder: Path, seed: int, solver: str, infimum: float | None = None) -> None:
@@ -179,23 +174,15 @@ def objective(ax: Any, config: Any, folder: Path, seed: int, solver: str, infimu
 
 def figure(config: Any, folder: Path, points: Array, w2_sq: float, runs: list[dict[str, Any]]) -> None:
     """Draw, for the first seed, noise moved by the winning code and by the smooth form, and every objective."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     seed, solvers = config.seed_list()[0], config.names()
-    canvas, axes = plt.subplots(
-        1 + len(solvers), 3, figsize=(11.4, 3.7 * (1 + len(solvers))), squeeze=False, layout="constrained"
-    )
+    sheet, axes = canvas(1 + len(solvers), 3, 3.8, 3.7)
     behind, reach = np.asarray(points), 1.15 * float(jnp.abs(points - points.mean(0)).max())
 
     def moved(ax: Any, group: str, row: str, title: str, targets: bool = True) -> None:
-        with np.load(place_of(folder, seed, group) / "samples.npz") as file:
-            hue = plot.colours(file["noise"])
-            if targets:
-                plot.points(behind, ax, color="#DDDDDD", size=9)
-            plot.points(file[row], ax, title, hue, size=3)
+        shown = load_shown([place_of(folder, seed, group)])
+        if targets:
+            plot.points(behind, ax, color="#DDDDDD", size=9)
+        plot.points(shown[row], ax, title, plot.colours(shown["noise"]), size=3)
         half = reach if targets else max(3.2, reach)
         middle = behind.mean(0)
         ax.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half))
@@ -208,8 +195,7 @@ def figure(config: Any, folder: Path, points: Array, w2_sq: float, runs: list[di
         for ax, form in zip(line, (FORMS[solver][0], FORMS[solver][-1]), strict=False):
             moved(ax, solver, f"{solver}, {form}", f"{solver}, {form}")
         objective(line[2], config, folder, seed, solver, infimum.get(solver))
-    canvas.savefig(folder / "maps.png", dpi=140)
-    plt.close(canvas)
+    save_figure(sheet, folder / "maps.png", 140)
 
 
 def _infima(points: np.ndarray, w2_sq: float) -> dict[str, float]:

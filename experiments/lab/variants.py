@@ -7,12 +7,12 @@ import dataclasses
 import re
 from typing import Any
 
-_COMMA = re.compile(r",(?![^(\[{]*[)\]}])")  # outside brackets
+COMMA = re.compile(r",(?![^(\[{]*[)\]}])")  # outside brackets
 
 
 def names(words: str) -> list[str]:
     """The variants in a text with commas, each once; a comma inside brackets belongs to a value."""
-    return list(dict.fromkeys(name.strip() for name in _COMMA.split(words) if name.strip()))
+    return list(dict.fromkeys(name.strip() for name in COMMA.split(words) if name.strip()))
 
 
 def change(variant: str, model: type, skip: tuple[str, ...] = ()) -> tuple[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from experiments.lab import table
+from experiments.lab.figures import pyplot, save
+from experiments.lab.trials import read
 from otgen import plot
 from otgen.data import wasserstein2
 
@@ -37,7 +39,7 @@ COLOURS = {"icnn": plot.ORANGE, "icnn_cycle": "#CC79A7", "c_transform": plot.BLU
 def gather(config: Any, runs: list[Any]) -> dict[str, Any]:
     """Collect the scores: mean and standard deviation over seeds, by row, dimension and score."""
     dims = list(dict.fromkeys(run.dim for run in runs))
-    found = [json.loads((config.place(run) / "scores.json").read_text()) for run in runs]
+    found = [read(config.place(run)) for run in runs]
     truth = {(one["dim"], one["seed"]): one["rows"]["truth"]["w2_sq"] for one in found if one["row"] == REFERENCE}
     values: dict[str, dict[str, dict[str, list[float]]]] = {}
     for one in found:
@@ -49,7 +51,7 @@ def gather(config: Any, runs: list[Any]) -> dict[str, Any]:
                 if value is not None:
                     cell.setdefault(score, []).append(value)
     rows = {
-        name: {dim: {score: _summary(all_) for score, all_ in cell.items()} for dim, cell in row.items()}
+        name: {dim: {score: table.summary(all_) for score, all_ in cell.items()} for dim, cell in row.items()}
         for name, row in values.items()
     }
     published = {name: dict(zip(wasserstein2.DIMS, row, strict=True)) for name, row in PUBLISHED.items()}
@@ -69,23 +71,19 @@ def gather(config: Any, runs: list[Any]) -> dict[str, Any]:
     }
 
 
-def _summary(values: list[float]) -> dict[str, Any]:
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "sd": sd, "seeds": len(values)}
-
-
 def markdown(results: dict[str, Any]) -> str:
     """A table by dimension for every score, mean and standard deviation over seeds; published numbers below ours."""
     dims, blocks = [str(dim) for dim in results["dims"]], []
     for score, (title, digits) in TABLES.items():
-        lines = ["| ".join([f"| {title} ", *(f"d = {dim} " for dim in dims)]) + "|", "|---" * (1 + len(dims)) + "|"]
-        for name, row in results["rows"].items():
-            cells = [_cell(row.get(dim, {}).get(score), digits) for dim in dims]
-            lines += ["| " + " | ".join([name, *cells]) + " |"] * any(cells)
+        lines = {
+            name: cells
+            for name, row in results["rows"].items()
+            if any(cells := [table.written(row.get(dim, {}).get(score), digits) for dim in dims])
+        }
         if score == "l2_uvp":
-            for name, row in results["published"].items():
-                lines.append("| " + " | ".join([f"published: {name}", *(f"{row[dim]:g}" for dim in dims)]) + " |")
-        blocks += ["\n".join(lines)] * (len(lines) > 2)
+            published = results["published"].items()
+            lines |= {f"published: {name}": [f"{row[dim]:g}" for dim in dims] for name, row in published}
+        blocks += [table.grid([f"d = {dim}" for dim in dims], lines, title)] * bool(lines)
     blocks += [
         f"{one['row']}, d = {one['dim']}, seed {one['seed']}, failed: {one['failed']}" for one in results["failed"]
     ]
@@ -93,24 +91,12 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n\n".join(blocks)
 
 
-def _cell(summary: dict[str, Any] | None, digits: int) -> str:
-    if summary is None:
-        return ""
-    spread = "" if summary["sd"] is None else f" ± {summary['sd']:.{digits}f}"
-    return f"{summary['mean']:.{digits}f}{spread}"
-
-
 def figure(config: Any, runs: list[Any], results: dict[str, Any]) -> None:
     """Draw maps.png: the plane's true and learned map and their difference, the objective, L2-UVP by dimension."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     name = "icnn" if "icnn" in config.rows() else config.rows()[0]
     shown = [config.place(run) / "points.npz" for run in runs if (run.dim, run.row) == (2, name)]
     shown = [path for path in shown if path.exists()]
-    sheet = plt.figure(figsize=(11, 7.6 if shown else 4.0), layout="constrained")
+    sheet = pyplot().figure(figsize=(11, 7.6 if shown else 4.0), layout="constrained")
     parts = sheet.subfigures(1 + bool(shown), 1, squeeze=False, hspace=0.04)[:, 0]
     if shown:
         with np.load(shown[0]) as file:
@@ -118,8 +104,7 @@ def figure(config: Any, runs: list[Any], results: dict[str, Any]) -> None:
     left, right = parts[-1].subplots(1, 2, width_ratios=[1.0, 1.25])
     _objective(left, results)
     _by_dim(right, results)
-    sheet.savefig(Path(config.out) / "maps.png", dpi=180)
-    plt.close(sheet)
+    save(sheet, Path(config.out) / "maps.png", 180)
 
 
 def _maps(axes: Any, name: str, x: np.ndarray, truth: np.ndarray, moved: np.ndarray) -> None:

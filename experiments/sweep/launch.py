@@ -26,21 +26,12 @@ from urllib.parse import quote
 
 import tyro
 
-from experiments.lab import command
+from experiments.lab import command, variants
 from experiments.sweep import table
 from experiments.sweep.runs import Run, by_submitit, finished, interruptions, locally, results_of
 from otgen.train.checkpoint import refuse_other_config
 
-_COMMA = re.compile(r",(?![^(\[{]*[)\]}])")  # outside brackets
-_OURS = (
-    "seed",
-    "seeds",
-    "out",
-    "resume",
-    "overwrite",
-    "progress",
-    "distributed",
-)  # options a sweep sets
+_OURS = ("seed", "seeds", "out", "resume", "overwrite", "progress", "distributed")  # options a sweep sets
 _ELSEWHERE = ("data_dir", "cache_dir")  # fields that make no number
 
 
@@ -124,7 +115,7 @@ def plan(config: Config) -> list[Run]:
     fields = typing.get_type_hints(model)
     if config.nodes > 1 and "distributed" not in fields:
         raise ValueError(f"nodes = {config.nodes}: {config.experiment} has no option distributed; it runs on one node.")
-    grid, fixed = _pairs(config.set, fields, _COMMA), _pairs(config.fixed, fields)
+    grid, fixed = _pairs(config.set, fields, variants.COMMA), _pairs(config.fixed, fields)
     names, constants = [name for name, _ in grid], {name: values[0] for name, values in fixed}
     twice = sorted(name for name in {*names, *constants} if [*names, *(name for name, _ in fixed)].count(name) > 1)
     if twice:

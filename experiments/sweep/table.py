@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from experiments.lab.figures import canvas, save
+from experiments.lab.table import grid, summary
 from otgen import plot
 
 MOST = 12  # numbers shown if nobody says which
@@ -58,14 +58,9 @@ def gather(found: list[tuple[dict[str, str], int, Any]]) -> list[dict[str, Any]]
     rows = []
     for setting, seeds in groups.items():
         names = dict.fromkeys(name for numbers in seeds.values() for name in numbers)
-        metrics = {name: _summary([numbers[name] for numbers in seeds.values() if name in numbers]) for name in names}
+        metrics = {name: summary([numbers[name] for numbers in seeds.values() if name in numbers]) for name in names}
         rows.append({"setting": dict(setting), "seeds": list(seeds), "metrics": metrics})
     return rows
-
-
-def _summary(values: list[float]) -> dict[str, Any]:
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "sd": sd, "seeds": len(values)}
 
 
 def choose(rows: list[dict[str, Any]], wanted: str = "") -> list[str]:
@@ -111,8 +106,7 @@ def markdown(results: dict[str, Any], chosen: list[str]) -> str:
     cells = [[_cell(row["metrics"].get(name), len(row["seeds"])) for name in chosen] for row in rows]
     if len(chosen) > len(rows):
         settings, titles, cells = titles, settings, [list(column) for column in zip(*cells, strict=True)]
-    lines = ["|  | " + " | ".join(titles) + " |", "|---" * (1 + len(titles)) + "|"] if rows else []
-    lines += ["| " + " | ".join([name, *line]) + " |" for name, line in zip(settings, cells, strict=True)]
+    lines = [grid(titles, dict(zip(settings, cells, strict=True)))] if rows else []
     counts = ", ".join(dict.fromkeys(str(len(row["seeds"])) for row in rows))
     total = len({name for row in rows for name in row["metrics"]})
     if rows:
@@ -157,11 +151,6 @@ def figure(path: Path, results: dict[str, Any], chosen: list[str], along: str | 
       chosen: names of the numbers; a line for each, and for each value of the other swept fields.
       along: the field on the horizontal axis; None for the first that was swept.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     rows = results["rows"]
     swept = [name for name in rows[0]["setting"] if len({row["setting"][name] for row in rows}) > 1]
     along = along or next(iter(swept), None)
@@ -178,7 +167,7 @@ def figure(path: Path, results: dict[str, Any], chosen: list[str], along: str | 
     styles = {line: _style(line, lines) for line in lines}
     columns, height = min(3, len(panels)), 3.1 if along else 1.2 + 0.24 * len(lines)
     size = (3.7 * columns + 1.8 * (along is not None and len(lines) > 1), height * -(-len(panels) // columns))
-    sheet, axes = plt.subplots(-(-len(panels) // columns), columns, figsize=size, layout="constrained", squeeze=False)
+    sheet, axes = canvas(-(-len(panels) // columns), columns, 0, 0, figsize=size)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
     for i, (ax, (score, panel)) in enumerate(zip(axes.flat, panels.items(), strict=False)):
@@ -195,8 +184,7 @@ def figure(path: Path, results: dict[str, Any], chosen: list[str], along: str | 
         for ax in axes.flat:
             drawn |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
         sheet.legend(drawn.values(), drawn, frameon=False, fontsize=8, loc="outside right center")
-    sheet.savefig(path, dpi=180)
-    plt.close(sheet)
+    save(sheet, path, 180)
 
 
 def _style(line: tuple[str, str], lines: list[tuple[str, str]]) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import ae_ot, bures_linear, latent_ops
+from experiments import ae_ot, ae_ot_gan, bures_linear, compare, informative_gan, latent_ops, latent_ot, w2_benchmark
 from experiments.bench import gaussian, latent, sinkhorn
-from experiments.lab.command import progress_of, stage
+from experiments.lab.command import progress_of
+from experiments.lab.trials import run_parts, stage
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,14 +82,80 @@ def test_ae_ot_on_toys(tmp_path, name):
     assert (tmp_path / "run" / "transport.png").stat().st_size > 10_000
 
 
+RESUMED = (ae_ot, ae_ot_gan, bures_linear, informative_gan, latent_ops, latent_ot)
+
+
+@pytest.mark.parametrize("module", [*RESUMED, compare, w2_benchmark], ids=lambda module: module.__name__)
+def test_an_error_is_one_line(tmp_path, monkeypatch, module):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["experiment", "--no-progress", "--out", str(tmp_path / "file")])
+    with pytest.raises(SystemExit, match=r"^error: out = .* is a file: give a folder\.$"):
+        module.cli()
+
+
+@pytest.mark.parametrize("module", RESUMED, ids=lambda module: module.__name__)
+@pytest.mark.parametrize("held", ["config.json", "results.json"])
+def test_a_folder_that_holds_a_run_is_left_alone(tmp_path, module, held):
+    for name in {"metrics.jsonl", held}:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(FileExistsError, match="pass --resume to continue it or --overwrite to start again"):
+        module.main(module.Config.smoke(out=str(tmp_path)))
+    assert (tmp_path / held).read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "message"),
+    [
+        (latent_ops, {"dataset": "letters"}, "'letters' is unknown: choose one of digits, mnist"),
+        (latent_ops, {"pairs": 1}, "pairs = 1 is too small: give 2 or more"),
+        (latent_ops, {"tol": 0.0}, "tol = 0.0"),
+        (bures_linear, {"dataset": "two_moons"}, "'two_moons' is unknown"),
+        (bures_linear, {"rank": 0}, "rank = 0 is too small"),
+        (bures_linear, {"depths": ()}, r"depths = \(\): give at least one number above 0"),
+        (bures_linear, {"image_depths": (2, 0)}, r"image_depths = \(2, 0\)"),
+    ],
+)
+def test_options_that_cannot_be_meant_raise_before_anything_is_written(tmp_path, module, options, message):
+    with pytest.raises(ValueError, match=message):
+        module.main(module.Config.smoke(out=str(tmp_path / "run"), **options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_parts_that_are_there_are_not_measured_again(tmp_path):
+    asked = []
+    parts = {name: lambda name=name: asked.append(name) or {"is": name} for name in ("one", "two words")}
+    parts["broken"] = lambda: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        run_parts(tmp_path, parts)
+    parts["broken"] = lambda: {"is": 0.1}
+    assert run_parts(tmp_path, parts) == {"one": {"is": "one"}, "two words": {"is": "two words"}, "broken": {"is": 0.1}}
+    assert asked == ["one", "two words"]
+
+
+def refused_resumed_and_overwritten(module, results: dict, out: Path, monkeypatch, part: str) -> None:
+    """What --resume and --overwrite do to a finished run of parts, one of which is measured again by the latter."""
+    options = {"out": str(out), "seed": 0}
+    with pytest.raises(FileExistsError, match="--resume"):
+        module.main(module.Config.smoke(**options))
+    with pytest.raises(ValueError, match=r"seed \(stored 0, now 1\)"):
+        module.main(module.Config.smoke(**{**options, "seed": 1}, resume=True))
+    monkeypatch.setattr(module, part, lambda *_: pytest.fail("what is there is measured again"))
+    assert module.main(module.Config.smoke(**options, resume=True)) == results
+    monkeypatch.setattr(module, part, lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        module.main(module.Config.smoke(**options, overwrite=True))
+    assert not (out / "results.json").exists()
+
+
 @pytest.mark.slow
-def test_latent_ops_smoke(tmp_path):
+def test_latent_ops_smoke(tmp_path, monkeypatch):
     results = latent_ops.main(latent_ops.Config.smoke(out=str(tmp_path)))
     assert all_finite(results)
     for operations in results["laws"].values():
         assert max(methods["matched"] for methods in operations.values()) < 2.6 / math.sqrt(20_000)  # 54 of them
     for name in ("laws.png", "rows.png", "results.json"):
         assert (tmp_path / name).stat().st_size > 1000
+    refused_resumed_and_overwritten(latent_ops, results, tmp_path, monkeypatch, "laws")
 
 
 def test_bench_latent_smoke(tmp_path):
@@ -180,13 +247,14 @@ def test_a_damaged_configuration_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_bures_linear_smoke(tmp_path):
+def test_bures_linear_smoke(tmp_path, monkeypatch):
     results = bures_linear.main(bures_linear.Config.smoke(out=str(tmp_path)))
     assert all_finite(results)
     assert all(row["below the envelope"] for row in results["flows"].values())
     assert abs(results["images"]["N = 2"]["relative excess over the discarded eigenvalues"]) < 1e-3
     for name in ("loss", "rates", "spectra", "deficient", "samples"):
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+    refused_resumed_and_overwritten(bures_linear, results, tmp_path, monkeypatch, "flows")
 
 
 @pytest.mark.slow

@@ -187,11 +187,8 @@ def test_features_of_digits_are_principal_components():
     np.testing.assert_array_equal(ring.features(ring.train.images), np.ones((5, 2)))
 
 
-class Planted:
+class Planted(info_gan.InfoGAN):
     """A generator on the ring whose codes come in pairs that share a mode, with an encoder that knows the modes."""
-
-    image_shape = (1, 1, 2)
-    config = info_gan.Config(output="real", categorical=(8,), latent_dim=2)
 
     def apply(self, variables, *arguments, method):
         centres = toy.eight_gaussians_centres()
@@ -204,7 +201,8 @@ class Planted:
 @pytest.mark.slow
 def test_codes_of_the_ring_are_read_off_its_modes():
     sets = experiment.load(Config(num_points=400))
-    found, shown, _ = scores._code_scores(jax.random.key(0), Model(Planted(), {}), sets)
+    planted = Planted((1, 1, 2), info_gan.Config(output="real", categorical=(8,), latent_dim=2))
+    found, shown, _ = scores._code_scores(jax.random.key(0), Model(planted, {"params": {}}), sets)
     assert found["accuracy_train"] == found["accuracy_test"] == 1
     assert found["nmi"] == pytest.approx(2 * math.log(4) / (math.log(4) + math.log(8)), abs=2e-3)
     assert shown["codes"].shape == (8, 400, 1, 1, 2)
@@ -213,11 +211,8 @@ def test_codes_of_the_ring_are_read_off_its_modes():
     assert np.abs(near).max() < 0.05
 
 
-class Bright:
+class Bright(info_gan.InfoGAN):
     """An encoder whose continuous codes are the mean pixel."""
-
-    image_shape = (64, 64, 1)
-    config = info_gan.Config(categorical=(3,), uniform=5)
 
     def apply(self, variables, images, method):
         mean = images.mean((1, 2, 3))[:, None]
@@ -232,7 +227,8 @@ def test_sprites_are_encoded_as_the_encoder_was_trained(monkeypatch):
         return {"mig": 0.5}
 
     monkeypatch.setattr(evaluate, "disentanglement", disentanglement)
-    assert scores._disentanglement(jax.random.key(0), Model(Bright(), {}), 60) == {"mig": 0.5}
+    bright = Bright((64, 64, 1), info_gan.Config(categorical=(3,), uniform=5))
+    assert scores._disentanglement(jax.random.key(0), Model(bright, {"params": {}}), 60) == {"mig": 0.5}
     assert asked["sizes"] == sprites.SIZES
     factors = np.random.default_rng(0).integers(0, sprites.SIZES, (9, 5))
     codes = asked["codes_of"](factors)

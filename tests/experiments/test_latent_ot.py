@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from experiments import latent_ot
-from experiments.lab import latent_ot_toy
+from experiments.lab import latent_ot_toy, table
 from otgen.maps import neural_map
 from otgen.maps.training import plan
 
@@ -61,10 +61,10 @@ def test_settings_and_table():
     assert plan(settings, 1000).calls == 13  # 8 updates a call
     assert plan(settings, 160).calls == 34  # 3 batches in an epoch
     runs = [{"rows": {"lp": {"l2_uvp": uvp, "seconds": None if uvp > 2 else 5.0}}} for uvp in (1.0, 2.0, 6.0)]
-    rows = latent_ot.gather(runs)
+    rows = table.gather(runs)
     assert rows["lp"]["l2_uvp"] == {"mean": 3.0, "sd": pytest.approx(np.sqrt(7)), "seeds": 3}
     assert rows["lp"]["seconds"] == {"mean": 5.0, "sd": 0.0, "seeds": 2}
-    text = latent_ot.markdown({"dataset": "rings", "rows": rows}, {"l2_uvp": "UVP", "frechet": "Frechet"})
+    text = table.markdown(rows, {"l2_uvp": "UVP", "frechet": "Frechet"})
     assert text.splitlines() == ["|  | UVP |", "|---|---|", "| lp | 3.000 ± 2.646 |"]
 
 

@@ -1,0 +1,95 @@
+"""The two stages of AE-OT under checkpoints, and the options that they have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.lab import command
+from experiments.lab.sets import NETWORKS
+from otgen import data
+from otgen.models import ae_ot
+from otgen.nn.autoencoder import to_unit
+from otgen.train import Checkpoints
+
+_EPOCHS = {"digits": 150, "mnist": 24, "fashion_mnist": 24, "cifar10": 12, "celeb_a": 4}
+IMAGES = tuple(_EPOCHS)  # sets of images
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(command.Options):
+    """Options of AE-OT on images. None means: what suits the data set."""
+
+    dataset: str = "digits"
+    seed: int = 0
+    latent_dim: int | None = None
+    network: str | None = None
+    """mlp or conv."""
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float = 2e-3
+    tol: float | None = None
+    """chi2 divergence of the cell masses that the transport is solved to; 0.05, for toys 3e-4."""
+    max_samples: int | None = None
+    """Limit of the noise samples the transport is trained on."""
+    angle: float | None = None
+    """Threshold of the singular set in radians; chosen from the training data if not given."""
+    limit: int | None = None
+    """Use only so many training images."""
+    num_eval: int = 10_000
+    """Images per draw in the table; at most the number of test images."""
+
+    def model(self) -> ae_ot.Config:
+        """The model this run trains."""
+        own = {**NETWORKS[self.dataset], "epochs": _EPOCHS[self.dataset]}
+        own |= self.given("latent_dim", "network", "epochs", "batch_size", "tol")
+        return ae_ot.Config(**own, learning_rate=self.learning_rate, max_samples=self.max_samples)
+
+
+def check(config: Config, datasets: tuple[str, ...] = IMAGES, **least: int) -> None:
+    """Raise ValueError for options that cannot be meant, before anything is written; as `command.require`."""
+    command.require(config, datasets, num_eval=8, seed=0, **least)
+    if config.angle is not None and not 0 <= config.angle <= math.pi:
+        raise ValueError(f"angle = {config.angle} lies outside [0, pi]: give radians; pi switches the filter off.")
+    if config.tol is not None and not config.tol > 0:
+        raise ValueError(f"tol = {config.tol} is not positive.")
+    if config.dataset in IMAGES:
+        config.model()  # raises for the fields of the model
+
+
+def fit(config: Config, folder: Path, train: data.Dataset, progress: Any, seconds: dict[str, float]) -> ae_ot.Model:
+    """Train the autoencoder, then solve the transport, each under its own checkpoints; their times go to `seconds`."""
+    train_key, solve_key = jax.random.split(jax.random.key(config.seed))
+    identity, images = config.identity(), train.images
+    start = time.perf_counter()
+    total = ae_ot.num_steps_of(config.model(), len(images))
+    saved = Checkpoints(folder / "checkpoints" / "autoencoder", identity)
+    with saved as checkpoints, progress("autoencoder", total) as callback:
+        example = ae_ot.AEOT(images.shape[1:], config.model())
+        watch = command.watcher(
+            config,
+            folder,
+            "autoencoder",
+            lambda state: nn.sigmoid(example.apply({"params": state.params}, to_unit(images[:64]))),
+        )
+        module, params = ae_ot.train_autoencoder(
+            train_key, images, config.model(), callback=callback, checkpoints=checkpoints, watch=watch
+        )
+    seconds["autoencoder"] = time.perf_counter() - start
+    start = time.perf_counter()
+    saved = Checkpoints(folder / "checkpoints" / "transport", identity)
+    with saved as checkpoints, progress("transport", None) as callback:
+        variables, info = ae_ot.solve(solve_key, module, params, images, callback=callback, checkpoints=checkpoints)
+    seconds["transport"] = time.perf_counter() - start
+    if config.angle is not None:
+        variables["transport"]["angle"] = jnp.float32(config.angle)
+    labels = None if np.ptp(train.labels) == 0 else jnp.asarray(train.labels, jnp.int32)
+    return ae_ot.Model(module, variables, labels, info)

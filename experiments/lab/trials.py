@@ -1,0 +1,122 @@
+"""The trials of an experiment, seeds times groups of rows of its table: each is trained and scored once."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from experiments.lab.command import write
+from otgen.train import Checkpoints, hosts
+from otgen.train.loop import NonFinite
+
+Trial = TypeVar("Trial")
+
+
+def run_missing(
+    trials: Iterable[Trial], place: Callable[[Trial], Path], work: Callable[[Trial], None]
+) -> list[dict[str, Any]]:
+    """Do the trials that have no scores yet, one after the other.
+
+    Args:
+      trials: what there is to do.
+      place: the folder of the scores of a trial.
+      work: does a trial and writes its scores.
+
+    Returns:
+      The scores of all, in their order; nothing on hosts after the first.
+    """
+    trials = list(trials)
+    for trial in trials:
+        if not is_done(place(trial)):
+            work(trial)
+    return [read(place(trial)) for trial in trials] if hosts.is_first() else []
+
+
+def run_parts(folder: Path, parts: dict[str, Callable[[], Any]]) -> dict[str, Any]:
+    """Measure the parts of a run that are not there yet, each written when it is done; return what all found."""
+
+    def work(name: str) -> None:
+        numbers = parts[name]()
+        (folder / "checkpoints" / name).mkdir(parents=True, exist_ok=True)
+        write(folder / "checkpoints" / name / "scores.json", numbers)
+
+    return dict(zip(parts, run_missing(parts, lambda name: folder / "checkpoints" / name, work), strict=False))
+
+
+def read(place: Path) -> dict[str, Any]:
+    """The scores of a trial."""
+    return json.loads((place / "scores.json").read_text())
+
+
+def note_failure(place: Path, name: str, entry: dict[str, Any], error: NonFinite) -> None:
+    """Say and write that a trial diverged: it is done, without rows."""
+    print(f"{name}: {error}")
+    save(place, {**entry, "failed": str(error), "rows": {}}, {})
+
+
+def stage(
+    config: Any,
+    place: Path,
+    name: str,
+    total: int | None,
+    progress: Any,
+    work: Callable[..., Any],
+    settings: Any = None,
+) -> tuple[Any, float | None]:
+    """Do `work(callback=, checkpoints=)` under its own checkpoints.
+
+    Args:
+      config: of the experiment; what makes the numbers is its `identity()`.
+      place: folder of the stage. name: its name.
+      total: its steps, if known.
+      progress: from `progress_of`.
+      work: what is done.
+      settings: JSON-like, what makes the numbers beside `config`; a checkpoint of other settings is refused.
+
+    Returns:
+      Its result, and its seconds; None for the seconds where an earlier run had begun it.
+    """
+    identity = {**config.identity(), "stage": name, **({} if settings is None else {"settings of the stage": settings})}
+    saved = Checkpoints(place / "checkpoints", identity)
+    with saved as checkpoints:
+        begun = checkpoints.newest()
+        if begun is not None and total is not None and begun < total and hosts.is_first():
+            print(f"{name}: continues at step {begun:,}")
+        with progress(name, total) as callback:
+            start = time.perf_counter()
+            result = jax.block_until_ready(work(callback=callback, checkpoints=checkpoints))
+            seconds = time.perf_counter() - start
+    return result, None if begun is not None else round(seconds, 2)
+
+
+def place_of(folder: Path, seed: int, group: str) -> Path:
+    """Where the checkpoints and scores of a group of rows of the table are."""
+    return folder / "checkpoints" / f"seed-{seed}" / group.replace(", ", "-")
+
+
+def is_done(place: Path) -> bool:
+    """Whether a group has scores, on the first host."""
+    return hosts.agreed((place / "scores.json").exists())
+
+
+def save(place: Path, scores: dict[str, Any], shown: dict[str, Any]) -> None:
+    """Write what a group's figures need, then its scores: a group that has scores is done."""
+    place.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(place / "samples.npz", **{name: np.asarray(x) for name, x in shown.items()})
+    write(place / "scores.json", scores)
+
+
+def load_shown(places: Iterable[Path]) -> dict[str, np.ndarray]:
+    """The arrays that trials left for the figures, by name."""
+    shown: dict[str, np.ndarray] = {}
+    for place in places:
+        if (place / "samples.npz").exists():
+            with np.load(place / "samples.npz") as file:
+                shown |= dict(file)
+    return shown
