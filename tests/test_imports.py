@@ -16,9 +16,9 @@ for part, below in (
     ("ot.sinkhorn", "types ot.check ot.inert ot.costs"),
     ("ot.dual", "types ot.check ot.inert ot.costs"),
     ("ot.structured", "types ot.check ot.inert ot.costs ot.dual"),
-    ("ot.exact", "types ot.check ot.inert ot.costs ot.dual"),
+    ("ot.exact", "types ot.check ot.costs"),
     ("ot.semidiscrete", "types ot.check ot.inert ot.kernels ot.costs"),
-    ("ot.gaussian", "types ot.check ot.inert ot.costs ot.dual ot.exact"),
+    ("ot.gaussian", "types ot.check ot.costs ot.exact"),
     ("ot.latent", "types ot.check ot.semidiscrete"),
 ):
     ALLOWED[part] = set(below.split())

@@ -373,7 +373,7 @@ def poison(values: Held, legal: ArrayLike) -> Held:
     return jnp.where(legal, values, jnp.nan) if is_traced(values, legal) else values
 
 
-def as_mass(name: str, weights: Any, num: int, dtype: jnp.dtype = jnp.float32) -> Held:
+def as_mass(name: str, weights: Any, num: int, dtype: Any = jnp.float32) -> Held:
     """Return non-negative weights [num] as they are, zeros allowed and any total; uniform with total 1 for None.
 
     Weights that are not a JAX array stay with NumPy: putting them on a device is for the jitted call that takes them.
@@ -419,22 +419,25 @@ def as_points(name: str, points: Any, least: int = 2) -> Array:
 
 
 def as_weights(weights: Any, num: int, name: str = "weights") -> Array:
-    """Return weights [num] that are not negative and sum to 1; uniform for None.
+    """Return weights [num] of float32 that are not negative and sum to 1; uniform for None.
 
     Raises:
       ValueError: if the shape is not [num], or (outside jit) if a weight is negative or the sum is not 1.
     """
     if weights is None:
         return jax.device_put(np.full(num, 1.0 / num, np.float32))
-    weights = to_device(native(name, weights), jnp.float32)
-    if weights.shape != (num,):
-        raise ValueError(f"{name} has shape {weights.shape}: give one weight per point, shape ({num},).")
-    if not is_traced(weights):
-        least, total = smallest_and_sum(weights)
-        if not np.isfinite(total) or not least >= 0:
-            raise ValueError(f"{name} has a smallest value of {least}: all must be finite, positive or zero.")
-        if abs(total - 1) > 1e-4:
-            raise ValueError(f"{name} sums to {total:.6g}, not 1: divide by the sum.")
+    return probability(name, weights, num, jnp.float32)
+
+
+def probability(name: str, weights: Any, num: int, dtype: Any) -> Array:
+    """Return weights [num] of a type that are not negative and sum to 1, zeros allowed; uniform for None.
+
+    Raises:
+      ValueError: if the shape is not [num], or (outside jit) if a weight is negative or the sum is not 1.
+    """
+    weights = to_device(as_mass(name, weights, num, dtype), dtype)
+    if not is_traced(weights) and abs((total := smallest_and_sum(weights)[1]) - 1) > 1e-4:
+        raise ValueError(f"{name} sums to {total:.6g}, not 1: divide by the sum.")
     return _normalised(weights)
 
 

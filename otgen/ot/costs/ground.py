@@ -153,6 +153,21 @@ def _indices(name: str, index: Any) -> Array:
     return jnp.asarray(index)
 
 
+def as_cost(cost: Cost | ArrayLike) -> Cost:
+    """Return a ground cost as it is and a matrix [n, m] as a DenseCost."""
+    return cost if isinstance(cost, Cost) else DenseCost(cost)
+
+
+def weighed(cost: Cost, a: Array, b: Array) -> Cost:
+    """Return the same cost where points of weight zero can do no harm; see `PairwiseCost.weighed`."""
+    return cost if type(cost).weighed is Cost.weighed else _weighed(cost, a, b)
+
+
+@jax.jit
+def _weighed(cost: Cost, a: Array, b: Array) -> Cost:
+    return cost.weighed(a, b)
+
+
 def along(values: Array, axis: int) -> Array:
     """Give a vector the shape in which it runs along one axis of a block.
 

@@ -16,31 +16,15 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import as_array, as_mass, is_traced, poison, require_positive, smallest_and_sum
-from otgen.ot.costs import Cost, DenseCost, product
+from otgen.ot.check import as_array, poison, probability, require_positive
+from otgen.ot.costs import Cost, product
+from otgen.ot.costs.ground import as_cost, weighed
 from otgen.ot.dual.smoothing import FAR, Smoothing, by_name
 from otgen.types import Array
 
 _BEYOND = 1e6  # times epsilon: what stands at points of weight zero counts no further
 _PROBES = 64  # rows and columns of which a cost's scale is read
 _REACH = 10.0, 100.0  # times the range of the potentials, and epsilon: what a missing mass pays at most in the gap
-
-
-def as_cost(cost: Cost | ArrayLike) -> Cost:
-    """Return a ground cost as it is and a matrix [n, m] as a DenseCost."""
-    return cost if isinstance(cost, Cost) else DenseCost(cost)
-
-
-def probability(name: str, weights: ArrayLike | None, num: int, dtype: Any) -> Array:
-    """Return non-negative weights [num] that sum to 1, zeros allowed; uniform for None.
-
-    Raises:
-      ValueError: if the shape is not [num], or (outside jit) if a weight is negative or the sum is not 1.
-    """
-    weights = jnp.asarray(as_mass(name, weights, num, dtype))
-    if not is_traced(weights) and abs((total := smallest_and_sum(weights)[1]) - 1) > 1e-4:
-        raise ValueError(f"{name} sums to {total:.6g}, not 1: divide by the sum.")
-    return weights / weights.sum()
 
 
 def prepare(cost: Any, a: Any, b: Any, epsilon: Any, f: Any = None, g: Any = None) -> tuple:
@@ -53,16 +37,6 @@ def prepare(cost: Any, a: Any, b: Any, epsilon: Any, f: Any = None, g: Any = Non
     g = None if g is None else as_array("g", g, (m,), finite=False)
     a, b = probability("a", a, n, dtype), probability("b", b, m, dtype)
     return weighed(cost, a, b), f, g, poison(a, epsilon > 0), b
-
-
-def weighed(cost: Cost, a: Array, b: Array) -> Cost:
-    """Return the same cost where points of weight zero can do no harm; see `PairwiseCost.weighed`."""
-    return cost if type(cost).weighed is Cost.weighed else _weighed(cost, a, b)
-
-
-@jax.jit
-def _weighed(cost: Cost, a: Array, b: Array) -> Cost:
-    return cost.weighed(a, b)
 
 
 def _calm(values: Array, heard: Array, epsilon: ArrayLike) -> Array:

@@ -11,9 +11,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import as_array, is_traced, native, require_costs
+from otgen.ot.check import as_array, is_traced, native, probability, require_costs
 from otgen.ot.costs import Cost, DenseCost
-from otgen.ot.dual.evaluate import as_cost, probability, weighed
+from otgen.ot.costs.ground import as_cost, weighed
 from otgen.ot.exact import program
 from otgen.types import Array
 
@@ -218,7 +218,7 @@ def assignment(cost: Cost | ArrayLike) -> Assignment:
     Reference: Crouse (2016), On implementing 2D rectangular assignment algorithms.
     """
     matrix = _matrix(as_cost(cost))
-    held = jax.lax.stop_gradient(matrix)
+    held = jnp.asarray(jax.lax.stop_gradient(matrix))  # under grad of a NumPy matrix it is one again
     if is_traced(matrix):
         shape = jax.ShapeDtypeStruct(matrix.shape[:1], jnp.int32)
         (index,) = _called_back(lambda matrix: (program.match(matrix),), (shape,), held)

@@ -21,9 +21,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from otgen.ot import exact
-from otgen.ot.check import as_count, as_key, as_points, at_hand, is_traced, native, now
+from otgen.ot.check import as_count, as_key, as_points, at_hand, is_traced, native, now, probability
 from otgen.ot.costs import product
-from otgen.ot.dual.evaluate import probability
 from otgen.ot.gaussian.bures import bures_sq
 from otgen.ot.gaussian.factors import after, as_covariance, as_times, factor
 from otgen.ot.gaussian.maps import geodesic_cov, map_matrix

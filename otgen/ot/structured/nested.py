@@ -19,8 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from otgen.ot.check import as_array, is_traced, native, poison, require_positive
-from otgen.ot.dual.evaluate import probability
+from otgen.ot.check import as_array, is_traced, native, poison, probability, require_positive
 from otgen.ot.dual.smoothing import ENTROPIC, QUADRATIC, by_name, hinge_level, log_mean_exp
 from otgen.types import Array
 

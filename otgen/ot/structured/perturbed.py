@@ -18,9 +18,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from otgen.ot import dual
-from otgen.ot.check import as_array, is_traced, require_nonnegative, require_positive, smallest_and_sum
+from otgen.ot.check import as_array, is_traced, probability, require_nonnegative, require_positive, smallest_and_sum
 from otgen.ot.costs import DenseCost
-from otgen.ot.dual.evaluate import probability
 from otgen.ot.dual.smoothing import QUADRATIC, Smoothing, log_mean_exp
 from otgen.ot.structured.nested import Weights, mean_code, mean_latent, mean_noise, potentials_of, prepare, respond
 from otgen.ot.structured.plans import State, answer_of
