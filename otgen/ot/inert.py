@@ -1,6 +1,8 @@
-"""Arithmetic in which points without weight, and pairs that are forbidden, have no part: no overflow, no NaN."""
+"""Arithmetic in which points without weight, padding, and forbidden pairs have no part: no overflow, no NaN."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +47,24 @@ def carried(potential: ArrayLike, mass: ArrayLike) -> Array:
     return jnp.where(mass > 0, potential, -jnp.inf)
 
 
+def tiles(rows: Array, size: int, **fill: Any) -> Array:
+    """Return rows [n, ...] in tiles [ceil(n / size), size, ...], the last of them filled up.
+
+    Args:
+      rows: of any kind, one or more.
+      size: rows in a tile. Static.
+      **fill: with what, as `jnp.pad` takes it; zeros if nothing is said.
+
+    Example:
+      >>> print(og.ot.inert.tiles(jnp.array([1, 2, 3]), 2))
+      [[1 2]
+       [3 0]]
+    """
+    num = rows.shape[0]
+    padded = jnp.pad(rows, [(0, -num % size)] + [(0, 0)] * (rows.ndim - 1), **fill)
+    return padded.reshape(-(-num // size), size, *rows.shape[1:])
+
+
 @jax.jit
 def middle(x: Array, y: Array, a: ArrayLike | None = None, b: ArrayLike | None = None) -> Array:
     """Return a point amid two clouds [d]: the median of the means of groups of their points, coordinate by coordinate.
@@ -76,8 +96,5 @@ def _means_of_groups(points: Array, weights: ArrayLike | None) -> tuple[Array, A
     groups = min(num, GROUPS)
     counted = jnp.ones(num, points.dtype) if weights is None else (jnp.asarray(weights) > 0).astype(points.dtype)
     points = jnp.where(counted[:, None] > 0, jax.lax.stop_gradient(points), 0.0)
-    sums, counts = (
-        jnp.pad(part, ((0, -num % groups), (0, 0))).reshape(-1, groups, part.shape[1]).sum(0)
-        for part in (points, counted[:, None])
-    )
+    sums, counts = (tiles(part, groups).sum(0) for part in (points, counted[:, None]))
     return sums / jnp.where(counts > 0, counts, jnp.nan), counts[:, 0]

@@ -4,7 +4,8 @@ Every algorithm is written against one primitive, `map_blocks`: it hands a funct
 of columns, at a time.
 
 `ground` has the costs of two clouds, `distances` the cost of a pair and `functions` when two such functions are one;
-`adapters` go to and from OTT-JAX's geometries; `padding` brings clouds of different sizes to one.
+`potentials` the pair that solvers find; `adapters` go to and from OTT-JAX's geometries; `padding` brings clouds of
+different sizes to one.
 """
 
 from otgen.ot.costs.ground import BLOCK, Cost, DenseCost, PairwiseCost, along, product

@@ -23,9 +23,10 @@ Reference: Genevay et al. (2016), arXiv 1605.08527; Seguy et al. (2018), arXiv 1
 1710.06276.
 """
 
+from otgen.ot.costs.potentials import State
 from otgen.ot.dual.ascent import Info
 from otgen.ot.dual.evaluate import density, gap, marginals, semidual, transform, value
-from otgen.ot.dual.solver import State, run
+from otgen.ot.dual.solver import run
 from otgen.ot.dual.stochastic import objective, semi_objective
 
 __all__ = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ from jax.typing import ArrayLike
 
 from otgen.ot.check import is_traced
 from otgen.ot.costs import Cost, DenseCost, product
+from otgen.ot.costs.potentials import State
 from otgen.ot.dual.ascent import Info, check_loop, climb, iterate, unit_of
 from otgen.ot.dual.evaluate import (
     gap_of,
@@ -23,24 +23,6 @@ from otgen.ot.dual.evaluate import (
 )
 from otgen.ot.dual.smoothing import Smoothing, by_name
 from otgen.types import ADVICE, Array, Status, status_of
-
-
-class State(NamedTuple):
-    """The dual potentials.
-
-    Attributes:
-      f: of the rows [n], centred: sum a_i f_i = 0.
-      g: of the columns [m], the best for f.
-
-    Example:
-      >>> cost = jnp.array([[0.0, 1.0], [1.0, 0.0]])
-      >>> state = og.dual.State(jnp.zeros(2), og.dual.transform(cost, jnp.zeros(2), epsilon=1.0))
-      >>> print(og.dual.gap(cost, *state, epsilon=1.0))  # by symmetry these are optimal
-      0.0
-    """
-
-    f: Array
-    g: Array
 
 
 def run(

@@ -21,8 +21,8 @@ from jax.experimental.pallas import triton as plt
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from otgen.ot import inert
 from otgen.ot.check import as_array, as_points, require_positive
-from otgen.ot.inert import middle
 from otgen.types import Array
 
 ROWS = 64  # of x in a tile
@@ -174,13 +174,10 @@ def _backward(interpret, saved, cotangent):
         of_y += 2 * (mass[:, None] * y - _dot(plan.T, x))
         return (of_y, of_epsilon + jnp.sum(plan * excess), of_potential - mass), of_x
 
-    padding = -num % size
-    blocks = (
-        jnp.pad(x, ((0, padding), (0, 0))).reshape(-1, size, dim),
-        jnp.pad(cotangent, (0, padding)).reshape(-1, size),
-    )
     start = jnp.zeros_like(y), jnp.zeros_like(epsilon), jnp.zeros_like(potential)
-    (of_y, of_epsilon, of_potential), of_x = lax.scan(visit, start, blocks)
+    (of_y, of_epsilon, of_potential), of_x = lax.scan(
+        visit, start, (inert.tiles(x, size), inert.tiles(cotangent, size))
+    )
     return of_x.reshape(-1, dim)[:num], of_y, of_epsilon, of_potential, epsilon * of_potential
 
 
@@ -189,7 +186,7 @@ _softmin.defvjp(_forward, _backward)
 
 @functools.partial(jax.jit, static_argnames="interpret")
 def _centred(x, y, epsilon, potential, log_weights, interpret):
-    shift = middle(x, y, None, log_weights > -jnp.inf)
+    shift = inert.middle(x, y, None, log_weights > -jnp.inf)
     return _softmin(x - shift, y - shift, epsilon, potential, log_weights, interpret)
 
 

@@ -17,6 +17,7 @@ from jax import lax
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Bool, Float, Int
 
+from otgen.ot.inert import tiles
 from otgen.ot.semidiscrete.scores import top_scores
 from otgen.ot.semidiscrete.source import gaussian, uniform_ball, uniform_cube
 from otgen.types import Array, Key, Sampler
@@ -155,10 +156,8 @@ def walk(
         (x, total), _ = lax.scan(sweep, (x, jnp.zeros_like(x)), jnp.arange(num_sweeps))
         return x, total / (dim * (num_sweeps - num_sweeps // 4))
 
-    padding = -num % size
-    tiles = jnp.pad(x, ((0, padding), (0, 0)), mode="edge").reshape(-1, size, dim)
-    indices = jnp.pad(index, (0, padding), mode="edge").reshape(-1, size)
-    x, mean = lax.map(lambda it: tile(*it), (jnp.arange(len(tiles)), tiles, indices))
+    begins, indices = (tiles(it, size, mode="edge") for it in (x, index))
+    x, mean = lax.map(lambda it: tile(*it), (jnp.arange(len(begins)), begins, indices))
     return x.reshape(-1, dim)[:num], mean.reshape(-1, dim)[:num]
 
 

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from otgen.ot.check import as_array, as_count, require_choice
+from otgen.ot.inert import tiles
 from otgen.types import Array
 
 TILE = 4096  # samples scored together
@@ -24,13 +25,9 @@ MOST = 4  # the largest k of the kernel: more would not fit into the registers o
 _GROUP = 32  # points that share one running maximum; the winner inside is found by scoring them again
 
 
-def _blocks(y: Array, h: Array) -> tuple[Array, Array]:
+def blocks(y: Array, h: Array) -> tuple[Array, Array]:
     """Pad to whole blocks (height -inf never wins) and fold to [blocks, BLOCK, d] and [blocks, BLOCK]."""
-    num_blocks = -(-y.shape[0] // BLOCK)
-    padding = num_blocks * BLOCK - y.shape[0]
-    y = jnp.pad(y, ((0, padding), (0, 0)))
-    h = jnp.pad(h, (0, padding), constant_values=-jnp.inf)
-    return y.reshape(num_blocks, BLOCK, y.shape[1]), h.reshape(num_blocks, BLOCK)
+    return tiles(y, BLOCK), tiles(h, BLOCK, constant_values=-jnp.inf)
 
 
 def _group_maxima(x: Array, y: Array, h: Array) -> Array:
@@ -93,15 +90,14 @@ def _tiled(x: Array, tile: int, visit) -> tuple[Array, Array]:
     num = x.shape[0]
     if num <= tile:
         return visit(x)
-    padded = jnp.pad(x, ((0, -num % tile), (0, 0))).reshape(-1, tile, x.shape[1])
-    outputs = lax.map(visit, padded)
+    outputs = lax.map(visit, tiles(x, tile))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num], outputs)
 
 
 def _streamed(x: Array, y: Array, h: Array, *, k: int) -> tuple[Array, Array]:
     """XLA's form of the k largest scores."""
     last = y.shape[0] - 1
-    y, h = _blocks(y, h)
+    y, h = blocks(y, h)
 
     def visit(tile):
         if k > 1:

@@ -19,8 +19,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from otgen.ot.check import as_array, as_count, as_points
+from otgen.ot.inert import tiles
 from otgen.ot.semidiscrete.descent import lying_out, of_one_type, shifted
-from otgen.ot.semidiscrete.scores import BLOCK, top_scores
+from otgen.ot.semidiscrete.scores import BLOCK, blocks, top_scores
 from otgen.ot.semidiscrete.solver import State, matching
 from otgen.types import Array
 
@@ -141,9 +142,7 @@ def _nearest_faces(y: Array, h: Array, x: Array) -> Faces:
     y = jnp.where(lying_out(h)[:, None], 0, y)
     centred, h = shifted(y, h)
     winner = top_scores(x, centred, h)[1][:, 0]
-    padding, tile = -y.shape[0] % BLOCK, max(1, min(_ALIVE // (BLOCK * y.shape[1]), x.shape[0]))
-    blocks = jnp.pad(y, ((0, padding), (0, 0))).reshape(-1, BLOCK, y.shape[1])
-    heights = jnp.pad(h, (0, padding), constant_values=-jnp.inf).reshape(-1, BLOCK)
+    tile = max(1, min(_ALIVE // (BLOCK * y.shape[1]), x.shape[0]))
 
     def nearest(samples):
         place, own = samples
@@ -161,12 +160,11 @@ def _nearest_faces(y: Array, h: Array, x: Array) -> Faces:
             better = found < best[0]
             return (jnp.where(better, found, best[0]), jnp.where(better, first + least, best[1])), None
 
-        firsts = jnp.arange(0, y.shape[0] + padding, BLOCK, dtype=jnp.int32)
-        return lax.scan(visit, start, (blocks, heights, firsts))[0]
+        firsts = jnp.arange(0, y.shape[0], BLOCK, dtype=jnp.int32)
+        return lax.scan(visit, start, (*blocks(y, h), firsts))[0]
 
-    rows = -x.shape[0] % tile
-    tiles = jnp.pad(x, ((0, rows), (0, 0))).reshape(-1, tile, x.shape[1]), jnp.pad(winner, (0, rows)).reshape(-1, tile)
-    distance, other = (part.reshape(-1)[: x.shape[0]] for part in lax.map(nearest, tiles))
+    found = lax.map(nearest, (tiles(x, tile), tiles(winner, tile)))
+    distance, other = (part.reshape(-1)[: x.shape[0]] for part in found)
     return Faces(dihedral_angle(centred[winner], centred[other]), distance, jnp.stack([winner, other], 1))
 
 

@@ -5,7 +5,8 @@
 the debiased divergence.
 """
 
-from otgen.ot.sinkhorn.potentials import State, apply_plan, marginals, plan, primal_cost
+from otgen.ot.costs.potentials import State
+from otgen.ot.sinkhorn.potentials import apply_plan, marginals, plan, primal_cost
 from otgen.ot.sinkhorn.sampling import sample_plan
 from otgen.ot.sinkhorn.solver import Info, init, run, step, value
 

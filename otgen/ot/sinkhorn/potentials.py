@@ -24,36 +24,13 @@ from otgen.ot.check import (
     smallest_and_sum,
 )
 from otgen.ot.costs import Cost, DenseCost, product
+from otgen.ot.costs.ground import as_cost
+from otgen.ot.costs.potentials import State
 from otgen.ot.inert import CAP, carried, gibbs
 from otgen.ot.sinkhorn import scaling
 from otgen.types import Array, Held
 
 DENSE = 2**25  # up to this many entries the matrix is kept: 128 MiB in float32, and as much for the kernel
-
-
-class State(NamedTuple):
-    """Potentials: the plan is a_i b_j exp((f_i + g_j - c_ij) / epsilon).
-
-    Attributes:
-      f: potential of the source points [n], in units of the cost.
-      g: potential of the target points [m].
-
-    Example:
-      >>> state = og.sinkhorn.State(jnp.zeros(2), jnp.zeros(2))  # the plan is then a b' exp(-c / epsilon)
-      >>> cost = og.DenseCost(jnp.array([[0.0, 1.0], [1.0, 0.0]]))
-      >>> print(og.sinkhorn.plan(cost, state, epsilon=1.0), np.exp(-1) / 4)
-      [[0.25 0.092]
-       [0.092 0.25]] 0.092
-    """
-
-    f: Held
-    g: Held
-
-
-def require_cost(cost: Any) -> None:
-    """Refuse what is no ground cost."""
-    if not isinstance(cost, Cost):
-        raise ValueError(f"cost is a {type(cost).__name__}: give DenseCost(matrix) or PairwiseCost(x, y).")
 
 
 def as_masses(
@@ -65,7 +42,6 @@ def as_masses(
     axis_name: str | None = None,
 ) -> tuple[Held, Held]:
     """Check the weights of both sides; balanced, they must have one total."""
-    require_cost(cost)
     spread, uniform = a is None and axis_name is not None, a is None and b is None
     a, b = as_mass("a", a, cost.shape[0], cost.dtype), as_mass("b", b, cost.shape[1], cost.dtype)
     if spread:
@@ -202,9 +178,15 @@ class Read(NamedTuple):
 
 
 def read(
-    cost: Cost, state: State, a: ArrayLike | None, b: ArrayLike | None, epsilon: ArrayLike, axis_name: str | None = None
+    cost: Cost | ArrayLike,
+    state: State,
+    a: ArrayLike | None,
+    b: ArrayLike | None,
+    epsilon: ArrayLike,
+    axis_name: str | None = None,
 ) -> tuple:
     """Check what a read-out was given. Where points carry nothing, what their potentials are does not matter."""
+    cost = as_cost(cost)
     a, b = as_masses(cost, a, b, 1.0, 0.5, axis_name)
     (epsilon,) = as_numbers(cost, epsilon=epsilon)
     f, g = as_state(cost, state)
@@ -217,7 +199,7 @@ def reading(cost: Cost, f: Array, g: Array, a: Array, b: Array, epsilon: Array) 
 
 
 def marginals(
-    cost: Cost,
+    cost: Cost | ArrayLike,
     state: State,
     a: ArrayLike | None = None,
     b: ArrayLike | None = None,
@@ -228,7 +210,7 @@ def marginals(
     """Return the marginals P1 [n] and P'1 [m] of the plan of a state, streamed.
 
     Args:
-      cost: ground cost n x m.
+      cost: ground cost n x m, or a matrix [n, m].
       state: potentials.
       a: weights of the source points; uniform for None.
       b: weights of the target points; uniform for None.
@@ -269,12 +251,17 @@ _marginals = jax.jit(marginals_of, static_argnames="axis_name")
 
 
 def plan(
-    cost: Cost, state: State, a: ArrayLike | None = None, b: ArrayLike | None = None, *, epsilon: ArrayLike
+    cost: Cost | ArrayLike,
+    state: State,
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    epsilon: ArrayLike,
 ) -> Float[Array, "n m"]:
     """Return the transport plan of a state as a matrix, n x m in memory.
 
     Args:
-      cost: ground cost n x m.
+      cost: ground cost n x m, or a matrix [n, m].
       state: potentials.
       a: weights of the source points; uniform for None.
       b: weights of the target points; uniform for None.
@@ -302,7 +289,7 @@ def _plan(*given: Any) -> Array:
 
 
 def apply_plan(
-    cost: Cost,
+    cost: Cost | ArrayLike,
     state: State,
     vectors: ArrayLike,
     a: ArrayLike | None = None,
@@ -317,7 +304,7 @@ def apply_plan(
     or simply a where the marginals are met.
 
     Args:
-      cost: ground cost n x m.
+      cost: ground cost n x m, or a matrix [n, m].
       state: potentials.
       vectors: [m] or [m, k] for axis 1; [n] or [n, k] for axis 0.
       a: weights of the source points; uniform for None.
@@ -338,7 +325,7 @@ def apply_plan(
       >>> print(moved.T.round(2))  # where 0 and 1 go
       [[5. 7.]]
     """
-    given = read(cost, state, a, b, epsilon)
+    cost, *_ = given = read(cost, state, a, b, epsilon)
     require_choice("axis", axis, (0, 1))
     vectors = as_array("vectors", vectors, finite=False)
     if vectors.ndim not in (1, 2) or vectors.shape[0] != cost.shape[axis]:
@@ -362,12 +349,17 @@ def _apply(given: tuple, vectors: Array, axis: int) -> Array:
 
 
 def primal_cost(
-    cost: Cost, state: State, a: ArrayLike | None = None, b: ArrayLike | None = None, *, epsilon: ArrayLike
+    cost: Cost | ArrayLike,
+    state: State,
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    epsilon: ArrayLike,
 ) -> Float[Array, ""]:
     """Return what the plan of a state costs, <C, P>, without its entropy; streamed.
 
     Args:
-      cost: ground cost n x m.
+      cost: ground cost n x m, or a matrix [n, m].
       state: potentials.
       a: weights of the source points; uniform for None.
       b: weights of the target points; uniform for None.

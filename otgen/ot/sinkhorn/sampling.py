@@ -9,8 +9,10 @@ from jaxtyping import Int
 
 from otgen.ot.check import as_count, as_key, is_traced, now, require_choice
 from otgen.ot.costs import Cost, product
+from otgen.ot.costs.ground import as_cost
+from otgen.ot.costs.potentials import State
 from otgen.ot.inert import gibbs
-from otgen.ot.sinkhorn.potentials import State, as_masses, as_numbers, as_state, reading
+from otgen.ot.sinkhorn.potentials import as_masses, as_numbers, as_state, reading
 from otgen.types import Array, Key
 
 PAIRINGS = ("permutation", "stratified", "iid")
@@ -18,7 +20,7 @@ PAIRINGS = ("permutation", "stratified", "iid")
 
 def sample_plan(
     key: Key,
-    cost: Cost,
+    cost: Cost | ArrayLike,
     state: State,
     a: ArrayLike | None = None,
     b: ArrayLike | None = None,
@@ -39,7 +41,7 @@ def sample_plan(
 
     Args:
       key: PRNG key, consumed.
-      cost: ground cost n x m.
+      cost: ground cost n x m, or a matrix [n, m].
       state: potentials.
       a: weights of the source points; uniform for None.
       b: weights of the target points; uniform for None.
@@ -61,7 +63,7 @@ def sample_plan(
       >>> print(i, j)  # each point once, and with its neighbour
       [0 1 2] [1 2 0]
     """
-    uniform = a is None
+    cost, uniform = as_cost(cost), a is None
     a, b = as_masses(cost, a, b, 1.0, 0.5)
     (epsilon,) = as_numbers(cost, epsilon=epsilon)
     n, m = cost.shape

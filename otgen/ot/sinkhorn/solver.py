@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from otgen.ot.check import require_choice, require_nonnegative
 from otgen.ot.costs import Cost
+from otgen.ot.costs.ground import as_cost
 from otgen.ot.sinkhorn import implicit, scaling
 from otgen.ot.sinkhorn.potentials import (
     State,
@@ -25,7 +26,6 @@ from otgen.ot.sinkhorn.potentials import (
     invariant,
     iteration,
     marginals_of,
-    require_cost,
     require_partners,
     solve,
 )
@@ -57,21 +57,21 @@ class Info(NamedTuple):
     status: Array
 
 
-def init(cost: Cost) -> State:
+def init(cost: Cost | ArrayLike) -> State:
     """Return zero potentials for a cost.
 
     Example:
       >>> print(og.sinkhorn.init(og.DenseCost(jnp.array([[0.0, 1.0, 4.0]]))))
       State(f=array([0.], dtype=float32), g=array([0., 0., 0.], dtype=float32))
     """
-    require_cost(cost)
+    cost = as_cost(cost)
     # NumPy: putting them on a device is for the jitted call that takes them.
     return State(np.zeros(cost.shape[0], cost.dtype), np.zeros(cost.shape[1], cost.dtype))
 
 
 def step(
     state: State,
-    cost: Cost,
+    cost: Cost | ArrayLike,
     a: ArrayLike | None = None,
     b: ArrayLike | None = None,
     *,
@@ -87,7 +87,7 @@ def step(
 
     Args:
       state: potentials; only g is read.
-      cost: ground cost n x m.
+      cost: ground cost n x m, or a matrix [n, m].
       a: weights of the source points [n]; uniform for None.
       b: weights of the target points [m]; uniform for None.
       epsilon: temperature, in units of the cost.
@@ -109,6 +109,7 @@ def step(
 
     Reference: Cuturi (2013), arXiv 1306.0895; Chizat et al. (2018), arXiv 1607.05816.
     """
+    cost = as_cost(cost)
     a, b = as_masses(cost, a, b, tau_a, tau_b, axis_name)
     epsilon, tau_a, tau_b = as_numbers(cost, epsilon=epsilon, tau_a=tau_a, tau_b=tau_b)
     return _step(cost, scaling.Problem(a, b, tau_a, tau_b, axis_name), as_state(cost, state).g, epsilon)
@@ -147,7 +148,7 @@ def _info(
 
 
 def run(
-    cost: Cost,
+    cost: Cost | ArrayLike,
     a: ArrayLike | None = None,
     b: ArrayLike | None = None,
     *,
@@ -170,7 +171,7 @@ def run(
     temperatures when epsilon is small against the mean cost.
 
     Args:
-      cost: ground cost n x m: DenseCost or PairwiseCost.
+      cost: ground cost n x m: DenseCost, PairwiseCost, or a matrix [n, m].
       a: weights of the source points [n], zeros allowed; uniform with total 1 for None.
       b: weights of the target points [m]; the same.
       epsilon: temperature, in units of the cost. Traced: a sweep does not retrace.
@@ -205,6 +206,7 @@ def run(
     Reference: Cuturi (2013), arXiv 1306.0895; Schmitzer (2019), arXiv 1610.06519 (stabilised kernels, scaling of
     epsilon); Brauer et al. (2017), arXiv 1710.06635 (Newton).
     """
+    cost = as_cost(cost)
     problem, state, epsilon, tol, anneal = _prepare(cost, a, b, epsilon, tau_a, tau_b, tol, state, anneal, axis_name)
     if cost.shape[0] * cost.shape[1] >= LARGE:
         cost = _held(cost, problem.a, problem.b, dense)
@@ -216,7 +218,7 @@ def run(
 
 
 def value(
-    cost: Cost,
+    cost: Cost | ArrayLike,
     a: ArrayLike | None = None,
     b: ArrayLike | None = None,
     *,
@@ -269,6 +271,7 @@ def value(
 
     Reference: Peyre and Cuturi (2019), arXiv 1803.00567, section 9.1; Danskin's theorem.
     """
+    cost = as_cost(cost)
     problem, state, epsilon, tol, anneal = _prepare(cost, a, b, epsilon, tau_a, tau_b, tol, state, anneal, None)
     inputs = implicit.Inputs(cost, problem.a, problem.b, epsilon, problem.tau_a, problem.tau_b)
     solver = implicit.Solver(state, tol, _count(max_steps))

@@ -382,13 +382,32 @@ def unchecked():
 
 COST, STATE = og.DenseCost(MATRIX), og.sinkhorn.State(np.zeros(N), np.zeros(N))
 POINTS = og.PairwiseCost(X, Y)
+TAKES_A_COST = {
+    "init": og.sinkhorn.init,
+    "step": lambda cost: og.sinkhorn.step(STATE, cost, epsilon=1.0),
+    "run": lambda cost: og.sinkhorn.run(cost, epsilon=1.0),
+    "value": lambda cost: og.sinkhorn.value(cost, epsilon=1.0),
+    "plan": lambda cost: og.sinkhorn.plan(cost, STATE, epsilon=1.0),
+    "marginals": lambda cost: og.sinkhorn.marginals(cost, STATE, epsilon=1.0),
+    "apply_plan": lambda cost: og.sinkhorn.apply_plan(cost, STATE, X, epsilon=1.0),
+    "primal_cost": lambda cost: og.sinkhorn.primal_cost(cost, STATE, epsilon=1.0),
+    "sample_plan": lambda cost: og.sinkhorn.sample_plan(KEY, cost, STATE, epsilon=1.0),
+}
+
+
+@pytest.mark.parametrize("name", TAKES_A_COST)
+def test_a_matrix_is_a_cost(name):
+    for one, other in zip(*(jax.tree.leaves(TAKES_A_COST[name](cost)) for cost in (MATRIX, COST)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 KEY = jax.random.key(0)
 WRONG = {
     "a state of another size": lambda: og.sinkhorn.plan(COST, og.sinkhorn.State(np.zeros(1), np.zeros(N)), epsilon=1.0),
     "no state": lambda: og.sinkhorn.marginals(COST, None, epsilon=1.0),
     "a state to start from": lambda: og.sinkhorn.run(COST, epsilon=1.0, state=og.sinkhorn.State(1.0, 2.0)),
-    "no cost": lambda: og.sinkhorn.apply_plan(MATRIX, STATE, X, epsilon=1.0),
-    "no cost to begin with": lambda: og.sinkhorn.init(MATRIX),
+    "no cost": lambda: og.sinkhorn.apply_plan(MATRIX[0], STATE, X, epsilon=1.0),
+    "no cost to begin with": lambda: og.sinkhorn.init("matrix"),
     "vectors": lambda: og.sinkhorn.apply_plan(COST, STATE, X[:3], epsilon=1.0),
     "strings": lambda: og.sinkhorn.apply_plan(COST, STATE, ["a"] * N, epsilon=1.0),
     "pairs of two lengths": lambda: POINTS.pairs(np.arange(3), np.arange(2)),
