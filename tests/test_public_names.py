@@ -159,7 +159,6 @@ VALID = {
     "gaussian.geodesic_cov": {"t": 0.5, "cov_a": COV, "cov_b": 2 * COV},
     "gaussian.map_matrix": {"cov_a": COV, "cov_b": 2 * COV},
     "gaussian.moments": {"features": X},
-    "gaussian.perturbed_bures_sq": {"cov_model": COV, "cov_target": 2 * COV, "tau": 0.1},
     "gaussian.perturbed_bures_sq_factors": {"factor_model": COV, "factor_target": 2 * COV, "tau": 0.1},
     "gaussian.transport_map": {"cov_a": COV, "cov_b": 2 * COV, "mean_a": X[0], "mean_b": X[1]},
     "gaussian.w2_sq": {"mean_a": X[0], "cov_a": COV, "mean_b": X[1], "cov_b": 2 * COV},
@@ -318,7 +317,7 @@ VALID = {
 
 WITHOUT = {  # what no row is for, by why
     "runs inside a caller's jit, unchecked": (
-        "costs.product costs.along smoothing.hinge_level smoothing.log_mean_exp nn.augment.augment smoothing.regularity"
+        "costs.product costs.along smoothing.hinge_level smoothing.log_mean_exp nn.augment.augment"
     ),
     "is that of another name": "from_ott to_ott load save",
     "takes nothing, or anything": (

@@ -231,7 +231,7 @@ def otgen_steps(y: jax.Array, batch: int, steps: int) -> Callable[[], Any]:
     """Some steps of the solver: sampling, scores, update and average."""
     key, weights = jax.random.key(0), jnp.full(len(y), 1 / len(y))
     state = og.semidiscrete.stage(key, og.semidiscrete.init(key, y), y, weights, 1000, batch)
-    return lambda: devices.advance(key, state, y, weights, steps, None, uniform_cube, batch).h
+    return lambda: devices.advance(key, state, y, weights, steps, uniform_cube, batch).h
 
 
 def rate(config: Config) -> dict[str, Any]:
@@ -287,7 +287,7 @@ num, dim, batch, key = int(sys.argv[1]), 64, 4096, jax.random.key(0)
 y, weights = jax.random.normal(key, (num, dim)), jnp.full(num, 1 / num)
 state = og.semidiscrete.init(key, y)
 state = og.semidiscrete.stage(key, state, y, weights, 1000, batch)
-state = shards.advance(key, state, y, weights, 2, None, uniform_cube, batch)
+state = shards.advance(key, state, y, weights, 2, uniform_cube, batch)
 chi2, _ = og.semidiscrete.chi2(key, state, y, 4096)
 assert bool(jnp.isfinite(chi2)) and bool(jnp.isfinite(state.h).all())
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)

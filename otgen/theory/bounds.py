@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_count, is_traced, native, require_nonnegative
 from otgen.theory.critical import eigenvalues, minimum
@@ -98,30 +97,6 @@ class Assessment(NamedTuple):
     measured_rate: float
     local_rate: float
     looseness: float
-
-
-def margin_deficiency(weights: Sequence[ArrayLike], target: ArrayLike, tau: ArrayLike = 0.0) -> Float[Array, ""]:
-    """Return c = sqrt(lam_k) - sqrt(L(weights)), k the bottleneck.
-
-    As singular values move no more than the factors do, sigma_k([W, sqrt(tau) I]) >= c as long as the loss does not
-    rise, that is sigma_k(W)^2 >= c^2 - tau. The reference uses c for sigma_k(W) also where tau > 0.
-
-    Args:
-      weights: (W_1, ..., W_N).
-      target: covariance [n, n].
-      tau: perturbation.
-
-    Returns:
-      c; the theory needs c > 0.
-
-    Raises:
-      ValueError: for weights that do not chain, a target that is not a covariance of dimension n, or tau < 0.
-
-    Reference: paper C (arXiv 2303.03027), the uniform margin deficiency.
-    """
-    weights = as_chain(weights)
-    lam = eigenvalues(as_target(target, weights[-1].shape[0]))
-    return jnp.sqrt(lam[_bottleneck(weights) - 1]) - jnp.sqrt(loss(weights, target, tau=tau))
 
 
 def curvature(target: ArrayLike, cov: ArrayLike) -> float:

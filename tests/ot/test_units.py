@@ -59,7 +59,6 @@ ROWS = (
     Row("bures_sq, close", lambda x, y, _: gaussian.bures_sq(cov(x), cov(1.2 * x)), 2, slow=True),
     Row("bures_sq_factors", lambda x, y, _: gaussian.bures_sq_factors(x.T, y.T), 2),
     Row("entropic_bures_sq", lambda x, y, u: gaussian.entropic_bures_sq(cov(x), cov(y), epsilon=0.3 * u**2), 2),
-    Row("perturbed_bures_sq", lambda x, y, u: gaussian.perturbed_bures_sq(cov(x), cov(y), tau=u**2), 2, slow=True),
     Row("perturbed factors", lambda x, y, u: gaussian.perturbed_bures_sq_factors(x.T, y.T, tau=u**2), 2, slow=True),
     Row("w2_sq", lambda x, y, _: gaussian.w2_sq(x[0], cov(x), y[0], cov(y)), 2, slow=True),
     Row("frechet_distance", lambda x, y, _: gaussian.frechet_distance(x, y), 2),

@@ -24,9 +24,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
-from otgen.ot.check import as_array, as_mass, native
+from otgen.ot.check import native
 from otgen.types import Array
 
 FAR = 60.0  # a point of weight zero may lie above all others: its exponential is cut off here, far above any real one
@@ -168,29 +167,3 @@ def by_name(smoothing: str | Smoothing) -> Smoothing:
     if not isinstance(smoothing, str) or smoothing not in SMOOTHINGS:
         raise ValueError(f"smoothing = {smoothing!r} is unknown: choose one of {', '.join(SMOOTHINGS)}.")
     return SMOOTHINGS[smoothing]
-
-
-def regularity(density: ArrayLike, a: ArrayLike, b: ArrayLike, smoothing: str | Smoothing) -> Float[Array, ""]:
-    """Return I_f(pi) = sum_ij a_i b_j f(r_ij): for the entropic f and a feasible plan, its mutual information in nats.
-
-    Args:
-      density: r of the plan with respect to a x b [n, m].
-      a, b: weights of the rows [n] and the columns [m].
-      smoothing: name or Smoothing. Static.
-
-    Returns:
-      A scalar.
-
-    Raises:
-      ValueError: for other shapes, (outside jit) entries that are not finite or negative weights, and unknown names.
-
-    Example:
-      >>> half = jnp.array([0.5, 0.5])
-      >>> print(og.smoothing.regularity(jnp.ones((2, 2)), half, half, "entropic"))  # independent
-      0.0
-      >>> print(og.smoothing.regularity(2 * jnp.eye(2), half, half, "entropic"), np.log(2))  # a permutation
-      0.693 0.693
-    """
-    density = as_array("density", density, (None, None))
-    a, b = (as_mass(name, of, num, density.dtype) for name, of, num in zip("ab", (a, b), density.shape, strict=True))
-    return a @ by_name(smoothing).value(density) @ b

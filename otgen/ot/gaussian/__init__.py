@@ -9,7 +9,6 @@ from otgen.ot.gaussian.bures import (
     bures_sq,
     bures_sq_factors,
     entropic_bures_sq,
-    perturbed_bures_sq,
     perturbed_bures_sq_factors,
 )
 from otgen.ot.gaussian.frechet import Moments, frechet_distance, merge, moments
@@ -29,7 +28,6 @@ __all__ = [
     "map_matrix",
     "merge",
     "moments",
-    "perturbed_bures_sq",
     "perturbed_bures_sq_factors",
     "transport_map",
     "w2_sq",

@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from otgen.ot.check import as_array, is_traced, poison, require_nonnegative
 from otgen.ot.costs import product
-from otgen.ot.gaussian.factors import Factors, after, as_covariance, as_covariances, factor, left_inverse, matched
+from otgen.ot.gaussian.factors import Factors, after, as_covariances, factor, left_inverse, matched
 from otgen.ot.gaussian.polar import polar
 from otgen.ot.gaussian.units import of_lengths, sizes, unit
 from otgen.types import Array
@@ -117,36 +117,10 @@ def bures_sq_factors(factor_a: ArrayLike, factor_b: ArrayLike) -> Float[Array, "
     return of_factors(a, b, jnp.zeros((), a.dtype))
 
 
-def perturbed_bures_sq(cov_model: ArrayLike, cov_target: ArrayLike, *, tau: ArrayLike) -> Float[Array, "*batch"]:
-    """Return bures_sq(cov_model + tau I, cov_target), smooth in the model for tau > 0.
-
-    Args:
-      cov_model: covariances [..., d, d] of the model.
-      cov_target: covariances [..., d, d]; batches broadcast.
-      tau: perturbation, in the units of the covariances; zero allowed.
-
-    Returns:
-      The loss [...].
-
-    Raises:
-      ValueError: as in `bures_sq`, or for a negative tau.
-
-    Example:
-      >>> print(og.gaussian.perturbed_bures_sq(jnp.zeros((2, 2)), 4 * jnp.eye(2), tau=1.0))
-      2.0
-
-    Reference: paper C (arXiv 2303.03027), the smooth perturbative loss.
-    """
-    cov = as_covariance("cov_model", cov_model)
-    tau = not_negative("tau", tau, cov.dtype)
-    a, b = matched("cov_model", cov, "cov_target", as_covariance("cov_target", cov_target), 2)
-    return of_covariances(a + tau * jnp.eye(a.shape[-1], dtype=a.dtype), b, jnp.zeros((), a.dtype))
-
-
 def perturbed_bures_sq_factors(
     factor_model: ArrayLike, factor_target: ArrayLike, *, tau: ArrayLike
 ) -> Float[Array, "*batch"]:
-    """Return bures_sq(W W' + tau I, F F') from the factors W [..., d, m] and F [..., d, q].
+    """Return bures_sq(W W' + tau I, F F'), from the factors W [..., d, m] and F [..., d, q].
 
     The factor of the perturbed model is [W, sqrt(tau) I]: of full rank, so that the loss is smooth at every W if F has
     full rank too.

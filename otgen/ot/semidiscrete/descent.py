@@ -28,10 +28,8 @@ from otgen.ot.check import (
     as_weights,
     is_traced,
     require_finite,
-    require_nonnegative,
     require_positive,
 )
-from otgen.ot.costs import PairwiseCost
 from otgen.ot.semidiscrete.scores import TILE, top_scores
 from otgen.ot.semidiscrete.source import as_sampler, draw, uniform_cube
 from otgen.types import Array, Key, Sampler, averaged
@@ -42,7 +40,6 @@ LATER_RATE = 0.003  # the same in later stages, which start near the solution
 _LAST_RATE = 0.3  # last step size, in units of the statistical error of a height
 _SETTLED = 300.0  # heights are averaged from where the step size is so many last ones on,
 _EARLIEST = 0.1  # but not before this share of the stage
-_COOLED = 1e-3  # what a temperature decays to, of its first value, before the averaging begins
 EXCLUDED = -1e30  # the height of a point of weight zero: it never wins, and stays finite under averages
 
 
@@ -238,7 +235,6 @@ def step(
     *,
     sampler: Sampler = uniform_cube,
     batch_size: int = 1024,
-    smoothing: ArrayLike | None = None,
     axis_name: str | None = None,
     points_axis: str | None = None,
 ) -> State:
@@ -252,8 +248,6 @@ def step(
       state: the present state, inside a stage.
       y: points [N, d]. weights: [N], positive, or zero for points that take no part.
       sampler, batch_size: the source law and the samples per step. Static.
-      smoothing: a temperature in units of the heights, if given: samples are then shared among the cells by a softmax
-        of the scores instead of won by the largest. It decays over the stage and is gone before the averaging begins.
       axis_name: mapped axis over which samples are shared, if any; each device then draws `batch_size`
         samples of its own stream. Static.
       points_axis: mapped axis over which the points are shared, if any: y, weights and the state then hold this
@@ -263,8 +257,7 @@ def step(
       The next state.
 
     Raises:
-      ValueError: for a smoothing together with a points_axis, arrays that do not match, or a batch size that is no
-        positive whole number.
+      ValueError: for arrays that do not match, or a batch size that is no positive whole number.
 
     Example:
       >>> y, weights = jnp.array([[-1.0, 0.0], [1.0, 0.0]]), jnp.array([0.9, 0.1])
@@ -275,12 +268,8 @@ def step(
       True
     """
     y, weights = _matched(state, y, weights)
-    if smoothing is not None:
-        require_nonnegative("smoothing", smoothing)
-        if points_axis is not None:
-            raise ValueError("smoothing needs all the points on one device: leave out points_axis or smoothing.")
     size, sampler = as_count("batch_size", batch_size), as_sampler(sampler)
-    return _step(as_key(key), state, y, weights, smoothing, sampler, size, axis_name, points_axis)
+    return _step(as_key(key), state, y, weights, sampler, size, axis_name, points_axis)
 
 
 @functools.partial(jax.jit, static_argnames=("sampler", "batch_size", "axis_name", "points_axis"))
@@ -289,7 +278,6 @@ def _step(
     state: State,
     y: Array,
     weights: Array,
-    smoothing: Array | None,
     sampler: Sampler,
     batch_size: int,
     axis_name: str | None,
@@ -301,30 +289,9 @@ def _step(
     points, _ = centred(y, weights, points_axis)
     h = among(weights, state.iterate)
 
-    def won() -> Array:
-        _, index, here = winners(x, points, h, points_axis)
-        return jnp.zeros(num, state.h.dtype).at[index].add((here / batch_size).astype(state.h.dtype))
-
-    if smoothing is None:
-        masses = won()
-    else:
-        share = _done(state) / _settled(state)
-        temperature = smoothing * _COOLED ** jnp.minimum(share, 1.0)
-        masses = lax.cond(share < 1, lambda: _shared(x, points, weights, h, temperature), won)
+    _, index, here = winners(x, points, h, points_axis)
+    masses = jnp.zeros(num, state.h.dtype).at[index].add((here / batch_size).astype(state.h.dtype))
     return _update(state, averaged(masses, axis_name) - weights.astype(masses.dtype), weights, points_axis)
-
-
-def _shared(x: Array, y: Array, weights: Array, h: Array, temperature: Array) -> Array:
-    """Masses of cells that share every sample by a softmax of the scores, streamed.
-
-    They are the slope of the smoothed dual in the potential 2 h + |y|^2 of the cost |x - y|^2, at twice the
-    temperature.
-    """
-
-    def dual(potential):
-        return -jnp.mean(PairwiseCost(x, y).softmin(2 * temperature, potential, jnp.log(weights)))
-
-    return jax.grad(dual)(2 * h + jnp.sum(y**2, 1))
 
 
 def _done(state: State) -> Array:

@@ -83,7 +83,6 @@ def advance(
     y: Float[Array, "N d"],
     weights: Float[Array, " N"],
     num_steps: Array | int,
-    smoothing: Array | float | None,
     sampler: Sampler,
     batch_size: int,
     mesh: Mesh | None = None,
@@ -91,9 +90,7 @@ def advance(
     """Take `num_steps` steps; see `descent.step`. Arrays as `place` returns them."""
 
     def loop(key, state, y, weights, num_steps):
-        step = functools.partial(
-            descent.step, sampler=sampler, batch_size=batch_size, smoothing=smoothing, points_axis=mesh and _AXIS
-        )
+        step = functools.partial(descent.step, sampler=sampler, batch_size=batch_size, points_axis=mesh and _AXIS)
         return lax.fori_loop(0, num_steps, lambda _, state: step(key, state, y, weights), state)
 
     if mesh is None:

@@ -19,7 +19,6 @@ from otgen.ot.check import (
     as_points,
     as_weights,
     is_traced,
-    require_nonnegative,
     require_positive,
 )
 from otgen.ot.semidiscrete import devices as shared
@@ -439,7 +438,6 @@ def run(
     tol: float = 0.05,
     max_samples: int | None = None,
     batch_size: int | None = None,
-    smoothing: float = 0.0,
     state: State | None = None,
     devices: Sequence[jax.Device] | None = None,
     callback: Callback | None = None,
@@ -470,9 +468,6 @@ def run(
         more, each scored against a 25th of the points or fewer; neither the limit nor `Info` counts them.
       batch_size: samples per step, a power of two up to 65,536 for quasi-random sampling; None: 1024, or 2048
         for more than 20,000 points. Static.
-      smoothing: if positive, samples are shared among the cells by a softmax at first, at a temperature of so many
-        first step sizes of the stage (each 3 % of the spread of the scores), which has decayed to nothing before the
-        averaging begins. On the problems of `experiments.bench.semidiscrete` it makes nothing better.
       state: where to go on from.
       devices: if given, the points are shared out among these devices, each holding a block of them. Given the same
         heights, a step is that of one device to rounding; over a run rounding grows, as one sample that changes cells
@@ -499,11 +494,10 @@ def run(
     """
     key, y, sampler = as_key(key), as_points("y", y), as_sampler(sampler)
     weights = as_weights(weights, y.shape[0])
-    require_nonnegative("smoothing", smoothing)
     require_positive("tol", tol)
     if max_samples is not None:
         require_positive("max_samples", max_samples)
-    if is_traced(key, y, weights, tol, smoothing):
+    if is_traced(key, y, weights, tol):
         raise ValueError("run is a loop on the host: inside jit, vmap or grad use init, stage, step and chi2.")
     points, weights, groups = measure.merge(y, weights)
     num, dim = points.shape
@@ -515,8 +509,6 @@ def run(
     if limit < 1:
         raise ValueError(f"max_samples = {max_samples} is less than one batch of {batch_size}: raise it.")
     mesh = shared.mesh_of(devices)
-    if mesh is not None and smoothing:
-        raise ValueError("smoothing needs all the points on one device: leave out devices or smoothing.")
     start_key, train_key, test_key = jax.random.split(key, 3)
     num_test = _held_out_size(num, tol, min(int(first_stage), limit * batch_size) // 4)
     placed = [shared.place(array, mesh) for array in (points, weights)]
@@ -540,11 +532,10 @@ def run(
 
     while True:
         end = int(state.schedule.first + state.schedule.length)
-        temperature = smoothing * state.schedule.rate if smoothing else None
         running = shared.place_state(state, mesh)
         while (now := int(running.step)) < end:
             count = min(several - now % several, end - now)
-            running = shared.advance(train_key, running, *placed, count, temperature, sampler, batch_size, mesh)
+            running = shared.advance(train_key, running, *placed, count, sampler, batch_size, mesh)
             if save:
                 save(now + count, _repeated(shared.collect(running, mesh, num), groups))
             if callback:

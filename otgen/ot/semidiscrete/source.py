@@ -82,34 +82,14 @@ def _scramble(key: Key, directions: Array) -> Array:
     return jnp.sum(parity << (31 - bits)[:, None], axis=0, dtype=jnp.uint32)
 
 
-def sobol(key: Key, start: Array | int, num: int, dim: int) -> Float[Array, "{num} {dim}"]:
-    """Return points start..start+num-1 of a sequence of scrambled Sobol nets of 65,536 points each.
+def _of_net(key: Key, first: Array | int, num: int, dim: int) -> Array:
+    """Points first..first+num-1 of a scrambled Sobol net of NET points, the one of a key.
 
-    Every net gets its own linear scrambling and digital shift, so each point alone is uniform and
-    averages are unbiased, while points of one net fill the cube evenly.
-
-    Args:
-      key: the sequence's key; the same key and range give the same points.
-      start: first index, a multiple of `num`. Traced.
-      num: number of points, a power of two up to 65,536. Static.
-      dim: dimension, up to 21,201. Static.
-
-    Returns:
-      Points [num, dim] strictly inside (0, 1).
-
-    Raises:
-      ValueError: for another number of points, or more dimensions than there are numbers for.
+    Linear scrambling and a digital shift make each point alone uniform and averages unbiased, while the points of the
+    net fill the cube evenly.
 
     Reference: Sobol (1967); Joe and Kuo (2008) for the numbers; Owen (1995), Matousek (1998) for scrambling.
     """
-    num, dim, key = as_count("num", num), as_count("dim", dim), as_key(key)
-    if not has_sobol(uniform_cube, num, dim):
-        raise ValueError(f"num = {num}, dim = {dim}: give a power of two up to {NET}, and at most {MAX_SOBOL_DIM}.")
-    return _of_net(jax.random.fold_in(key, start // NET), start % NET, num, dim)
-
-
-def _of_net(key: Key, first: Array | int, num: int, dim: int) -> Array:
-    """Points first..first+num-1 of the one net of a key."""
     matrix_key, shift_key = jax.random.split(key)
     directions = _scramble(matrix_key, jnp.asarray(_directions(dim)))
     index = (first + jnp.arange(num)).astype(jnp.uint32)

@@ -179,8 +179,6 @@ WRONG = {
     "potentials of another length": lambda: dual.gap(SQUARE, ZERO[:2], ZERO, epsilon=1.0),
     "a network with columns": lambda: dual.objective(lambda x: x, ZERO, SQUARE, SQUARE, epsilon=1.0),
     "potentials of another batch": lambda: dual.semi_objective(ZERO[:2], SQUARE, SQUARE, epsilon=1.0),
-    "a density of one row": lambda: og.smoothing.regularity(ZERO, ZERO, ZERO, "entropic"),
-    "weights of other rows": lambda: og.smoothing.regularity(SQUARE, SQUARE[0, :2], SQUARE[0], "entropic"),
     "masked costs": lambda: dual.transform(np.ma.masked_equal(SQUARE, 2), ZERO, epsilon=1.0),
 }
 

@@ -82,11 +82,3 @@ def test_names():
     assert hash(smoothing.ENTROPIC) != hash(smoothing.QUADRATIC)
     with pytest.raises(ValueError, match="entropic, quadratic"):
         smoothing.by_name("cubic")
-
-
-def test_regularity_of_the_independent_and_the_deterministic_plan():
-    uniform = jnp.full(4, 0.25)
-    assert float(smoothing.regularity(jnp.ones((4, 4)), uniform, uniform, "entropic")) == pytest.approx(0)
-    permutation = 4 * jnp.eye(4)
-    assert float(smoothing.regularity(permutation, uniform, uniform, "entropic")) == pytest.approx(np.log(4))
-    assert float(smoothing.regularity(permutation, uniform, uniform, "quadratic")) == pytest.approx(2)

@@ -230,7 +230,7 @@ WRONG = {
     "masked": lambda: gaussian.bures_sq(np.ma.masked_array(COV, COV > 0), COV),
     "epsilon of two numbers": lambda: gaussian.entropic_bures_sq(COV, COV, epsilon=[1.0, 2.0]),
     "negative epsilon": lambda: gaussian.entropic_bures_sq(COV, COV, epsilon=-1.0),
-    "NaN tau": lambda: gaussian.perturbed_bures_sq(COV, COV, tau=np.nan),
+    "NaN tau": lambda: gaussian.perturbed_bures_sq_factors(COV, COV, tau=np.nan),
     "factor of one axis": lambda: gaussian.bures_sq_factors(np.ones(3), np.ones((3, 1))),
     "means of another batch": lambda: gaussian.w2_sq(np.ones((2, 3)), COVS, np.ones(3), COV),
     "points of another dimension": lambda: gaussian.transport_map(COV, COV)(np.ones((4, 2))),

@@ -410,29 +410,6 @@ def test_carrying_over_needs_one_space(key):
         semidiscrete.carried(key, state, jnp.eye(4), jnp.ones((5, 3)))
 
 
-def test_a_smoothed_gradient_is_that_of_the_softmax(key):
-    from otgen.ot.semidiscrete.descent import _shared
-
-    y, h = jax.random.normal(key, (40, 3)), jax.random.normal(jax.random.key(1), (40,))
-    x = UNIFORM(jax.random.key(2), 500, 3)
-    weights = jax.random.dirichlet(jax.random.key(3), 5 * jnp.ones(40))
-    wanted = jax.nn.softmax((x @ y.T + h) / 0.3 + jnp.log(weights), axis=1).mean(0)
-    np.testing.assert_allclose(_shared(x, y, weights, h, jnp.float32(0.3)), wanted, atol=1e-6)
-
-
-@long
-def test_a_smoothed_start_ends_at_the_same_heights(key):
-    y, weights, h = problems.planted_slabs(30, 3, 0)
-    state, info = cold(key, y, weights, tol=1e-3, smoothing=1.0)
-    assert int(info.status) == og.Status.CONVERGED
-    border, wanted = (jnp.diff(part) / jnp.diff(y[:, 0]) for part in (state.h, h))
-    assert float(jnp.abs(border - wanted).max()) < 1e-2
-    with pytest.raises(ValueError, match="zero or more"):
-        semidiscrete.run(key, y, smoothing=-1.0)
-    with pytest.raises(ValueError, match="leave out devices or smoothing"):
-        semidiscrete.run(key, y, smoothing=1.0, devices=jax.local_devices())
-
-
 def test_clusters_of_well_parted_points(key):
     from otgen.ot.semidiscrete import start
 

@@ -5,25 +5,27 @@ import pytest
 
 from otgen.ot.semidiscrete import source
 
+CUBE = source.Source("cube", lambda u: u)
+
 
 def test_sobol_stratifies_every_dimension(key):
     num, dim = 4096, 21
-    points = np.asarray(source.sobol(key, 0, num, dim))
+    points = np.asarray(source.draw(key, CUBE, 0, num, dim))
     for column in points.T:
         assert len(np.unique((column * num).astype(int))) == num
 
 
 def test_sobol_pairs_of_dimensions_are_nets(key):
-    points = np.asarray(source.sobol(key, 0, 1024, 2))
+    points = np.asarray(source.draw(key, CUBE, 0, 1024, 2))
     boxes = (points * 32).astype(int) @ [32, 1]
     assert np.bincount(boxes, minlength=1024).tolist() == [1] * 1024
 
 
 def test_sobol_stream_is_the_same_in_any_pieces(key):
-    whole = source.sobol(key, 0, 1024, 5)
-    pieces = [source.sobol(key, start, 256, 5) for start in range(0, 1024, 256)]
+    whole = source.draw(key, CUBE, 0, 1024, 5)
+    pieces = [source.draw(key, CUBE, block, 256, 5) for block in range(4)]
     np.testing.assert_array_equal(whole, jnp.concatenate(pieces))
-    assert not np.array_equal(source.sobol(key, source.NET, 256, 5), pieces[0])
+    assert not np.array_equal(source.draw(key, CUBE, source.NET // 256, 256, 5), pieces[0])
 
 
 def test_sobol_averages_are_unbiased_and_sharper_than_independent_ones():
@@ -31,7 +33,7 @@ def test_sobol_averages_are_unbiased_and_sharper_than_independent_ones():
         return jnp.prod(1 + 0.5 * (x - 0.5), axis=1)  # mean 1
 
     keys = jax.random.split(jax.random.key(1), 200)
-    quasi = jax.vmap(lambda k: integrand(source.sobol(k, 0, 256, 3)).mean())(keys)
+    quasi = jax.vmap(lambda k: integrand(source.draw(k, CUBE, 0, 256, 3)).mean())(keys)
     plain = jax.vmap(lambda k: integrand(jax.random.uniform(k, (256, 3))).mean())(keys)
     assert abs(quasi.mean() - 1) < 4 * quasi.std() / np.sqrt(len(keys))
     assert quasi.std() < 0.1 * plain.std()
@@ -64,10 +66,10 @@ def test_a_plain_sampler_falls_back_to_independent_draws(key):
 
 
 def test_blocks_follow_one_another_and_their_number_may_be_large(key):
-    whole = source.sobol(key, 0, source.NET, 3)
+    whole = source.draw(key, CUBE, 0, source.NET, 3)
     size = source.NET // 4
     for block in range(4):
-        piece = source.draw(key, source.Source("cube", lambda u: u), block, size, 3)
+        piece = source.draw(key, CUBE, block, size, 3)
         np.testing.assert_array_equal(piece, whole[block * size : (block + 1) * size])
     far = 2**31 - 1  # times any size, more than an int32 holds
     last, before = (source.draw(key, source.uniform_cube, jnp.int32(block), 1024, 3) for block in (far, far - 64))
