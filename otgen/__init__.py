@@ -28,7 +28,9 @@ from otgen.ot.dual import smoothing as smoothing
 from otgen.ot.gaussian import mixture as mixture
 from otgen.ot.semidiscrete import coupling as coupling
 from otgen.ot.semidiscrete import extension as extension
+from otgen.ot.semidiscrete import source as source
 from otgen.ot.sinkhorn.divergence import sinkhorn_divergence as sinkhorn_divergence
+from otgen.ot.structured import perturbed as perturbed
 from otgen.types import Status as Status
 from otgen.types import explain as explain
 

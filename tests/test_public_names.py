@@ -205,6 +205,11 @@ VALID = {
     "semidiscrete.run": {"key": KEY, "y": Y, "tol": 0.5, "max_samples": 4096, "batch_size": 1024},
     "semidiscrete.stage": {"key": KEY, "state": SD, "y": Y, "weights": W, "num_steps": 2, "batch_size": 8},
     "semidiscrete.step": {"key": KEY, "state": SD, "y": Y, "weights": W, "batch_size": 8},
+    "source.draw": {"key": KEY, "sampler": og.source.gaussian, "block": 0, "num": 4, "dim": 2},
+    "source.gaussian": {"key": KEY, "num": 4, "dim": 2},
+    "source.independent": {"key": KEY, "sampler": og.source.gaussian, "num": 4, "dim": 2},
+    "source.uniform_ball": {"key": KEY, "num": 4, "dim": 2},
+    "source.uniform_cube": {"key": KEY, "num": 4, "dim": 2},
     "sinkhorn.apply_plan": {"cost": COST, "state": SK, "vectors": Y, "a": W, "b": W, **EPS, "axis": 1},
     "sinkhorn.init": {"cost": COST},
     "sinkhorn.marginals": {"cost": COST, "state": SK, "a": W, "b": W, **EPS},
@@ -230,9 +235,9 @@ VALID = {
     "plot.points": {"x": X},
     "plot.traversal": {"images": IMAGES.reshape(2, 3, 4, 4, 1)},
     "smoothing.by_name": {"smoothing": "entropic"},
-    "structured.alternate": {"cost": CUBE, "q": np.zeros((2, N), np.float32), **EPS, "lam": 0.2, "max_steps": 20},
-    "structured.adversary": {"cost": CUBE, "state": PLAN, **EPS, "lam": 0.2},
-    "structured.adversarial_value": {
+    "perturbed.alternate": {"cost": CUBE, "q": np.zeros((2, N), np.float32), **EPS, "lam": 0.2, "max_steps": 20},
+    "perturbed.adversary": {"cost": CUBE, "state": PLAN, **EPS, "lam": 0.2},
+    "perturbed.adversarial_value": {
         "cost": CUBE,
         "p": np.zeros_like(CUBE),
         "density": np.ones_like(CUBE),
@@ -244,8 +249,8 @@ VALID = {
     "structured.dual_density": {"cost": CUBE, "f": np.zeros((2, 3), np.float32), "g": F, **EPS, "lam": 0.2},
     "structured.dual_value": {"cost": CUBE, "f": np.zeros((2, 3), np.float32), "g": F, **EPS, "lam": 0.2},
     "structured.information": {"density": np.ones_like(CUBE)},
-    "structured.perturbation": {"cost": CUBE, "state": PLAN, **EPS, "lam": 0.2},
-    "structured.perturbed_cost": {"cost": CUBE, "p": np.zeros((2, N), np.float32)},
+    "perturbed.perturbation": {"cost": CUBE, "state": PLAN, **EPS, "lam": 0.2},
+    "perturbed.perturbed_cost": {"cost": CUBE, "p": np.zeros((2, N), np.float32)},
     "structured.regulariser": {"density": np.ones_like(CUBE), **EPS, "lam": 0.2},
     "structured.run": {"cost": CUBE, **EPS, "lam": 0.2, "tol": 1e-2, "max_steps": 20},
     "structured.semidual": {"cost": CUBE, "f": np.zeros((2, 3), np.float32), **EPS, "lam": 0.2},
@@ -312,14 +317,17 @@ VALID = {
         "save_every": 1,
         "steps_per_call": 1,
     },
-    "structured.encoder_perturbation": {"log_q": np.log(Q), "code": np.array([0.5, 0.5], np.float32), "lam": 0.1},
+    "perturbed.encoder_perturbation": {"log_q": np.log(Q), "code": np.array([0.5, 0.5], np.float32), "lam": 0.1},
 }
 
 WITHOUT = {  # what no row is for, by why
     "runs inside a caller's jit, unchecked": (
         "costs.product costs.along smoothing.hinge_level smoothing.log_mean_exp nn.augment.augment"
     ),
-    "is that of another name": "from_ott to_ott load save",
+    "is that of another name": (
+        "from_ott to_ott load save structured.perturbation structured.perturbed_cost structured.encoder_perturbation "
+        "structured.alternate structured.adversary structured.adversarial_value"
+    ),
     "takes nothing, or anything": (
         "data.toy.eight_gaussians_centres data.toy.twenty_five_gaussians_centres plot.style train.averaged"
     ),

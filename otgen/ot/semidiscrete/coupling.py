@@ -15,7 +15,7 @@ its law is kept (`og.latent`) is done to data.
 A fit is the points, the state and the source law (and the extension, where there is one); `og.save` keeps them
 together, `og.load` gives them back in another process:
 
-    og.save("fit", {"y": y, "state": state, "sampler": otgen.ot.semidiscrete.source.uniform_cube})
+    og.save("fit", {"y": y, "state": state, "sampler": og.source.uniform_cube})
     fit = og.load("fit")
     og.coupling.invert(key, fit["state"], fit["y"], index, sampler=fit["sampler"])
 

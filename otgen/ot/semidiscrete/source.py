@@ -1,4 +1,8 @@
-"""Source laws of the semi-discrete problem, drawn independently or as scrambled Sobol points."""
+"""Source laws of the semi-discrete problem, drawn independently or as scrambled Sobol points: `og.source`.
+
+`uniform_cube` on [-1/2, 1/2]^d, `uniform_ball` in the unit ball, `gaussian` with the identity for a covariance; any
+function f(key, num, dim) that has a hash is a law too, and a `Source` one that has quasi-random points.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,8 @@ from jaxtyping import Float
 from otgen.ot.check import as_count, as_key
 from otgen.types import Array, Key, Sampler
 
+__all__ = ["Source", "draw", "gaussian", "independent", "uniform_ball", "uniform_cube"]
+
 NET = 2**16  # points in one scrambled net; the following net is scrambled afresh
 _LOG_NET = 16
 MAX_SOBOL_DIM = 21201  # Joe and Kuo (2008) list direction numbers up to here
@@ -30,6 +36,11 @@ class Source:
     Attributes:
       name: what the law is called.
       from_cube: maps u [n, d] in (0, 1)^d to points [n, d] of the law, row by row.
+
+    Example:
+      >>> exponential = og.source.Source("exponential", lambda u: -jnp.log(u))  # define yours once: it is static
+      >>> print(exponential(jax.random.key(0), 4, 2).shape, og.source.gaussian(jax.random.key(0), 3, 5).shape)
+      (4, 2) (3, 5)
     """
 
     name: str
@@ -37,7 +48,8 @@ class Source:
 
     def __call__(self, key: Key, num: int, dim: int) -> Float[Array, "{num} {dim}"]:
         """Draw `num` independent points [num, dim]."""
-        return self.from_cube(jax.random.uniform(as_key(key), (as_count("num", num, 0), dim), minval=2.0**-24))
+        shape = as_count("num", num, 0), as_count("dim", dim)
+        return self.from_cube(jax.random.uniform(as_key(key), shape, minval=2.0**-24))
 
 
 def _ball_from_cube(u: Array) -> Array:
@@ -118,9 +130,7 @@ def as_sampler(sampler: Sampler) -> Sampler:
     except TypeError:
         raise ValueError(f"sampler = {sampler!r} has no hash: give a function, or a frozen dataclass.") from None
     if not callable(sampler):
-        raise ValueError(
-            f"sampler = {sampler!r}: give a law such as otgen.ot.semidiscrete.source.uniform_cube, f(key, num, dim)."
-        )
+        raise ValueError(f"sampler = {sampler!r}: give a law such as og.source.uniform_cube, f(key, num, dim).")
     return sampler
 
 
@@ -141,7 +151,12 @@ def independent(
 
     Raises:
       ValueError: if the law gives another shape.
+
+    Example:
+      >>> print(og.source.independent(jax.random.key(0), og.source.uniform_cube, 3, 2).shape)
+      (3, 2)
     """
+    key, sampler, num, dim = as_key(key), as_sampler(sampler), as_count("num", num, 0), as_count("dim", dim)
     return _laid_out(sampler(key, num, dim), sampler, num, dim, dtype)
 
 
@@ -164,7 +179,13 @@ def draw(
 
     Raises:
       ValueError: if the law gives another shape.
+
+    Example:
+      >>> points = og.source.draw(jax.random.key(0), og.source.uniform_cube, 0, 4, 1)
+      >>> print(jnp.sort(jnp.floor(4 * (points[:, 0] + 0.5))))  # one in each quarter
+      [0. 1. 2. 3.]
     """
+    key, sampler, num, dim = as_key(key), as_sampler(sampler), as_count("num", num), as_count("dim", dim)
     if has_sobol(sampler, num, dim):
         per_net = NET // num
         net = jax.random.fold_in(key, block // per_net)

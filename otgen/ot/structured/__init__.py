@@ -17,7 +17,7 @@ of the data:
 
 `semidual` maximised over f gives W, for arrays by `run` and for networks on batches of K x M latents and B data by any
 optimiser. What the plan says is read off by `otgen.ot.structured.plans`. The same plan solves plain smoothed transport
-for a *perturbed ground cost*, which has three readings: `otgen.ot.structured.perturbed`. Both are offered here by name.
+for a *perturbed ground cost*, which has three readings: `og.perturbed`. Both are offered here by name.
 
 Arrays: cost [K, M, B], f [K, M] (paper A: psi), g [B] (phi).
 

@@ -1,4 +1,4 @@
-"""The structured plan as plain smoothed transport for a perturbed ground cost, in three readings.
+"""The structured plan as plain smoothed transport for a perturbed ground cost, in three readings: `og.perturbed`.
 
   (i) C - p(c, x), p = lam f'(r_c): cheaper where code and datum already go together, so the rich get richer
     (`perturbation`);
@@ -43,7 +43,7 @@ def perturbation(
     Example:
       >>> cost = jnp.array([[[0.0, 1.0]], [[1.0, 0.0]]])
       >>> state, _ = og.structured.run(cost, epsilon=0.5, lam=0.2)
-      >>> p = og.structured.perturbation(cost, state, epsilon=0.5, lam=0.2)
+      >>> p = og.perturbed.perturbation(cost, state, epsilon=0.5, lam=0.2)
       >>> print(p)  # code 0 and datum 0 go together: there the cost falls, elsewhere it rises
       [[0.1316 -0.535]
        [-0.535 0.1316]]
@@ -70,7 +70,7 @@ def perturbed_cost(cost: ArrayLike, p: ArrayLike) -> DenseCost:
 
     Example:
       >>> cost = jnp.array([[[0.0, 1.0]], [[1.0, 0.0]]])
-      >>> print(og.structured.perturbed_cost(cost, jnp.array([[0.5, 0.0], [0.0, 0.5]])).matrix())
+      >>> print(og.perturbed.perturbed_cost(cost, jnp.array([[0.5, 0.0], [0.0, 0.5]])).matrix())
       [[-0.5 1.]
        [1. -0.5]]
     """
@@ -98,7 +98,7 @@ def encoder_perturbation(log_q: ArrayLike, code: ArrayLike | None = None, *, lam
 
     Example:
       >>> log_q = jnp.log(jnp.array([[0.9, 0.5], [0.1, 0.5]]))  # datum 0 looks like code 0, datum 1 like both
-      >>> print(og.structured.encoder_perturbation(log_q, lam=1.0))
+      >>> print(og.perturbed.encoder_perturbation(log_q, lam=1.0))
       [[0.588 0.]
        [-1.6094 0.]]
 
@@ -145,8 +145,8 @@ def alternate(
 
     Example:
       >>> cost, q = jnp.array([[[0.0, 1.0]], [[1.0, 0.0]]]), jnp.zeros((2, 2))
-      >>> q, plain = og.structured.alternate(cost, q, epsilon=0.5, lam=0.2)
-      >>> q, better = og.structured.alternate(cost, q, epsilon=0.5, lam=0.2)
+      >>> q, plain = og.perturbed.alternate(cost, q, epsilon=0.5, lam=0.2)
+      >>> q, better = og.perturbed.alternate(cost, q, epsilon=0.5, lam=0.2)
       >>> print(plain, better, og.structured.run(cost, epsilon=0.5, lam=0.2)[1].dual_value)  # falls towards W
       0.283 0.204 0.1974
 
@@ -185,7 +185,7 @@ def adversary(
     Example:
       >>> cost = jnp.array([[[0.0, 1.0], [0.2, 1.2]], [[1.0, 0.0], [1.0, 0.0]]])
       >>> state, _ = og.structured.run(cost, epsilon=0.5, lam=0.2)
-      >>> p = og.structured.adversary(cost, state, epsilon=0.5, lam=0.2)
+      >>> p = og.perturbed.adversary(cost, state, epsilon=0.5, lam=0.2)
       >>> print(jnp.exp(p / 0.5).mean(1))  # its budget is spent for every code and datum
       [[1. 1.]
        [1. 1.]]
@@ -219,8 +219,8 @@ def adversarial_value(
     Example:
       >>> cost, numbers = jnp.array([[[0.0, 1.0], [0.2, 1.2]], [[1.0, 0.0], [1.0, 0.0]]]), {"epsilon": 0.5, "lam": 0.2}
       >>> state, info = og.structured.run(cost, **numbers)
-      >>> p, density = og.structured.adversary(cost, state, **numbers), og.structured.density(cost, state, **numbers)
-      >>> print(og.structured.adversarial_value(cost, p, density, **numbers), info.dual_value)
+      >>> p, density = og.perturbed.adversary(cost, state, **numbers), og.structured.density(cost, state, **numbers)
+      >>> print(og.perturbed.adversarial_value(cost, p, density, **numbers), info.dual_value)
       0.2474 0.2474
     """
     cost, weights, smoothing, _, _ = prepare(cost, weights, epsilon, lam, smoothing)
