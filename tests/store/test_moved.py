@@ -1,5 +1,6 @@
 """What version 0.1 saved is read by this one: the folders in `saved_by_0_1` were written by it."""
 
+import importlib
 from pathlib import Path
 
 import jax
@@ -41,6 +42,19 @@ def test_a_learned_map_and_an_ae_ot():
     found = og.maps.neural_map.transport(og.load(SAVED / "map"), X)
     np.testing.assert_allclose(found, EXPECTED["map"], rtol=1e-4, atol=1e-5)
     assert og.models.ae_ot.sample(jax.random.key(0), og.load(SAVED / "ae_ot"), 2).shape == (2, 4, 4, 1)
+
+
+OLD = (
+    "costs.Cost costs.DenseCost costs.PairwiseCost exact.Assignment exact.Coupling exact.Plan sinkhorn.Info dual.Info "
+    "entropic.State dual.State heights.State plan.State mixture.Info mixture.Mixture semidiscrete.Info "
+    "semidiscrete.assign structured.Info gaussian.Affine"
+)
+
+
+@pytest.mark.parametrize("name", OLD.split())
+def test_what_has_moved_is_found(name):
+    module, _, attribute = current(f"otgen.ot.{name}").rpartition(".")
+    assert callable(getattr(importlib.import_module(module), attribute))
 
 
 def test_names_of_before_and_names_that_stay():

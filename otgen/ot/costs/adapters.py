@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from otgen.ot.check import require_positive
 from otgen.ot.costs.distances import Cosine, CostFn, Euclidean, SqEuclidean
-from otgen.ot.costs.ground import Cost, DenseCost, PairwiseCost
+from otgen.ot.costs.ground import Cost, DenseCost
+from otgen.ot.costs.pairwise import PairwiseCost
 
 if TYPE_CHECKING:
     from ott.geometry.geometry import Geometry

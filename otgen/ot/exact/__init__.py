@@ -9,20 +9,12 @@ potentials at once; that is for some hundreds of points a side.
 A cost of +inf forbids a pair. Where no plan avoids the forbidden pairs the optimum is +inf: outside jit that is a
 ValueError, inside jit the value says it.
 
-`solver` has the calls, `program` what the host solves.
+`line`, `matching` and `plans` have the calls, `program` is what the host solves, by `callback` also inside jit.
 """
 
-from otgen.ot.exact.solver import (
-    MAX_ENTRIES,
-    Assignment,
-    Coupling,
-    Plan,
-    assignment,
-    coupling_line,
-    plan,
-    potentials,
-    value_line,
-)
+from otgen.ot.exact.line import Coupling, coupling_line, value_line
+from otgen.ot.exact.matching import Assignment, assignment, potentials
+from otgen.ot.exact.plans import MAX_ENTRIES, Plan, plan
 
 __all__ = [
     "MAX_ENTRIES",

@@ -1,8 +1,8 @@
 """Transport between Gaussians in closed form: distances, maps, geodesics, barycentres, and mixtures.
 
-`maps` has maps, geodesics and barycentres; `bures` distances of covariances and their derivatives; `frechet` moments of
-samples and their distance; `mixture` plans between mixtures. Below them `factors` of covariances, `polar` factors, and
-`units` in which squares stay within float32.
+`maps` has maps, geodesics and barycentres; `bures` distances of covariances, `spectrum` how they are computed and
+differentiated; `frechet` moments of samples and their distance; `mixture` plans between mixtures. Below them `factors`
+of covariances, `polar` factors, and `units` in which squares stay within float32.
 """
 
 from otgen.ot.gaussian.bures import (

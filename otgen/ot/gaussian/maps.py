@@ -12,13 +12,10 @@ from jaxtyping import Float
 
 from otgen.ot.check import as_array, as_count, as_mass, is_traced, require_broadcast, require_positive
 from otgen.ot.costs import product
-from otgen.ot.gaussian.bures import (
-    bures_sq,
-    cross_covariance,
-    gains,
-)
+from otgen.ot.gaussian.bures import bures_sq
 from otgen.ot.gaussian.factors import as_covariance, as_covariances, as_times, factor
 from otgen.ot.gaussian.polar import polar
+from otgen.ot.gaussian.spectrum import cross_covariance, gains
 from otgen.ot.gaussian.units import of_lengths, unit
 from otgen.types import Array, status_of
 

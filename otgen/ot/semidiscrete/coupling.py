@@ -37,9 +37,9 @@ from jaxtyping import Int
 
 from otgen.ot.check import as_array, as_count, as_key, as_points, is_traced, native, require_choice
 from otgen.ot.semidiscrete import hit_and_run
-from otgen.ot.semidiscrete.descent import lying_out, of_one_type, shifted
+from otgen.ot.semidiscrete.descent import State, lying_out, of_one_type, shifted
 from otgen.ot.semidiscrete.scores import TILE, top_scores
-from otgen.ot.semidiscrete.solver import State, matching
+from otgen.ot.semidiscrete.solution import matching
 from otgen.ot.semidiscrete.source import as_sampler, draw, independent, uniform_cube
 from otgen.types import Array, Key, Sampler
 

@@ -32,14 +32,14 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from otgen.ot.check import as_array, as_count, as_key, as_points, native, require_between, require_choice
-from otgen.ot.semidiscrete.descent import lying_out, shifted
+from otgen.ot.semidiscrete.descent import State, lying_out, shifted
 from otgen.ot.semidiscrete.scores import TILE, top_scores
 from otgen.ot.semidiscrete.singular import Faces as Faces
 from otgen.ot.semidiscrete.singular import Walk as Walk
 from otgen.ot.semidiscrete.singular import dihedral_angle as dihedral_angle
 from otgen.ot.semidiscrete.singular import singular_angles as singular_angles
 from otgen.ot.semidiscrete.singular import walk as walk
-from otgen.ot.semidiscrete.solver import State, matching
+from otgen.ot.semidiscrete.solution import matching
 from otgen.ot.semidiscrete.source import as_sampler, draw, uniform_cube
 from otgen.types import Array, Key, Sampler
 

@@ -20,9 +20,9 @@ from jaxtyping import Float
 
 from otgen.ot.check import as_array, as_count, as_points
 from otgen.ot.inert import tiles
-from otgen.ot.semidiscrete.descent import lying_out, of_one_type, shifted
+from otgen.ot.semidiscrete.descent import State, lying_out, of_one_type, shifted
 from otgen.ot.semidiscrete.scores import BLOCK, blocks, top_scores
-from otgen.ot.semidiscrete.solver import State, matching
+from otgen.ot.semidiscrete.solution import matching
 from otgen.types import Array
 
 _ALIVE = 2**22  # coordinates of differences between samples and targets in memory at a time

@@ -15,9 +15,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from otgen.ot.costs import Cost, DenseCost, product
+from otgen.ot.costs.potentials import State
 from otgen.ot.inert import gibbs
 from otgen.ot.sinkhorn import scaling
-from otgen.ot.sinkhorn.potentials import State, dual_value, in_memory, solve
+from otgen.ot.sinkhorn.inputs import in_memory
+from otgen.ot.sinkhorn.potentials import dual_value, solve
 from otgen.types import Array, Held
 
 

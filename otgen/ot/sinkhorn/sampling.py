@@ -12,7 +12,8 @@ from otgen.ot.costs import Cost, product
 from otgen.ot.costs.ground import as_cost
 from otgen.ot.costs.potentials import State
 from otgen.ot.inert import gibbs
-from otgen.ot.sinkhorn.potentials import as_masses, as_numbers, as_state, reading
+from otgen.ot.sinkhorn.inputs import as_masses, as_numbers, as_state
+from otgen.ot.sinkhorn.plans import reading
 from otgen.types import Array, Key
 
 PAIRINGS = ("permutation", "stratified", "iid")

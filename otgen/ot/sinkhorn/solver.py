@@ -13,22 +13,11 @@ from jaxtyping import Float
 from otgen.ot.check import require_choice, require_nonnegative
 from otgen.ot.costs import Cost
 from otgen.ot.costs.ground import as_cost
+from otgen.ot.costs.potentials import State
 from otgen.ot.sinkhorn import implicit, scaling
-from otgen.ot.sinkhorn.potentials import (
-    State,
-    as_masses,
-    as_numbers,
-    as_state,
-    centre,
-    change,
-    dual_value,
-    in_memory,
-    invariant,
-    iteration,
-    marginals_of,
-    require_partners,
-    solve,
-)
+from otgen.ot.sinkhorn.inputs import as_masses, as_numbers, as_state, in_memory, require_partners
+from otgen.ot.sinkhorn.plans import marginals_of
+from otgen.ot.sinkhorn.potentials import centre, change, dual_value, invariant, iteration, solve
 from otgen.types import Array, Held, status_of
 
 LARGE = 2**20  # from this many entries the cost matrix is made in a call of its own: one large buffer less at a time

@@ -12,9 +12,9 @@ import pytest
 
 import otgen as og
 from otgen.ot import check
-from otgen.ot.costs import ground, padding
+from otgen.ot.costs import ground, padding, pairwise
 from otgen.ot.costs.distances import Cosine, CostFn, Custom, Euclidean, PNorm, Scaled
-from otgen.ot.sinkhorn import implicit, potentials, solver
+from otgen.ot.sinkhorn import implicit, inputs, plans, solver
 from otgen.types import Status
 
 RNG = np.random.default_rng(0)
@@ -183,13 +183,13 @@ def test_read_outs_compile_once_also_of_numpy():
     cost = og.PairwiseCost(X, Y, block=12)  # streamed
     state = og.sinkhorn.State(np.zeros(N, np.float32), np.zeros(N, np.float32))
     calls = {
-        potentials._plan: lambda e: og.sinkhorn.plan(cost, state, epsilon=e),
-        potentials._apply: lambda e: og.sinkhorn.apply_plan(cost, state, Y, epsilon=e),
-        potentials._marginals: lambda e: og.sinkhorn.marginals(cost, state, epsilon=e),
-        potentials._primal_cost: lambda e: og.sinkhorn.primal_cost(cost, state, epsilon=e),
+        plans._plan: lambda e: og.sinkhorn.plan(cost, state, epsilon=e),
+        plans._apply: lambda e: og.sinkhorn.apply_plan(cost, state, Y, epsilon=e),
+        plans._marginals: lambda e: og.sinkhorn.marginals(cost, state, epsilon=e),
+        plans._primal_cost: lambda e: og.sinkhorn.primal_cost(cost, state, epsilon=e),
         solver._step: lambda e: og.sinkhorn.step(state, cost, epsilon=e),
-        ground._softmin_of_pairs: lambda e: cost.softmin(e, state.f),
-        ground._matrix_of_pairs: lambda e: cost.matrix(),
+        pairwise._softmin_of_pairs: lambda e: cost.softmin(e, state.f),
+        pairwise._matrix_of_pairs: lambda e: cost.matrix(),
         ground._mean: lambda e: cost.mean(),
     }
     for program, call in calls.items():
@@ -198,7 +198,7 @@ def test_read_outs_compile_once_also_of_numpy():
         call(2.0)
         assert program._cache_size() == size, call
     kernel = np.exp(-((X[:, None] - Y) ** 2).sum(-1) / 2.0)
-    np.testing.assert_allclose(calls[potentials._apply](2.0), kernel @ Y / 36, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(calls[plans._apply](2.0), kernel @ Y / 36, rtol=1e-4, atol=1e-6)
 
 
 def power(x, y, p):
@@ -210,11 +210,11 @@ def test_functions_that_are_the_same_compile_once():
         return og.PairwiseCost(X, Y, cost_fn).matrix()
 
     matrix(lambda x, y: jnp.abs(x - y).sum())
-    size = ground._matrix_of_pairs._cache_size()
+    size = pairwise._matrix_of_pairs._cache_size()
     for scale in (2.0, 2.0, 2.0):
         matrix(lambda x, y: scale * jnp.abs(x - y).sum())  # noqa: B023
         matrix(functools.partial(power, p=3))
-    assert ground._matrix_of_pairs._cache_size() == size + 2
+    assert pairwise._matrix_of_pairs._cache_size() == size + 2
     assert Custom(functools.partial(power, p=3)) != Custom(functools.partial(power, p=3.0))
     assert matrix(functools.partial(power, p=1)).sum() != matrix(functools.partial(power, p=2)).sum()
 
@@ -297,7 +297,7 @@ def test_totals_that_agree_up_to_rounding_are_one():
 
     assert status(b) == Status.CONVERGED
     assert status(UNIFORM * (1 + 2e-5)) == Status.NONFINITE
-    a, b = potentials.as_masses(og.DenseCost(np.zeros((1000, 1))), np.full(1000, 1e-3), np.array([1 + 2e-5]), 1.0, 1.0)
+    a, b = inputs.as_masses(og.DenseCost(np.zeros((1000, 1))), np.full(1000, 1e-3), np.array([1 + 2e-5]), 1.0, 1.0)
     np.testing.assert_allclose(a.sum(), b.sum(), rtol=1e-6)  # of many weights the sum in float32 is less certain
 
 
@@ -314,7 +314,7 @@ def test_nothing_but_bools_comes_home(monkeypatch):
 
     x, y, a = (jnp.asarray(part, jnp.float32) for part in (X, Y, UNIFORM))
     monkeypatch.setattr(check, "at_hand", lambda array: not isinstance(array, jax.Array))
-    for module in (check, potentials, solver, ground):
+    for module in (check, inputs, solver, ground, pairwise):
         if hasattr(module, "np"):
             monkeypatch.setattr(module, "np", Guarded())
     og.PairwiseCost(x, y)
