@@ -124,17 +124,7 @@ def plan(
     *,
     epsilon: ArrayLike,
 ) -> Float[Array, "n m"]:
-    """Return the transport plan of a state as a matrix, n x m in memory.
-
-    Args:
-      cost: ground cost n x m, or a matrix [n, m].
-      state: potentials.
-      a: weights of the source points; uniform for None.
-      b: weights of the target points; uniform for None.
-      epsilon: temperature of the potentials.
-
-    Raises:
-      ValueError: outside jit, for weights or an epsilon that cannot be.
+    """Return the transport plan of a state as a matrix, n x m in memory. Arguments and errors as in `marginals`.
 
     Example:
       >>> x, a, b = np.array([[0.0], [1.0]]), np.array([0.3, 0.7]), np.array([0.6, 0.4])
@@ -170,19 +160,15 @@ def apply_plan(
     or simply a where the marginals are met.
 
     Args:
-      cost: ground cost n x m, or a matrix [n, m].
-      state: potentials.
       vectors: [m] or [m, k] for axis 1; [n] or [n, k] for axis 0.
-      a: weights of the source points; uniform for None.
-      b: weights of the target points; uniform for None.
-      epsilon: temperature of the potentials.
+      cost, state, a, b, epsilon: as in `marginals`.
       axis: the side that is summed over, 1 for P v and 0 for P' v. Static.
 
     Returns:
       One row per point of the other side.
 
     Raises:
-      ValueError: for vectors of another length, and as in `plan`.
+      ValueError: for vectors of another length, and as in `marginals`.
 
     Example:
       >>> cost = og.PairwiseCost(jnp.array([[0.0], [1.0]]), jnp.array([[5.0], [7.0]]))
@@ -224,15 +210,7 @@ def primal_cost(
 ) -> Float[Array, ""]:
     """Return what the plan of a state costs, <C, P>, without its entropy; streamed.
 
-    Args:
-      cost: ground cost n x m, or a matrix [n, m].
-      state: potentials.
-      a: weights of the source points; uniform for None.
-      b: weights of the target points; uniform for None.
-      epsilon: temperature of the potentials.
-
-    Raises:
-      ValueError: as in `plan`.
+    Arguments and errors as in `marginals`.
 
     Example:
       >>> cost = og.PairwiseCost(jnp.array([[0.0], [1.0]]), jnp.array([[0.0], [3.0]]))

@@ -284,7 +284,7 @@ def test_a_few_samples_more_than_a_stage_spoil_nothing(key):
         (np.zeros((5, 2)), {}, "coincide"),
         (np.array([[0.0, np.nan], [1, 1]]), {}, "NaN or infinite"),
         (np.array([[0.0, np.inf], [1, 1]]), {}, "NaN or infinite"),
-        (np.eye(3), {"weights": np.array([0.5, 0.6, -0.1], np.float32)}, "positive"),
+        (np.eye(3), {"weights": np.array([0.5, 0.6, -0.1], np.float32)}, "not negative"),
         (np.eye(3), {"weights": np.array([0.5, 0.6, 0.1], np.float32)}, "sums to"),
         (np.eye(3), {"tol": 0.0}, "tol"),
         (np.eye(3), {"tol": float("nan")}, "tol"),
