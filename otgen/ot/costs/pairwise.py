@@ -12,11 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import (
-    as_count,
-    as_points,
-    require_choice,
-)
+from otgen.ot.check import as_count, as_points, require_choice
 from otgen.ot.costs.distances import CostFn, SqEuclidean, as_cost_fn
 from otgen.ot.costs.ground import Cost, indices
 from otgen.ot.inert import middle

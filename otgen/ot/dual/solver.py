@@ -12,15 +12,7 @@ from otgen.ot.check import is_traced
 from otgen.ot.costs import Cost, DenseCost, product
 from otgen.ot.costs.potentials import State
 from otgen.ot.dual.ascent import Info, check_loop, climb, iterate, unit_of
-from otgen.ot.dual.evaluate import (
-    gap_of,
-    prepare,
-    semidual_of,
-    spread,
-    sums_of,
-    transform_of,
-    value_of,
-)
+from otgen.ot.dual.evaluate import gap_of, prepare, semidual_of, spread, sums_of, transform_of, value_of
 from otgen.ot.dual.smoothing import Smoothing, by_name
 from otgen.types import ADVICE, Array, Status, status_of
 

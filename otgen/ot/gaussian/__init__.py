@@ -5,12 +5,7 @@ differentiated; `frechet` moments of samples and their distance; `mixture` plans
 of covariances, `polar` factors, and `units` in which squares stay within float32.
 """
 
-from otgen.ot.gaussian.bures import (
-    bures_sq,
-    bures_sq_factors,
-    entropic_bures_sq,
-    perturbed_bures_sq_factors,
-)
+from otgen.ot.gaussian.bures import bures_sq, bures_sq_factors, entropic_bures_sq, perturbed_bures_sq_factors
 from otgen.ot.gaussian.frechet import Moments, frechet_distance, merge, moments
 from otgen.ot.gaussian.maps import Affine, Info, barycenter, geodesic, geodesic_cov, map_matrix, transport_map, w2_sq
 

@@ -10,15 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from otgen.ot.check import (
-    as_array,
-    as_count,
-    as_key,
-    at_least_float32,
-    is_traced,
-    native,
-    require_nonnegative,
-)
+from otgen.ot.check import as_array, as_count, as_key, at_least_float32, is_traced, native, require_nonnegative
 from otgen.ot.latent import great_circle
 from otgen.ot.latent.combination import combined, combined_as_gaussian, count, leafwise, walked
 from otgen.ot.latent.priors import Normal, Prior

@@ -11,23 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from otgen.ot.check import (
-    as_count,
-    as_key,
-    as_points,
-    as_weights,
-    is_traced,
-    require_positive,
-)
+from otgen.ot.check import as_count, as_key, as_points, as_weights, is_traced, require_positive
 from otgen.ot.semidiscrete import devices as shared
 from otgen.ot.semidiscrete import measure, newton, start
-from otgen.ot.semidiscrete.descent import (
-    EXCLUDED,
-    LATER_RATE,
-    State,
-    centred,
-    stage,
-)
+from otgen.ot.semidiscrete.descent import EXCLUDED, LATER_RATE, State, centred, stage
 from otgen.ot.semidiscrete.descent import rate as _rate
 from otgen.ot.semidiscrete.solution import carried, init, matching
 from otgen.ot.semidiscrete.source import as_sampler, uniform_cube

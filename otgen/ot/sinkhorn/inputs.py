@@ -7,16 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from otgen.ot.check import (
-    SAME,
-    as_mass,
-    is_traced,
-    native,
-    now,
-    poison,
-    require_positive,
-    smallest_and_sum,
-)
+from otgen.ot.check import SAME, as_mass, is_traced, native, now, poison, require_positive, smallest_and_sum
 from otgen.ot.costs import Cost, DenseCost
 from otgen.ot.costs.potentials import State
 from otgen.ot.sinkhorn import scaling

@@ -10,10 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import (
-    as_array,
-    require_choice,
-)
+from otgen.ot.check import as_array, require_choice
 from otgen.ot.costs import Cost, DenseCost, product
 from otgen.ot.costs.ground import as_cost
 from otgen.ot.costs.potentials import State

@@ -25,12 +25,7 @@ from otgen.ot.structured.nested import (
     prepare,
     respond,
 )
-from otgen.ot.structured.plans import (
-    State,
-    regulariser_of,
-    repaired,
-    split,
-)
+from otgen.ot.structured.plans import State, regulariser_of, repaired, split
 from otgen.types import Array, averaged, status_of
 
 _SIGMA = 0.01  # a proximal step is solved to this share of how far it moves the code-data marginal
