@@ -123,8 +123,8 @@ def semidiscrete(it):
     keys, y, x = jax.random.split(jax.random.key(0), 3), it.y[:, :3], jnp.linspace(-0.4, 0.4, 24).reshape(8, 3)
     state = og.semidiscrete.init(keys[0], y, it.b)
     state = og.semidiscrete.stage(keys[0], state, y, it.b, 4, 64)
-    for smoothing in (0.5, None):
-        state = og.semidiscrete.step(keys[1], state, y, it.b, batch_size=64, smoothing=smoothing)
+    for _ in range(2):
+        state = og.semidiscrete.step(keys[1], state, y, it.b, batch_size=64)
     ext = og.extension.init(keys[0], state, y, num=64)
     new = {
         form: og.extension.transport(keys[2], ext, state, y, x, method=form, angle=3.0).points
