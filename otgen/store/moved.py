@@ -10,7 +10,7 @@ _MOVED = (  # old package, new package, then modules: "old=new", or one name for
     (
         "ot",
         "ot.sinkhorn",
-        "sinkhorn=solver newton=scaling absorbed=absorption annealing entropic=potentials implicit "
+        "sinkhorn=solver newton=loop absorbed=absorption annealing entropic=potentials implicit "
         "pairing=sampling divergence",
     ),
     ("ot", "ot.dual", "dual=solver smoothed=evaluate smoothing ascent minibatch=stochastic"),

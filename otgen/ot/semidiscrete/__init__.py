@@ -13,9 +13,9 @@ is empty, its height -1e30, and it counts in no mean or scale, so that zero weig
 
 `solver` runs the solve, `solution` says what heights do: `start` is where it begins, `descent` the update of the
 heights, `newton` its steps in low dimensions, `devices` its loops, `measure` the masses of cells and chi2. `scores`
-takes the maxima, `source` has the laws of x. What a solved map is good for: `extension` (new points, and the filter by
-angle), `singular` (where the map jumps), `coupling` (pairs for training, noise of given data, by walks of
-`hit_and_run`).
+takes the maxima, `source` has the laws of x. What a solved map is good for: `extension` (new points), `angle_filter`
+(which cells are joined), `singular` (where the map jumps), `coupling` (pairs for training, noise of given data, by
+walks of `hit_and_run`).
 """
 
 from otgen.ot.semidiscrete.descent import Schedule, State, from_heights, stage, step

@@ -16,8 +16,8 @@ Four forms are built, none of which triangulates:
 The last two differ in what the Gaussian is made of: d + 2 corners at most, weighted by how near x is to the centres of
 their cells, so that mean and covariance change with x inside a cell; or NEIGHBOURS + 1 targets of equal weight.
 
-All keep the winner, so that the source's mass is kept: only where the mass lands is smoothed. `singular` finds the
-faces that are left out, and what a path of samples crosses.
+All keep the winner, so that the source's mass is kept: only where the mass lands is smoothed. `angle_filter` says which
+faces are left out, and what a path of samples crosses.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from otgen.ot.check import as_array, as_count, as_key, as_points, native, require_between, require_choice
+from otgen.ot.semidiscrete.angle_filter import NEIGHBOURS as NEIGHBOURS
+from otgen.ot.semidiscrete.angle_filter import QUANTILE, admitted_of, ranked
+from otgen.ot.semidiscrete.angle_filter import threshold as threshold
 from otgen.ot.semidiscrete.descent import State, lying_out, shifted
 from otgen.ot.semidiscrete.scores import TILE, top_scores
 from otgen.ot.semidiscrete.singular import Faces as Faces
@@ -43,10 +46,8 @@ from otgen.ot.semidiscrete.solution import matching
 from otgen.ot.semidiscrete.source import as_sampler, draw, uniform_cube
 from otgen.types import Array, Key, Sampler
 
-NEIGHBOURS = 20  # next cells in the order of scores that a pair may choose from and a local Gaussian is made of
 METHODS = ("pairs", "simplex", "stochastic", "local")
 DEFAULT = "local"  # with "stochastic" nearest to held-out images among codes as new as theirs: docs/methods/ae-ot.md
-QUANTILE = 0.98  # share of the samples that the automatic threshold leaves with a partner
 
 
 class Extension(NamedTuple):
@@ -103,63 +104,6 @@ def _centres(key: Key, h: Array, y: Array, sampler: Sampler, num: int) -> Array:
     return jnp.where(count[:, None] > 0, total / jnp.maximum(count, 1)[:, None], jnp.inf)
 
 
-@functools.partial(jax.jit, static_argnames="sampler")
-def _threshold(key: Key, h: Array, y: Array, sampler: Sampler, quantile: Array) -> Array:
-    y, h = shifted(y, h)
-    index = _ranked(draw(key, sampler, 0, TILE, y.shape[1], y.dtype), y, h)
-    angles = dihedral_angle(y[index[:, :1]], y[index[:, 1:]])
-    least = jnp.where(_distinct(y, index), angles, jnp.inf).min(1)
-    return jnp.quantile(jnp.where(jnp.isfinite(least), least, 0.0), quantile)
-
-
-def _ranked(x: Array, y: Array, h: Array) -> Array:
-    """The winner of every sample and the next in the order of scores [n, k]; the winner again where there is none."""
-    values, index = top_scores(x, y, h, k=min(NEIGHBOURS + 1, y.shape[0]))
-    return jnp.where(values == -jnp.inf, index[:, :1], index)
-
-
-def _distinct(y: Array, index: Array) -> Array:
-    """Which neighbours [n, k-1] lie elsewhere than the winner: joining points that coincide makes nothing new."""
-    return jnp.any(y[index[:, 1:]] != y[index[:, :1]], axis=-1)
-
-
-def threshold(
-    key: Key,
-    state: State,
-    y: ArrayLike,
-    *,
-    quantile: ArrayLike = QUANTILE,
-    sampler: Sampler = uniform_cube,
-) -> Array:
-    """Choose the angle above which a face counts as singular from the targets alone.
-
-    It is a quantile, over samples x, of the smallest dihedral angle between the winner and its first 20 partners in
-    the order of scores: that share of the samples finds a partner, and no more is let in.
-
-    Args:
-      key: random key of the samples.
-      state: heights of the map.
-      y: points [N, d].
-      quantile: the share of samples, in [0, 1].
-      sampler: the source law. Static.
-
-    Returns:
-      Angle in radians, for `Extension.angle` or the argument `angle` of `transport`.
-
-    Raises:
-      ValueError: for a quantile outside [0, 1] (outside jit), or heights of other points.
-
-    Example:
-      >>> y = jnp.array([[-1.1, 0.0], [-1.0, 0.0], [1.0, 0.0], [1.1, 0.0]])  # two pairs
-      >>> state, _ = og.semidiscrete.run(jax.random.key(0), y)
-      >>> print(og.extension.threshold(jax.random.key(1), state, y))  # the angle within a pair
-      0.0476
-    """
-    require_between("quantile", quantile, 0.0, 1.0)
-    y = matching(state, y)
-    return _threshold(as_key(key), state.h, y, as_sampler(sampler), jnp.asarray(quantile, y.dtype))
-
-
 def init(
     key: Key,
     state: State,
@@ -198,16 +142,9 @@ def init(
     return Extension(_centres(centre_key, state.h, y, sampler, num), angle)
 
 
-def _admitted(y: Array, index: Array, angle: Array, labels: Array | None) -> Array:
-    """Which neighbours [n, k-1] may be joined to the winner: small angle, same label if there are labels."""
-    fold = dihedral_angle(y[index[:, :1]], y[index[:, 1:]])
-    admitted = _distinct(y, index) & (fold <= angle)
-    return admitted if labels is None else admitted & (labels[index[:, :1]] == labels[index[:, 1:]])
-
-
 def _pairs(key, extension, h, y, x, angle, labels):
-    index = _ranked(x, y, h)
-    admitted = _admitted(y, index, angle, labels)
+    index = ranked(x, y, h)
+    admitted = admitted_of(y, index, angle, labels)
     first = jnp.argmax(admitted, axis=1)[:, None]
     share = jax.random.uniform(key, (x.shape[0],)) * admitted.any(1)
     partner = jnp.take_along_axis(index[:, 1:], first, axis=1)
@@ -222,7 +159,7 @@ def _simplex(key, extension, h, y, x, angle, labels):
     _, winner = top_scores(x, y, h)
     _, near = top_scores(x, centres, height, k=min(y.shape[1] + 1, y.shape[0]))
     index = jnp.concatenate([winner, near], axis=1)
-    admitted = _admitted(y, index, angle, labels) & seen[winner] & seen[near]
+    admitted = admitted_of(y, index, angle, labels) & seen[winner] & seen[near]
     distance = jnp.linalg.norm(x[:, None] - centres[index], axis=-1)
     weight = 1.0 / jnp.maximum(distance, 1e-12) * jnp.pad(admitted, ((0, 0), (1, 0)), constant_values=True)
     return index, weight / weight.sum(1, keepdims=True)
@@ -240,8 +177,8 @@ def _stochastic(key, extension, h, y, x, angle, labels):
 
 def _local(key, extension, h, y, x, angle, labels):
     """Weights 1/m + e_k / sqrt(m - 1), less the mean of the latter: mean and covariance are those of the m targets."""
-    index = _ranked(x, y, h)
-    used = jnp.pad(_admitted(y, index, angle, labels), ((0, 0), (1, 0)), constant_values=True)
+    index = ranked(x, y, h)
+    used = jnp.pad(admitted_of(y, index, angle, labels), ((0, 0), (1, 0)), constant_values=True)
     num = used.sum(1, keepdims=True)
     noise = jax.random.normal(key, used.shape) * used / jnp.sqrt(jnp.maximum(num - 1, 1))
     return index, used * (1 + num * noise - noise.sum(1, keepdims=True)) / num

@@ -1,6 +1,6 @@
 """Entropic optimal transport, balanced and unbalanced: the plan, its value, what the plan is good for.
 
-`solver` has the calls, `inputs` their checks; `scaling` the loop and its stopping rule, on kernels of `absorption`,
+`solver` has the calls, `inputs` their checks; `loop` the iteration and its stopping rule, on kernels of `absorption`,
 from the temperatures of `annealing`; `potentials` iterations in the log domain, `plans` the plan that potentials make,
 `implicit` derivatives, `sampling` drawn pairs, `divergence` the debiased divergence.
 """

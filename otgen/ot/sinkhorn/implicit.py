@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from otgen.ot.costs import Cost, DenseCost, product
 from otgen.ot.costs.potentials import State
 from otgen.ot.inert import gibbs
-from otgen.ot.sinkhorn import scaling
+from otgen.ot.sinkhorn import loop
 from otgen.ot.sinkhorn.inputs import in_memory
 from otgen.ot.sinkhorn.potentials import dual_value, solve
 from otgen.types import Array, Held
@@ -49,8 +49,8 @@ class How(NamedTuple):
     dense: bool | None
 
 
-def _problem(inputs: Inputs) -> scaling.Problem:
-    return scaling.Problem(inputs.a, inputs.b, inputs.tau_a, inputs.tau_b)
+def _problem(inputs: Inputs) -> loop.Problem:
+    return loop.Problem(inputs.a, inputs.b, inputs.tau_a, inputs.tau_b)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from otgen.ot.check import SAME, as_mass, is_traced, native, now, poison, require_positive, smallest_and_sum
 from otgen.ot.costs import Cost, DenseCost
 from otgen.ot.costs.potentials import State
-from otgen.ot.sinkhorn import scaling
+from otgen.ot.sinkhorn import loop
 from otgen.types import Array, Held
 
 DENSE = 2**25  # up to this many entries the matrix is kept: 128 MiB in float32, and as much for the kernel
@@ -39,7 +39,7 @@ def as_masses(
             )
     if axis_name is None and not is_traced(a, b, tau_a, tau_b):
         return (a, b) if uniform or tau_a < 1 or tau_b < 1 else (a, _of_one_total(a, b))
-    left, right = scaling.total(jnp.asarray(a), axis_name), jnp.sum(b)
+    left, right = loop.total(jnp.asarray(a), axis_name), jnp.sum(b)
     balanced = (tau_a == 1) & (tau_b == 1)
     equal = jnp.abs(left - right) <= _rounding(a, b) * jnp.maximum(left, right)
     legal = (tau_a > 0) & (tau_a <= 1) & (tau_b > 0) & (tau_b <= 1) & jnp.all(a >= 0) & jnp.all(b >= 0)

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from otgen.ot.costs import Cost
 from otgen.ot.costs.potentials import State
 from otgen.ot.inert import CAP
-from otgen.ot.sinkhorn import scaling
+from otgen.ot.sinkhorn import loop
 from otgen.types import Array, Held
 
 
@@ -32,23 +32,23 @@ def soft_columns(cost: Cost, f: Held, a: Held, epsilon: ArrayLike, axis_name: st
     return top - epsilon * jnp.log(jax.lax.psum(jnp.exp((top - g) / epsilon), axis_name))
 
 
-def dual_value(state: State, rows: Array, problem: scaling.Problem, epsilon: Held) -> Array:
+def dual_value(state: State, rows: Array, problem: loop.Problem, epsilon: Held) -> Array:
     """The dual objective, given the row marginal of the plan for its mass; defined for tau = 1 and below."""
 
     def side(mass: Array, potential: Array, tau: Array, axis_name: str | None) -> Array:
         rho = epsilon * tau / jnp.where(tau < 1, 1 - tau, 1.0)
         relaxed = -rho * jnp.expm1(jnp.minimum(-potential / rho, CAP))  # beyond it are points without mass alone
-        return scaling.total(mass * jnp.where(tau < 1, relaxed, potential), axis_name)
+        return loop.total(mass * jnp.where(tau < 1, relaxed, potential), axis_name)
 
     a, b, tau_a, tau_b, axis_name = problem.a, problem.b, problem.tau_a, problem.tau_b, problem.axis_name
-    product = scaling.total(a, axis_name) * jnp.sum(b)
-    surplus = scaling.total(rows, axis_name) - product
+    product = loop.total(a, axis_name) * jnp.sum(b)
+    surplus = loop.total(rows, axis_name) - product
     return side(a, state.f, tau_a, axis_name) + side(b, state.g, tau_b, None) - epsilon * surplus
 
 
 def solve(
     cost: Cost,
-    problem: scaling.Problem,
+    problem: loop.Problem,
     state: State,
     *,
     epsilon: Held,
@@ -57,7 +57,7 @@ def solve(
     anneal: bool,
 ) -> tuple[State, Array, Array]:
     """Return the optimal potentials, centred in the balanced problem, the number of steps, and, relaxed, `change`."""
-    f, g, num_steps = scaling.solve(cost, problem, *state, epsilon=epsilon, tol=tol, max_steps=max_steps, anneal=anneal)
+    f, g, num_steps = loop.solve(cost, problem, *state, epsilon=epsilon, tol=tol, max_steps=max_steps, anneal=anneal)
     relaxed = (problem.tau_a < 1) | (problem.tau_b < 1)
     state, moved, num_steps = jax.lax.cond(
         relaxed,
@@ -69,43 +69,43 @@ def solve(
     return centre(state, problem, epsilon), num_steps, moved
 
 
-def iteration(cost: Cost, problem: scaling.Problem, g: Held, epsilon: Held) -> State:
+def iteration(cost: Cost, problem: loop.Problem, g: Held, epsilon: Held) -> State:
     """Sinkhorn's iteration in the log domain."""
     f = problem.tau_a * soft_rows(cost, g, problem.b, epsilon)
     g = problem.tau_b * soft_columns(cost, f, problem.a, epsilon, problem.axis_name)
-    return State(scaling.at_rest(f, problem.a), scaling.at_rest(g, problem.b))
+    return State(loop.at_rest(f, problem.a), loop.at_rest(g, problem.b))
 
 
-def invariant(cost: Cost, problem: scaling.Problem, g: Held, epsilon: Held) -> State:
+def invariant(cost: Cost, problem: loop.Problem, g: Held, epsilon: Held) -> State:
     """Sinkhorn's iteration with the best shift of f against g in each half, which relaxed marginals determine."""
     a, b, tau_a, tau_b, axis_name = problem.a, problem.b, problem.tau_a, problem.tau_b, problem.axis_name
-    rate_a, rate_b = scaling.rate(tau_a), scaling.rate(tau_b)
+    rate_a, rate_b = loop.rate(tau_a), loop.rate(tau_b)
     f = soft_rows(cost, g, b, epsilon) / epsilon
-    both = scaling.balance(a, (1 - tau_a) * f, b, rate_b * g / epsilon, (1 - tau_a) + rate_b, axis_name)
+    both = loop.balance(a, (1 - tau_a) * f, b, rate_b * g / epsilon, (1 - tau_a) + rate_b, axis_name)
     f = tau_a * (f + both)
     g = soft_columns(cost, epsilon * f, a, epsilon, axis_name) / epsilon
-    both = scaling.balance(a, rate_a * f, b, (1 - tau_b) * g, rate_a + (1 - tau_b), axis_name)
+    both = loop.balance(a, rate_a * f, b, (1 - tau_b) * g, rate_a + (1 - tau_b), axis_name)
     f, g = epsilon * (f + both), epsilon * tau_b * (g - both)
-    return State(scaling.at_rest(f, a), scaling.at_rest(g, b))
+    return State(loop.at_rest(f, a), loop.at_rest(g, b))
 
 
-def change(one: State, two: State, problem: scaling.Problem, epsilon: Held) -> tuple[Array, Array]:
-    """The largest `scaling.motion` of a potential at points with mass, and whether all are no more than rounding."""
+def change(one: State, two: State, problem: loop.Problem, epsilon: Held) -> tuple[Array, Array]:
+    """The largest `loop.motion` of a potential at points with mass, and whether all are no more than rounding."""
 
     def side(mass: Array, before: Array, after: Array, tau: Array) -> tuple[Array, Array]:
         moved = jnp.where(mass > 0, jnp.abs(before - after), 0.0)
         fine = jnp.finfo(moved.dtype).eps * jnp.abs(after)
-        return jnp.max(scaling.motion(moved / epsilon, after / epsilon, tau)), jnp.max(moved - 4 * fine)
+        return jnp.max(loop.motion(moved / epsilon, after / epsilon, tau)), jnp.max(moved - 4 * fine)
 
     left, rough = side(problem.a, one.f, two.f, problem.tau_a)
     right, coarse = side(problem.b, one.g, two.g, problem.tau_b)
-    left, rough = (scaling.pmax(it, problem.axis_name) for it in (left, rough))
+    left, rough = (loop.pmax(it, problem.axis_name) for it in (left, rough))
     return jnp.maximum(left, right), jnp.maximum(rough, coarse) <= 0
 
 
 def _settle(
     cost: Cost,
-    problem: scaling.Problem,
+    problem: loop.Problem,
     state: State,
     num_steps: Array,
     epsilon: Held,
@@ -117,7 +117,7 @@ def _settle(
     The kernel cannot see a point that is too far to keep mass; here it gets its potential. For all others there is
     little left to do.
     """
-    finite = scaling.total((~jnp.isfinite(state.f)).astype(state.f.dtype), problem.axis_name) == 0
+    finite = loop.total((~jnp.isfinite(state.f)).astype(state.f.dtype), problem.axis_name) == 0
     state = jax.tree.map(lambda part: jnp.where(finite & jnp.all(jnp.isfinite(state.g)), part, 0.0), state)
 
     def step(carry: tuple) -> tuple:
@@ -133,7 +133,7 @@ def _settle(
     return state, moved, num_steps
 
 
-def centre(state: State, problem: scaling.Problem, epsilon: Held) -> State:
+def centre(state: State, problem: loop.Problem, epsilon: Held) -> State:
     """Give f the mean zero where a shift between f and g changes nothing, which is the balanced problem.
 
     Not where a few points are so far that their potentials make up the mean, and all others would lose digits to it
@@ -141,9 +141,9 @@ def centre(state: State, problem: scaling.Problem, epsilon: Held) -> State:
     up, the plan would have exp(rounding / epsilon) of their mass.
     """
     axis_name = problem.axis_name
-    mass = scaling.total(problem.a, axis_name)
-    mean = scaling.total(problem.a * state.f, axis_name) / mass
-    alike = scaling.total(jnp.where(jnp.abs(state.f) > jnp.abs(mean) / 64, problem.a, 0.0), axis_name)
+    mass = loop.total(problem.a, axis_name)
+    mean = loop.total(problem.a * state.f, axis_name) / mass
+    alike = loop.total(jnp.where(jnp.abs(state.f) > jnp.abs(mean) / 64, problem.a, 0.0), axis_name)
     far = (jnp.finfo(mean.dtype).eps * jnp.abs(mean) > 1e-4 * epsilon) & (alike < 0.25 * mass)
     balanced = (problem.tau_a == 1) & (problem.tau_b == 1)
     mean = jnp.where(balanced & ~far, mean, 0.0)
@@ -151,7 +151,7 @@ def centre(state: State, problem: scaling.Problem, epsilon: Held) -> State:
     def down(potential: Array, weights: Held, axis_name: str | None) -> Array:
         fine = jnp.finfo(potential.dtype).eps * jnp.abs(potential)
         coarse = (fine > epsilon) & (weights > 0)
-        few = scaling.total(jnp.where(coarse, weights, 0.0), axis_name) < 0.25 * scaling.total(weights, axis_name)
+        few = loop.total(jnp.where(coarse, weights, 0.0), axis_name) < 0.25 * loop.total(weights, axis_name)
         return potential - jnp.where(balanced & coarse & few, 4 * fine, 0.0)
 
     return State(down(state.f - mean, problem.a, axis_name), down(state.g + mean, problem.b, None))

@@ -14,7 +14,7 @@ from otgen.ot.check import require_choice, require_nonnegative
 from otgen.ot.costs import Cost
 from otgen.ot.costs.ground import as_cost
 from otgen.ot.costs.potentials import State
-from otgen.ot.sinkhorn import implicit, scaling
+from otgen.ot.sinkhorn import implicit, loop
 from otgen.ot.sinkhorn.inputs import as_masses, as_numbers, as_state, in_memory, require_partners
 from otgen.ot.sinkhorn.plans import marginals_of
 from otgen.ot.sinkhorn.potentials import centre, change, dual_value, invariant, iteration, solve
@@ -101,18 +101,18 @@ def step(
     cost = as_cost(cost)
     a, b = as_masses(cost, a, b, tau_a, tau_b, axis_name)
     epsilon, tau_a, tau_b = as_numbers(cost, epsilon=epsilon, tau_a=tau_a, tau_b=tau_b)
-    return _step(cost, scaling.Problem(a, b, tau_a, tau_b, axis_name), as_state(cost, state).g, epsilon)
+    return _step(cost, loop.Problem(a, b, tau_a, tau_b, axis_name), as_state(cost, state).g, epsilon)
 
 
 @jax.jit
-def _step(cost: Cost, problem: scaling.Problem, g: Array, epsilon: Array) -> State:
+def _step(cost: Cost, problem: loop.Problem, g: Array, epsilon: Array) -> State:
     return iteration(cost.weighed(problem.a, problem.b), problem, g, epsilon)
 
 
 def _info(
     cost: Cost,
     state: State,
-    problem: scaling.Problem,
+    problem: loop.Problem,
     epsilon: Array,
     tol: Array,
     num_steps: Array,
@@ -122,7 +122,7 @@ def _info(
     """Recompute the error of a state from its potentials, or take what is known of it, and the dual value."""
     a, b, tau_a, tau_b, axis_name = problem.a, problem.b, problem.tau_a, problem.tau_b, problem.axis_name
     rows, columns = marginals_of(cost, *state, a, b, epsilon, axis_name)
-    balanced = scaling.total(jnp.abs(rows - a), axis_name) + jnp.sum(jnp.abs(columns - b))
+    balanced = loop.total(jnp.abs(rows - a), axis_name) + jnp.sum(jnp.abs(columns - b))
     relaxed = (tau_a < 1) | (tau_b < 1)
     if moved is None:
         moved = jax.lax.cond(
@@ -130,7 +130,7 @@ def _info(
             lambda: change(state, invariant(cost, problem, state.g, epsilon), problem, epsilon)[0],
             lambda: jnp.zeros_like(epsilon),
         )
-    error = jnp.where(relaxed, moved, balanced / scaling.total(a, axis_name))
+    error = jnp.where(relaxed, moved, balanced / loop.total(a, axis_name))
     finite = jnp.all(jnp.isfinite(state.f)) & jnp.all(jnp.isfinite(state.g)) & (epsilon > 0)
     error = jnp.where(finite, error, jnp.nan)
     return Info(error, dual_value(state, rows, problem, epsilon), num_steps, status_of(error, tol, gave_up))
@@ -275,7 +275,7 @@ def _value(how: implicit.How, inputs: implicit.Inputs, solver: implicit.Solver, 
     if not return_info:
         return value
     inputs = jax.lax.stop_gradient(inputs)
-    problem = scaling.Problem(inputs.a, inputs.b, inputs.tau_a, inputs.tau_b)
+    problem = loop.Problem(inputs.a, inputs.b, inputs.tau_a, inputs.tau_b)
     cost, num_steps = in_memory(inputs.cost, how.dense), num_steps.astype(jnp.int32)
     return value, _info(cost, state, problem, inputs.epsilon, solver.tol, num_steps, num_steps < solver.max_steps)
 
@@ -301,20 +301,20 @@ def _prepare(
     state: State | None,
     anneal: bool | None,
     axis_name: str | None,
-) -> tuple[scaling.Problem, State, Held, Held, bool]:
+) -> tuple[loop.Problem, State, Held, Held, bool]:
     """Check and complete what a solver was given."""
     a, b = as_masses(cost, a, b, tau_a, tau_b, axis_name)
     epsilon, tol, tau_a, tau_b = as_numbers(cost, epsilon=epsilon, tol=tol, tau_a=tau_a, tau_b=tau_b)
     require_partners(cost, a, b)
     anneal = (state is None) if anneal is None else anneal
     state = init(cost) if state is None else as_state(cost, state)
-    return scaling.Problem(a, b, tau_a, tau_b, axis_name), state, epsilon, tol, anneal
+    return loop.Problem(a, b, tau_a, tau_b, axis_name), state, epsilon, tol, anneal
 
 
 @jax.jit(static_argnames=("anneal", "dense"))
 def _solve(
     cost: Cost,
-    problem: scaling.Problem,
+    problem: loop.Problem,
     state: State,
     epsilon: Array,
     tol: Array,
@@ -330,7 +330,7 @@ def _solve(
 @jax.jit(static_argnames=("num_iterations", "dense"))
 def _fixed(
     cost: Cost,
-    problem: scaling.Problem,
+    problem: loop.Problem,
     state: State,
     epsilon: Array,
     tol: Array,
@@ -338,6 +338,6 @@ def _fixed(
     dense: bool | None,
 ) -> tuple[State, Info]:
     cost = in_memory(cost.weighed(problem.a, problem.b), dense)
-    f, g = scaling.iterate(cost, problem, *state, epsilon=epsilon, num_iterations=num_iterations)
+    f, g = loop.iterate(cost, problem, *state, epsilon=epsilon, num_iterations=num_iterations)
     state = centre(State(f, g), problem, epsilon)
     return state, _info(cost, state, problem, epsilon, tol, jnp.asarray(num_iterations, jnp.int32))

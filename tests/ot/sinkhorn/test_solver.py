@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import otgen as og
-from otgen.ot.sinkhorn import potentials, scaling, solver
+from otgen.ot.sinkhorn import loop, potentials, solver
 from otgen.types import Status
 from tests.support.clouds import clouds, matrix, recomputed, reference
 
@@ -148,13 +148,13 @@ def test_a_fixed_number_of_iterations_in_lockstep():
 def test_iterations_on_the_kernel_are_sinkhorns(x64, num):
     x, y, a, b = clouds(15, 12, 2)
     cost = og.PairwiseCost(x, y)
-    problem = scaling.Problem(jnp.asarray(a), jnp.asarray(b), jnp.asarray(1.0), jnp.asarray(1.0))
+    problem = loop.Problem(jnp.asarray(a), jnp.asarray(b), jnp.asarray(1.0), jnp.asarray(1.0))
     held = og.DenseCost(cost.matrix())
     start = og.sinkhorn.step(og.sinkhorn.State(jnp.zeros(15), jnp.zeros(12)), cost, a, b, epsilon=0.5)
     state = start
     for _ in range(num):
         state = og.sinkhorn.step(state, cost, a, b, epsilon=0.5)
-    f, g = scaling.iterate(held, problem, *start, epsilon=jnp.asarray(0.5), num_iterations=num)
+    f, g = loop.iterate(held, problem, *start, epsilon=jnp.asarray(0.5), num_iterations=num)
     np.testing.assert_allclose(f, state.f, atol=1e-10)
     np.testing.assert_allclose(g, state.g, atol=1e-10)
 
