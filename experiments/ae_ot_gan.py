@@ -31,10 +31,10 @@ import numpy as np
 
 from experiments.lab import ae_ot_gan_budget, ae_ot_gan_figures, command, sets, table, variants
 from experiments.lab.command import write
-from experiments.lab.judge import Judge, PointJudge, codes_of, extent, features_of, judged, place_of_scores
+from experiments.lab.judge import Judge, PointJudge, codes_of, features_of, place_of_scores
 from experiments.lab.machine import repeated
 from experiments.lab.sets import Draw
-from experiments.lab.trials import note_failure, place_of, read, run_missing, save, stage
+from experiments.lab.trials import OfSeed, note_failure, place_of, read, run_missing, save, stage
 from otgen import data, store
 from otgen import eval as evaluate
 from otgen.data import toy
@@ -92,7 +92,7 @@ _TIMED = 2000  # images a draw that is timed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(command.Seeds, command.Options):
+class Config(command.Scored, command.Options):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "digits"
@@ -114,14 +114,6 @@ class Config(command.Seeds, command.Options):
     """Space of the distances: auto (LeNet or pixels), pixels, lenet, inception."""
     feature_images: int = 5000
     """Images of the one draw that a seed is scored with in features other than auto."""
-    limit: int | None = None
-    """Use only so many training images."""
-    num_points: int = 10_000
-    """Toys: how many training points, and as many held out."""
-    num_eval: int = 10_000
-    """Images per draw; at most the number of test images."""
-    draws: int = 5
-    """Draws that every score averages over."""
 
     NAME = "ae_ot_gan"
 
@@ -260,21 +252,8 @@ def _bounds(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low - 0.1 * (high - low), high + 0.1 * (high - low)
 
 
-class Trial:
-    """Everything of one seed: AE-OT, the GANs that start from it, baselines, the judge.
-
-    Args:
-      config, folder: of the experiment.
-      seed: of networks, noise and draws.
-      progress: from `command.progress_of`.
-      train, test: images and labels.
-    """
-
-    def __init__(self, config: Config, folder: Path, seed: int, progress: Any, train: data.Dataset, test: data.Dataset):
-        self._config, self._folder, self._seed, self._progress = config, folder, seed, progress
-        self._train, self._test = train, test
-        self._keys = jax.random.split(jax.random.key(seed), 4)
-        self._num, self._draws_of_a_row = extent(config)
+class Trial(OfSeed):
+    """Everything of one seed: AE-OT, the GANs that start from it, baselines, the judge."""
 
     def run(self, group: str) -> None:
         """Train and score a group of rows of the table; one that diverges is noted."""
@@ -292,13 +271,10 @@ class Trial:
         save(place, {**entry, "rows": rows}, shown)
 
     def _scored(self, key: Key, row: str, draw: Draw) -> dict[str, Any]:
-        times = 1 if row.startswith("reconstructed") else self._draws_of_a_row
-        if self._config.is_toy():
-            low, high = _bounds(self._points[0].images)
-            found = judged(self._judge, key, lambda key, num: draw(key, num) * (high - low) + low, times)
-        else:
-            found = judged(self._judge, key, draw, times)
-        return {**found["mean"], "sd_over_draws": found["sd"], "class_shares": found["class_shares"]}
+        if not self._config.is_toy():
+            return self._scores(self._judge, key, row, draw)
+        low, high = _bounds(self._points[0].images)
+        return self._scores(self._judge, key, row, lambda key, num: draw(key, num) * (high - low) + low)
 
     @functools.cached_property
     def _points(self) -> tuple[data.Dataset, data.Dataset]:

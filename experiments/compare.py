@@ -42,7 +42,7 @@ REFERENCE = "real"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(command.Seeds, command.Place):
+class Config(command.Scored, command.Place):
     """Options of the comparison. None means: what suits the data set."""
 
     dataset: str = "digits"
@@ -57,12 +57,6 @@ class Config(command.Seeds, command.Place):
     """mlp or conv."""
     features: str = "auto"
     """Space of the distances: auto (LeNet or pixels), pixels, lenet, inception."""
-    limit: int | None = None
-    """Use only so many training images."""
-    num_points: int = 10_000
-    """Toys: how many training points, and as many held out."""
-    num_eval: int = 10_000
-    """Images per draw; at most the number of test images."""
     draws: int = 3
     """Draws that every score averages over."""
 

@@ -88,7 +88,7 @@ _DATA_SEED = 2000  # of the points of the rings, the same for all seeds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(command.Seeds, command.Options):
+class Config(command.Scored, command.Options):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "ring"
@@ -101,14 +101,6 @@ class Config(command.Seeds, command.Options):
     batch_size: int | None = None
     network: str | None = None
     """mlp or conv."""
-    limit: int | None = None
-    """Use only so many training images."""
-    num_points: int = 10_000
-    """Rings: training points, and as many held out."""
-    num_eval: int = 10_000
-    """Images per draw; at most the number of test images."""
-    draws: int = 5
-    """Draws that distances average over."""
 
     NAME = "informative_gan"
 

@@ -29,10 +29,10 @@ import jax
 from experiments.lab import command, latent_ot_toy, sets, table, variants
 from experiments.lab import figures as figures_of
 from experiments.lab.command import write
-from experiments.lab.judge import Judge, extent, features_of, judged, place_of_scores
+from experiments.lab.judge import Judge, features_of, place_of_scores
 from experiments.lab.latent_ot_toy import FORMS, objective
-from experiments.lab.trials import load_shown, place_of, run_missing, save, stage
-from otgen import data, plot, store
+from experiments.lab.trials import OfSeed, load_shown, place_of, run_missing, save, stage
+from otgen import plot, store
 from otgen.data import toy
 from otgen.maps import neural_map
 from otgen.maps.training import plan
@@ -82,7 +82,7 @@ _COLUMNS = {  # of the table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(command.Seeds, command.Options):
+class Config(command.Scored, command.Options):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "eight_gaussians"
@@ -107,14 +107,8 @@ class Config(command.Seeds, command.Options):
     """Images of the one draw that a seed is scored with in features other than auto."""
     rows: str | None = None
     """Images: score only rows of the table whose names hold one of these words with commas, such as real,local."""
-    limit: int | None = None
-    """Use only so many training images."""
     num_points: int = 4096
     """Toys: how many target points."""
-    num_eval: int = 10_000
-    """Images (at most the number of test images) or points per draw."""
-    draws: int = 5
-    """Images: draws that every score averages over."""
 
     NAME = "latent_ot"
 
@@ -234,22 +228,8 @@ def _groups(config: Config) -> list[str]:
     return [group for group in groups if _names_of(config, group)]
 
 
-class Trial:
-    """Everything of one seed: the autoencoder, the maps to its codes, the judge.
-
-    Args:
-      config, folder: of the experiment.
-      seed: of networks, noise and draws.
-      progress: from `command.progress_of`.
-      train, test: images and labels.
-    """
-
-    def __init__(self, config: Config, folder: Path, seed: int, progress: Any, train: data.Dataset, test: data.Dataset):
-        self._num, self._draws_of_a_row = extent(config)
-        self._config, self._folder, self._seed, self._progress = config, folder, seed, progress
-        self._train, self._test = train, test
-        self._keys = jax.random.split(jax.random.key(seed), 4)
-        self._maps: dict[str, tuple[latent_ot.Model, float | None]] = {}
+class Trial(OfSeed):
+    """Everything of one seed: the autoencoder, the maps to its codes, the judge."""
 
     def run(self, group: str) -> None:
         """Train and score a group of rows of the table."""
@@ -263,9 +243,8 @@ class Trial:
         save(_scores(self._config, self._folder, self._seed, group), scores, {n: d(key, 40) for n, d in draws.items()})
 
     def _scored(self, key: Key, row: str, draw: sets.Draw) -> dict[str, Any]:
-        found = judged(self._judge, key, draw, 1 if row.startswith("reconstructed") else self._draws_of_a_row)
-        shares = {name: chosen(found["class_shares"]) for name, chosen in _SHARES.items()}
-        return {**found["mean"], **shares, "sd_over_draws": found["sd"], "class_shares": found["class_shares"]}
+        found = self._scores(self._judge, key, row, draw)
+        return found | {name: chosen(found["class_shares"]) for name, chosen in _SHARES.items()}
 
     def _stage(self, name: str, total: int, work: Callable[..., Any]) -> tuple[Any, float | None]:
         place = place_of(self._folder, self._seed, name)
@@ -297,16 +276,14 @@ class Trial:
         rest = {"num": self._num, "data_dir": self._config.data_dir, "features": self._config.features}
         return Judge(self._config.dataset, self._train, self._test, self._encode, **rest)
 
+    @functools.cache  # noqa: B019, one seed is held at a time
     def _map(self, solver: str) -> tuple[latent_ot.Model, float | None]:
-        if solver in self._maps:
-            return self._maps[solver]
         config, images = self._config.model(solver), self._train.images
         key = jax.random.fold_in(self._keys[1], list(FORMS).index(solver))
         total = plan(neural_map.config_of(solver, **config.options()), len(images)).calls
         params = self._autoencoder[0].variables["params"]
         solve = functools.partial(latent_ot.solve, key, params, images, config)
-        self._maps[solver] = self._stage(solver, total, solve)
-        return self._maps[solver]
+        return self._stage(solver, total, solve)
 
     def _draws(self, group: str) -> tuple[dict[str, sets.Draw], float | None, dict[str, Any]]:
         """What draws images, by row of the table, the seconds of its training, and what is known of it."""

@@ -104,6 +104,20 @@ class Seeds:
         return numbers_of("seeds", self.seeds)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scored(Seeds):
+    """The options of experiments whose models are scored by draws."""
+
+    limit: int | None = None
+    """Use only so many training images."""
+    num_points: int = 10_000
+    """Toys: how many training points, and as many held out."""
+    num_eval: int = 10_000
+    """Images or points per draw; at most the number of test images."""
+    draws: int = 5
+    """Draws that every score averages over."""
+
+
 def require(config: Any, datasets: Iterable[str] = (), **least: int) -> None:
     """Raise ValueError for another data set than these, a number below its least, or an output folder that is a file.
 

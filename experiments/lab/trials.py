@@ -12,8 +12,12 @@ import jax
 import numpy as np
 
 from experiments.lab.command import write
+from experiments.lab.judge import extent, judged
+from experiments.lab.sets import Draw
+from otgen.data import Dataset
 from otgen.train import Checkpoints, hosts
 from otgen.train.loop import NonFinite
+from otgen.types import Key
 
 Trial = TypeVar("Trial")
 
@@ -120,3 +124,25 @@ def load_shown(places: Iterable[Path]) -> dict[str, np.ndarray]:
             with np.load(place / "samples.npz") as file:
                 shown |= dict(file)
     return shown
+
+
+class OfSeed:
+    """What the trials of one seed share.
+
+    Args:
+      config, folder: of the experiment.
+      seed: of networks, noise and draws.
+      progress: from `command.progress_of`.
+      train, test: images and labels.
+    """
+
+    def __init__(self, config: Any, folder: Path, seed: int, progress: Any, train: Dataset, test: Dataset):
+        self._config, self._folder, self._seed, self._progress = config, folder, seed, progress
+        self._train, self._test = train, test
+        self._keys = jax.random.split(jax.random.key(seed), 4)
+        self._num, self._draws_of_a_row = extent(config)
+
+    def _scores(self, judge: Any, key: Key, row: str, draw: Draw) -> dict[str, Any]:
+        """Scores of a row of the table; reconstructions are no draws, and are scored once."""
+        found = judged(judge, key, draw, 1 if row.startswith("reconstructed") else self._draws_of_a_row)
+        return {**found["mean"], "sd_over_draws": found["sd"], "class_shares": found["class_shares"]}
