@@ -355,14 +355,6 @@ def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints:
       (3, 8, 8, 1)
     """
     settings = made(Config, config)
-    module, state = fit_generator(
-        key,
-        images,
-        settings,
-        init,
-        make_step,
-        batches_per_step=settings.critic_steps,
-        callback=callback,
-        checkpoints=checkpoints,
-    )
+    options = {"callback": callback, "checkpoints": checkpoints, "batches_per_step": settings.critic_steps}
+    module, state = fit_generator(key, images, settings, init, make_step, **options)
     return Model(module, {"params": {"generator": state.generator.average, **state.critic.params}})
