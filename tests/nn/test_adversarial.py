@@ -20,7 +20,9 @@ def test_losses_against_plain_formulas():
     }
     assert set(wanted) == set(adversarial.KINDS)
     for kind, (of_critic, of_generator) in wanted.items():
-        assert float(adversarial.critic_loss(kind, real, fake)) == pytest.approx(of_critic, rel=1e-5)
+        assert float(adversarial.critic_loss(kind, jnp.asarray(real), jnp.asarray(fake))) == pytest.approx(
+            of_critic, rel=1e-5
+        )
         assert float(adversarial.generator_loss(kind, jnp.asarray(fake))) == pytest.approx(of_generator, rel=1e-5)
 
 
@@ -29,16 +31,17 @@ def test_penalties_of_a_quadratic_critic():
     rng = np.random.default_rng(1)
     real, fake = rng.normal(size=(2, 5, 2, 3, 1)).astype(np.float32)
     share = rng.random(5).astype(np.float32)
+    given = [jnp.asarray(it) for it in (real, fake, share)]
 
     def value(images):
         return 0.5 * jnp.sum(images**2, axis=(1, 2, 3))
 
     norm = lambda x: np.sqrt((x**2).sum((1, 2, 3)))  # noqa: E731
     for kind in ("hinge", "non_saturating"):
-        found = adversarial.penalty(kind, value, real, fake, share)
+        found = adversarial.penalty(kind, value, *given)
         assert float(found) == pytest.approx(0.5 * (norm(real) ** 2).mean(), rel=1e-5)
     between = share[:, None, None, None] * real + (1 - share[:, None, None, None]) * fake
-    found = adversarial.penalty("wasserstein", value, real, fake, share)
+    found = adversarial.penalty("wasserstein", value, *given)
     assert float(found) == pytest.approx(((norm(between) - 1) ** 2).mean(), rel=1e-5)
 
 
