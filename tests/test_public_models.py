@@ -21,7 +21,7 @@ from otgen.models.apply import Model
 from otgen.models.informative.codes import Codes, Latent
 from otgen.nn.potentials import Convex, Displacement, Potential
 from tests.support.doctests import public
-from tests.support.wrong import Reached, refusals, results
+from tests.support.wrong import Reached, refusals, results, unsorted
 
 PARTS = ("models.", "maps.", "store.")
 FUNCTIONS = {name.removeprefix("models.").removeprefix("maps."): it for name, it in public() if name.startswith(PARTS)}
@@ -427,7 +427,7 @@ def sorts_of_fit(name):
     else:
         kind = training.MapSettings if rest == "distil" else getattr(og.models, module).Config
     fields = {it.name: SORT_OF_FIELD.get(it.type, "nothing") for it in dataclasses.fields(kind)}
-    return {**fields, "images": "images", "base": "fields"}
+    return {**fields, "images": "images", "base": "fields", "sampler": "given"}
 
 
 @pytest.fixture(autouse=True)
@@ -467,6 +467,20 @@ def test_every_public_function_of_the_models_is_here():
     functions = {name for name, it in FUNCTIONS.items() if not inspect.isclass(it)}
     assert not functions - here - without, "give these a valid call in VALID"
     assert not (without | here) - functions, "these are gone"
+
+
+def test_of_every_argument_is_known_what_is_wrong():
+    calls = [(name, VALID[name](), SORTS.get(name)) for name in VALID]
+    calls += [(name, FITS[name](), sorts_of_fit(name)) for name in FITS]
+    found = {(name, it) for name, call, sorts in calls for it in unsorted(function_of(name), call, sorts)}
+    assert not found, "give these a sort, here or in tests.support.wrong"
+
+
+@pytest.mark.parametrize("params", [None, 3, "model", {}, {"a": np.zeros(3, np.float32)}], ids=str)
+@pytest.mark.parametrize("name", ["ae_ot.solve", "bures_linear.descend", "latent_ot.solve"])
+def test_parameters_of_another_module_are_refused(name, params):
+    with pytest.raises((ValueError, TypeError), match=r"params|abstract array|variables are not those"):
+        function_of(name)(**{**VALID[name](), "params": params})
 
 
 @pytest.mark.parametrize("name", sorted(FITS))

@@ -18,7 +18,7 @@ import pytest
 
 import otgen as og
 from tests.support.doctests import public
-from tests.support.wrong import refusals, results
+from tests.support.wrong import refusals, results, unsorted
 
 N, D = 6, 2
 _RANDOM = np.random.default_rng(0)
@@ -361,6 +361,7 @@ SORTS = {  # where the name does not tell
     "plot.diagnosis": {"report": "thing"},
     "plot.field": {"limits": "limits"},
     "plot.plan": {"threshold": "positive"},
+    "plot.points": {"size": "positive"},
     "plot.potential": {"limits": "limits"},
     "plot.table": {"rows": "table", "digits": "count"},
     "train.together": {"*": "callbacks"},
@@ -393,6 +394,10 @@ UNREAD = {
 FUNCTIONS = dict(public())
 
 
+def function_of(name):
+    return FUNCTIONS[name.partition(" ")[0]]
+
+
 def test_every_public_function_is_here():
     without = {name for names in WITHOUT.values() for name in names.split()}
     functions = {
@@ -403,6 +408,11 @@ def test_every_public_function_is_here():
     here = {name.partition(" ")[0] for name in VALID}
     assert not functions - here - without, "give these a valid call in VALID"
     assert not (without | here) - set(FUNCTIONS), "these are gone"
+
+
+def test_of_every_argument_is_known_what_is_wrong():
+    found = {(name, it) for name in VALID for it in unsorted(function_of(name), VALID[name], SORTS.get(name))}
+    assert not found, "give these a sort, here or in tests.support.wrong"
 
 
 @pytest.fixture(autouse=True)
@@ -432,7 +442,7 @@ LONG = {  # to compile, where an array of another size is right
 
 @pytest.mark.parametrize("name", [pytest.param(it, marks=[pytest.mark.slow] * (it in LONG)) for it in sorted(VALID)])
 def test_wrong_arguments_are_refused_in_words(name):
-    found = list(refusals(name, FUNCTIONS[name.partition(" ")[0]], VALID[name], SORTS.get(name)))
+    found = list(refusals(name, function_of(name), VALID[name], SORTS.get(name)))
     assert not found, "\n".join(found)
 
 

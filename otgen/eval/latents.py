@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from otgen.ot.check import as_array
-from otgen.ot.latent import Prior
+from otgen.ot.latent.priors import Prior, as_prior
 from otgen.types import Array
 
 _REFERENCE = 100_000  # prior draws that stand in for a law without a distribution function
@@ -93,8 +93,7 @@ def diagnose(z: Array, prior: Prior, *, path: bool = False) -> Diagnosis:
     z = as_array("z", z).astype(jnp.result_type(float))
     if z.ndim < 1 + path or z.shape[int(path)] < 8 or not z.size:
         raise ValueError(f"z has shape {z.shape}: at least 8 latents are needed to test a law.")
-    if not isinstance(prior, Prior):
-        raise ValueError(f"prior is a {type(prior).__name__}: give one such as og.latent.Normal().")
+    as_prior(prior)
     last = z[-1] if path else z
     shape = last.shape if last.ndim > 1 else (*last.shape, 1)
     last = last.reshape(shape)

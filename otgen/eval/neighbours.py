@@ -193,7 +193,7 @@ def memorisation(
       0.0 1.0
     """
     if (test is None) == (test_distance is None):
-        raise ValueError("memorisation needs the test codes or their distances to the training codes, one of the two.")
+        raise ValueError("memorisation was given both or neither: give test codes or test_distance, one of the two.")
     known = jnp.ravel(nearest(test, train)[0] if test_distance is None else as_array("test_distance", test_distance))
     ours = nearest(generated, train)[0][:, 0]
     if min(known.size, ours.size) < 2:

@@ -18,7 +18,7 @@ from otgen.maps.training import MapSettings, optimiser
 from otgen.nn.potentials import Displacement
 from otgen.ot.check import as_array, as_count, as_key, require_kind
 from otgen.train.descent import descend
-from otgen.train.loop import train_on
+from otgen.train.loop import check_readers, train_on
 from otgen.train.parallel import shared_rows
 from otgen.train.settings import made
 from otgen.train.state import TrainState, start
@@ -83,6 +83,7 @@ def distil(
     """
     settings = made(MapSettings, {"hidden": (512, 512), "num_steps": 5000, "learning_rate": 1e-3, **config})
     as_count("num_pairs", num_pairs), require_kind("map_", map_, neural_map.Map)
+    check_readers(callback, checkpoints)
     neural_map.form_of(map_, form, temperature)
     pair_key, init_key, order_key, step_key = jax.random.split(as_key(key), 4)
     module, transform = Displacement(settings.hidden), optimiser(settings)

@@ -35,7 +35,8 @@ from otgen.ot.check import (
     require_positive,
 )
 from otgen.ot.semidiscrete.scores import top_scores
-from otgen.ot.semidiscrete.source import gaussian
+from otgen.ot.semidiscrete.source import as_sampler, gaussian
+from otgen.train.loop import check_readers
 from otgen.train.settings import made
 from otgen.types import Array, Callback, Key, Sampler, as_pytree
 
@@ -171,12 +172,13 @@ def fit(
       (64,) True
     """
     settings = config_of(solver, **config)
+    check_readers(callback, checkpoints)
     codes = as_points("codes", codes)
     if not float(jnp.ptp(codes, axis=0).max()) > 0:
         raise ValueError("all codes coincide: there is no map to learn.")
     require_between("neighbours", neighbours, *NEIGHBOURS)
     as_key(key)
-    sampler = gaussian if sampler is None else sampler
+    sampler = gaussian if sampler is None else as_sampler(sampler)
     _check_source(key, sampler, codes)
     method = SOLVERS[solver]
     init_key, unit_key, train_key, heat_key = jax.random.split(key, 4)

@@ -30,6 +30,7 @@ from otgen.ot import semidiscrete
 from otgen.ot.check import as_count, as_key, native, require_kind
 from otgen.ot.semidiscrete import extension
 from otgen.train.descent import descend
+from otgen.train.loop import check_readers
 from otgen.train.settings import Settings, adam, made, rows_of
 from otgen.train.state import TrainState, start
 from otgen.types import Array, Callback, Key
@@ -294,7 +295,7 @@ def train_autoencoder(
       >>> print(module.config == config)
       True
     """
-    require_kind("config", config, Config)
+    require_kind("config", config, Config), check_readers(callback, checkpoints)
     num = len(check_images(images))
     config = dataclasses.replace(config, batch_size=rows_of(config, num))
     options |= {"num_steps": num_steps_of(config, num), "callback": callback, "checkpoints": checkpoints}
@@ -334,7 +335,7 @@ def solve(
       >>> print(info.status == og.Status.CONVERGED)
       True
     """
-    as_key(key), require_kind("module", module, AEOT)
+    as_key(key), require_kind("module", module, AEOT), check_readers(callback, checkpoints)
     config = module.config
     codes = encode(module, {"params": params}, images)
     mean, scale = codes.mean(0), jnp.maximum(codes.std(0), 1e-6)
@@ -384,6 +385,7 @@ def fit(
       >>> print(og.models.ae_ot.sample(jax.random.key(1), model, 3).shape)
       (3, 8, 8, 1)
     """
+    check_readers(callback)
     images, settings = np.asarray(check_images(images)), made(Config, config)
     labels = check_labels(labels, len(images))
     train_key, solve_key = jax.random.split(as_key(key))

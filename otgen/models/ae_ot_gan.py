@@ -41,7 +41,7 @@ from otgen.nn.critic import critic
 from otgen.ot.check import as_count, as_key, require_choice, require_kind
 from otgen.ot.semidiscrete import extension
 from otgen.train.descent import descend
-from otgen.train.loop import NonFinite, train_on
+from otgen.train.loop import NonFinite, check_readers, train_on
 from otgen.train.parallel import sample_keys, shared_rows
 from otgen.train.settings import Checked, adam, made
 from otgen.train.state import TrainState, start
@@ -340,6 +340,8 @@ def refine(
       >>> print(bool((model.variables["transport"]["h"] == base.variables["transport"]["h"]).all()))  # stays as it was
       True
     """
+    check_readers(callback, checkpoints, watch)
+    as_count("log_every", log_every), as_count("save_every", save_every)
     settings = made(Config, config)
     parts_of(model, ae_ot.AEOT)
     images = np.asarray(check_images(images, shape=model.module.image_shape))
@@ -414,6 +416,7 @@ def fit(
       (3, 8, 8, 1)
     """
     first, second = jax.random.split(as_key(key))
+    check_readers(callback)
     settings = made(Config, {name: value for name, value in config.items() if name != "features"})
     images, base = check_images(images), {} if base is None else base
     made(ae_ot.Config, base)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,31 @@ class Model(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("module", "method"))
 def _apply(module: nn.Module, variables: Any, x: Array, method: str) -> Array:
-    return module.apply(variables, x, method=method)
+    try:
+        return module.apply(variables, x, method=method)
+    except flax.errors.FlaxError as error:
+        name = type(module).__name__
+        raise ValueError(f"the variables are not those of this {name} ({error}): give those of its `fit`.") from error
+
+
+def require_params(params: Any, module: nn.Module, *example: Array) -> None:
+    """Refuse parameters that are not of the names and shapes which a module has for an example.
+
+    Raises:
+      ValueError: with the first that differs.
+    """
+    known, wanted = _shapes(params), _shapes(jax.eval_shape(module.init, jax.random.key(0), *example)["params"])
+    for place in sorted(known.keys() | wanted.keys()):
+        if known.get(place) != wanted.get(place):
+            raise ValueError(
+                f"params{place} has shape {known.get(place)} where {type(module).__name__} has {wanted.get(place)}: "
+                "give the parameters that this module was started with."
+            )
+
+
+def _shapes(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): getattr(leaf, "shape", None) for path, leaf in leaves}
 
 
 def parts_of(model: Any, kind: type | tuple[type, ...] = nn.Module) -> tuple[Any, Any]:

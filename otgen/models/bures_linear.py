@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from otgen.models.apply import parts_of
+from otgen.models.apply import parts_of, require_params
 from otgen.nn.linear import STARTS, DeepLinear
 from otgen.ot.check import (
     as_array,
@@ -37,7 +37,7 @@ from otgen.ot.check import (
 from otgen.ot.gaussian.frechet import moments
 from otgen.theory import critical
 from otgen.theory.dynamics import loss_from_factor
-from otgen.train.loop import train_on
+from otgen.train.loop import check_readers, train_on
 from otgen.train.parallel import gathered, shared_rows
 from otgen.train.settings import Checked, made
 from otgen.train.state import TrainState, start
@@ -326,6 +326,7 @@ def fit(
       >>> print(model.info.loss / model.info.minimum < 1.01)
       True
     """
+    check_readers(callback, checkpoints)
     settings = made(Config, config)
     data = np.asarray(native("data", data))
     if data.ndim < 2 or len(data) < 2:
@@ -413,9 +414,10 @@ def descend(params: Any, module: BuresLinear, factor: Array, *, callback: Callba
       >>> print(jnp.abs(og.models.bures_linear.loss(params, module, factor)[0] - 1.0) < 1e-2)
       True
     """
-    require_kind("module", module, BuresLinear)
+    require_kind("module", module, BuresLinear), check_readers(callback)
     factor = as_array("factor", factor, (None, None))
     config, least = module.config, minimum(factor, module.config)
+    require_params(params, module, jnp.zeros((1, config.rank)))
     state, best, still = optax.lbfgs().init(params), jnp.inf, 0
     for now in range(LOOK, config.max_steps + LOOK, LOOK):
         new, state, value = _steps(params, state, module, factor)

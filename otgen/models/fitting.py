@@ -12,7 +12,7 @@ import numpy as np
 from otgen.models.apply import check_images
 from otgen.nn.autoencoder import to_unit
 from otgen.ot.check import as_count, as_key, require_kind
-from otgen.train.loop import train_on
+from otgen.train.loop import check_readers, train_on
 from otgen.train.settings import Settings, num_steps_of, rows_of
 from otgen.types import Array, Callback, Key
 
@@ -70,6 +70,7 @@ def fit_generator(
     Raises:
       ValueError: for images of another shape or range, or fewer than `batches_per_step`.
     """
+    check_readers(callback, checkpoints)
     images = np.asarray(check_images(images, getattr(settings, "output", "unit")))
     rows = rows_of(settings, len(images), batches_per_step)
     num_steps = num_steps_of(settings, len(images), rows) if num_steps is None else num_steps

@@ -33,6 +33,7 @@ from otgen.nn.autoencoder import Autoencoder
 from otgen.ot.check import as_count, as_key, as_points, require_choice, require_kind, require_positive
 from otgen.ot.semidiscrete import extension
 from otgen.ot.semidiscrete.source import gaussian
+from otgen.train.loop import check_readers
 from otgen.train.settings import Settings, made
 from otgen.types import Array, Callback, Key
 
@@ -261,7 +262,7 @@ def solve(
       >>> print(og.models.latent_ot.sample(jax.random.key(2), model, 3).shape)
       (3, 8, 8, 1)
     """
-    as_key(key), require_kind("config", config, Config)
+    as_key(key), require_kind("config", config, Config), check_readers(callback, checkpoints)
     images = check_images(images)
     bare = LatentOT(images.shape[1:], config)
     codes = rows(bare, {"params": params}, images, "encode")
@@ -310,6 +311,7 @@ def fit(key: Key, images: np.ndarray, *, callback: Callback | None = None, **con
       >>> print(og.models.latent_ot.sample(jax.random.key(1), model, 3).shape)
       (3, 8, 8, 1)
     """
+    check_readers(callback)
     images, settings = check_images(images), made(Config, config)
     train_key, solve_key = jax.random.split(as_key(key))
     params = train_autoencoder(train_key, images, settings, callback=callback)

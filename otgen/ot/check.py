@@ -294,6 +294,20 @@ def as_count(name: str, number: Any, least: int = 1) -> int:
     return count
 
 
+def require_whole(name: str, number: Any, least: int = 0) -> None:
+    """Refuse what is not one whole number of at least `least`, such as a limit of steps, whose value may be traced.
+
+    Raises:
+      ValueError: with the number given, for an array of another type than integers inside jit too.
+    """
+    if not is_traced(number):
+        number = native(name, number)
+    whole = jnp.issubdtype(jnp.result_type(number), jnp.integer)
+    _require_number(name, number, lambda value: whole and value >= least, f"a whole number of at least {least}, an int")
+    if not whole:
+        raise ValueError(f"{name} is traced as {jnp.result_type(number)}: give a whole number, an int32.")
+
+
 def as_counts(name: str, numbers: Any, least: int = 1) -> tuple[int, ...]:
     """Return a sequence of whole numbers, such as the sides of a shape, as a tuple of ints.
 

@@ -115,7 +115,7 @@ def _ticks(name: str, labels: Sequence[object] | None, num: int, side: int, gap:
     """Places and words of labels, in the middle of every image."""
     if labels is None:
         return np.zeros(0), []
-    if len(labels) != num:
-        raise ValueError(f"{len(labels)} labels for {num} {name} of images: give one for each, or None.")
+    if not isinstance(labels, Sequence | np.ndarray) or len(labels) != num:
+        raise ValueError(f"{name} = {labels} for {num} {name} of images: give a label for each, or None.")
     words = [f"{it:.3g}" if isinstance(it, float) else str(it) for it in np.asarray(labels).tolist()]
     return np.arange(num) * (side + gap) + (side - 1) / 2, words

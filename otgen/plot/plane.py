@@ -45,21 +45,23 @@ def points(
       The axis.
 
     Raises:
-      ValueError: for points of another shape.
+      ValueError: for points of another shape, and for negative sizes.
 
     Example:
       >>> ax = points(np.array([[0.0, 1.0], [2.0, 3.0]]), label="data")
       >>> ax.collections[0].get_offsets().tolist()
       [[0.0, 1.0], [2.0, 3.0]]
     """
-    x = in_plane("x", x)
+    x, size = in_plane("x", x), np.asarray(as_array("size", size))
+    if size.shape not in ((), (len(x),)) or (size < 0).any():
+        raise ValueError(f"size = {size} for {len(x)} points: give one positive number, or one for every point.")
     ax = axis(ax)
     colours = {"color": color} if isinstance(color, str) else _colours(color, len(x))
     ax.scatter(x[:, 0], x[:, 1], s=size, linewidths=0, rasterized=len(x) > RASTER, label=label, **colours)
     ax.set_aspect("equal")
     ax.set_title(title)
     if label is not None:
-        ax.legend(frameon=False, markerscale=max(1.0, (20 / float(np.mean(size))) ** 0.5))
+        ax.legend(frameon=False, markerscale=max(1.0, (20 / float(np.mean(size) or 20)) ** 0.5))
     return ax
 
 

@@ -86,6 +86,7 @@ def train(
     """
     _check(log_every, save_every, steps_per_call, checkpoints is not None or watch is not None)
     require_function("step", step), as_key(key), require_kind("batches", batches, Iterable)
+    check_readers(callback, checkpoints, watch)
     if not hasattr(state, "step"):
         raise ValueError(f"state is of type {type(state).__name__}: give a NamedTuple with a field step.")
     now, metrics, numbers, rate = int(state.step), None, {}, _Rate()
@@ -114,6 +115,19 @@ def train(
         if interrupted():
             _end(checkpoints)
     return state
+
+
+def check_readers(callback: Any, checkpoints: Any = None, watch: Any = None) -> None:
+    """Check what a fit reports to and saves in, before it computes anything.
+
+    Raises:
+      ValueError: for callbacks that cannot be called, and checkpoints that are no Checkpoints.
+    """
+    for name, function in {"callback": callback, "watch": watch}.items():
+        if function is not None:
+            require_function(name, function)
+    if checkpoints is not None:
+        require_kind("checkpoints", checkpoints, Checkpoints)
 
 
 def _end(checkpoints: Checkpoints | None) -> None:

@@ -219,7 +219,7 @@ def refused():
     yield lambda: e.bootstrap(KEY, statistic, CLOUD, method="normal"), "choose one"
     yield lambda: e.diagnose(nan, og.latent.Normal()), "NaN"
     yield lambda: e.diagnose(np.full((9, 2), np.inf), og.latent.Normal()), "infinite"
-    yield lambda: e.diagnose(CLOUD, "normal"), "give one such as"
+    yield lambda: e.diagnose(CLOUD, "normal"), "give a law of latents"
     yield lambda: e.diagnose(CLOUD[0], og.latent.Normal(), path=True), "at least 8"
     yield lambda: e.diagnose(CLOUD, og.latent.Normal(loc=np.zeros(3))), "do not go together"
     yield lambda: e.pixels(np.zeros((2, 3, 8, 8))), "channels first"

@@ -78,7 +78,10 @@ def test_a_traversal_has_its_labels_in_the_middle_of_the_images():
         (lambda: plot.image_grid(np.zeros((3, 4, 4, 2))), "1 or 3 channels"),
         (lambda: plot.image_grid(np.zeros((3, 4, 4, 1)), 0), "at least 1"),
         (lambda: plot.traversal(np.zeros((3, 4, 4, 1))), r"\[rows, columns, h, w, c\]"),
-        (lambda: plot.traversal(np.zeros((2, 3, 4, 4, 1)), rows=["one"]), "1 labels for 2 rows"),
+        (
+            lambda: plot.traversal(np.zeros((2, 3, 4, 4, 1)), rows=["one"]),
+            "for 2 rows of images: give a label",
+        ),
     ],
 )
 def test_images_of_other_shapes_are_refused(draw, words):

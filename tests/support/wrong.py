@@ -22,13 +22,24 @@ SORTS = {
     "count": (
         "num k k_density num_classes num_modes batch_size repeats trees rows columns n dim num_steps num_images "
         "num_pairs seed most components max_samples stop resolution levels num_train num_eval num_variance batch "
-        "steps_per_call"
+        "log_every save_every steps_per_call max_steps num_iterations num_sweeps max_crossings sweeps event_ndim bins "
+        "block start size"
     ),
-    "positive": "epsilon tol deviation radius scale df alpha tau_a tau_b budget epochs unit top temperature neighbours",
-    "number": "t s low high loc confidence quantile angle tau lam level",
-    "name": "smoothing method name solver form phase split",
-    "thing": "model module variables config settings map_ law flow reading",
+    "positive": "epsilon tol deviation radius scale df alpha tau_a tau_b budget epochs unit top temperature neighbours "
+    "target_variance test_distance first",
+    "number": "t s low high loc confidence quantile angle tau lam level least",
+    "name": "smoothing method name solver form phase split dense axis",
+    "thing": "model module variables config settings map_ law flow reading prior sampler cost benchmark extension",
+    "weights": "weights a b h labels counts centres x",
+    "given": "state p q checkpoints devices kernel pairing callback save watch cost_fn clouds",
+    "option": "how dtype precision",
     "function": "function statistic codes_of mnist",
+}
+ANY = {  # flags, words, what matplotlib takes, and what stands inside a caller's jit
+    *("anneal", "continuous", "debiased", "donate", "equal_speed", "known", "log", "orthogonal", "overwrite", "path"),
+    *("quasi", "return_info", "tril", "verify", "axis_name", "points_axis", "cache_dir", "learning_rate"),
+    *("ax", "color", "label", "title", "xlabel", "ylabel"),
+    *("codes", "critic", "features", "fixed", "generator", "params", "truth"),
 }
 _SORT = {name: sort for sort, names in SORTS.items() for name in names.split()}
 _PLAIN = {  # whatever the valid argument is
@@ -51,6 +62,9 @@ _PLAIN = {  # whatever the valid argument is
     "iterable": (None, 3),
     "status": (None, "CONVERGED", 99, 2.5, {}),
     "fields": (3, "nonsense", {"nonsense": 1}),
+    "given": (3, "nonsense", 1j),
+    "option": ("nonsense", 3.5, 1j),
+    "weights": (np.full(3, "a"), np.ones(3) + 1j, np.ma.masked_array(np.ones(3), mask=np.zeros(3, bool))),
 }
 
 
@@ -60,7 +74,7 @@ class Reached(Exception):
 
 def sort_of(name, value):
     """What an argument is, by its name."""
-    return _SORT.get(name, "array" if isinstance(value, np.ndarray) else None)
+    return "array" if isinstance(value, np.ndarray) else _SORT.get(name)
 
 
 def wrong(name, value, sort=None):
@@ -130,9 +144,22 @@ def complaint(error):
     return None
 
 
+def and_optional(function, arguments):
+    """The arguments of a call, and those that it leaves to their defaults."""
+    known = {} if "*" in arguments else inspect.signature(function).parameters
+    rest = (name for name, it in known.items() if it.kind not in (it.VAR_POSITIONAL, it.VAR_KEYWORD))
+    return {**dict.fromkeys(rest), **arguments}
+
+
+def unsorted(function, arguments, sorts=None):
+    """The arguments of which the walk does not know what would be wrong."""
+    given = and_optional(function, arguments).items()
+    return {it for it, value in given if sort_of(it, value) is None} - ANY - set(sorts or ()) - {"*"}
+
+
 def refusals(name, function, arguments, sorts=None):
     """What is wrong with the answers to wrong arguments: compiles little, since most are refused at the door."""
-    for argument, value in arguments.items():
+    for argument, value in and_optional(function, arguments).items():
         for other, must in wrong(argument, value, (sorts or {}).get(argument)):
             if must in (True, False):
                 _, error = call(function, {**arguments, argument: other})

@@ -20,6 +20,7 @@ from otgen.ot.check import as_count, as_points, native, require_choice, require_
 from otgen.ot.gaussian import mixture
 from otgen.ot.semidiscrete import extension
 from otgen.train.budget import flops
+from otgen.train.loop import check_readers
 from otgen.train.settings import GeneratorSettings, Settings, num_steps_of, rows_of
 from otgen.types import Array, Callback, Key
 
@@ -117,6 +118,7 @@ def fit_images(
       >>> print(draw(jax.random.key(1), 3).shape)
       (3, 8, 8, 1)
     """
+    check_readers(callback, checkpoints)
     require_choice("name", name, tuple(IMAGES)), require_kind("config", config, IMAGES[name].Config)
     fields = _fields(config, type(config))
     trained = IMAGES[name].fit(key, images, callback=callback, checkpoints=checkpoints, **fields)
@@ -154,7 +156,7 @@ def fit_codes(
       >>> print({name: draw(jax.random.key(1), 5).shape for name, draw in draws.items()})
       {'ae_gaussian': (5, 2)}
     """
-    require_choice("name", name, CODES), require_positive("budget", budget)
+    require_choice("name", name, CODES), require_positive("budget", budget), check_readers(callback, checkpoints)
     codes = as_points("codes", codes)
     key = jax.random.fold_in(jax.random.key(as_count("seed", seed, 0)), CODES.index(name))
     if name == "ae_ot":

@@ -22,7 +22,7 @@ from otgen.ot import sinkhorn
 from otgen.ot.check import as_array, as_count, as_key, as_points, require_kind
 from otgen.ot.costs import PairwiseCost
 from otgen.train.descent import descend
-from otgen.train.loop import train_on
+from otgen.train.loop import check_readers, train_on
 from otgen.train.parallel import gathered, sample_keys, shared_rows
 from otgen.train.settings import Checked, adam, made
 from otgen.train.state import TrainState, start
@@ -182,6 +182,7 @@ def fit(key: Key, codes: Any, *, callback: Callback | None = None, checkpoints: 
       >>> print(jnp.abs(og.models.latent_flow.sample(jax.random.key(2), flow, 100).mean() - 3) < 0.3)
       True
     """
+    check_readers(callback, checkpoints)
     settings = made(Config, config)
     codes = np.asarray(as_points("codes", codes))
     init_key, order_key, step_key = jax.random.split(as_key(key), 3)

@@ -17,6 +17,7 @@ from otgen.ot import semidiscrete
 from otgen.ot.check import as_count, as_key, as_points, require_kind
 from otgen.ot.gaussian.mixture import Mixture
 from otgen.ot.semidiscrete import extension
+from otgen.train.loop import check_readers
 from otgen.types import Array, Callback, Key
 
 
@@ -138,6 +139,7 @@ def transport(
       >>> print(info.status == og.Status.CONVERGED)
       True
     """
+    check_readers(callback, checkpoints)
     codes = as_points("codes", codes)
     solve_key, extend_key = jax.random.split(as_key(key))
     state = None

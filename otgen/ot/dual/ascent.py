@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from otgen.ot.check import require_nonnegative, require_positive
+from otgen.ot.check import require_positive, require_whole
 from otgen.types import Array
 
 CHUNK = 20, 100  # L-BFGS steps between two looks at the duality gap, at first and later; its memory then starts afresh
@@ -123,4 +123,4 @@ def iterate(
 def check_loop(tol: ArrayLike, max_steps: ArrayLike) -> None:
     """Raise ValueError (outside jit) for a tolerance that is not positive or a negative number of steps."""
     require_positive("tol", tol)
-    require_nonnegative("max_steps", max_steps)
+    require_whole("max_steps", max_steps)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import as_array, native, probability
+from otgen.ot.check import as_array, native, probability, require_function
 from otgen.types import Array
 
 
@@ -128,6 +128,7 @@ def value_line(
       >>> print(og.exact.value_line(jnp.array([0.0, 1.0]), jnp.array([4.0, 3.0]), h=jnp.abs))
       3.0
     """
+    require_function("h", h)
     x, y = _line("x", x), _line("y", y)
     i, j, mass = coupling_line(x, y, a, b)
     return jnp.sum(mass * h(x[i] - y[j]))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import as_array, as_count, as_mass, is_traced, require_broadcast, require_positive
+from otgen.ot.check import as_array, as_mass, require_broadcast, require_positive, require_whole
 from otgen.ot.costs import product
 from otgen.ot.gaussian.bures import bures_sq
 from otgen.ot.gaussian.factors import as_covariance, as_covariances, as_times, factor
@@ -252,8 +252,7 @@ def barycenter(
     weights = jnp.asarray(as_mass("weights", weights, covs.shape[0], covs.dtype))
     tol = (1e-12 if covs.dtype == jnp.float64 else 1e-5) if tol is None else tol
     require_positive("tol", tol)
-    if not is_traced(max_steps):
-        as_count("max_steps", max_steps)
+    require_whole("max_steps", max_steps, 1)
     tol, max_steps = jnp.asarray(tol, covs.dtype), jnp.asarray(max_steps, jnp.int32)
     return _barycenter(covs, weights, tol, max_steps)
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 
 from otgen.ot import semidiscrete
 from otgen.ot.check import as_points, is_traced
-from otgen.ot.latent.priors import Prior, as_prior, set_fields
+from otgen.ot.latent.priors import Prior, law, set_fields
 from otgen.types import Array, Key
 
 
-@as_prior()
+@law()
 class Learned(Prior):
     """The law of given codes, equally likely; vectors lie along the last axis.
 

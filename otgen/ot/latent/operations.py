@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from otgen.ot.check import as_array, as_count, as_key, at_least_float32, is_traced, native, require_nonnegative
 from otgen.ot.latent import great_circle
 from otgen.ot.latent.combination import combined, combined_as_gaussian, count, leafwise, walked
-from otgen.ot.latent.priors import Normal, Prior
+from otgen.ot.latent.priors import Normal, Prior, as_prior
 from otgen.types import Array, Key
 
 STANDARD = Normal()
@@ -45,7 +45,7 @@ def combine(weights: Any, z: Any, prior: Prior = STANDARD) -> Any:
     weights = native("weights", weights) if not isinstance(weights, list | tuple) else weights
     if jnp.ndim(weights) != 1:
         raise ValueError(f"weights have shape {jnp.shape(weights)}: give one weight per latent, shape [n].")
-    return leafwise(lambda terms: combined(weights, terms, prior), z)
+    return leafwise(lambda terms: combined(weights, terms, as_prior(prior)), z)
 
 
 def lerp(t: Any, z0: Any, z1: Any, prior: Prior = STANDARD, *, equal_speed: bool = False) -> Any:
@@ -73,7 +73,7 @@ def lerp(t: Any, z0: Any, z1: Any, prior: Prior = STANDARD, *, equal_speed: bool
         sine, cosine = jnp.sin(0.5 * jnp.pi * t), jnp.cos(0.5 * jnp.pi * t)
         t = jnp.where(t == 1, 1.0, sine / (sine + cosine))
     weights = jnp.stack([1 - t, t], axis=-1)
-    return leafwise(lambda terms: combined(weights, terms, prior), (z0, z1))
+    return leafwise(lambda terms: combined(weights, terms, as_prior(prior)), (z0, z1))
 
 
 def _parameter(name: str, number: Any) -> Array:
@@ -99,7 +99,7 @@ def bilinear(s: Any, t: Any, corners: Sequence[Any], prior: Prior = STANDARD) ->
     """
     s, t = (it if is_traced(it) else np.asarray(native(name, it), np.float64) for name, it in (("s", s), ("t", t)))
     weights = jnp.stack(jnp.broadcast_arrays((1 - s) * (1 - t), (1 - s) * t, s * (1 - t), s * t), axis=-1)
-    return leafwise(lambda terms: combined(weights, terms, prior), _four(corners))
+    return leafwise(lambda terms: combined(weights, terms, as_prior(prior)), _four(corners))
 
 
 def _four(corners: Sequence[Any]) -> tuple:
@@ -154,7 +154,7 @@ def vicinity(key: Key, z: ArrayLike, radius: Any, prior: Prior = STANDARD) -> Ar
       >>> print(near.std(), jnp.corrcoef(z, near)[0, 1])  # about 1, and 1 / sqrt(1.25)
       1.0063 0.8975
     """
-    key, radius = as_key(key), _radius(radius)
+    key, radius, prior = as_key(key), _radius(radius), as_prior(prior)
     z = native("z", z)
     prior.check_shape(z.shape)
     noise = prior.sample(key, z.shape).astype(_floating(z.dtype))
@@ -183,7 +183,7 @@ def walk(key: Key, z: ArrayLike, num: int, radius: Any, prior: Prior = STANDARD)
       >>> print(path.shape, path[0].std(), path[-1].std())  # wherever it starts, it comes to the prior
       (4, 5000) 0.0 1.001
     """
-    return walked(as_key(key), z, as_count("num", num, least=0), _radius(radius), prior)
+    return walked(as_key(key), z, as_count("num", num, least=0), _radius(radius), as_prior(prior))
 
 
 def loop(z0: Any, z1: Any, num: int, prior: Prior = STANDARD) -> Any:
@@ -199,7 +199,7 @@ def loop(z0: Any, z1: Any, num: int, prior: Prior = STANDARD) -> Any:
     """
     angle = 2 * jnp.pi * jnp.arange(as_count("num", num)) / num
     weights = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)
-    return leafwise(lambda terms: combined(weights, terms, prior), (z0, z1))
+    return leafwise(lambda terms: combined(weights, terms, as_prior(prior)), (z0, z1))
 
 
 def subspace(coordinates: Any, z: Any, prior: Prior = STANDARD) -> Any:
@@ -211,7 +211,7 @@ def subspace(coordinates: Any, z: Any, prior: Prior = STANDARD) -> Any:
        [4.2426]] 4.2426
     """
     coordinates = _parameter("coordinates", coordinates)
-    return leafwise(lambda terms: combined(coordinates, terms, prior), z)
+    return leafwise(lambda terms: combined(coordinates, terms, as_prior(prior)), z)
 
 
 def raw(weights: Any, z: Any) -> Any:
@@ -262,7 +262,7 @@ def _slerp(t: Array, z0: Any, z1: Any) -> Array:
     return made.astype(_floating(dtype))
 
 
-def lol(weights: Any, z: Any, prior: Any = STANDARD) -> Any:
+def lol(weights: Any, z: Any, prior: Prior = STANDARD) -> Any:
     """Gaussianise, combine, and map back: keeps priors of independent coordinates, but is not the smallest change.
 
     Example:
@@ -272,6 +272,6 @@ def lol(weights: Any, z: Any, prior: Any = STANDARD) -> Any:
       >>> print(og.latent.combine(jnp.array([0.5, 0.5]), z, og.latent.Uniform()))
       [0.75]
     """
-    if not hasattr(prior, "cdf"):
+    if not hasattr(as_prior(prior), "cdf"):
         raise ValueError(f"{type(prior).__name__} has no distribution function of coordinates: lol cannot use it.")
     return leafwise(lambda terms: combined_as_gaussian(weights, terms, prior), z)

@@ -1,6 +1,6 @@
 """Laws of latents, each with the Monge map that brings a weighted sum of its draws back to it.
 
-A prior is a frozen as_prior with `sample(key, shape)`, `match(weights, y)` and, for laws of independent coordinates,
+A prior is a frozen dataclass with `sample(key, shape)`, `match(weights, y)` and, for laws of independent coordinates,
 `cdf`, `ppf` and (where it has a closed form) `log_prob`. `match` is the whole of the method: T = F^-1(F_Q(y)) for
 independent coordinates, with F_Q the law of the sum, and the same along the radius for rotation-invariant laws.
 """
@@ -30,7 +30,7 @@ from otgen.ot.latent import sums
 from otgen.types import Array, Key, as_pytree
 
 
-def as_prior(*static: str):
+def law(*static: str):
     """Make a class a frozen dataclass and a pytree whose fields are leaves, but for the static ones."""
 
     def decorate(cls: type) -> type:
@@ -141,6 +141,17 @@ class Prior:
             require_broadcast(type(self).__name__, leaf, shape)
 
 
+def as_prior(prior: Any) -> Prior:
+    """Return a law of latents as it is.
+
+    Raises:
+      ValueError: for what is none.
+    """
+    if not isinstance(prior, Prior):
+        raise ValueError(f"prior = {prior!r}: give a law of latents, such as og.latent.Normal().")
+    return prior
+
+
 def require_broadcast(name: str, leaf: Any, shape: tuple[int, ...]) -> None:
     """Refuse parameters that do not broadcast against latents of a shape."""
     own = np.shape(leaf) if hasattr(leaf, "ndim") else ()
@@ -152,7 +163,7 @@ def require_broadcast(name: str, leaf: Any, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} has parameters of shape {own}, the latents {shape}: they do not go together.")
 
 
-@as_prior()
+@law()
 class Normal(Prior):
     """Gaussian latents; `y -> mu + (y - (sum w) mu) / |w|_2`.
 
@@ -224,7 +235,7 @@ class Normal(Prior):
         return self.scale if self.tril is None else jnp.sqrt(jnp.sum(jnp.asarray(self.tril) ** 2, axis=1))
 
 
-@as_prior()
+@law()
 class Stable(Prior):
     """Symmetric alpha-stable coordinates; `y -> y / (sum |w|^alpha)^(1/alpha)` in units of the scale.
 
@@ -259,7 +270,7 @@ class Stable(Prior):
         return self.loc + (y - weights.sum() * self.loc) / length
 
 
-@as_prior()
+@law()
 class Cauchy(Prior):
     """Cauchy coordinates; `y -> y / sum |w|` in units of the scale, so interpolation needs no change.
 
@@ -293,7 +304,7 @@ class Cauchy(Prior):
         return -jnp.log(jnp.pi * self.scale) - jnp.log1p(((z - self.loc) / self.scale) ** 2)
 
 
-@as_prior("low", "high")
+@law("low", "high")
 class Uniform(Prior):
     """Uniform coordinates on [low, high]; `y -> 2 F_Q(y) - 1` in units of the half width (`sums.uniform_match`).
 

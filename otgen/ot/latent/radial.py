@@ -11,14 +11,14 @@ from jax.scipy.special import betainc
 
 from otgen.ot.check import as_count, require_positive
 from otgen.ot.latent import great_circle
-from otgen.ot.latent.priors import Prior, as_prior, parameter, set_fields
+from otgen.ot.latent.priors import Prior, law, parameter, set_fields
 from otgen.ot.latent.tabulated import NODES
 from otgen.types import Array, Key
 
 _DRAWS = 2**20  # draws behind a tabulated law
 
 
-@as_prior("event_ndim")
+@law("event_ndim")
 class Sphere(Prior):
     """Uniform on a sphere; `y -> radius y / |y|`.
 
@@ -119,7 +119,7 @@ def _half_beta(key: Key, dim: int) -> Array:
     return a / (a + jax.random.gamma(second, (dim - 1) / 2, (_DRAWS,)))
 
 
-@as_prior()
+@law()
 class Ball(_Radial):
     """Uniform in the ball of a radius (along the last axis).
 
@@ -148,7 +148,7 @@ class Ball(_Radial):
         return self.radius * q ** (1 / dim)
 
 
-@as_prior()
+@law()
 class MultivariateT(_Radial):
     """Multivariate Student-t along the last axis: a Gaussian vector divided by one sqrt(chi2_df / df).
 

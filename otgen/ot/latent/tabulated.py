@@ -16,7 +16,7 @@ from otgen.ot.check import as_array, is_traced, require_positive, smallest_and_s
 from otgen.ot.latent import sums
 from otgen.ot.latent.priors import (
     Prior,
-    as_prior,
+    law,
     one_number,
     parameter,
     placed,
@@ -62,7 +62,7 @@ class _Tabulated(Prior):
         return self.quantile(q, 1 - q)
 
 
-@as_prior()
+@law()
 class TruncatedNormal(_Tabulated):
     """A Gaussian restricted to [low, high] standard deviations around `loc` (the truncation trick).
 
@@ -107,7 +107,7 @@ class TruncatedNormal(_Tabulated):
         return jnp.where(inside, -0.5 * u**2 - 0.5 * math.log(2 * math.pi) - jnp.log(self.scale) - mass, -jnp.inf)
 
 
-@as_prior()
+@law()
 class StudentT(_Tabulated):
     """Independent Student-t coordinates with `df` >= 2 degrees of freedom (1 is the Cauchy law, which is exact).
 
@@ -153,7 +153,7 @@ class StudentT(_Tabulated):
         return jax.scipy.stats.t.logpdf(z, self.df, self.loc, self.scale)
 
 
-@as_prior()
+@law()
 class Mixture(_Tabulated):
     """Independent coordinates, each of a mixture of Gaussians.
 
@@ -225,7 +225,7 @@ class Mixture(_Tabulated):
         return locs[part] + scales[part] * jax.random.normal(noise_key, shape)
 
 
-@as_prior()
+@law()
 class Empirical(_Tabulated):
     """Independent coordinates, each of the law of given values.
 
@@ -296,7 +296,7 @@ def _match_columns(values: Array, weights: Array, y: Array) -> Array:
     return jnp.moveaxis(jax.lax.map(column, (values.T, jnp.moveaxis(y, -1, 0))), 0, -1)
 
 
-@as_prior("cdf", "inverse", "bound")
+@law("cdf", "inverse", "bound")
 class Custom(_Tabulated):
     """Independent coordinates of any law.
 

@@ -34,8 +34,8 @@ def mesh_of(devices: Sequence[jax.Device] | None) -> Mesh | None:
     """
     if devices is None:
         return None
-    devices = list(devices)
-    if not devices or len(set(devices)) != len(devices):
+    devices = list(devices) if isinstance(devices, Sequence) else [devices]
+    if not devices or len(set(devices)) != len(devices) or not all(isinstance(it, jax.Device) for it in devices):
         raise ValueError(f"devices = {devices}: give at least one, and each once; jax.local_devices() is all of them.")
     return Mesh(np.array(devices), (_AXIS,))
 

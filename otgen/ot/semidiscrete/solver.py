@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from otgen.ot.check import as_count, as_key, as_points, as_weights, is_traced, require_positive
+from otgen.ot.check import as_count, as_key, as_points, as_weights, is_traced, require_function, require_positive
 from otgen.ot.semidiscrete import devices as shared
 from otgen.ot.semidiscrete import measure, newton, start
 from otgen.ot.semidiscrete.descent import EXCLUDED, LATER_RATE, State, centred, stage
@@ -262,6 +262,9 @@ def run(
     require_positive("tol", tol)
     if max_samples is not None:
         require_positive("max_samples", max_samples)
+    for name, function in {"callback": callback, "save": save}.items():
+        if function is not None:
+            require_function(name, function)
     if is_traced(key, y, weights, tol):
         raise ValueError("run is a loop on the host: inside jit, vmap or grad use init, stage, step and chi2.")
     points, weights, groups = measure.merge(y, weights)

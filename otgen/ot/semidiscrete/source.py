@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import as_count, as_key
+from otgen.ot.check import as_count, as_key, require_whole
 from otgen.types import Array, Key, Sampler
 
 __all__ = ["Source", "draw", "gaussian", "independent", "uniform_ball", "uniform_cube"]
@@ -141,7 +141,10 @@ def _laid_out(x: ArrayLike, sampler: Sampler, num: int, dim: int, dtype: jnp.dty
             f"the sampler {getattr(sampler, 'name', sampler)} gave shape {jnp.shape(x)}: asked for {num} points in "
             f"{dim} dimensions it must return an array [{num}, {dim}]."
         )
-    return jnp.asarray(x, dtype)
+    try:
+        return jnp.asarray(x, dtype)
+    except TypeError:
+        raise ValueError(f"dtype = {dtype!r}: give a type of numbers, such as jnp.float32.") from None
 
 
 def independent(
@@ -186,6 +189,7 @@ def draw(
       [0. 1. 2. 3.]
     """
     key, sampler, num, dim = as_key(key), as_sampler(sampler), as_count("num", num), as_count("dim", dim)
+    require_whole("block", block)
     if has_sobol(sampler, num, dim):
         per_net = NET // num
         net = jax.random.fold_in(key, block // per_net)

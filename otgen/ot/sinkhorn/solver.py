@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import require_choice, require_nonnegative
+from otgen.ot.check import as_count, require_choice, require_whole
 from otgen.ot.costs import Cost
 from otgen.ot.costs.ground import as_cost
 from otgen.ot.costs.potentials import State
@@ -197,13 +197,12 @@ def run(
     """
     cost = as_cost(cost)
     problem, state, epsilon, tol, anneal = _prepare(cost, a, b, epsilon, tau_a, tau_b, tol, state, anneal, axis_name)
+    require_choice("dense", dense, (None, True, False))
     if cost.shape[0] * cost.shape[1] >= LARGE:
         cost = _held(cost, problem.a, problem.b, dense)
     if num_iterations is None:
         return _solve(cost, problem, state, epsilon, tol, _count(max_steps), anneal, dense)
-    if num_iterations < 1:
-        raise ValueError(f"num_iterations = {num_iterations}: at least 1 is needed, or None to stop at tol.")
-    return _fixed(cost, problem, state, epsilon, tol, num_iterations, dense)
+    return _fixed(cost, problem, state, epsilon, tol, as_count("num_iterations", num_iterations), dense)
 
 
 def value(
@@ -286,7 +285,7 @@ def _held(cost: Cost, a: Array, b: Array, dense: bool | None) -> Cost:
 
 
 def _count(steps: ArrayLike) -> Held:
-    require_nonnegative("max_steps", steps)
+    require_whole("max_steps", steps)
     return steps.astype(jnp.int32) if isinstance(steps, jax.Array) else np.asarray(steps, np.int32)
 
 
