@@ -18,6 +18,7 @@ from otgen.ot.check import as_count, as_key, as_points, require_kind
 from otgen.ot.gaussian.mixture import Mixture
 from otgen.ot.semidiscrete import extension
 from otgen.train.loop import check_readers
+from otgen.train.stages import opened
 from otgen.types import Array, Callback, Key
 
 
@@ -125,7 +126,7 @@ def transport(
       tol: chi2 divergence of the cell masses to reach.
       max_samples: limit of the training samples; None for the solver's.
       callback: called with the solver's steps and metrics.
-      checkpoints: where the solver's state is saved every few seconds.
+      checkpoints: a folder, or `train.Checkpoints`, where the solver's state is saved every few seconds.
 
     Returns:
       Transport, and the solver's Info.
@@ -142,18 +143,17 @@ def transport(
     check_readers(callback, checkpoints)
     codes = as_points("codes", codes)
     solve_key, extend_key = jax.random.split(as_key(key))
-    state = None
-    if checkpoints is not None:
-        state = checkpoints.restore(semidiscrete.from_heights(codes[:, 0]))
-    state, info = semidiscrete.run(
-        solve_key,
-        codes,
-        tol=tol,
-        max_samples=max_samples,
-        state=state,
-        callback=callback,
-        save=checkpoints.save if checkpoints is not None else None,
-    )
+    told = {"tol": tol, "max_samples": max_samples, "key": key, "codes": codes}
+    with opened(checkpoints, "transport", **told) as saved:
+        state, info = semidiscrete.run(
+            solve_key,
+            codes,
+            tol=tol,
+            max_samples=max_samples,
+            state=None if saved is None else saved.restore(semidiscrete.from_heights(codes[:, 0])),
+            callback=callback,
+            save=None if saved is None else saved.save,
+        )
     return Transport(codes, state.h, extension.init(extend_key, state, codes)), info
 
 
