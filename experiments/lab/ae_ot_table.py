@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.lab import figures as figures_of
-from experiments.lab.judge import Judge, codes_of, judged
+from experiments.lab.judge import codes_of, judged
 from experiments.lab.machine import clock
 from experiments.lab.sets import Draw, chosen, drawn_from
 from otgen import eval as evaluate
@@ -93,10 +93,10 @@ def _interpolate(codes: Array) -> Draw:
     return draw
 
 
-def judge_of(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset, **options: Any) -> Judge:
-    """A judge that measures memorisation in the codes of the model itself; options as in Judge."""
+def judge_of(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset, **options: Any) -> evaluate.Judge:
+    """A judge that measures memorisation in the codes of the model itself; options as in `otgen.eval.Judge`."""
     options = {"num": config.num_eval, "data_dir": config.data_dir, **options}
-    return Judge(config.dataset, train, test, codes_of(model), **options)
+    return evaluate.Judge(config.dataset, train, test, codes_of(model), **options)
 
 
 def table(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> dict[str, Any]:

@@ -148,7 +148,8 @@ def fit(
 
     Args:
       key: random key.
-      sampler: the source law, hashable; N(0, I) for None.
+      sampler: the source law: a prior of `og.latent`, a law of `og.source`, or a hashable function f(key, num, dim);
+        N(0, I) for None.
       codes: targets [N, d], equally likely.
       solver: "c_transform", "lp" or "icnn".
       neighbours: codes that a barycentre weighs effectively, on average: sets the temperature.

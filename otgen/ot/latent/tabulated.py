@@ -15,7 +15,8 @@ from jax.scipy.special import betainc, ndtr, ndtri
 from otgen.ot.check import as_array, is_traced, require_positive, smallest_and_sum
 from otgen.ot.latent import sums
 from otgen.ot.latent.priors import (
-    Prior,
+    LEAST,
+    Coordinates,
     law,
     one_number,
     parameter,
@@ -29,7 +30,7 @@ from otgen.types import Array, Key
 NODES = 4096  # of a tabulated quantile function
 
 
-class _Tabulated(Prior):
+class _Tabulated(Coordinates):
     """Independent coordinates of a law known by `cdf`, `quantile(below, above)` and `reach()`."""
 
     def match(self, weights: Array, y: Array) -> Array:
@@ -55,7 +56,7 @@ class _Tabulated(Prior):
         return jnp.where(jnp.isnan(y), jnp.nan, matched)
 
     def _draw(self, key: Key, shape: tuple[int, ...]) -> Array:
-        return self.ppf(jax.random.uniform(key, shape, minval=2.0**-24))
+        return self.ppf(jax.random.uniform(key, shape, minval=LEAST))
 
     def ppf(self, q: Array) -> Array:
         """Quantile function."""

@@ -282,13 +282,13 @@ def invert(
       >>> noise, found = og.coupling.invert(jax.random.key(2), state, y, index)  # encode
       >>> print(found, og.semidiscrete.assign(state, y, noise))  # decode
       [ True True True] [ 5 17 17]
-      >>> middle = og.latent.lerp(0.5, noise[0], noise[1], prior=og.latent.Uniform(-0.5, 0.5))  # operate on the prior
+      >>> middle = og.latent.lerp(0.5, noise[0], noise[1], prior=og.source.uniform_cube)  # operate on the prior
       >>> print(og.semidiscrete.assign(state, y, middle[None]).shape)
       (1,)
     """
     y, index, sampler = matching(state, y), jnp.asarray(native("index", index)), source_of(state, sampler)
     if sampler not in hit_and_run.SOURCES:
-        known = ", ".join(it.name for it in hit_and_run.SOURCES)
+        known = ", ".join(map(str, hit_and_run.SOURCES))
         raise ValueError(f"invert knows the law within a cell of {known}, not of {sampler}: use invert_all.")
     require_choice("how", how, HOW)
     num_sweeps = as_count("num_sweeps", num_sweeps)
