@@ -18,10 +18,10 @@ from otgen.types import Array, Key, Sampler, as_pytree
 @as_pytree
 @dataclasses.dataclass(frozen=True)
 class Map:
-    """The optimal map T from a source law to weighted points, a pytree: x is sent to the point that wins its maximum.
+    """The optimal map T from a source law to weighted points, a pytree: x goes to the point that wins its maximum.
 
-    `og.save` keeps it and `og.load` gives it back, with the source law if that is one of otgen's; a law of one's own is
-    code, and is put back by `dataclasses.replace`. Its functions are those of `semidiscrete`, `coupling` and
+    `og.save` keeps it and `og.load` gives it back, with its source law if that is a prior of `og.latent`; a law that is a
+    function of one's own is code, which is not saved. Its functions are those of `semidiscrete`, `coupling` and
     `extension`, which take heights, points and law one by one.
 
     Attributes:
@@ -95,7 +95,7 @@ class Map:
         found = extension.init(key, self, self.y, num=num, quantile=quantile)
         return dataclasses.replace(self, extension=found)
 
-    def transport(self, key: Key, x: ArrayLike, **form: Any) -> extension.Combination:
+    def move(self, key: Key, x: ArrayLike, **form: Any) -> extension.Combination:
         """Move samples [n, d] by the extended map; `form`, method, angle and labels, as in `extension.transport`.
 
         Raises:

@@ -44,7 +44,7 @@ def test_methods_are_the_functions(extended):
     for ours, theirs in (
         (extended.pair(key, 2, 16), og.coupling.pair(key, 2, state, Y, 16, **law)),
         (next(extended.pairs(key, 16, start=2)), og.coupling.pair(key, 2, state, Y, 16, **law)),
-        (extended.transport(key, NOISE), og.extension.transport(key, extended.extension, state, Y, NOISE)),
+        (extended.move(key, NOISE), og.extension.transport(key, extended.extension, state, Y, NOISE)),
     ):
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     drawn = og.extension.sample(key, extended.extension, state, Y, 50, method="pairs", **law)
@@ -88,7 +88,7 @@ def test_weights_and_copies_of_points_are_remembered():
 
 def test_what_is_missing_is_said(solved):
     transport, _ = solved
-    for call in (lambda: transport.sample(jax.random.key(0), 3), lambda: transport.transport(jax.random.key(0), NOISE)):
+    for call in (lambda: transport.sample(jax.random.key(0), 3), lambda: transport.move(jax.random.key(0), NOISE)):
         with pytest.raises(ValueError, match=r"map\.extended"):
             call()
     with pytest.raises(ValueError, match="dimension 2"):
