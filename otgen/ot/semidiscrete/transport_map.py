@@ -20,8 +20,8 @@ from otgen.types import Array, Key, Sampler, as_pytree
 class Map:
     """The optimal map T from a source law to weighted points, a pytree: x goes to the point that wins its maximum.
 
-    `og.save` keeps it and `og.load` gives it back, with its source law if that is a prior of `og.latent`; a law that is a
-    function of one's own is code, which is not saved. Its functions are those of `semidiscrete`, `coupling` and
+    `og.save` keeps it and `og.load` gives it back, with its source law if that is a prior of `og.latent`; a function
+    of one's own is code, which is not saved. Its functions are those of `semidiscrete`, `coupling` and
     `extension`, which take heights, points and law one by one.
 
     Attributes:
