@@ -23,9 +23,10 @@ import jax
 import jax.numpy as jnp
 
 from experiments.lab import command, compare_table, sets, variants
-from experiments.lab.judge import Judge, PointJudge, features_of, judged
+from experiments.lab.judge import judged
 from experiments.lab.trials import note_failure, run_missing, save
 from otgen import data
+from otgen import eval as evaluate
 from otgen.data import toy
 from otgen.models import ae_ot, baselines
 from otgen.models.baselines.compared import Draw
@@ -139,14 +140,16 @@ def prepare(config: Config) -> Bench:
     settings, epochs = config.setting()
     train, test = sets.points(config.dataset, config.num_points) if config.is_toy() else sets.images(config)
     if not config.is_toy():
-        features_of(config.dataset, config.data_dir, config.features)(to_unit(train.images[:2]))
+        evaluate.extractor_of(config.dataset, config.data_dir, config.features)(to_unit(train.images[:2]))
     budget = baselines.budget_of(settings, jnp.asarray(train.images[:1]), len(train.images), epochs)
     config.folder().mkdir(parents=True, exist_ok=True)
     command.write(config.folder() / "config.json", config.identity())
     if config.is_toy():
-        return Bench(config, train, test, PointJudge(config.dataset, train, test, num=config.num_eval), budget)
+        modes = toy.centres_of(config.dataset)
+        points = evaluate.PointJudge(train.images, test.images, num=config.num_eval, modes=modes)
+        return Bench(config, train, test, points, budget)
     encode, _ = autoencoder(config, _JUDGE_SEED, train)
-    judge = Judge(
+    judge = evaluate.Judge(
         config.dataset, train, test, encode, num=config.num_eval, data_dir=config.data_dir, features=config.features
     )
     return Bench(config, train, test, judge, budget)

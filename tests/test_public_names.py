@@ -44,6 +44,7 @@ CUBE = _RANDOM.uniform(size=(2, 3, N)).astype(np.float32)  # codes, noises, data
 PLAN = og.structured.State(jnp.zeros((2, 3)), jnp.zeros(N), jnp.zeros((2, N)))
 MOMENTS = og.gaussian.moments(X)
 DIGITS = (255 * IMAGES).astype(np.uint8)
+JUDGE = og.eval.PointJudge(X, Y)
 REPORT = og.eval.Diagnosis(*[np.linspace(0.1, 1, D)] * len(og.eval.Diagnosis._fields))
 SPRITES = np.array([[0, 1, 2, 3, 4], [1, 0, 0, 0, 0]])
 EPS = {"epsilon": 0.5}
@@ -290,11 +291,13 @@ VALID = {
     "eval.digit_classifier": {"data_dir": "nowhere"},
     "eval.disentanglement": {"key": KEY, **READER, "trees": 1},
     "eval.factor_vae": {"key": KEY, **READER, "num_variance": 40, "least_sd": 0.1},
+    "eval.extractor_of": {"dataset": "digits", "data_dir": None, "features": "auto"},
     "eval.inception": {"data_dir": "nowhere", "dim": 64, "piece": 8},
     "eval.inception_all": {"data_dir": "nowhere", "piece": 8},
     "eval.lenet": {"data_dir": "nowhere"},
     "eval.mixture_rate": {"features": X, "known": Y, "labels": CODES, "held_out": X + 1, "level": 0.05},
     "eval.moments_of": {"extractor": flat, "batches": [IMAGES]},
+    "eval.over_draws": {"key": KEY, "judge": JUDGE, "draw": og.data.toy.two_moons, "draws": 2},
     "eval.stacked_labels": {"classify": logits, "images": np.repeat(IMAGES, 3, axis=3)},
     "eval.subset_divergence": {"key": KEY, "x": X, "y": Y, "num": 4, "repeats": 2, **EPS, "tol": 0.1},
     "explain": {"info": og.Status.CONVERGED},
@@ -353,11 +356,13 @@ SORTS = {  # where the name does not tell
     "eval.bootstrap": {"*": "arrays"},
     "eval.digit_classifier": {"data_dir": "path"},
     "eval.disentanglement": {"sizes": "counts"},
+    "eval.extractor_of": {"dataset": "path", "data_dir": "folder", "features": "name"},
     "eval.factor_vae": {"sizes": "counts", "least_sd": "positive"},
     "eval.inception": {"data_dir": "path", "piece": "count"},
     "eval.inception_all": {"data_dir": "path", "piece": "count"},
     "eval.lenet": {"data_dir": "path"},
     "eval.moments_of": {"extractor": "function", "batches": "iterable"},
+    "eval.over_draws": {"judge": "thing", "draw": "function", "draws": "count"},
     "eval.stacked_labels": {"classify": "function"},
     "explain": {"info": "status"},
     "extension.check_form": {"angle": "positive"},

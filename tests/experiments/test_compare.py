@@ -18,7 +18,7 @@ def test_bad_options_raise_before_anything_is_written(tmp_path):
         ({"network": "transformer"}, "'mlp', 'conv'"),
         ({"seeds": "0,3-1"}, "first of a range"),
         ({"seeds": "1000"}, "judge"),
-        ({"features": "vgg"}, "auto, pixels, lenet, inception"),
+        ({"features": "vgg"}, "'auto', 'pixels', 'lenet', 'inception'"),
         ({"dataset": "rings", "network": "conv"}, "toys are points"),
     ]
     for change, message in cases:
