@@ -114,7 +114,7 @@ ADVICE = {
     Status.CONVERGED: "converged: the error recomputed at the end is below tol.",
     Status.MAX_STEPS: (
         "stopped at the limit of steps or samples before the error fell below tol: raise the limit, "
-        "continue from the returned state, or accept a larger tol."
+        "continue from what was returned, or accept a larger tol."
     ),
     Status.NONFINITE: (
         "a number became NaN or infinite: check the inputs for non-finite values and extreme scales, "

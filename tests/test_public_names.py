@@ -332,7 +332,8 @@ WITHOUT = {  # what no row is for, by why
         "structured.alternate structured.adversary structured.adversarial_value"
     ),
     "takes nothing, or anything": (
-        "data.toy.eight_gaussians_centres data.toy.twenty_five_gaussians_centres plot.style train.averaged"
+        "data.toy.eight_gaussians_centres data.toy.twenty_five_gaussians_centres plot.style train.averaged "
+        "latent.STANDARD"
     ),
 }
 SORTS = {  # where the name does not tell

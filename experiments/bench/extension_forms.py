@@ -30,7 +30,6 @@ from experiments.lab.judge import judged
 from experiments.lab.trials import place_of
 from otgen import data, plot, store
 from otgen.models import ae_ot as model_of
-from otgen.ot import semidiscrete
 from otgen.ot.semidiscrete import extension
 
 COLUMNS = {
@@ -163,14 +162,13 @@ def laws(config: Config, model: model_of.Model, train: data.Dataset) -> Iterator
     def draw(form: str, angle: float) -> sets.Draw:
         return lambda key, num: model_of.sample(key, model, num, form=form, angle=angle)
 
-    known = model.variables["transport"]
-    state, key = semidiscrete.from_heights(known["h"]), jax.random.key(1)
+    transport, key = model_of.map_of(model), jax.random.key(1)
     yield REAL, None, sets.drawn_from(train.images)
     yield MAP, 0.0, draw("pairs", 0.0)
     for share in config.shares():
         angle, word = math.pi, "filter off"
         if share is not None:
-            angle = float(extension.threshold(key, state, known["codes"], quantile=share))
+            angle = float(extension.threshold(key, transport, transport.y, quantile=share))
             word = f"quantile {share:g}"
         for form in extension.METHODS:
             yield f"{form}, {word}", angle, draw(form, angle)

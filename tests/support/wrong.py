@@ -29,9 +29,9 @@ SORTS = {
     "target_variance test_distance first",
     "number": "t s low high loc confidence quantile angle tau lam level least",
     "name": "smoothing method name solver form phase split dense axis",
-    "thing": "model module variables config settings map_ law flow reading prior sampler cost benchmark extension",
+    "thing": "model module variables config settings map_ law flow reading prior cost benchmark extension",
     "weights": "weights a b h labels counts centres x",
-    "given": "state p q checkpoints devices kernel pairing callback save watch cost_fn clouds",
+    "given": "sampler state p q checkpoints devices kernel pairing callback save watch cost_fn clouds",
     "option": "how dtype precision",
     "function": "function statistic codes_of mnist",
 }

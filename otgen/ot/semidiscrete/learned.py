@@ -70,7 +70,7 @@ class Learned(Prior):
             index = jax.random.randint(key, (len(weights), num), 0, codes.shape[0])
             return jnp.einsum("n,nkd->kd", jnp.asarray(weights, codes.dtype), codes[index])
 
-        return solver.run(jax.random.key(13) if key is None else key, codes, sampler=sums, **options)[0]
+        return solver.run(jax.random.key(13) if key is None else key, codes, sampler=sums, **options)[0].state
 
     def apply(self, table: State, y: Array) -> Array:
         """Send sums y [..., d] to the codes by solved heights."""

@@ -12,7 +12,7 @@ from otgen.ot.costs import Cost, product
 from otgen.ot.costs.ground import as_cost
 from otgen.ot.costs.potentials import State
 from otgen.ot.inert import gibbs
-from otgen.ot.sinkhorn.inputs import as_masses, as_numbers, as_state
+from otgen.ot.sinkhorn.inputs import Potentials, as_masses, as_numbers, as_state
 from otgen.ot.sinkhorn.plans import reading
 from otgen.types import Array, Key
 
@@ -22,7 +22,7 @@ PAIRINGS = ("permutation", "stratified", "iid")
 def sample_plan(
     key: Key,
     cost: Cost | ArrayLike,
-    state: State,
+    state: Potentials,
     a: ArrayLike | None = None,
     b: ArrayLike | None = None,
     *,
