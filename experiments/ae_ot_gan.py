@@ -31,7 +31,7 @@ import numpy as np
 
 from experiments.lab import ae_ot_gan_budget, ae_ot_gan_figures, command, sets, table, variants
 from experiments.lab.command import write
-from experiments.lab.judge import Judge, PointJudge, codes_of, features_of, place_of_scores
+from experiments.lab.judge import codes_of, place_of_scores
 from experiments.lab.machine import repeated
 from experiments.lab.sets import Draw
 from experiments.lab.trials import OfSeed, note_failure, place_of, read, run_missing, save, stage
@@ -233,7 +233,8 @@ def check(config: Config) -> None:
             config.gan(name)
     if config.is_toy() and (config.base().network != "mlp" or config.features != "auto" or config.limit is not None):
         raise ValueError("toys are points: network='conv', features and limit are for images.")
-    features_of(config.dataset, config.data_dir, "pixels" if config.features == "auto" else config.features)
+    if config.features != "auto":  # raises for unknown features and missing weights
+        evaluate.extractor_of(config.dataset, config.data_dir, config.features)
 
 
 def load(config: Config) -> tuple[data.Dataset, data.Dataset]:
@@ -388,12 +389,13 @@ class Trial(OfSeed):
         return {"images_per_second": round(_TIMED / min(spent), 1)}
 
     @functools.cached_property
-    def _judge(self) -> Judge | PointJudge:
+    def _judge(self) -> evaluate.Judge | evaluate.PointJudge:
         config, base = self._config, self._start[0]
         if config.is_toy():
-            return PointJudge(config.dataset, *self._points, num=config.num_eval)
+            points, modes = (part.images for part in self._points), toy.centres_of(config.dataset)
+            return evaluate.PointJudge(*points, num=config.num_eval, modes=modes)
         rest = {"num": self._num, "data_dir": config.data_dir, "features": config.features}
-        return Judge(config.dataset, self._train, self._test, codes_of(base), **rest)
+        return evaluate.Judge(config.dataset, self._train, self._test, codes_of(base), **rest)
 
 
 def _params_of(train: Callable[..., Any]) -> Callable[..., tuple[None, Any]]:

@@ -25,7 +25,6 @@ import numpy as np
 
 from experiments.lab import ae_ot_stages, command, sets
 from experiments.lab.figures import canvas, pyplot, save
-from experiments.lab.judge import features_of
 from experiments.lab.trials import run_parts
 from otgen import data, plot
 from otgen import eval as evaluate
@@ -51,7 +50,7 @@ PRIORS = {
     "Cauchy": latent.Cauchy(),
     "TruncatedNormal(1.5)": latent.TruncatedNormal(-1.5, 1.5),
     "StudentT(4)": latent.StudentT(4.0),
-    "Mixture": latent.Mixture([0.3, 0.7], [-2.0, 1.0], [0.5, 0.3]),
+    "Mixture": latent.MixturePrior([0.3, 0.7], [-2.0, 1.0], [0.5, 0.3]),
 }
 
 
@@ -158,9 +157,7 @@ def midpoints(corners: list[Array]) -> dict[str, Array]:
 
 def images(config: Config, generate: Callable[[Key, Array], Array], train: data.Dataset) -> dict[str, Any]:
     """Frechet distances of decoded midpoints to decoded prior samples, beside those of prior samples to each other."""
-    features = evaluate.pixels
-    if config.dataset in ("mnist", "fashion_mnist"):
-        features = features_of(config.dataset, config.data_dir)
+    features = evaluate.extractor_of(config.dataset, config.data_dir)
     found: dict[str, list[float]] = {}
     for i in range(config.pairs):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed + 1), i), 8)

@@ -29,9 +29,10 @@ import jax
 from experiments.lab import command, latent_ot_toy, sets, table, variants
 from experiments.lab import figures as figures_of
 from experiments.lab.command import write
-from experiments.lab.judge import Judge, features_of, place_of_scores
+from experiments.lab.judge import place_of_scores
 from experiments.lab.latent_ot_toy import FORMS, objective
 from experiments.lab.trials import OfSeed, load_shown, place_of, run_missing, save, stage
+from otgen import eval as evaluate
 from otgen import plot, store
 from otgen.data import toy
 from otgen.maps import neural_map
@@ -174,8 +175,8 @@ def check(config: Config) -> None:
     for word in () if config.rows is None else config.rows.split(","):
         if not word or not _groups(dataclasses.replace(config, rows=word)):
             raise ValueError(f"rows = {config.rows!r}: no row of the table has {word!r} in its name; try real,local.")
-    if not _is_toy(config):  # raises for unknown features and missing weights
-        features_of(config.dataset, config.data_dir, "pixels" if config.features == "auto" else config.features)
+    if config.features != "auto":  # raises for unknown features and missing weights
+        evaluate.extractor_of(config.dataset, config.data_dir, config.features)
     if _is_toy(config) and config.distributed:
         raise ValueError("toys are learned on one host: leave --distributed out.")
     for name in config.names():  # raises for the fields of the models
@@ -272,9 +273,9 @@ class Trial(OfSeed):
         return latent_ot.decode(model, codes * scale + mean)
 
     @functools.cached_property
-    def _judge(self) -> Judge:
+    def _judge(self) -> evaluate.Judge:
         rest = {"num": self._num, "data_dir": self._config.data_dir, "features": self._config.features}
-        return Judge(self._config.dataset, self._train, self._test, self._encode, **rest)
+        return evaluate.Judge(self._config.dataset, self._train, self._test, self._encode, **rest)
 
     @functools.cache  # noqa: B019, one seed is held at a time
     def _map(self, solver: str) -> tuple[latent_ot.Model, float | None]:

@@ -62,9 +62,11 @@ def as_pytree(cls: type, leaves: tuple[str, ...] | None = None, static: tuple[st
 class Sampler(Protocol):
     """A source law: draws `num` independent points in `dim` dimensions.
 
-    Samplers are static arguments of jitted functions, so they must be hashable and should be defined
-    once at module level (a new lambda per call retraces). A sampler that is the image of the unit cube
-    under a map may offer that map as the attribute `from_cube`; solvers then feed it quasi-random points.
+    Every prior of `og.latent` is one, and `og.source` has names for three of them; any function f(key, num, dim) is one
+    too. Samplers are static arguments of jitted functions, so they must be hashable. Priors with equal parameters are
+    equal and share what was compiled; a function should be defined once at module level (a new lambda per call
+    retraces). A sampler that is the image of the unit cube under a map may offer that map as the attribute `from_cube`;
+    solvers then feed it quasi-random points.
 
     Example:
       >>> def corners(key, num, dim):
@@ -112,7 +114,7 @@ ADVICE = {
     Status.CONVERGED: "converged: the error recomputed at the end is below tol.",
     Status.MAX_STEPS: (
         "stopped at the limit of steps or samples before the error fell below tol: raise the limit, "
-        "continue from the returned state, or accept a larger tol."
+        "continue from what was returned, or accept a larger tol."
     ),
     Status.NONFINITE: (
         "a number became NaN or infinite: check the inputs for non-finite values and extreme scales, "

@@ -328,6 +328,18 @@ def test_the_model_of_the_guide_is_short():
 
 
 @pytest.mark.slow
+def test_a_generator_is_scored_as_the_page_of_results_says(capsys):
+    text = (ROOT / "docs" / "results.md").read_text().partition("## Score a generator")[2]
+    names = {"__name__": "page"}
+    exec(compile(python_blocks(text)[0], "results.md", "exec"), names)
+    found, real, said = names["found"], names["real"], capsys.readouterr().out
+    assert said.startswith("frechet: ")
+    assert "'images_per_draw': 360, 'draws': 3" in said
+    assert real.mean["lmem"] == 0 < found.mean["lmem"]
+    assert real.mean["frechet"] < found.mean["frechet"] < 1
+
+
+@pytest.mark.slow
 def test_the_model_of_the_guide_learns_and_shares_its_batch(key):
     """The page's promise: a tenth of the untrained divergence, and rows of several devices count as one batch."""
     import jax

@@ -17,9 +17,9 @@ for part, below in (
     ("ot.dual", "types ot.check ot.inert ot.costs"),
     ("ot.structured", "types ot.check ot.inert ot.costs ot.dual"),
     ("ot.exact", "types ot.check ot.costs"),
-    ("ot.semidiscrete", "types ot.check ot.inert ot.kernels ot.costs"),
+    ("ot.latent", "types ot.check"),
+    ("ot.semidiscrete", "types ot.check ot.inert ot.kernels ot.costs ot.latent"),
     ("ot.gaussian", "types ot.check ot.costs ot.exact"),
-    ("ot.latent", "types ot.check ot.semidiscrete"),
 ):
     ALLOWED[part] = set(below.split())
 ALLOWED |= {

@@ -151,7 +151,8 @@ def params(name):
 
 
 def law():
-    return og.models.latent_law.Transport(X, jnp.zeros(N), og.extension.Extension(X, jnp.float32(1)))
+    weights, extension = jnp.full(N, 1 / N), og.extension.Extension(X, jnp.float32(1))
+    return og.semidiscrete.Map(X, jnp.zeros(N), weights, og.source.uniform_cube, extension)
 
 
 def reading():
@@ -239,6 +240,7 @@ VALID = {
     "ae_ot.init": lambda: start("ae_ot"),
     "ae_ot.loss": lambda: {"params": params("ae_ot"), "module": model("ae_ot").module, "images": IMAGES},
     "ae_ot.make_step": lambda: step("ae_ot"),
+    "ae_ot.map_of": lambda: {"model": model("ae_ot")},
     "ae_ot.num_steps_of": lambda: {"config": config("ae_ot"), "num_images": N},
     "ae_ot.optimiser": lambda: {"config": config("ae_ot"), "num_steps": 10},
     "ae_ot.sample": lambda: {**draw("ae_ot"), "form": "local", "angle": 1.0},
@@ -335,7 +337,6 @@ VALID = {
     "latent_flow.sample": lambda: {"key": KEY, "flow": model("latent_flow"), "num": 2},
     "latent_law.gaussian": lambda: {"codes": X},
     "latent_law.mixture": lambda: {"seed": 0, "codes": X, "components": 2, "most": 8},
-    "latent_law.sample_transport": lambda: {"key": KEY, "law": law(), "num": 2, "method": "local", "angle": 1.0},
     "latent_law.transport": lambda: {"key": KEY, "codes": X, "tol": 0.5, "max_samples": 4096},
     "latent_ot.autoencoder": lambda: {"config": config("latent_ot")},
     "latent_ot.decode": lambda: {"model": model("latent_ot"), "codes": X},

@@ -186,11 +186,11 @@ def many(config: Config) -> dict[str, Any]:
 
     def fixed(num: int):
         return jax.jit(
-            jax.vmap(lambda x, y, e: og.sinkhorn.run(og.PairwiseCost(x, y), epsilon=e, num_iterations=num)[0])
+            jax.vmap(lambda x, y, e: og.sinkhorn.run(og.PairwiseCost(x, y), epsilon=e, num_iterations=num)[0].state)
         )
 
     def until(x, y, e):
-        return og.sinkhorn.run(og.PairwiseCost(x, y), epsilon=e, tol=1e-3)[0]
+        return og.sinkhorn.run(og.PairwiseCost(x, y), epsilon=e, tol=1e-3)[0].state
 
     def peer(x, y, e):
         solver = sinkhorn.Sinkhorn(threshold=1e-3, max_iterations=2000)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.lab import figures as figures_of
-from experiments.lab.judge import Judge, codes_of, judged
+from experiments.lab.judge import codes_of, judged
 from experiments.lab.machine import clock
 from experiments.lab.sets import Draw, chosen, drawn_from
 from otgen import eval as evaluate
@@ -20,7 +20,6 @@ from otgen import plot
 from otgen.data import Dataset
 from otgen.models import ae_ot
 from otgen.nn import to_unit
-from otgen.ot import semidiscrete
 from otgen.types import Array, Key
 
 HEADERS = {
@@ -93,10 +92,10 @@ def _interpolate(codes: Array) -> Draw:
     return draw
 
 
-def judge_of(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset, **options: Any) -> Judge:
-    """A judge that measures memorisation in the codes of the model itself; options as in Judge."""
+def judge_of(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset, **options: Any) -> evaluate.Judge:
+    """A judge that measures memorisation in the codes of the model itself; options as in `otgen.eval.Judge`."""
     options = {"num": config.num_eval, "data_dir": config.data_dir, **options}
-    return Judge(config.dataset, train, test, codes_of(model), **options)
+    return evaluate.Judge(config.dataset, train, test, codes_of(model), **options)
 
 
 def table(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> dict[str, Any]:
@@ -137,12 +136,10 @@ def table(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> dic
 
 def unseen(config: Any, model: ae_ot.Model, num: int = 2**20) -> dict[str, float]:
     """Cells that 2^20 fresh samples miss, beside how many they would miss if all masses were right."""
-    transport = model.variables["transport"]
-    size = len(transport["codes"])
+    transport = ae_ot.map_of(model)
+    size = len(transport.y)
     num = min(num, 64 * size)
-    state = semidiscrete.from_heights(transport["h"])
-    key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    masses = semidiscrete.masses(key, state, transport["codes"], num)
+    masses = transport.masses(jax.random.fold_in(jax.random.key(config.seed), 2), num)
     num = -(-num // 65536) * 65536 if num >= 65536 else num
     return {"samples": num, "unseen": int(jnp.sum(masses == 0)), "expected_unseen": size * (1 - 1 / size) ** num}
 

@@ -33,7 +33,7 @@ def run(config: Any, folder: Path, progress: Any) -> dict[str, Any]:
     with Checkpoints(folder / "checkpoints" / "transport", config.identity()) as checkpoints:
         state = checkpoints.restore(semidiscrete.from_heights(y[:, 0]))
         with progress("transport", None) as callback:
-            state, info = semidiscrete.run(
+            transport, info = semidiscrete.run(
                 solve_key,
                 y,
                 tol=TOL if config.tol is None else config.tol,
@@ -43,14 +43,14 @@ def run(config: Any, folder: Path, progress: Any) -> dict[str, Any]:
                 save=checkpoints.save,
             )
     seconds = time.perf_counter() - start
-    ext = extension.init(extend_key, state, y)
-    angle = ext.angle if config.angle is None else config.angle
+    transport = transport.extended(extend_key)
+    angle = transport.extension.angle if config.angle is None else config.angle
     samples = {}
     for form in extension.METHODS:
         for word, limit in (("on", angle), ("off", math.pi)):
-            new = extension.sample(sample_key, ext, state, y, config.num_eval, method=form, angle=limit)
+            new = transport.sample(sample_key, config.num_eval, method=form, angle=limit)
             samples[f"{form}, filter {word}"] = new * scale + mean
-    masses = semidiscrete.masses(extend_key, state, y, 2**20)
+    masses = transport.masses(extend_key, 2**20)
     results = {
         "dataset": config.dataset,
         "seed": config.seed,
@@ -65,7 +65,7 @@ def run(config: Any, folder: Path, progress: Any) -> dict[str, Any]:
         "seconds": {"transport": round(seconds, 2)},
         "figure": "transport.png",
     }
-    figure(folder / "transport.png", state, y, raw, samples, float(angle))
+    figure(folder / "transport.png", transport, y, raw, samples, float(angle))
     return results
 
 

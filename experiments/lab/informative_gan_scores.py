@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.lab.judge import features_of
 from experiments.lab.sets import drawn_from
 from otgen import data
 from otgen import eval as evaluate
@@ -73,7 +72,7 @@ class Sets:
             return evaluate.Extractor(
                 f"{_COMPONENTS} principal components", lambda x: (evaluate.pixels(x) - mean) @ axes
             )
-        return features_of(self.dataset, self._data_dir, "auto")
+        return evaluate.extractor_of(self.dataset, self._data_dir)
 
     def features(self, images: Any) -> Array:
         """Features [n, d] of images."""

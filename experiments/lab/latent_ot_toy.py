@@ -82,9 +82,9 @@ def truth(
                 options = {"sampler": gaussian, "tol": _TOL, "max_samples": _MOST, "state": state}
                 return semidiscrete.run(key, points, callback=callback, save=checkpoints.save, **options)
 
-            (state, info), seconds = stage(config, place / str(i), name, None, progress, solve)
+            (exact, info), seconds = stage(config, place / str(i), name, None, progress, solve)
             facts[name] = {**{field: float(value) for field, value in info._asdict().items()}, "seconds": seconds}
-            heights[name] = state.h
+            heights[name] = exact.h
         save(place, facts, heights)
     facts = read(place)
     with np.load(place / "samples.npz") as file:

@@ -1,5 +1,7 @@
 """Evaluation: features, distances, neighbours, modes, classes, disentanglement, latents, and intervals for all of them.
 
+`Judge` and `PointJudge` take these scores together, by one protocol for all generators.
+
 The Frechet distance is `ot.gaussian.frechet_distance`.
 """
 
@@ -30,6 +32,10 @@ from otgen.eval.intervals import bootstrap as bootstrap
 from otgen.eval.intervals import over_seeds as over_seeds
 from otgen.eval.interventions import beta_vae as beta_vae
 from otgen.eval.interventions import factor_vae as factor_vae
+from otgen.eval.judge import Judge as Judge
+from otgen.eval.judge import PointJudge as PointJudge
+from otgen.eval.judge import extractor_of as extractor_of
+from otgen.eval.judge import over_draws as over_draws
 from otgen.eval.kernel import kernel_distance as kernel_distance
 from otgen.eval.latents import Diagnosis as Diagnosis
 from otgen.eval.latents import diagnose as diagnose

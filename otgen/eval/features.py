@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from otgen.nn import inception as network
 from otgen.ot.check import as_count, as_path, native, require_channels_last, require_function, require_kind
 from otgen.ot.gaussian.frechet import Moments, moments
-from otgen.types import Array
+from otgen.types import Array, Held
 
 LENET_FILE = "lenet_mnist/lenet.npz"
 INCEPTION_FILE = "inception_v3_2015/inception3_params_to_mixed_8.tar"
@@ -186,7 +186,7 @@ def moments_of(extractor: Callable[[Any], Any], batches: Iterable[ArrayLike]) ->
     return known
 
 
-def _check_images(name: str, images: np.ndarray, sides: str, legal: bool) -> None:
+def require_images(name: str, images: Held, sides: str, legal: bool) -> None:
     """Refuse images of the wrong shape, range or type."""
     require_channels_last("images", images.shape)
     if images.ndim != 4 or not legal or not images.size:
@@ -221,7 +221,7 @@ def _inception(
 
     def features(images: ArrayLike) -> dict[int, Array]:
         images = np.asarray(native("images", images))
-        _check_images("Inception", images, "[n, h, w, 1 or 3]", images.shape[3:] in ((1,), (3,)))
+        require_images("Inception", images, "[n, h, w, 1 or 3]", images.shape[3:] in ((1,), (3,)))
         return _in_pieces(lambda x: _layers(variables, x, dims), images, piece)
 
     return features
@@ -248,7 +248,7 @@ def _lenet_weights(data_dir: str | os.PathLike) -> dict[str, Array]:
 
 def _run_lenet(function: Callable[..., Array], weights: dict[str, Array], images: ArrayLike) -> Array:
     images = np.asarray(native("images", images))
-    _check_images("LeNet", images, "[n, 28, 28, 1]", images.shape[1:] == (28, 28, 1))
+    require_images("LeNet", images, "[n, 28, 28, 1]", images.shape[1:] == (28, 28, 1))
     return _in_pieces(functools.partial(function, weights), images, _LENET_PIECE)
 
 

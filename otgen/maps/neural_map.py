@@ -149,7 +149,8 @@ def fit(
 
     Args:
       key: random key.
-      sampler: the source law, hashable; N(0, I) for None.
+      sampler: the source law: a prior of `og.latent`, a law of `og.source`, or a hashable function f(key, num, dim);
+        N(0, I) for None.
       codes: targets [N, d], equally likely.
       solver: "c_transform", "lp" or "icnn".
       neighbours: codes that a barycentre weighs effectively, on average: sets the temperature.
@@ -186,8 +187,7 @@ def fit(
     units = training.units_of(unit_key, sampler, codes)
     source, targets = training.standard(sampler, units), _to_standard(units, codes)
     module, params, table = method.init(init_key, settings, source, targets)
-    law = getattr(sampler, "__qualname__", type(sampler).__qualname__)
-    with opened(checkpoints, "map", settings, solver=solver, sampler=law, key=key, codes=codes) as saved:
+    with opened(checkpoints, "map", settings, solver=solver, sampler=sampler, key=key, codes=codes) as saved:
         state = training.run(
             train_key,
             method.make_update(module, settings, source),

@@ -25,12 +25,13 @@ import optax
 from otgen.models.apply import as_batch, check_images, parts_of, rows, transport_of
 from otgen.models.baselines import latent_law
 from otgen.models.classes import check_labels as check_labels
-from otgen.models.classes import require_label
+from otgen.models.classes import require_label, rows_of_label
 from otgen.models.fitting import check_start, check_step, fit_generator
 from otgen.nn.autoencoder import Autoencoder
 from otgen.ot import semidiscrete
 from otgen.ot.check import as_count, as_key, require_kind
 from otgen.ot.semidiscrete import extension
+from otgen.ot.semidiscrete.source import uniform_cube
 from otgen.train.descent import descend
 from otgen.train.loop import check_readers
 from otgen.train.settings import Settings, adam, made, rows_of
@@ -109,17 +110,7 @@ class AEOT(nn.Module):
         self, key: Key, x: Array, form: str = extension.DEFAULT, angle: Any = None, labels: Array | None = None
     ) -> Array:
         """Map noise x [n, d] to standardised codes [n, d] by the extended map."""
-        known = self._transport()
-        return extension.transport(
-            key,
-            extension.Extension(known["centres"], known["angle"]),
-            semidiscrete.from_heights(known["h"]),
-            known["codes"],
-            x,
-            method=form,
-            angle=angle,
-            labels=labels,
-        ).points
+        return _map(self._transport()).move(key, x, method=form, angle=angle, labels=labels).points
 
     def sample(self, key: Key, num: int, form: str = extension.DEFAULT, angle: Array | float | None = None) -> Array:
         """Draw images [num, h, w, c] in [0, 1]: noise -> extended map -> decoder."""
@@ -351,7 +342,7 @@ def solve(
             key, codes, tol=config.tol, max_samples=config.max_samples, callback=callback, checkpoints=saved
         )
     transport = {
-        "codes": codes,
+        "codes": law.y,
         "h": law.h,
         "centres": law.extension.centres,
         "angle": law.extension.angle,
@@ -456,25 +447,40 @@ def sample(
 def _codes_of_class(key: Key, model: Model, num: int, label: int, form: str, angle: float | None) -> Array:
     """Codes [num, d] whose winner carries the label: noise is drawn until enough of it falls in such cells."""
     require_label(label, [] if model.labels is None else np.unique(np.asarray(model.labels)).tolist())
-    transport = model.variables["transport"]
-    state = semidiscrete.from_heights(transport["h"])
-    kept, found, round_ = [], 0, 0
-    share = float(np.mean(np.asarray(model.labels) == label))
-    rounds = 20 + int(4 * num / (semidiscrete.TILE * share))  # several times what it should take
-    while found < num:
-        if round_ == rounds:
-            raise ValueError(
-                f"label = {label!r} wins almost no noise: {found} of {num} found in {round_ * semidiscrete.TILE} "
-                "samples. Do images of other labels have the same codes, or is the transport far from solved?"
-            )
-        source_key, place_key = jax.random.split(jax.random.fold_in(key, round_))
+    transport, labels = model.variables["transport"], np.asarray(model.labels)
+
+    def draw(one: Key) -> tuple[Array, np.ndarray]:
+        source_key, place_key = jax.random.split(one)
         x = extension.source_samples(source_key, semidiscrete.TILE, model.module.config.latent_dim)
-        winner = semidiscrete.assign(state, transport["codes"], x)
-        rows = np.asarray(model.labels)[np.asarray(winner)] == label
-        kept.append(np.asarray(_move(model, place_key, x, form, angle))[rows])  # on the host: their number differs
-        found, round_ = found + len(kept[-1]), round_ + 1
-    codes = np.concatenate(kept)[:num]
+        return _move(model, place_key, x, form, angle), labels[np.asarray(_map(transport).assign(x))]
+
+    codes = rows_of_label(key, draw, label, float(np.mean(labels == label)), num)
     return codes * transport["scale"] + transport["mean"]
+
+
+def map_of(model: Model) -> semidiscrete.Map:
+    """Return the extended map from noise to the standardised codes of a trained model.
+
+    Its points are (codes - mean) / scale with the `mean` and `scale` of the collection `transport`.
+
+    Raises:
+      ValueError: for what is no trained AE-OT.
+
+    Example:
+      >>> images = og.data.load("digits").images[:100]
+      >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 2, "batch_size": 20, "tol": 0.5}
+      >>> to_codes = og.models.ae_ot.map_of(og.models.ae_ot.fit(jax.random.key(0), images, **tiny))
+      >>> print(to_codes.y.shape, to_codes(jnp.zeros((3, 2))).shape)
+      (100, 2) (3, 2)
+    """
+    return _map(transport_of(parts_of(model, AEOT)[1]))
+
+
+def _map(known: dict[str, Array]) -> semidiscrete.Map:
+    codes, h = known["codes"], semidiscrete.from_heights(known["h"]).h
+    weights = jnp.full(len(codes), 1 / len(codes), codes.dtype)
+    found = extension.Extension(known["centres"], known["angle"])
+    return semidiscrete.Map(codes, h, weights, uniform_cube, found)
 
 
 def _move(model: Model, key: Key, x: Array, form: str, angle: float | None) -> Array:

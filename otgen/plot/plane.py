@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from otgen.ot.check import as_array, as_count, native, require_between, require_function, require_kind
-from otgen.ot.semidiscrete import State, assign
+from otgen.ot.check import as_array, as_count, native, require_between, require_function
+from otgen.ot.semidiscrete import assign, matching
+from otgen.ot.semidiscrete.descent import Heights
 from otgen.ot.semidiscrete.extension import dihedral_angle
 from otgen.plot.look import BLUE, RASTER, axis, cycle, in_plane, ink
 from otgen.types import Array
@@ -140,7 +141,7 @@ def _lines(plan: Any, n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def cells(
-    state: State,
+    state: Heights,
     y: Array,
     ax: Axes | None = None,
     title: str = "",
@@ -151,7 +152,7 @@ def cells(
     """Draw the cells of a semi-discrete map on the square [-1/2, 1/2]^2, each in the colour of its target's place.
 
     Args:
-      state: heights of the map.
+      state: heights of the map, or the Map itself.
       y: targets [N, 2].
       ax: where to draw; None makes a figure.
       title: above the picture.
@@ -172,7 +173,7 @@ def cells(
       >>> bool((left != right).any())  # the cells of the two targets
       True
     """
-    require_kind("state", state, State)
+    matching(state, y)
     y, resolution = in_plane("y", y), as_count("resolution", resolution, 2)
     if angle is not None:
         require_between("angle, in radians,", angle, 0.0, math.pi)

@@ -151,6 +151,11 @@ def _fields(cls: type) -> list[str] | None:
     return [field.name for field in dataclasses.fields(cls) if field.name != "parent" or not issubclass(cls, nn.Module)]
 
 
+def _is_object(value: Any) -> bool:
+    """Whether a value is described by its fields, as what was saved by its name may be now: a source is a prior."""
+    return _own(type(value)) and _fields(type(value)) is not None
+
+
 def _defaulted(cls: type) -> set[str]:
     """Fields of a class that need not be given."""
     if issubclass(cls, tuple):
@@ -230,7 +235,7 @@ class _Builder:
         if kind == "class":
             return self._instance(inside, node["fields"])
         found = self._found(inside)
-        if kind == "constant" and _constant_of(found):
+        if kind == "constant" and (_constant_of(found) or _is_object(found)):
             return found
         if kind == "enum" and isinstance(found, type) and issubclass(found, enum.Enum) and _own(found):
             if node["name"] in found.__members__:

@@ -22,8 +22,8 @@ def opened(place: Place | None, name: str, /, *configs: Any, **given: Any) -> It
     """Give the checkpoints of a stage of a fit; those of a folder are made for it and closed at the end.
 
     A folder is tied to what makes the numbers: the fields of the configurations, and what else is given. Of that, keys
-    are known by their data, arrays of NumPy by shape, type and checksum, those of JAX, which may have been computed
-    elsewhere, by shape and type.
+    are known by their data, functions by name, arrays of NumPy by shape, type and checksum, those of JAX, which may have
+    been computed elsewhere, by shape and type.
 
     Args:
       place: what the fit was given: nothing, the checkpoints of its only stage, or a folder.
@@ -54,17 +54,20 @@ def opened(place: Place | None, name: str, /, *configs: Any, **given: Any) -> It
         yield checkpoints
 
 
-def _told(value: Any) -> Any:
-    """A value as JSON."""
+def _told(value: Any, exact: bool = False) -> Any:
+    """A value as JSON; of a structure all numbers count."""
     from otgen.store.description import describe
 
     if dataclasses.is_dataclass(value):
-        return {it.name: _told(getattr(value, it.name)) for it in dataclasses.fields(value)}
+        fields = {it.name: _told(getattr(value, it.name), exact=True) for it in dataclasses.fields(value)}
+        return {"class": type(value).__qualname__, **fields}
+    if callable(value):
+        return getattr(value, "__qualname__", type(value).__qualname__)
     if not isinstance(value, jax.Array | np.ndarray):
         return describe(value)[0]
     if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
         return np.asarray(jax.random.key_data(value)).tolist()
     told = [list(value.shape), str(value.dtype)]
-    if isinstance(value, jax.Array):
+    if isinstance(value, jax.Array) and not exact:
         return told
     return [*told, zlib.crc32(np.ascontiguousarray(value).reshape(-1).view(np.uint8))]

@@ -11,7 +11,7 @@ from otgen.data import toy
 from otgen.eval import l2_uvp, mode_scores
 from otgen.maps import c_transform, distil, icnn, lp, neural_map
 from otgen.nn.potentials import Convex
-from otgen.ot import gaussian, semidiscrete
+from otgen.ot import gaussian, latent, semidiscrete
 from otgen.ot.semidiscrete.source import gaussian as normal
 from otgen.train import Checkpoints
 
@@ -189,6 +189,16 @@ def test_a_stopped_training_goes_on_bit_identically(solver, tmp_path):
         again = neural_map.fit(jax.random.key(0), None, ring(), checkpoints=checkpoints, **options)
     jax.tree.map(np.testing.assert_array_equal, whole.params, again.params)
     np.testing.assert_array_equal(whole.h, again.h)
+
+
+def test_a_prior_is_a_source():
+    options = {"num_steps": 8, "hidden": (4,), "batch_size": 32}
+    codes = np.random.default_rng(0).normal(size=(32, 2)).astype(np.float32)
+    found, same = (neural_map.fit(jax.random.key(0), law, codes, **options) for law in (None, latent.Normal()))
+    np.testing.assert_array_equal(found.h, same.h)
+    assert found.sampler == same.sampler == normal
+    moved = neural_map.fit(jax.random.key(0), latent.Uniform(0.0, 2.0), codes, **options)
+    assert abs(float(moved.units.source_scale) - 2 / np.sqrt(12)) < 0.01
 
 
 def test_a_distilled_map_follows_the_map():

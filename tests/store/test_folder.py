@@ -169,7 +169,7 @@ def test_a_map_with_a_named_source(tmp_path):
     found = neural_map.Map("icnn", network, source.uniform_ball, params, None, units, **rest)
     og.save(tmp_path / "map", found)
     back = og.load(tmp_path / "map")
-    assert back.sampler is source.uniform_ball
+    assert back.sampler == source.uniform_ball
     assert_same(back, found)
     own = source.Source("own", lambda u: u)
     with pytest.raises(ValueError, match=r"model\.sampler\.from_cube is the function .*lambda.* has under a name"):

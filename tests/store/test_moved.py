@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import otgen as og
+from otgen.store.description import build
 from otgen.store.moved import current
 
 SAVED = Path(__file__).parent / "saved_by_0_1"
@@ -18,7 +19,7 @@ X = jax.random.normal(jax.random.key(1), (5, 2))
 def test_a_semidiscrete_solution_its_source_and_priors():
     saved = og.load(SAVED / "transport")
     np.testing.assert_array_equal(og.semidiscrete.assign(saved["state"], saved["y"], X), EXPECTED["assign"])
-    assert saved["sampler"] is og.ot.semidiscrete.source.gaussian
+    assert saved["sampler"] == og.source.gaussian == og.latent.Normal()
     made = og.extension.transport(jax.random.key(0), saved["extension"], saved["state"], saved["y"], X)
     assert made.points.shape == (5, 2)
     student, normal, ball = saved["priors"]
@@ -57,6 +58,20 @@ def test_what_has_moved_is_found(name):
     assert callable(getattr(importlib.import_module(module), attribute))
 
 
+def test_a_source_that_was_saved_by_its_name_or_as_a_prior(tmp_path):
+    names = {
+        "uniform_cube": og.latent.Uniform(-0.5, 0.5),
+        "uniform_ball": og.latent.Ball(),
+        "gaussian": og.latent.Normal(),
+    }
+    for place in ("source", "semidiscrete.source"):
+        for name, law in names.items():
+            assert build({"constant": f"otgen.ot.{place}.{name}"}, {}, tmp_path, "0.1.0") == law
+    og.save(tmp_path / "laws", names)
+    assert og.load(tmp_path / "laws") == names
+
+
 def test_names_of_before_and_names_that_stay():
+    assert current("otgen.ot.learned.Learned") == current("otgen.ot.latent.learned.Learned")
     assert current("otgen.ot.heights.State") == "otgen.ot.semidiscrete.descent.State"
     assert current("otgen.models.ae_ot.Config") == "otgen.models.ae_ot.Config"

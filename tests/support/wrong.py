@@ -22,16 +22,16 @@ SORTS = {
     "count": (
         "num k k_density num_classes num_modes batch_size repeats trees rows columns n dim num_steps num_images "
         "num_pairs seed most components max_samples stop resolution levels num_train num_eval num_variance batch "
-        "log_every save_every steps_per_call max_steps num_iterations num_sweeps max_crossings sweeps event_ndim bins "
+        "log_every save_every steps_per_call max_steps num_iterations num_sweeps max_crossings event_ndim bins "
         "block start size"
     ),
     "positive": "epsilon tol deviation radius scale df alpha tau_a tau_b budget epochs unit top temperature neighbours "
     "target_variance test_distance first",
     "number": "t s low high loc confidence quantile angle tau lam level least",
     "name": "smoothing method name solver form phase split dense axis",
-    "thing": "model module variables config settings map_ law flow reading prior sampler cost benchmark extension",
+    "thing": "model module variables config settings map_ law flow reading prior cost benchmark extension",
     "weights": "weights a b h labels counts centres x",
-    "given": "classes state p q devices kernel pairing callback save watch cost_fn clouds",
+    "given": "classes sampler state p q devices kernel pairing callback save watch cost_fn clouds",
     "option": "how dtype precision",
     "folder": "checkpoints",
     "function": "function statistic codes_of mnist",

@@ -180,7 +180,7 @@ def _transport(
     law, info = latent_law.transport(key, codes, max_samples=most, callback=callback, checkpoints=checkpoints)
 
     def draw(method: str) -> Draw:
-        return lambda key, num: latent_law.sample_transport(key, law, num, method=method)
+        return lambda key, num: law.sample(key, num, method=method)
 
     notes = {**{name: float(value) for name, value in info._asdict().items()}, "angle": float(law.extension.angle)}
     return {f"ae_ot, {method}": draw(method) for method in extension.METHODS}, notes

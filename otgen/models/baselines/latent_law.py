@@ -7,39 +7,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from otgen.ot import semidiscrete
-from otgen.ot.check import as_count, as_key, as_points, require_kind
+from otgen.ot.check import as_count, as_key, as_points
 from otgen.ot.gaussian.mixture import Mixture
-from otgen.ot.semidiscrete import extension
 from otgen.train.loop import check_readers
 from otgen.train.stages import opened
 from otgen.types import Array, Callback, Key
-
-
-class Transport(NamedTuple):
-    """The extended semi-discrete map from the uniform law on a cube to codes.
-
-    Attributes:
-      codes: targets [N, d].
-      h: heights [N].
-      extension: centres of the cells, and the threshold of the angle.
-
-    Example:
-      >>> codes = jax.random.normal(jax.random.key(0), (32, 2))
-      >>> law, info = og.models.latent_law.transport(jax.random.key(1), codes, tol=0.5)
-      >>> print(law._fields)
-      ('codes', 'h', 'extension')
-    """
-
-    codes: Array
-    h: Array
-    extension: extension.Extension
 
 
 def gaussian(codes: Any) -> Mixture:
@@ -117,7 +96,7 @@ def transport(
     max_samples: int | None = None,
     callback: Callback | None = None,
     checkpoints: Any = None,
-) -> tuple[Transport, semidiscrete.Info]:
+) -> tuple[semidiscrete.Map, semidiscrete.Info]:
     """Solve the transport from uniform noise to codes, going on from the newest checkpoint if any, and extend it.
 
     Args:
@@ -129,7 +108,7 @@ def transport(
       checkpoints: a folder, or `train.Checkpoints`, where the solver's state is saved every few seconds.
 
     Returns:
-      Transport, and the solver's Info.
+      The extended Map from the uniform law on a cube to the codes, and the solver's Info.
 
     Raises:
       ValueError: if the codes are not finite or all coincide.
@@ -137,15 +116,15 @@ def transport(
     Example:
       >>> codes = jax.random.normal(jax.random.key(0), (32, 2))
       >>> law, info = og.models.latent_law.transport(jax.random.key(1), codes, tol=0.5)
-      >>> print(info.status == og.Status.CONVERGED)
-      True
+      >>> print(info.status == og.Status.CONVERGED, law.sample(jax.random.key(2), 5).shape)
+      True (5, 2)
     """
     check_readers(callback, checkpoints)
     codes = as_points("codes", codes)
     solve_key, extend_key = jax.random.split(as_key(key))
     told = {"tol": tol, "max_samples": max_samples, "key": key, "codes": codes}
     with opened(checkpoints, "transport", **told) as saved:
-        state, info = semidiscrete.run(
+        found, info = semidiscrete.run(
             solve_key,
             codes,
             tol=tol,
@@ -154,18 +133,4 @@ def transport(
             callback=callback,
             save=None if saved is None else saved.save,
         )
-    return Transport(codes, state.h, extension.init(extend_key, state, codes)), info
-
-
-def sample_transport(key: Key, law: Transport, num: int, **form: Any) -> Array:
-    """Draw codes [num, d] by the extended map; `form`: method, angle, labels, as in `extension.sample`.
-
-    Example:
-      >>> codes = jax.random.normal(jax.random.key(0), (32, 2))
-      >>> law, info = og.models.latent_law.transport(jax.random.key(1), codes, tol=0.5)
-      >>> print(og.models.latent_law.sample_transport(jax.random.key(2), law, 5).shape)
-      (5, 2)
-    """
-    require_kind("law", law, Transport)
-    state = semidiscrete.from_heights(law.h)
-    return extension.sample(key, law.extension, state, law.codes, num, **form)
+    return found.extended(extend_key), info

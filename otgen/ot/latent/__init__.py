@@ -7,13 +7,15 @@ prior by the Monge map of the law of y, the change that is smallest in mean squa
 What is kept is the law over random inputs; one fixed pair of latents may still lie anywhere.
 
 `operations` has the calls and `combination` the weighted sum that all of them are; the laws are in `priors` (stable
-ones, uniform), `tabulated` (by a table of their sums, from `sums`), `radial` and `learned`; `great_circle` has
-directions.
+ones, uniform), `tabulated` (by a table of their sums, from `sums`) and `radial`; `great_circle` has directions. Every
+law is also a source of `og.semidiscrete` (`sampler=`). `Learned` is offered here too, and defined beside the solver
+that it needs, in `otgen.ot.semidiscrete`, whose sources are laws of this package.
 
 Reference: Agustsson, Sage, Timofte and Van Gool (2019), arXiv 1711.01970; for `lol`, Bodin et al. (2024).
 """
 
-from otgen.ot.latent.learned import Learned
+import importlib
+
 from otgen.ot.latent.operations import (
     STANDARD,
     analogy,
@@ -32,16 +34,16 @@ from otgen.ot.latent.operations import (
 )
 from otgen.ot.latent.priors import Cauchy, Normal, Prior, Stable, Uniform
 from otgen.ot.latent.radial import Ball, MultivariateT, Sphere
-from otgen.ot.latent.tabulated import Custom, Empirical, Mixture, StudentT, TruncatedNormal
+from otgen.ot.latent.tabulated import CustomPrior, Empirical, MixturePrior, StudentT, TruncatedNormal
 
 __all__ = [
     "STANDARD",
     "Ball",
     "Cauchy",
-    "Custom",
+    "CustomPrior",
     "Empirical",
     "Learned",
-    "Mixture",
+    "MixturePrior",
     "MultivariateT",
     "Normal",
     "Prior",
@@ -64,3 +66,13 @@ __all__ = [
     "vicinity",
     "walk",
 ]
+_BEFORE = {"Custom": CustomPrior, "Mixture": MixturePrior}  # by the names of version 0.1
+
+
+def __getattr__(name: str):
+    """Import the one law that stands on a solver when it is first named; the names of version 0.1 still work."""
+    if name == "Learned":
+        return importlib.import_module("otgen.ot.semidiscrete.learned").Learned
+    if name in _BEFORE:
+        return _BEFORE[name]
+    raise AttributeError(f"module 'otgen.ot.latent' has no attribute {name!r}")

@@ -3,6 +3,10 @@
 A prior is a frozen dataclass with `sample(key, shape)`, `match(weights, y)` and, for laws of independent coordinates,
 `cdf`, `ppf` and (where it has a closed form) `log_prob`. `match` is the whole of the method: T = F^-1(F_Q(y)) for
 independent coordinates, with F_Q the law of the sum, and the same along the radius for rotation-invariant laws.
+
+A prior is also a law of the source (`otgen.types.Sampler`): it is called as `prior(key, num, dim)`, and laws with
+quantiles map the unit cube to themselves by `from_cube`. As a static argument it stands for its content: laws of one
+class with equal parameters are equal and have one hash, arrays among the parameters included.
 """
 
 from __future__ import annotations
@@ -29,14 +33,45 @@ from otgen.ot.check import (
 from otgen.ot.latent import sums
 from otgen.types import Array, Key, as_pytree
 
+LEAST = 2.0**-24  # smallest coordinate of points of the unit cube, which quantile functions are then taken of
+
 
 def law(*static: str):
-    """Make a class a frozen dataclass and a pytree whose fields are leaves, but for the static ones."""
+    """Make a class a frozen dataclass and a pytree whose fields are leaves, but for the static ones.
+
+    Instances are equal, and have one hash, if their fields are equal in type and value, arrays to the bit.
+    """
 
     def decorate(cls: type) -> type:
-        return as_pytree(dataclasses.dataclass(frozen=True)(cls), static=static)
+        cls.__eq__, cls.__hash__ = _equal, _hash
+        return as_pytree(dataclasses.dataclass(frozen=True, eq=False)(cls), static=static)
 
     return decorate
+
+
+def _equal(one: Prior, other: Any) -> Any:
+    if type(other) is not type(one):
+        return NotImplemented
+    return one is other or _content(one) == _content(other)
+
+
+def _hash(prior: Prior) -> int:
+    """Raises TypeError for traced parameters, whose values are not known."""
+    return hash((type(prior), _content(prior)))
+
+
+def _content(prior: Prior) -> tuple:
+    """The fields of a law, arrays as shape, type and bytes; read from the device once, as a law is frozen."""
+    if "_content" not in vars(prior):
+        set_fields(prior, _content=tuple(_plain(getattr(prior, it.name)) for it in dataclasses.fields(prior)))
+    return prior._content
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, jax.Array | np.ndarray):
+        return value
+    array = np.asarray(value)
+    return array.shape, str(array.dtype), array.tobytes()
 
 
 def parameter(name: str, value: Any, *, positive: bool = False, shape: tuple[int | None, ...] | None = None) -> Any:
@@ -83,7 +118,7 @@ def require_order(low: Any, high: Any) -> None:
 
 
 class Prior:
-    """A law of latents. Sub-classes give `sample` and `match`.
+    """A law of latents, and of the source of a semi-discrete map. Sub-classes give `sample` and `match`.
 
     A law whose map for sums is laborious to find splits `match` in two: `prepare`, which does not need the sums and is
     done once in a walk, and `finish`. Register sub-classes as pytrees, or every call outside jit is traced again.
@@ -91,6 +126,10 @@ class Prior:
     Example:
       >>> print(isinstance(og.latent.Uniform(), og.latent.Prior), og.latent.Uniform().support)
       True (-1.0, 1.0)
+      >>> print(isinstance(og.latent.Uniform(), og.types.Sampler), og.latent.Uniform()(jax.random.key(0), 4, 3).shape)
+      True (4, 3)
+      >>> print(og.latent.Uniform(-0.5, 0.5) == og.source.uniform_cube, og.latent.Normal() == og.source.gaussian)
+      True True
     """
 
     support: tuple[float, float] | None = None  # of every coordinate, where it is bounded
@@ -107,6 +146,21 @@ class Prior:
         shape = tuple(as_count("a side of shape", side, least=0) for side in shape)
         self.check_shape(shape)
         return self._draw(as_key(key), shape)
+
+    def __call__(self, key: Key, num: int, dim: int) -> Array:
+        """Draw `num` independent points [num, dim]: the law as a `Sampler`.
+
+        A law that has `from_cube` draws by it, so that independent and quasi-random points come from one map; for one
+        key these are other draws than those of `sample`.
+
+        Raises:
+          ValueError: for what is no key or no size, or a dimension that does not suit the parameters.
+        """
+        shape = as_count("num", num, 0), as_count("dim", dim)
+        self.check_shape(shape)
+        if not hasattr(self, "from_cube"):
+            return self._draw(as_key(key), shape)
+        return self.from_cube(jax.random.uniform(as_key(key), shape, minval=LEAST))
 
     def _draw(self, key: Key, shape: tuple[int, ...]) -> Array:
         raise TypeError(f"{type(self).__name__} cannot be sampled.")
@@ -141,14 +195,27 @@ class Prior:
             require_broadcast(type(self).__name__, leaf, shape)
 
 
+class Coordinates(Prior):
+    """A law of independent coordinates with a quantile function `ppf`."""
+
+    def from_cube(self, u: Array) -> Array:
+        """Map points u [n, d] of the unit cube, uniform there, to points [n, d] of this law.
+
+        Raises:
+          ValueError: for a dimension that does not suit the parameters.
+        """
+        self.check_shape(u.shape)
+        return self.ppf(u)
+
+
 def as_prior(prior: Any) -> Prior:
     """Return a law of latents as it is.
 
     Raises:
-      ValueError: for what is none.
+      ValueError: for what is none, a function that only draws among them.
     """
     if not isinstance(prior, Prior):
-        raise ValueError(f"prior = {prior!r}: give a law of latents, such as og.latent.Normal().")
+        raise ValueError(f"prior = {prior!r}: give a law of latents, such as og.latent.Normal() or og.source.gaussian.")
     return prior
 
 
@@ -164,7 +231,7 @@ def require_broadcast(name: str, leaf: Any, shape: tuple[int, ...]) -> None:
 
 
 @law()
-class Normal(Prior):
+class Normal(Coordinates):
     """Gaussian latents; `y -> mu + (y - (sum w) mu) / |w|_2`.
 
     Attributes:
@@ -231,6 +298,11 @@ class Normal(Prior):
         determinant = jnp.sum(jnp.log(jnp.abs(jnp.diag(self.tril))))
         return -0.5 * jnp.sum(white**2, 0) - determinant - 0.5 * len(self.tril) * math.log(2 * math.pi)
 
+    def from_cube(self, u: Array) -> Array:
+        """Map points u [n, d] of the unit cube to points [n, d] of this law, for a full covariance too."""
+        self.check_shape(u.shape)
+        return self.ppf(u) if self.tril is None else self.loc + ndtri(u) @ jnp.asarray(self.tril).T
+
     def _deviation(self) -> Any:
         return self.scale if self.tril is None else jnp.sqrt(jnp.sum(jnp.asarray(self.tril) ** 2, axis=1))
 
@@ -271,7 +343,7 @@ class Stable(Prior):
 
 
 @law()
-class Cauchy(Prior):
+class Cauchy(Coordinates):
     """Cauchy coordinates; `y -> y / sum |w|` in units of the scale, so interpolation needs no change.
 
     Example:
@@ -305,7 +377,7 @@ class Cauchy(Prior):
 
 
 @law("low", "high")
-class Uniform(Prior):
+class Uniform(Coordinates):
     """Uniform coordinates on [low, high]; `y -> 2 F_Q(y) - 1` in units of the half width (`sums.uniform_match`).
 
     Example:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import betainc
+from jax.scipy.special import betainc, gammainc
 
 from otgen.ot.check import as_count, require_positive
 from otgen.ot.latent import great_circle
@@ -123,6 +123,9 @@ def _half_beta(key: Key, dim: int) -> Array:
 class Ball(_Radial):
     """Uniform in the ball of a radius (along the last axis).
 
+    Attributes:
+      radius: of the ball.
+
     Example:
       >>> z = og.latent.Ball(radius=2.0).sample(jax.random.key(0), (1000, 3))
       >>> print(bool(jnp.linalg.norm(z, axis=-1).max() <= 2.0))
@@ -146,6 +149,16 @@ class Ball(_Radial):
     def radius_ppf(self, q: Array, dim: int) -> Array:
         """Quantile function of the norm."""
         return self.radius * q ** (1 / dim)
+
+    def from_cube(self, u: Array) -> Array:
+        """Map points u [n, d] of the unit cube to the ball: Gaussian vectors whose norms become those of the ball.
+
+        The square of a Gaussian vector's norm has a chi2 law, whose distribution function is that of (norm / radius)^d.
+        """
+        dim, z = u.shape[-1], jax.scipy.special.ndtri(u)
+        square = jnp.sum(z**2, -1, keepdims=True)
+        norm = gammainc(dim / 2.0, square / 2.0) ** (1.0 / dim)
+        return self.radius * (z * norm / jnp.sqrt(jnp.maximum(square, 1e-30)))
 
 
 @law()

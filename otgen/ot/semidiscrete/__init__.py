@@ -11,21 +11,24 @@ Points are centred before scores are taken; heights do not depend on it. With th
 potential of the points is g = 2 h + |y|^2. A point of weight zero takes no part, whatever stands in its row: its cell
 is empty, its height -1e30, and it counts in no mean or scale, so that zero weights pad points to a static shape.
 
-`solver` runs the solve, `solution` says what heights do: `start` is where it begins, `descent` the update of the
-heights, `newton` its steps in low dimensions, `devices` its loops, `measure` the masses of cells and chi2. `scores`
-takes the maxima, `source` has the laws of x. What a solved map is good for: `extension` (new points), `angle_filter`
-(which cells are joined), `singular` (where the map jumps), `coupling` (pairs for training, noise of given data, by
-walks of `hit_and_run`).
+`solver` runs the solve and returns a `transport_map`, `solution` says what heights do: `start` is where it begins,
+`descent` the update of the heights, `newton` its steps in low dimensions, `devices` its loops, `measure` the masses of
+cells and chi2. `scores` takes the maxima, `source` has the laws of x, which priors of `og.latent` are too. What a
+solved map is good for: `extension` (new points), `angle_filter` (which cells are joined), `singular` (where the map
+jumps), `coupling` (pairs for training, noise of given data, by walks of `hit_and_run`), `learned` (a prior whose sums
+are matched by a solve).
 """
 
 from otgen.ot.semidiscrete.descent import Schedule, State, from_heights, stage, step
 from otgen.ot.semidiscrete.scores import TILE
 from otgen.ot.semidiscrete.solution import assign, carried, chi2, init, masses, matching
 from otgen.ot.semidiscrete.solver import Info, run
+from otgen.ot.semidiscrete.transport_map import Map
 
 __all__ = [
     "TILE",
     "Info",
+    "Map",
     "Schedule",
     "State",
     "assign",

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from otgen.ot.check import as_key, require_between
-from otgen.ot.semidiscrete.descent import State, shifted
+from otgen.ot.semidiscrete.descent import Heights, shifted
 from otgen.ot.semidiscrete.scores import TILE, top_scores
 from otgen.ot.semidiscrete.singular import dihedral_angle
-from otgen.ot.semidiscrete.solution import matching
-from otgen.ot.semidiscrete.source import as_sampler, draw, uniform_cube
+from otgen.ot.semidiscrete.solution import matching, source_of
+from otgen.ot.semidiscrete.source import draw
 from otgen.types import Array, Key, Sampler
 
 NEIGHBOURS = 20  # next cells in the order of scores that a pair may choose from and a local Gaussian is made of
@@ -42,11 +42,11 @@ def distinct(y: Array, index: Array) -> Array:
 
 def threshold(
     key: Key,
-    state: State,
+    state: Heights,
     y: ArrayLike,
     *,
     quantile: ArrayLike = QUANTILE,
-    sampler: Sampler = uniform_cube,
+    sampler: Sampler | None = None,
 ) -> Array:
     """Choose the angle above which a face counts as singular from the targets alone.
 
@@ -58,7 +58,7 @@ def threshold(
       state: heights of the map.
       y: points [N, d].
       quantile: the share of samples, in [0, 1].
-      sampler: the source law. Static.
+      sampler: the source law; None for that of a Map, or uniform_cube. Static.
 
     Returns:
       Angle in radians, for `Extension.angle` or the argument `angle` of `transport`.
@@ -74,7 +74,7 @@ def threshold(
     """
     require_between("quantile", quantile, 0.0, 1.0)
     y = matching(state, y)
-    return _threshold(as_key(key), state.h, y, as_sampler(sampler), jnp.asarray(quantile, y.dtype))
+    return _threshold(as_key(key), state.h, y, source_of(state, sampler), jnp.asarray(quantile, y.dtype))
 
 
 def admitted_of(y: Array, index: Array, angle: Array, labels: Array | None) -> Array:

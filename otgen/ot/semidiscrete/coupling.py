@@ -1,10 +1,10 @@
 """The coupling of noise and data by a semi-discrete map: pairs for training, and noise points of given data.
 
-    state, info = og.semidiscrete.run(key, y)                          # y [N, d]: codes, embeddings, anything
-    for noise, data, index in og.coupling.pairs(key, state, y, 256):   # batches on the device, without end
+    transport, info = og.semidiscrete.run(key, y)           # y [N, d]: codes, embeddings, anything
+    for noise, data, index in transport.pairs(key, 256):    # batches on the device, without end
         ...
-    noise = og.coupling.invert(key, state, y, index).noise             # encode: where in the noise is y[index]?
-    data = y[og.semidiscrete.assign(state, y, noise)]                  # decode: the same points again
+    noise = transport.invert(key, index).noise              # encode: where in the noise is y[index]?
+    data = transport(noise)                                 # decode: the same points again
 
 The map T sends a noise point to the data point that it is nearest to in the sense of transport, so pairs (x, T(x)) are
 coupled optimally: paths between them do not cross, as flow matching likes it, with no coupling to be solved in each
@@ -12,14 +12,7 @@ batch. The other way round a data point is not one noise point but a cell of the
 source's law within the cell of a random data point gives back the source's law, so that what is done to noise while
 its law is kept (`og.latent`) is done to data.
 
-A fit is the points, the state and the source law (and the extension, where there is one); `og.save` keeps them
-together, `og.load` gives them back in another process:
-
-    og.save("fit", {"y": y, "state": state, "sampler": og.source.uniform_cube})
-    fit = og.load("fit")
-    og.coupling.invert(key, fit["state"], fit["y"], index, sampler=fit["sampler"])
-
-A sampler of one's own is a function outside otgen, which is not saved: keep it in code.
+The functions below take the heights, the points and the source law one by one, as one's own jitted step wants them.
 """
 
 from __future__ import annotations
@@ -37,10 +30,10 @@ from jaxtyping import Int
 
 from otgen.ot.check import as_array, as_count, as_key, as_points, is_traced, native, require_choice
 from otgen.ot.semidiscrete import hit_and_run
-from otgen.ot.semidiscrete.descent import State, lying_out, of_one_type, shifted
+from otgen.ot.semidiscrete.descent import Heights, lying_out, of_one_type, shifted
 from otgen.ot.semidiscrete.scores import TILE, top_scores
-from otgen.ot.semidiscrete.solution import matching
-from otgen.ot.semidiscrete.source import as_sampler, draw, independent, uniform_cube
+from otgen.ot.semidiscrete.solution import matching, source_of
+from otgen.ot.semidiscrete.source import draw, independent
 from otgen.types import Array, Key, Sampler
 
 HOW = ("draw", "centre")
@@ -89,11 +82,11 @@ class Inverse(NamedTuple):
 def pair(
     key: Key,
     step: ArrayLike,
-    state: State,
+    state: Heights,
     y: ArrayLike,
     batch_size: int,
     *,
-    sampler: Sampler = uniform_cube,
+    sampler: Sampler | None = None,
     quasi: bool = True,
 ) -> Pairs:
     """Draw batch number `step` of a stream of pairs; a pure function, to be used inside one's own jit.
@@ -104,10 +97,10 @@ def pair(
     Args:
       key: key of the whole stream. For several devices fold the number of the device in.
       step: number of the batch, 0 or more; batches of other steps are other draws. Traced.
-      state: heights of the map, from `semidiscrete.run`.
+      state: heights of the map, or the Map that `semidiscrete.run` returns.
       y: points [N, d].
       batch_size: pairs in a batch, B. Static.
-      sampler: the source law the heights were solved for. Static.
+      sampler: the source law the heights were solved for; None for that of a Map, or uniform_cube. Static.
       quasi: scrambled Sobol points, which spread over the noise (and so over the data) more evenly than independent
         ones, within a batch and from batch to batch, where the law has them and B is a power of two up to 65,536;
         False, or elsewhere: independent points. Static.
@@ -132,7 +125,7 @@ def pair(
     if not is_traced(step) and as_count("step", step, 0) >= 2**31:
         raise ValueError(f"step = {step}: give less than 2**31, and another key for more.")
     y, size = matching(state, y), as_count("batch_size", batch_size)
-    return _pair(as_key(key), step, state.h, y, size, as_sampler(sampler), bool(quasi))
+    return _pair(as_key(key), step, state.h, y, size, source_of(state, sampler), bool(quasi))
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "sampler", "quasi"))
@@ -163,11 +156,11 @@ class _Endless:
 
 def pairs(
     key: Key,
-    state: State,
+    state: Heights,
     y: ArrayLike,
     batch_size: int,
     *,
-    sampler: Sampler = uniform_cube,
+    sampler: Sampler | None = None,
     quasi: bool = True,
     start: int = 0,
     num: int | None = None,
@@ -197,8 +190,8 @@ def pairs(
       >>> print(len(batches), jnp.array_equal(again.noise, batches[2].noise))
       3 True
     """
-    key, y, size, sampler = as_key(key), matching(state, y), as_count("batch_size", batch_size), as_sampler(sampler)
-    start, quasi = as_count("start", start, 0), bool(quasi)
+    key, y, size = as_key(key), matching(state, y), as_count("batch_size", batch_size)
+    sampler, start, quasi = source_of(state, sampler), as_count("start", start, 0), bool(quasi)
 
     def make(step: int) -> Pairs:
         return _pair(key, step, state.h, y, size, sampler, quasi)
@@ -240,11 +233,11 @@ def _nearest(y: Array, codes: Array) -> Array:
 
 def invert(
     key: Key,
-    state: State,
+    state: Heights,
     y: ArrayLike,
     index: ArrayLike,
     *,
-    sampler: Sampler = uniform_cube,
+    sampler: Sampler | None = None,
     how: str = "draw",
     centres: ArrayLike | None = None,
     num_sweeps: int = 32,
@@ -267,7 +260,7 @@ def invert(
       state: heights of the map.
       y: points [N, d].
       index: the targets [n], integers in [0, N); for codes that are no targets `nearest`.
-      sampler: the source law the heights were solved for: uniform_cube, uniform_ball or gaussian. Static.
+      sampler: the source law, uniform_cube, uniform_ball or gaussian; None for that of a Map, or uniform_cube. Static.
       how: "draw": a draw of the source's law within the cell. "centre": the mass centre of the cell, which is always
         the same and lies deep in it, estimated by the mean of the walk if `centres` does not have it; n centres do not
         follow the source's law. Static.
@@ -289,13 +282,13 @@ def invert(
       >>> noise, found = og.coupling.invert(jax.random.key(2), state, y, index)  # encode
       >>> print(found, og.semidiscrete.assign(state, y, noise))  # decode
       [ True True True] [ 5 17 17]
-      >>> middle = og.latent.lerp(0.5, noise[0], noise[1], prior=og.latent.Uniform(-0.5, 0.5))  # operate on the prior
+      >>> middle = og.latent.lerp(0.5, noise[0], noise[1], prior=og.source.uniform_cube)  # operate on the prior
       >>> print(og.semidiscrete.assign(state, y, middle[None]).shape)
       (1,)
     """
-    y, index = matching(state, y), jnp.asarray(native("index", index))
+    y, index, sampler = matching(state, y), jnp.asarray(native("index", index)), source_of(state, sampler)
     if sampler not in hit_and_run.SOURCES:
-        known = ", ".join(it.name for it in hit_and_run.SOURCES)
+        known = ", ".join(map(str, hit_and_run.SOURCES))
         raise ValueError(f"invert knows the law within a cell of {known}, not of {sampler}: use invert_all.")
     require_choice("how", how, HOW)
     num_sweeps = as_count("num_sweeps", num_sweeps)
@@ -335,10 +328,10 @@ def _invert(key, h, y, index, centres, sampler, how, num_sweeps) -> Inverse:
 
 def invert_all(
     key: Key,
-    state: State,
+    state: Heights,
     y: ArrayLike,
     *,
-    sampler: Sampler = uniform_cube,
+    sampler: Sampler | None = None,
     num: int | None = None,
     num_sweeps: int = 32,
 ) -> Inverse:
@@ -351,7 +344,7 @@ def invert_all(
       key: random key.
       state: heights of the map.
       y: points [N, d]. Of points that coincide all get a draw of their joint cell, and not the same.
-      sampler: the source law the heights were solved for, any. Static.
+      sampler: the source law the heights were solved for, any; None for that of a Map, or uniform_cube. Static.
       num: draws, rounded up to whole tiles of 4096; None for 8 N: one cell in 3000 then stays for `invert`, if the
         masses are 1 / N. The time is that of assigning so many.
       num_sweeps: as in `invert`.
@@ -369,12 +362,12 @@ def invert_all(
       >>> print(noise.shape, jnp.array_equal(og.semidiscrete.assign(state, y, noise[found]), jnp.flatnonzero(found)))
       (200, 3) True
     """
-    y = matching(state, y)
+    y, sampler = matching(state, y), source_of(state, sampler)
     num = 8 * y.shape[0] if num is None else as_count("num", num)
     num_sweeps = as_count("num_sweeps", num_sweeps)
     pass_key, rest_key = jax.random.split(as_key(key))
     h = jnp.asarray(state.h)
-    noise, found = _first_hits(pass_key, h, y, -(-num // TILE), as_sampler(sampler))
+    noise, found = _first_hits(pass_key, h, y, -(-num // TILE), sampler)
     rest = np.flatnonzero(~np.asarray(found | lying_out(h)))
     if not rest.size or sampler not in hit_and_run.SOURCES:
         return Inverse(noise, found)

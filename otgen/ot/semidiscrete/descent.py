@@ -12,7 +12,7 @@ counts in no mean, scale or centre.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +84,18 @@ class State(NamedTuple):
     nu: Array
     step: Array
     schedule: Schedule
+
+
+@runtime_checkable
+class Heights(Protocol):
+    """What has heights `h` [N]: the State of a solve, or the Map that it returns, which knows its source law too.
+
+    Example:
+      >>> print(isinstance(og.semidiscrete.from_heights(jnp.zeros(3)), og.semidiscrete.descent.Heights))
+      True
+    """
+
+    h: Array
 
 
 def _scales(key: Key, y: Array, weights: Array, h: Array, sampler: Sampler) -> tuple[Array, Array, Array]:

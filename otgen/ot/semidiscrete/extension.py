@@ -35,14 +35,14 @@ from otgen.ot.check import as_array, as_count, as_key, as_points, native, requir
 from otgen.ot.semidiscrete.angle_filter import NEIGHBOURS as NEIGHBOURS
 from otgen.ot.semidiscrete.angle_filter import QUANTILE, admitted_of, ranked
 from otgen.ot.semidiscrete.angle_filter import threshold as threshold
-from otgen.ot.semidiscrete.descent import State, lying_out, shifted
+from otgen.ot.semidiscrete.descent import Heights, lying_out, shifted
 from otgen.ot.semidiscrete.scores import TILE, top_scores
 from otgen.ot.semidiscrete.singular import Faces as Faces
 from otgen.ot.semidiscrete.singular import Walk as Walk
 from otgen.ot.semidiscrete.singular import dihedral_angle as dihedral_angle
 from otgen.ot.semidiscrete.singular import singular_angles as singular_angles
 from otgen.ot.semidiscrete.singular import walk as walk
-from otgen.ot.semidiscrete.solution import matching
+from otgen.ot.semidiscrete.solution import matching, source_of
 from otgen.ot.semidiscrete.source import as_sampler, draw, uniform_cube
 from otgen.types import Array, Key, Sampler
 
@@ -106,10 +106,10 @@ def _centres(key: Key, h: Array, y: Array, sampler: Sampler, num: int) -> Array:
 
 def init(
     key: Key,
-    state: State,
+    state: Heights,
     y: ArrayLike,
     *,
-    sampler: Sampler = uniform_cube,
+    sampler: Sampler | None = None,
     num: int | None = None,
     quantile: ArrayLike = QUANTILE,
 ) -> Extension:
@@ -117,9 +117,9 @@ def init(
 
     Args:
       key: random key.
-      state: heights of the map, from `semidiscrete.run`.
+      state: heights of the map, or the Map that `semidiscrete.run` returns.
       y: points [N, d].
-      sampler: the source law. Static.
+      sampler: the source law; None for that of a Map, or uniform_cube. Static.
       num: samples for the centres, rounded up to whole tiles of 4096; None for 20 N. Static.
       quantile: of the angles, as in `threshold`: almost every sample finds a partner with the default.
 
@@ -135,7 +135,7 @@ def init(
       >>> print(jnp.abs(ext.centres - y / 4).max() < 0.01)  # centres of the halves of the square
       True
     """
-    y = matching(state, y)
+    y, sampler = matching(state, y), source_of(state, sampler)
     num = 20 * y.shape[0] if num is None else as_count("num", num)
     centre_key, angle_key = jax.random.split(as_key(key))
     angle = threshold(angle_key, state, y, quantile=quantile, sampler=sampler)
@@ -199,7 +199,7 @@ def _transport(key, extension, h, y, x, angle, labels, method) -> Combination:
 def transport(
     key: Key,
     extension: Extension,
-    state: State,
+    state: Heights,
     y: ArrayLike,
     x: ArrayLike,
     *,
@@ -261,21 +261,21 @@ def check_form(method: str, angle: ArrayLike) -> None:
 def sample(
     key: Key,
     extension: Extension,
-    state: State,
+    state: Heights,
     y: ArrayLike,
     num: int,
     *,
     method: str = DEFAULT,
     angle: ArrayLike | None = None,
     labels: ArrayLike | None = None,
-    sampler: Sampler = uniform_cube,
+    sampler: Sampler | None = None,
 ) -> Float[Array, "num d"]:
     """Draw `num` new points: quasi-random source samples moved by the extended map.
 
     Args:
       key: random key.
       num: how many. Static.
-      sampler: the source law the heights were solved for. Static.
+      sampler: the source law the heights were solved for; None for that of a Map, or uniform_cube. Static.
       extension, state, y, method, angle, labels: as in `transport`.
 
     Returns:
@@ -294,7 +294,7 @@ def sample(
     """
     y = matching(state, y)
     source_key, place_key = jax.random.split(as_key(key))
-    x = source_samples(source_key, num, y.shape[1], sampler)
+    x = source_samples(source_key, num, y.shape[1], source_of(state, sampler))
     return transport(place_key, extension, state, y, x, method=method, angle=angle, labels=labels).points
 
 

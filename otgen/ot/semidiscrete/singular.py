@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from otgen.ot.check import as_array, as_count, as_points
 from otgen.ot.inert import tiles
-from otgen.ot.semidiscrete.descent import State, lying_out, of_one_type, shifted
+from otgen.ot.semidiscrete.descent import Heights, lying_out, of_one_type, shifted
 from otgen.ot.semidiscrete.scores import BLOCK, blocks, top_scores
 from otgen.ot.semidiscrete.solution import matching
 from otgen.types import Array
@@ -108,7 +108,7 @@ def dihedral_angle(a: ArrayLike, b: ArrayLike) -> Float[Array, "*r"]:
     return 2 * jnp.arctan2(jnp.linalg.norm(a - b, axis=-1), jnp.linalg.norm(a + b, axis=-1))
 
 
-def singular_angles(state: State, y: ArrayLike, x: ArrayLike) -> Faces:
+def singular_angles(state: Heights, y: ArrayLike, x: ArrayLike) -> Faces:
     """Find the face of the cells that is nearest to every sample, and how sharply the potential folds there.
 
     The distance of x, in the cell of i, from the face to the cell of j is the least over j of
@@ -168,7 +168,7 @@ def _nearest_faces(y: Array, h: Array, x: Array) -> Faces:
     return Faces(dihedral_angle(centred[winner], centred[other]), distance, jnp.stack([winner, other], 1))
 
 
-def walk(state: State, y: ArrayLike, path: ArrayLike, *, max_crossings: int = 256) -> Walk:
+def walk(state: Heights, y: ArrayLike, path: ArrayLike, *, max_crossings: int = 256) -> Walk:
     """Follow a path of samples through the cells.
 
     Along a segment the scores are affine in time, a_j + b_j t, and from cell i the path next meets the cell whose

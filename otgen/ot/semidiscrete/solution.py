@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from otgen.ot.check import as_array, as_count, as_key, as_points, as_weights
 from otgen.ot.semidiscrete import measure, start
-from otgen.ot.semidiscrete.descent import State, among, centred, from_heights, shifted
+from otgen.ot.semidiscrete.descent import Heights, State, among, centred, from_heights, shifted
 from otgen.ot.semidiscrete.scores import top_scores
 from otgen.ot.semidiscrete.source import as_sampler, uniform_cube
 from otgen.types import Array, Key, Sampler
@@ -62,13 +62,13 @@ def _warm(key: Key, y: Array, weights: Array, sampler: Sampler) -> State:
     return from_heights(among(weights, start.start(key, centred(y, weights)[0], weights, sampler)))
 
 
-def assign(state: State, y: ArrayLike, x: ArrayLike) -> Int[Array, " n"]:
+def assign(state: Heights, y: ArrayLike, x: ArrayLike) -> Int[Array, " n"]:
     """Return the index of the point each sample is sent to, argmax_i <y_i, x> + h_i.
 
     Of points that coincide one is returned; none is sent to a point of weight zero.
 
     Args:
-      state: heights of the map.
+      state: heights of the map, or the Map that `run` returns.
       y: points [N, d].
       x: samples [n, d].
 
@@ -96,11 +96,11 @@ def _assign(h: Array, y: Array, x: Array) -> Array:
 
 def carried(
     key: Key,
-    state: State,
+    state: Heights,
     old: ArrayLike,
     y: ArrayLike,
     *,
-    sampler: Sampler = uniform_cube,
+    sampler: Sampler | None = None,
 ) -> State:
     """Return a start for other points from heights that were solved for old ones: new data, added or instead.
 
@@ -112,7 +112,7 @@ def carried(
       state: heights of the old points.
       old: old points [M, d].
       y: new points [N, d]: the old ones with others added, or any.
-      sampler: the source law. Static.
+      sampler: the source law; None for that of a Map, or uniform_cube. Static.
 
     Returns:
       State of N heights at step 0.
@@ -129,10 +129,10 @@ def carried(
       True
     """
     old = matching(state, old, y)
-    return from_heights(start.conjugate(as_key(key), state.h, old, as_points("y", y), as_sampler(sampler)))
+    return from_heights(start.conjugate(as_key(key), state.h, old, as_points("y", y), source_of(state, sampler)))
 
 
-def matching(state: State, y: ArrayLike, x: ArrayLike | None = None) -> Array:
+def matching(state: Heights, y: ArrayLike, x: ArrayLike | None = None) -> Array:
     """Return y after checking that the heights belong to as many points and the samples to their dimension.
 
     Raises:
@@ -144,8 +144,8 @@ def matching(state: State, y: ArrayLike, x: ArrayLike | None = None) -> Array:
       float32
     """
     y = as_points("y", y)
-    if not isinstance(state, State):
-        raise ValueError(f"state is a {type(state).__name__}: give the State of from_heights, init or run.")
+    if not isinstance(state, Heights):
+        raise ValueError(f"state is a {type(state).__name__}: give a Map, or the State of from_heights or init.")
     if jnp.shape(state.h) != y.shape[:1]:
         raise ValueError(f"the state has {jnp.size(state.h)} heights but y has {y.shape[0]} points: use its own y.")
     if x is not None and (jnp.ndim(x) != 2 or jnp.shape(x)[1] != y.shape[1]):
@@ -155,14 +155,28 @@ def matching(state: State, y: ArrayLike, x: ArrayLike | None = None) -> Array:
     return y
 
 
+def source_of(state: Heights, sampler: Sampler | None) -> Sampler:
+    """Return the law that the heights were solved for: the one given, or that of a Map, or the uniform one on a cube.
+
+    Raises:
+      ValueError: for another law than that of a Map, and as `source.as_sampler`.
+    """
+    own = getattr(state, "sampler", None)
+    if sampler is None:
+        return uniform_cube if own is None else own
+    if own is not None and as_sampler(sampler) != own:
+        raise ValueError(f"sampler = {sampler}, but the map was solved for {own}: leave it out.")
+    return as_sampler(sampler)
+
+
 def masses(
     key: Key,
-    state: State,
+    state: Heights,
     y: ArrayLike,
     num: int,
     *,
     weights: ArrayLike | None = None,
-    sampler: Sampler = uniform_cube,
+    sampler: Sampler | None = None,
 ) -> Float[Array, " N"]:
     """Estimate the mass of every cell from `num` fresh independent samples.
 
@@ -171,10 +185,10 @@ def masses(
 
     Args:
       key: random key.
-      state: heights of the map.
+      state: heights of the map, or the Map that `run` returns.
       y: points [N, d]. weights: [N], None for uniform.
       num: samples, rounded up to 16 blocks of whole tiles of at most 4096. Static.
-      sampler: the source law. Static.
+      sampler: the source law; None for that of a Map, or uniform_cube. Static.
 
     Returns:
       Masses [N], summing to 1.
@@ -191,24 +205,24 @@ def masses(
 
 
 def _counted(
-    key: Key, state: State, y: ArrayLike, weights: ArrayLike | None, num: int, sampler: Sampler
+    key: Key, state: Heights, y: ArrayLike, weights: ArrayLike | None, num: int, sampler: Sampler | None
 ) -> tuple[Array, Array, Array, np.ndarray | None]:
     """Counts of fresh samples in the cells of distinct points, the weights of all points and of those, and groups."""
     y, num = matching(state, y), as_count("num", num, 2)
     weights = as_weights(weights, y.shape[0])
     points, total, groups = measure.merge(y, weights)
     h = measure.merge_heights(jnp.asarray(state.h), groups)
-    return measure.count(as_key(key), points, total, h, num, as_sampler(sampler)).counts, weights, total, groups
+    return measure.count(as_key(key), points, total, h, num, source_of(state, sampler)).counts, weights, total, groups
 
 
 def chi2(
     key: Key,
-    state: State,
+    state: Heights,
     y: ArrayLike,
     num: int,
     *,
     weights: ArrayLike | None = None,
-    sampler: Sampler = uniform_cube,
+    sampler: Sampler | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Estimate the chi-square divergence of the cell masses from the weights, without bias.
 
@@ -217,10 +231,10 @@ def chi2(
 
     Args:
       key: random key, one that the heights have not been trained with.
-      state: heights of the map.
+      state: heights of the map, or the Map that `run` returns.
       y: points [N, d]. weights: [N], None for uniform.
       num: samples, rounded up to 16 blocks of whole tiles of at most 4096. Static.
-      sampler: the source law. Static.
+      sampler: the source law; None for that of a Map, or uniform_cube. Static.
 
     Returns:
       The estimate and its standard error.

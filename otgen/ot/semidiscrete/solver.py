@@ -14,10 +14,11 @@ from jax.typing import ArrayLike
 from otgen.ot.check import as_count, as_key, as_points, as_weights, is_traced, require_function, require_positive
 from otgen.ot.semidiscrete import devices as shared
 from otgen.ot.semidiscrete import measure, newton, start
-from otgen.ot.semidiscrete.descent import EXCLUDED, LATER_RATE, State, centred, stage
+from otgen.ot.semidiscrete.descent import EXCLUDED, FIRST_RATE, LATER_RATE, State, centred, stage
 from otgen.ot.semidiscrete.descent import rate as _rate
 from otgen.ot.semidiscrete.solution import carried, init, matching
 from otgen.ot.semidiscrete.source import as_sampler, uniform_cube
+from otgen.ot.semidiscrete.transport_map import Map
 from otgen.types import Array, Callback, Key, Sampler, Status, status_of
 
 _SAMPLES = 1.6  # first stage: this many samples per unit of the floor (N - 1) / tol
@@ -166,6 +167,57 @@ class _Problem(NamedTuple):
             counted = counted._replace(counts=jnp.asarray(np.asarray(counted.counts)[..., :num]))
         return _info(counted, state.h, self.points, self.weights, state.step, self.tol, self.batch_size)
 
+    def start(self, key: Key, test_key: Key) -> tuple[State, Info]:
+        """The warm start, or that from clusters of many points if its dual value is higher; Info of the first."""
+        state = init(key, self.points, self.weights, sampler=self.sampler)
+        info = self.evaluate(test_key, state)
+        num, dim = self.points.shape
+        if num >= _COARSE and dim > 1 and not float(info.error + 2 * info.chi2_error) < self.tol:
+            other = _from_clusters(key, self.points, self.weights, self.sampler)
+            state = other if self.evaluate(test_key, other).dual_value > info.dual_value else state
+        return state, info
+
+    def solve(
+        self,
+        keys: tuple[Key, Key, Key],
+        state: State,
+        limit: int,
+        callback: Callback | None,
+        save: Callable[[int, State], None] | None,
+    ) -> tuple[State, Info]:
+        """Do the stage of a state and those that follow, until the error is below `tol` or `limit` steps are done."""
+        start_key, train_key, test_key = keys
+        size, sampler, (num, dim) = self.batch_size, self.sampler, self.points.shape
+        several = int(np.clip(_WORK / (num * (dim + 8) * size), 1, 10_000))  # steps between callbacks
+        while True:
+            end = int(state.schedule.first + state.schedule.length)
+            running = shared.place_state(state, self.mesh)
+            while (now := int(running.step)) < end:
+                count = min(several - now % several, end - now)
+                running = shared.advance(train_key, running, *self.placed, count, sampler, size, self.mesh)
+                if save:
+                    save(now + count, shared.collect(running, self.mesh, num))
+                if callback:
+                    callback(now + count, {"samples": (now + count) * size, "rate": float(_rate(running))})
+            state = shared.collect(running, self.mesh, num)
+            end = int(state.step)  # beyond the stage, if it is a state that was returned after Newton's steps
+            fresh = jax.random.fold_in(test_key, end)
+            info = self.evaluate(fresh, state)
+            if callback:
+                chi2 = {"chi2": float(info.chi2), "chi2_error": float(info.chi2_error)}
+                callback(end, {"samples": end * size, **chi2})
+            unfinished = int(info.status) == Status.MAX_STEPS
+            if unfinished and float(info.chi2) < self.tol:
+                state = self.raised(fresh, state)
+            last = int(state.schedule.length)
+            if unfinished and int(state.schedule.first) > 0 and dim <= newton.MOST_DIM:
+                state, info = self.newton(train_key, fresh, state, info, min(2 * last, limit - end), callback)
+            length = min(2 * last, limit - int(state.step))
+            if int(info.status) != Status.MAX_STEPS or 2 * length < last:  # a stage's first steps lead away
+                return state, info
+            again = jax.random.fold_in(start_key, end)
+            state = stage(again, state, *self[:2], length, size, sampler=sampler, first=LATER_RATE)
+
     def raised(self, key: Key, state: State) -> State:
         """The state with the heights of empty cells at which each would win something."""
         h = newton.unearth(key, state.h, self.points, self.weights, self.sampler)
@@ -203,11 +255,11 @@ def run(
     tol: float = 0.05,
     max_samples: int | None = None,
     batch_size: int | None = None,
-    state: State | None = None,
+    state: State | Map | None = None,
     devices: Sequence[jax.Device] | None = None,
     callback: Callback | None = None,
     save: Callable[[int, State], None] | None = None,
-) -> tuple[State, Info]:
+) -> tuple[Map, Info]:
     """Solve for the heights until the held-out error is below `tol`. Nothing needs tuning.
 
     The error is chi2, unless weights are very unequal or points lie far from all others, see `Info`.
@@ -233,7 +285,7 @@ def run(
         more, each scored against a 25th of the points or fewer; neither the limit nor `Info` counts them.
       batch_size: samples per step, a power of two up to 65,536 for quasi-random sampling; None: 1024, or 2048
         for more than 20,000 points. Static.
-      state: where to go on from.
+      state: where to go on from: what `save` received, or a Map, whose heights are where a further stage starts.
       devices: if given, the points are shared out among these devices, each holding a block of them. Given the same
         heights, a step is that of one device to rounding; over a run rounding grows, as one sample that changes cells
         moves a height by a step, and what is the same are the law of the result and its errors. None: the default
@@ -244,17 +296,17 @@ def run(
         from there takes again.
 
     Returns:
-      The final State, whose `h` are the heights, and Info, measured on fresh samples.
+      The Map, ready to be used, and Info, measured on fresh samples.
 
     Raises:
       ValueError: for points, weights or limits that cannot be meant.
 
     Example:
       >>> y = jnp.array([[-1.0, 0.0], [1.0, 0.0]])
-      >>> state, info = og.semidiscrete.run(jax.random.key(0), y, jnp.array([0.75, 0.25]))
+      >>> transport, info = og.semidiscrete.run(jax.random.key(0), y, jnp.array([0.75, 0.25]))
       >>> print(bool(info.chi2 < 0.05))
       True
-      >>> print(og.semidiscrete.assign(state, y, jnp.array([[0.1, 0.0], [0.4, 0.0]])))  # cut near x = 1 / 4
+      >>> print(transport.assign(jnp.array([[0.1, 0.0], [0.4, 0.0]])))  # cut near x = 1 / 4
       [0 1]
     """
     key, y, sampler = as_key(key), as_points("y", y), as_sampler(sampler)
@@ -267,8 +319,8 @@ def run(
             require_function(name, function)
     if is_traced(key, y, weights, tol):
         raise ValueError("run is a loop on the host: inside jit, vmap or grad use init, stage, step and chi2.")
-    points, weights, groups = measure.merge(y, weights)
-    num, dim = points.shape
+    points, total, groups = measure.merge(y, weights)
+    num = len(points)
     if num < 2:
         raise ValueError("All points of y with weight coincide: the map is constant, so there is nothing to solve.")
     batch_size = as_count("batch_size", (1024 if num <= 20_000 else 2048) if batch_size is None else batch_size)
@@ -279,51 +331,29 @@ def run(
     mesh = shared.mesh_of(devices)
     start_key, train_key, test_key = jax.random.split(key, 3)
     num_test = _held_out_size(num, tol, min(int(first_stage), limit * batch_size) // 4)
-    placed = [shared.place(array, mesh) for array in (points, weights)]
-    problem = _Problem(points, weights, placed, sampler, tol, batch_size, num_test, mesh)
+    placed = [shared.place(array, mesh) for array in (points, total)]
+    problem = _Problem(points, total, placed, sampler, tol, batch_size, num_test, mesh)
 
-    if state is not None:
-        matching(state, y)
-        state = state if groups is None else _one_of_each(state, groups)
-    else:
-        state = init(start_key, points, weights, sampler=sampler)
-        info = problem.evaluate(test_key, state)
+    def made(state: State) -> Map:
+        return Map(y, _repeated(state, groups).h, weights, sampler)
+
+    def saved(now: int, state: State) -> None:
+        save(now, _repeated(state, groups))
+
+    rate = LATER_RATE if isinstance(state, Map) else FIRST_RATE
+    if state is None:
+        state, info = problem.start(start_key, test_key)
         if float(info.error + 2 * info.chi2_error) < tol:  # the affine warm start is all it takes
-            return _repeated(state, groups), info
-        if num >= _COARSE and dim > 1:
-            other = _from_clusters(start_key, points, weights, sampler)
-            state = other if problem.evaluate(test_key, other).dual_value > info.dual_value else state
+            return made(state), info
+    else:
+        matching(state, y)
+        state = state.state if isinstance(state, Map) else state
+        state = state if groups is None else _one_of_each(state, groups)
     if int(state.schedule.length) == 0:
         length = min(int(first_stage // batch_size), limit)
-        state = stage(start_key, state, points, weights, length, batch_size, sampler=sampler)
-    several = int(np.clip(_WORK / (num * (dim + 8) * batch_size), 1, 10_000))  # steps between callbacks
-
-    while True:
-        end = int(state.schedule.first + state.schedule.length)
-        running = shared.place_state(state, mesh)
-        while (now := int(running.step)) < end:
-            count = min(several - now % several, end - now)
-            running = shared.advance(train_key, running, *placed, count, sampler, batch_size, mesh)
-            if save:
-                save(now + count, _repeated(shared.collect(running, mesh, num), groups))
-            if callback:
-                callback(now + count, {"samples": (now + count) * batch_size, "rate": float(_rate(running))})
-        state = shared.collect(running, mesh, num)
-        end = int(state.step)  # beyond the stage, if it is a state that was returned after Newton's steps
-        fresh = jax.random.fold_in(test_key, end)
-        info = problem.evaluate(fresh, state)
-        if callback:
-            callback(end, {"samples": end * batch_size, "chi2": float(info.chi2), "chi2_error": float(info.chi2_error)})
-        if int(info.status) == Status.MAX_STEPS and float(info.chi2) < tol:
-            state = problem.raised(fresh, state)
-        last = int(state.schedule.length)
-        if int(info.status) == Status.MAX_STEPS and int(state.schedule.first) > 0 and dim <= newton.MOST_DIM:
-            state, info = problem.newton(train_key, fresh, state, info, min(2 * last, limit - end), callback)
-        length = min(2 * last, limit - int(state.step))
-        if int(info.status) != Status.MAX_STEPS or 2 * length < last:  # a stage's first steps lead away
-            return _repeated(state, groups), info
-        again = jax.random.fold_in(start_key, end)
-        state = stage(again, state, points, weights, length, batch_size, sampler=sampler, first=LATER_RATE)
+        state = stage(start_key, state, points, total, length, batch_size, sampler=sampler, first=rate)
+    state, info = problem.solve((start_key, train_key, test_key), state, limit, callback, saved if save else None)
+    return made(state), info
 
 
 def _from_clusters(key: Key, y: Array, weights: Array, sampler: Sampler) -> State:

@@ -1,7 +1,8 @@
 """Source laws of the semi-discrete problem, drawn independently or as scrambled Sobol points: `og.source`.
 
-`uniform_cube` on [-1/2, 1/2]^d, `uniform_ball` in the unit ball, `gaussian` with the identity for a covariance; any
-function f(key, num, dim) that has a hash is a law too, and a `Source` one that has quasi-random points.
+`uniform_cube` on [-1/2, 1/2]^d, `uniform_ball` in the unit ball and `gaussian` with the identity for a covariance are
+the priors `og.latent.Uniform(-0.5, 0.5)`, `Ball()` and `Normal()`, and any other prior is a source law as well. So is
+every function f(key, num, dim) that has a hash; a `Source` is one that has quasi-random points.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from otgen.ot.check import as_count, as_key, require_whole
+from otgen.ot.latent.priors import LEAST, Normal, Uniform
+from otgen.ot.latent.radial import Ball
 from otgen.types import Array, Key, Sampler
 
 __all__ = ["Source", "draw", "gaussian", "independent", "uniform_ball", "uniform_cube"]
@@ -39,8 +42,8 @@ class Source:
 
     Example:
       >>> exponential = og.source.Source("exponential", lambda u: -jnp.log(u))  # define yours once: it is static
-      >>> print(exponential(jax.random.key(0), 4, 2).shape, og.source.gaussian(jax.random.key(0), 3, 5).shape)
-      (4, 2) (3, 5)
+      >>> print(exponential(jax.random.key(0), 4, 2).shape)
+      (4, 2)
     """
 
     name: str
@@ -49,21 +52,12 @@ class Source:
     def __call__(self, key: Key, num: int, dim: int) -> Float[Array, "{num} {dim}"]:
         """Draw `num` independent points [num, dim]."""
         shape = as_count("num", num, 0), as_count("dim", dim)
-        return self.from_cube(jax.random.uniform(as_key(key), shape, minval=2.0**-24))
+        return self.from_cube(jax.random.uniform(as_key(key), shape, minval=LEAST))
 
 
-def _ball_from_cube(u: Array) -> Array:
-    """Push the cube to the unit ball: a Gaussian direction whose radius is corrected to r^d uniform."""
-    dim = u.shape[-1]
-    z = jax.scipy.special.ndtri(u)
-    norm_sq = jnp.sum(z**2, -1, keepdims=True)
-    radius = jax.scipy.special.gammainc(dim / 2.0, norm_sq / 2.0) ** (1.0 / dim)  # chi2 cdf = r^d
-    return z * radius / jnp.sqrt(jnp.maximum(norm_sq, 1e-30))
-
-
-uniform_cube = Source("uniform_cube", lambda u: u - 0.5)
-uniform_ball = Source("uniform_ball", _ball_from_cube)
-gaussian = Source("gaussian", jax.scipy.special.ndtri)
+uniform_cube = Uniform(-0.5, 0.5)
+uniform_ball = Ball()
+gaussian = Normal()
 
 
 @functools.lru_cache(maxsize=16)
@@ -128,9 +122,14 @@ def as_sampler(sampler: Sampler) -> Sampler:
     try:
         hash(sampler)
     except TypeError:
-        raise ValueError(f"sampler = {sampler!r} has no hash: give a function, or a frozen dataclass.") from None
+        raise ValueError(
+            f"sampler = {sampler!r} has no hash: give a function, a frozen dataclass, or a prior made outside jit."
+        ) from None
     if not callable(sampler):
-        raise ValueError(f"sampler = {sampler!r}: give a law such as og.source.uniform_cube, f(key, num, dim).")
+        raise ValueError(
+            f"sampler = {sampler!r}: give a law such as og.source.uniform_cube or og.latent.Normal(), or a function "
+            "f(key, num, dim)."
+        )
     return sampler
 
 

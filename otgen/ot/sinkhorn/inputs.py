@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from otgen.ot.costs.potentials import State
 from otgen.ot.sinkhorn import loop
 from otgen.types import Array, Held
 
+Potentials = Iterable[Held]  # f and g: a State, or a Solution, which unpacks to them
 DENSE = 2**25  # up to this many entries the matrix is kept: 128 MiB in float32, and as much for the kernel
 
 
@@ -84,7 +87,7 @@ def require_partners(cost: Cost, a: Held, b: Held) -> None:
         )
 
 
-def as_state(cost: Cost, state: State) -> State:
+def as_state(cost: Cost, state: Potentials) -> State:
     """Return potentials that fit a cost, on a device."""
     try:
         f, g = state

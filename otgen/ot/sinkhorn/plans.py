@@ -13,9 +13,8 @@ from jaxtyping import Float
 from otgen.ot.check import as_array, require_choice
 from otgen.ot.costs import Cost, DenseCost, product
 from otgen.ot.costs.ground import as_cost
-from otgen.ot.costs.potentials import State
 from otgen.ot.inert import carried, gibbs
-from otgen.ot.sinkhorn.inputs import as_masses, as_numbers, as_state
+from otgen.ot.sinkhorn.inputs import Potentials, as_masses, as_numbers, as_state
 from otgen.types import Array
 
 
@@ -42,7 +41,7 @@ class Read(NamedTuple):
 
 def read(
     cost: Cost | ArrayLike,
-    state: State,
+    state: Potentials,
     a: ArrayLike | None,
     b: ArrayLike | None,
     epsilon: ArrayLike,
@@ -63,7 +62,7 @@ def reading(cost: Cost, f: Array, g: Array, a: Array, b: Array, epsilon: Array) 
 
 def marginals(
     cost: Cost | ArrayLike,
-    state: State,
+    state: Potentials,
     a: ArrayLike | None = None,
     b: ArrayLike | None = None,
     *,
@@ -115,7 +114,7 @@ _marginals = jax.jit(marginals_of, static_argnames="axis_name")
 
 def plan(
     cost: Cost | ArrayLike,
-    state: State,
+    state: Potentials,
     a: ArrayLike | None = None,
     b: ArrayLike | None = None,
     *,
@@ -143,7 +142,7 @@ def _plan(*given: Any) -> Array:
 
 def apply_plan(
     cost: Cost | ArrayLike,
-    state: State,
+    state: Potentials,
     vectors: ArrayLike,
     a: ArrayLike | None = None,
     b: ArrayLike | None = None,
@@ -199,7 +198,7 @@ def _apply(given: tuple, vectors: Array, axis: int) -> Array:
 
 def primal_cost(
     cost: Cost | ArrayLike,
-    state: State,
+    state: Potentials,
     a: ArrayLike | None = None,
     b: ArrayLike | None = None,
     *,

@@ -15,9 +15,10 @@ from otgen.ot.costs import Cost
 from otgen.ot.costs.ground import as_cost
 from otgen.ot.costs.potentials import State
 from otgen.ot.sinkhorn import implicit, loop
-from otgen.ot.sinkhorn.inputs import as_masses, as_numbers, as_state, in_memory, require_partners
+from otgen.ot.sinkhorn.inputs import Potentials, as_masses, as_numbers, as_state, in_memory, require_partners
 from otgen.ot.sinkhorn.plans import marginals_of
 from otgen.ot.sinkhorn.potentials import centre, change, dual_value, invariant, iteration, solve
+from otgen.ot.sinkhorn.solution import Solution
 from otgen.types import Array, Held, status_of
 
 LARGE = 2**20  # from this many entries the cost matrix is made in a call of its own: one large buffer less at a time
@@ -59,7 +60,7 @@ def init(cost: Cost | ArrayLike) -> State:
 
 
 def step(
-    state: State,
+    state: Potentials,
     cost: Cost | ArrayLike,
     a: ArrayLike | None = None,
     b: ArrayLike | None = None,
@@ -146,12 +147,12 @@ def run(
     tau_b: ArrayLike = 1.0,
     tol: ArrayLike = 1e-3,
     max_steps: ArrayLike = 2000,
-    state: State | None = None,
+    state: Potentials | None = None,
     anneal: bool | None = None,
     dense: bool | None = None,
     num_iterations: int | None = None,
     axis_name: str | None = None,
-) -> tuple[State, Info]:
+) -> tuple[Solution, Info]:
     """Solve entropic optimal transport between two weighted clouds.
 
     Minimises <C, P> + epsilon KL(P | a b') + rho_a KL(P1 | a) + rho_b KL(P'1 | b) over plans P >= 0, where KL has its
@@ -168,7 +169,7 @@ def run(
       tau_b: the same for the target side.
       tol: on the error, see `Info`.
       max_steps: limit on products with the kernel and its transpose.
-      state: potentials to start from, for a problem nearby; no annealing then, unless asked for.
+      state: potentials to start from, or the Solution of a problem nearby; no annealing then, unless asked for.
       anneal: whether to come from larger temperatures; None where that pays. Static.
       dense: whether to hold the cost matrix and the kernel in memory; None up to 2**25 entries. Otherwise everything is
         streamed, in blocks. Static.
@@ -177,7 +178,7 @@ def run(
       axis_name: of a mapped axis over which the source points are spread. Static.
 
     Returns:
-      The state, centred (sum_i a_i f_i = 0) if balanced, and Info.
+      The Solution, potentials (centred, sum_i a_i f_i = 0, if balanced) with their problem, and Info.
 
     Raises:
       ValueError: outside jit: epsilon, tol or tau out of range or NaN, weights of another shape, negative, or,
@@ -185,8 +186,8 @@ def run(
 
     Example:
       >>> x, y = jnp.array([[0.0], [1.0]]), jnp.array([[0.0], [2.0]])
-      >>> state, info = og.sinkhorn.run(og.PairwiseCost(x, y), epsilon=0.1, tol=1e-4)
-      >>> print(og.sinkhorn.plan(og.PairwiseCost(x, y), state, epsilon=0.1))  # 0 goes to 0, and 1 to 2
+      >>> solution, info = og.sinkhorn.run(og.PairwiseCost(x, y), epsilon=0.1, tol=1e-4)
+      >>> print(solution.plan())  # 0 goes to 0, and 1 to 2
       [[0.5 0.]
        [0. 0.5]]
       >>> print(og.explain(info))
@@ -195,14 +196,17 @@ def run(
     Reference: Cuturi (2013), arXiv 1306.0895; Schmitzer (2019), arXiv 1610.06519 (stabilised kernels, scaling of
     epsilon); Brauer et al. (2017), arXiv 1710.06635 (Newton).
     """
-    cost = as_cost(cost)
+    held = cost = as_cost(cost)
     problem, state, epsilon, tol, anneal = _prepare(cost, a, b, epsilon, tau_a, tau_b, tol, state, anneal, axis_name)
     require_choice("dense", dense, (None, True, False))
     if cost.shape[0] * cost.shape[1] >= LARGE:
-        cost = _held(cost, problem.a, problem.b, dense)
+        held = _held(cost, problem.a, problem.b, dense)
     if num_iterations is None:
-        return _solve(cost, problem, state, epsilon, tol, _count(max_steps), anneal, dense)
-    return _fixed(cost, problem, state, epsilon, tol, as_count("num_iterations", num_iterations), dense)
+        found, info = _solve(held, problem, state, epsilon, tol, _count(max_steps), anneal, dense)
+    else:
+        num = as_count("num_iterations", num_iterations)
+        found, info = _fixed(held, problem, state, epsilon, tol, num, dense)
+    return Solution(*found, cost, problem.a, problem.b, epsilon), info
 
 
 def value(
@@ -215,7 +219,7 @@ def value(
     tau_b: ArrayLike = 1.0,
     tol: ArrayLike = 1e-4,
     max_steps: ArrayLike = 2000,
-    state: State | None = None,
+    state: Potentials | None = None,
     anneal: bool | None = None,
     dense: bool | None = None,
     return_info: bool = False,
@@ -297,7 +301,7 @@ def _prepare(
     tau_a: ArrayLike,
     tau_b: ArrayLike,
     tol: ArrayLike,
-    state: State | None,
+    state: Potentials | None,
     anneal: bool | None,
     axis_name: str | None,
 ) -> tuple[loop.Problem, State, Held, Held, bool]:

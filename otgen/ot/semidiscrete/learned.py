@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from otgen.ot import semidiscrete
 from otgen.ot.check import as_points, is_traced
 from otgen.ot.latent.priors import Prior, law, set_fields
+from otgen.ot.semidiscrete import solution, solver
+from otgen.ot.semidiscrete.descent import State
 from otgen.types import Array, Key
 
 
@@ -47,7 +48,7 @@ class Learned(Prior):
         codes = jnp.asarray(self.codes)
         return codes[jax.random.randint(key, shape[:-1], 0, codes.shape[0])]
 
-    def table(self, weights: Array, key: Key | None = None, **options: Any) -> semidiscrete.State:
+    def table(self, weights: Array, key: Key | None = None, **options: Any) -> State:
         """Solve the transport from the law of the sum to the codes.
 
         Args:
@@ -69,12 +70,12 @@ class Learned(Prior):
             index = jax.random.randint(key, (len(weights), num), 0, codes.shape[0])
             return jnp.einsum("n,nkd->kd", jnp.asarray(weights, codes.dtype), codes[index])
 
-        return semidiscrete.run(jax.random.key(13) if key is None else key, codes, sampler=sums, **options)[0]
+        return solver.run(jax.random.key(13) if key is None else key, codes, sampler=sums, **options)[0].state
 
-    def apply(self, table: semidiscrete.State, y: Array) -> Array:
+    def apply(self, table: State, y: Array) -> Array:
         """Send sums y [..., d] to the codes by solved heights."""
         codes = jnp.asarray(self.codes)
-        index = semidiscrete.assign(table, codes, y.reshape(-1, y.shape[-1]))
+        index = solution.assign(table, codes, y.reshape(-1, y.shape[-1]))
         return codes[index].reshape(y.shape)
 
     def match(self, weights: Array, y: Array) -> Array:
