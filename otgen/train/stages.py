@@ -22,8 +22,8 @@ def opened(place: Place | None, name: str, /, *configs: Any, **given: Any) -> It
     """Give the checkpoints of a stage of a fit; those of a folder are made for it and closed at the end.
 
     A folder is tied to what makes the numbers: the fields of the configurations, and what else is given. Of that, keys
-    are known by their data, functions by name, arrays of NumPy by shape, type and checksum, those of JAX, which may have
-    been computed elsewhere, by shape and type.
+    are known by their data, functions by name, arrays of NumPy by shape, type and checksum, those of JAX, which may be
+    computed elsewhere, by shape and type.
 
     Args:
       place: what the fit was given: nothing, the checkpoints of its only stage, or a folder.
