@@ -7,8 +7,8 @@
 
 Every model may spend the floating-point operations of `budget` epochs of the autoencoder (`otgen.models.baselines`).
 Memorisation (lmem) is measured in the codes of one frozen autoencoder of its own seed for all models. Below
-runs/compare/DATASET: a folder for each model and seed, table.md, results.json, samples.png, scores.png. A run that was
-stopped goes on where it was, and finished models are not trained again.
+runs/compare/DATASET: config.json, results.json, table.md, samples.png, scores.png, and below checkpoints a folder for
+each seed and model. `--resume` continues a run that was stopped, also with more seeds or models.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from experiments.lab import command, compare_table, sets, variants
 from experiments.lab.judge import judged
-from experiments.lab.trials import note_failure, run_missing, save
+from experiments.lab.trials import note_failure, place_of, run_missing, save
 from otgen import data
 from otgen import eval as evaluate
 from otgen.data import toy
@@ -32,7 +32,6 @@ from otgen.models import ae_ot, baselines
 from otgen.models.baselines.compared import Draw
 from otgen.nn import to_unit
 from otgen.train import Checkpoints, JsonLines, Progress, together
-from otgen.train.checkpoint import refuse_other_config
 from otgen.train.loop import NonFinite
 from otgen.train.settings import GeneratorSettings
 
@@ -43,14 +42,13 @@ REFERENCE = "real"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(command.Scored, command.Place):
+class Config(command.Scored, command.Resumable):
     """Options of the comparison. None means: what suits the data set."""
 
     dataset: str = "digits"
     """digits, mnist, fashion_mnist, stacked_mnist, cifar10, celeb_a, or a toy such as twenty_five_gaussians."""
     models: str = "ae_ot,vae,wgan_gp,ae_gaussian,ae_gmm,ae_flow"
     """Names with commas, among ae_ot, ae_gaussian, ae_gmm, ae_flow, ae_flow_ot, vae, wae_mmd, wgan_gp."""
-    cache_dir: str | None = None
     budget: float | None = None
     """Epochs of the autoencoder whose floating-point operations every model may spend."""
     latent_dim: int | None = None
@@ -94,7 +92,7 @@ class Config(command.Scored, command.Place):
         return GeneratorSettings(**chosen, epochs=2 / 3 * budget), budget
 
     def identity(self) -> dict[str, Any]:
-        """What makes the numbers: all but the models, the seeds, and where and how it runs."""
+        """What makes the numbers: all but which models and seeds there are."""
         return self.numbers("models", "seeds")
 
 
@@ -111,8 +109,7 @@ class Bench(NamedTuple):
 def main(config: Config) -> dict[str, Any]:
     """Train and judge what is not yet there, and return what results.json holds."""
     check(config)
-    folder = config.folder()
-    refuse_other_config(folder / "config.json", config.identity())
+    folder = command.open_folder(config)
     bench = functools.cache(lambda: prepare(config))
     wanted = [(name, seed) for seed in config.seed_list() for name in (REFERENCE, *config.names())]
     runs = run_missing(wanted, lambda trial: _place(config, *trial), lambda trial: run(bench(), *trial))
@@ -133,6 +130,8 @@ def check(config: Config) -> None:
     settings, _ = config.setting()
     if config.is_toy() and (settings.network != "mlp" or config.features != "auto"):
         raise ValueError("toys are points: they have neither network='conv' nor features to choose.")
+    if config.features != "auto":  # raises for unknown features and missing weights
+        evaluate.extractor_of(config.dataset, config.data_dir, config.features)
 
 
 def prepare(config: Config) -> Bench:
@@ -142,8 +141,6 @@ def prepare(config: Config) -> Bench:
     if not config.is_toy():
         evaluate.extractor_of(config.dataset, config.data_dir, config.features)(to_unit(train.images[:2]))
     budget = baselines.budget_of(settings, jnp.asarray(train.images[:1]), len(train.images), epochs)
-    config.folder().mkdir(parents=True, exist_ok=True)
-    command.write(config.folder() / "config.json", config.identity())
     if config.is_toy():
         modes = toy.centres_of(config.dataset)
         points = evaluate.PointJudge(train.images, test.images, num=config.num_eval, modes=modes)
@@ -228,7 +225,7 @@ def _decoded(draw: Draw, decode: Any) -> Draw:
 
 
 def _place(config: Config, name: str, seed: int) -> Path:
-    return config.folder() / f"{name}-seed-{seed}"
+    return place_of(config.folder(), seed, name)
 
 
 def show(config: Config, results: dict[str, Any]) -> str:

@@ -7,8 +7,8 @@
 The pairs of laws are those of Korotin et al. (2021), arXiv 2106.01954, three to ten Gaussians; the map of every solver
 is measured on fresh points in unexplained variance (L2-UVP) and cosine beside the numbers that the authors print,
 the convex potentials also backwards. For times and numbers on two cores see benchmarks/w2_benchmark.json. Below
-runs/w2_benchmark: a folder for each dimension, solver and seed, results.json, table.md, maps.png. A run that was
-stopped goes on where it was, and finished maps are not trained again.
+runs/w2_benchmark: config.json, results.json, table.md, maps.png, and below checkpoints a folder for each seed,
+dimension and solver. `--resume` continues a run that was stopped, also with more dimensions, solvers or seeds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 from experiments.lab import command, machine, variants
 from experiments.lab.figures import recorded
 from experiments.lab.machine import clock
-from experiments.lab.trials import run_missing
+from experiments.lab.trials import place_of, run_missing
 from experiments.lab.w2_benchmark_table import REFERENCE, figure, gather, markdown
 from otgen.data import wasserstein2
 from otgen.eval import cosine, l2_uvp
@@ -34,7 +34,6 @@ from otgen.maps import neural_map
 from otgen.maps.training import MapSettings, plan
 from otgen.ot import gaussian
 from otgen.train import Checkpoints, JsonLines, Progress, together
-from otgen.train.checkpoint import refuse_other_config
 from otgen.train.loop import NonFinite
 from otgen.types import Array, Key, Sampler
 
@@ -62,7 +61,7 @@ ROWS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(command.Seeds, command.Place):
+class Config(command.Seeds, command.Resumable):
     """Options of the benchmark. None means: what the solver has."""
 
     dims: str = "2,4,8,16,32"
@@ -74,8 +73,6 @@ class Config(command.Seeds, command.Place):
     """Solvers among them that get the first seed alone."""
     data_dir: str | None = None
     """Folder that holds wasserstein2_benchmark/; OTGEN_DATA if not given."""
-    out: str | None = "runs/w2_benchmark"
-    """Output folder."""
     json: str | None = None
     """Also write the results there, with the machine and the versions, without curves."""
     num_codes: int = 2**16
@@ -84,6 +81,8 @@ class Config(command.Seeds, command.Place):
     """Fresh points that the maps are measured on."""
     num_steps: int | None = None
     batch_size: int | None = None
+
+    NAME = "w2_benchmark"
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
@@ -99,12 +98,20 @@ class Config(command.Seeds, command.Place):
         """The rows that get one seed."""
         return variants.names(self.once)
 
+    def folder(self) -> Path:
+        """The output folder."""
+        return Path(self.out or Path("runs") / self.NAME)
+
     def settings(self, name: str, dim: int) -> MapSettings:
         """The solver's configuration in a row of the table."""
         row = ROWS[name]
         return neural_map.config_of(row.solver, **{**row.fields, **self.given("num_steps", "batch_size")})
 
-    def identity(self, run: Run) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """What makes the numbers: all but which maps there are."""
+        return self.numbers("dims", "solvers", "seeds", "once", "json")
+
+    def identity_of(self, run: Run) -> dict[str, Any]:
         """What makes the numbers of a run."""
         common = {**run._asdict(), "num_codes": self.num_codes, "num_eval": self.num_eval}
         if run.row == REFERENCE:
@@ -115,7 +122,7 @@ class Config(command.Seeds, command.Place):
 
     def place(self, run: Run) -> Path:
         """The folder of a run."""
-        return Path(self.out) / f"d{run.dim}" / f"{run.row}-seed-{run.seed}"
+        return place_of(self.folder(), run.seed, f"d{run.dim}, {run.row}")
 
 
 class Run(NamedTuple):
@@ -143,11 +150,12 @@ class Pair(NamedTuple):
 def main(config: Config) -> dict[str, Any]:
     """Train and measure what is not yet there, and return what results.json holds."""
     runs = check(config)
+    folder = command.open_folder(config)
     pair_of = functools.lru_cache(1)(lambda dim: load(dim, config.data_dir))
     run_missing(runs, config.place, lambda run: solve(config, pair_of(run.dim), run))
     results = gather(config, runs)
-    command.write(Path(config.out) / "results.json", results)
-    (Path(config.out) / "table.md").write_text(markdown(results) + "\n")
+    command.write(folder / "results.json", results)
+    (folder / "table.md").write_text(markdown(results) + "\n")
     figure(config, runs, results)
     if config.json:
         brief = [{name: value for name, value in one.items() if name != "curve"} for one in results["runs"]]
@@ -169,15 +177,14 @@ def check(config: Config) -> list[Run]:
     unknown = [name for name in config.first_alone() if name not in ROWS]
     if unknown:
         raise ValueError(f"once = {config.once!r}: choose among {', '.join(ROWS)}.")
-    runs = [
+    for name in config.rows():  # raises for the fields of the solvers
+        config.settings(name, dims[0])
+    return [
         Run(dim, row, seed)
         for dim in dims
         for row in (REFERENCE, *config.rows())
         for seed in (seeds[:1] if row in config.first_alone() else seeds)
     ]
-    for run in runs:
-        refuse_other_config(config.place(run) / "config.json", config.identity(run))
-    return runs
 
 
 def load(dim: int, data_dir: str | None) -> Pair:
@@ -199,7 +206,6 @@ def solve(config: Config, pair: Pair, run: Run) -> None:
     """Find one map, measure it, and write scores.json; a training that diverges is noted."""
     place = config.place(run)
     place.mkdir(parents=True, exist_ok=True)
-    command.write(place / "config.json", config.identity(run))
     key = jax.random.key(run.seed)
     codes = pair.draw_codes(jax.random.fold_in(key, 1), config.num_codes)
     scores: dict[str, Any] = {**run._asdict(), "rows": {}}
@@ -218,8 +224,8 @@ def references(config: Config, pair: Pair, key: Key, codes: Array) -> dict[str, 
     """Scores of maps that need no training, and of the truth."""
     x = pair.sampler(jax.random.fold_in(key, 2), config.num_codes, codes.shape[1])
     own, other = gaussian.moments(x), gaussian.moments(codes)
-    forward = gaussian.transport_map(own.covariance(), other.covariance(), own.mean, other.mean)
-    backward = gaussian.transport_map(other.covariance(), own.covariance(), other.mean, own.mean)
+    forward = gaussian.transport_map(own.mean, own.covariance(), other.mean, other.covariance())
+    backward = gaussian.transport_map(other.mean, other.covariance(), own.mean, own.covariance())
     fresh = pair.sampler(_fresh(key), config.num_eval, codes.shape[1])
     moved = pair.truth(x)
     return {
@@ -260,7 +266,7 @@ def learned(config: Config, pair: Pair, run: Run, key: Key, codes: Array) -> tup
     place, row, settings = config.place(run), ROWS[run.row], config.settings(run.row, run.dim)
     cut = plan(settings, len(codes))
     label = f"d = {run.dim}, {run.row}, seed {run.seed}"
-    saved = Checkpoints(place / "checkpoints", config.identity(run))
+    saved = Checkpoints(place / "checkpoints", config.identity_of(run))
     with saved as checkpoints, Progress(cut.calls, label, config.progress) as bar:
         whole = checkpoints.newest() is None
         options = {"callback": together(bar, JsonLines(place / "metrics.jsonl", run.row)), "checkpoints": checkpoints}
@@ -292,7 +298,7 @@ def _curve(entries: dict[int, dict[str, float]], updates: int, most: int = 200) 
 
 def show(config: Config, results: dict[str, Any]) -> str:
     """The table, and where the figure is."""
-    return f"{markdown(results)}\nfigure: {Path(config.out) / 'maps.png'}"
+    return f"{markdown(results)}\nfigure: {config.folder() / 'maps.png'}"
 
 
 def cli() -> None:

@@ -8,8 +8,8 @@ A low Frechet distance at a low lmem is memorising. So the question is which for
 those whose codes are as new as `novelty` asks, with the classes of the data. One
 autoencoder and one map for every dimension and seed serve all forms; thresholds are quantiles of
 `otgen.extension.threshold`, which knows training data only. For numbers see docs/methods/ae-ot.md. Below
-runs/extension_forms/DATASET: a folder for each dimension and seed, results.json, table.md, forms.png. A run that was
-stopped goes on where it was; more dimensions, seeds and thresholds may be added.
+runs/extension_forms/DATASET: config.json, results.json, table.md, forms.png, and below checkpoints a folder for each
+seed and dimension. `--resume` continues a run that was stopped, also with more dimensions, seeds or thresholds.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ import jax
 from experiments.lab import ae_ot_stages, ae_ot_table, command, machine, sets, table
 from experiments.lab.figures import canvas, save
 from experiments.lab.judge import judged
+from experiments.lab.trials import place_of
 from otgen import data, plot, store
 from otgen.models import ae_ot as model_of
 from otgen.ot.semidiscrete import extension
-from otgen.train.checkpoint import refuse_other_config
 
 COLUMNS = {
     "angle": "angle",
@@ -46,7 +46,7 @@ REAL, MAP = "real training images", "T(x), angle 0"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(command.Seeds, command.Place):
+class Config(command.Seeds, command.Resumable):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "digits"
@@ -64,7 +64,6 @@ class Config(command.Seeds, command.Place):
     """Images per draw; at most the number of test images."""
     draws: int = 5
     """Draws that every row averages over."""
-    cache_dir: str | None = None
     json: str | None = None
     """Also write the results there, with the machine and the versions."""
 
@@ -76,10 +75,14 @@ class Config(command.Seeds, command.Place):
         small = {"dims": "3", "thresholds": "0.9,off", "epochs": 2, "limit": 300, "num_eval": 100, "draws": 2}
         return cls(**{**small, "progress": False, **changes})
 
+    def identity(self) -> dict[str, Any]:
+        """What makes the numbers: all but which rows there are, and what is said of them."""
+        return self.numbers("dims", "seeds", "thresholds", "novelty", "json")
+
     def base(self, dim: int, seed: int) -> ae_ot_stages.Config:
         """The AE-OT whose map is extended."""
         names = ("dataset", "epochs", "limit", "data_dir", "cache_dir", "num_eval", "progress")
-        out = str(self.folder() / f"dim-{dim}-seed-{seed}")
+        out = str(place_of(self.folder(), seed, f"dim-{dim}"))
         return ae_ot_stages.Config(**self.given(*names), latent_dim=dim, seed=seed, out=out)
 
     def runs(self) -> list[tuple[int, int]]:
@@ -103,12 +106,8 @@ class Config(command.Seeds, command.Place):
 def main(config: Config) -> dict[str, Any]:
     """Train and score what is not yet there, and return what results.json holds."""
     check(config)
-    folder, runs, found = config.folder(), config.runs(), []
-    identity = {name: getattr(config, name) for name in ("dataset", "epochs", "limit", "num_eval", "draws")}
-    refuse_other_config(folder / "config.json", identity)
+    folder, runs, found = command.open_folder(config), config.runs(), []
     train, test = sets.images(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    command.write(folder / "config.json", identity)
     for dim, seed in runs:
         base = config.base(dim, seed)
         base.folder().mkdir(parents=True, exist_ok=True)

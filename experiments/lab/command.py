@@ -234,7 +234,7 @@ def cli(kind: type, main: Callable[[Any], Any], description: str | None, show: C
     import tyro
 
     config = tyro.cli(kind, description=description)
-    again = "continue with --resume" if hasattr(config, "resume") else "the same command goes on"
+    again = "continue with --resume" if hasattr(config, "resume") else "the same command starts it again"
     try:
         if getattr(config, "distributed", False):
             hosts.join()

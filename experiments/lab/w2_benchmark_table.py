@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,7 +103,7 @@ def figure(config: Any, runs: list[Any], results: dict[str, Any]) -> None:
     left, right = parts[-1].subplots(1, 2, width_ratios=[1.0, 1.25])
     _objective(left, results)
     _by_dim(right, results)
-    save(sheet, Path(config.out) / "maps.png", 180)
+    save(sheet, config.folder() / "maps.png", 180)
 
 
 def _maps(axes: Any, name: str, x: np.ndarray, truth: np.ndarray, moved: np.ndarray) -> None:

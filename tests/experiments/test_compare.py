@@ -33,12 +33,16 @@ def test_bad_options_raise_before_anything_is_written(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_comparison_goes_on_where_it_stopped(tmp_path):
+def test_a_comparison_is_resumed_with_more_models_and_seeds(tmp_path):
     options = {"out": str(tmp_path / "run"), "budget": 6.0}
     first = compare.main(compare.Config.smoke(models="ae_gaussian,vae", **options))
-    stamp = (tmp_path / "run" / "vae-seed-0" / "scores.json").stat().st_mtime_ns
+    stored = tmp_path / "run" / "checkpoints" / "seed-0" / "vae" / "scores.json"
+    stamp = stored.stat().st_mtime_ns
+    with pytest.raises(FileExistsError, match="--resume"):
+        compare.main(compare.Config.smoke(models="ae_gaussian,vae", **options))
+    options["resume"] = True
     results = compare.main(compare.Config.smoke(models="ae_gaussian,vae,ae_ot,wgan_gp", seeds="0-1", **options))
-    assert (tmp_path / "run" / "vae-seed-0" / "scores.json").stat().st_mtime_ns == stamp
+    assert stored.stat().st_mtime_ns == stamp
     rows = results["rows"]
     assert {"real training data", "vae", "ae_ot, pairs", "ae_ot, simplex", "wgan_gp"} <= set(rows)
     assert not results["failed"]

@@ -1,3 +1,5 @@
+import dataclasses
+import importlib
 import json
 import math
 import os
@@ -11,7 +13,8 @@ import numpy as np
 import pytest
 
 from experiments import ae_ot, ae_ot_gan, bures_linear, compare, informative_gan, latent_ops, latent_ot, w2_benchmark
-from experiments.bench import gaussian, latent, sinkhorn
+from experiments.bench import extension_forms, gaussian, latent, sinkhorn
+from experiments.lab import command as command_line
 from experiments.lab.command import progress_of
 from experiments.lab.trials import run_parts, stage
 
@@ -82,10 +85,25 @@ def test_ae_ot_on_toys(tmp_path, name):
     assert (tmp_path / "run" / "transport.png").stat().st_size > 10_000
 
 
-RESUMED = (ae_ot, ae_ot_gan, bures_linear, informative_gan, latent_ops, latent_ot)
+RESUMED = (
+    *(ae_ot, ae_ot_gan, bures_linear, compare, informative_gan, latent_ops, latent_ot, w2_benchmark),
+    extension_forms,
+)
 
 
-@pytest.mark.parametrize("module", [*RESUMED, compare, w2_benchmark], ids=lambda module: module.__name__)
+def test_every_experiment_that_writes_a_folder_has_the_same_options():
+    paths = [path for path in (ROOT / "experiments").glob("**/*.py") if path.parent.name in ("experiments", "bench")]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+    configs = {name: getattr(importlib.import_module(name), "Config", None) for name in names}
+    here = {name for name, config in configs.items() if hasattr(config, "folder")}
+    assert here == {module.__name__ for module in RESUMED}
+    for name in here:
+        options = {field.name: field.default for field in dataclasses.fields(configs[name])}
+        assert (options["resume"], options["overwrite"], options["progress"]) == (False, False, True), name
+        assert configs[name]().folder().parts[0] == "runs"
+
+
+@pytest.mark.parametrize("module", RESUMED, ids=lambda module: module.__name__)
 def test_an_error_is_one_line(tmp_path, monkeypatch, module):
     (tmp_path / "file").touch()
     monkeypatch.setattr(sys, "argv", ["experiment", "--no-progress", "--out", str(tmp_path / "file")])
@@ -101,6 +119,48 @@ def test_a_folder_that_holds_a_run_is_left_alone(tmp_path, module, held):
     with pytest.raises(FileExistsError, match="pass --resume to continue it or --overwrite to start again"):
         module.main(module.Config.smoke(out=str(tmp_path)))
     assert (tmp_path / held).read_text() == "{}"
+
+
+class Opened(Exception):
+    """Raised in place of what a run would do in its folder."""
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """No run goes further than to its folder."""
+    open_folder = command_line.open_folder
+
+    def stop(config):
+        open_folder(config)
+        raise Opened
+
+    monkeypatch.setattr(command_line, "open_folder", stop)
+
+
+@pytest.mark.usefixtures("opened")
+@pytest.mark.parametrize("module", RESUMED, ids=lambda module: module.__name__)
+def test_a_run_is_continued_or_begun_again_as_asked(tmp_path, module):
+    config = module.Config.smoke(out=str(tmp_path))
+    held = tmp_path / "checkpoints" / "seed-0" / "held"
+    held.mkdir(parents=True)
+    other = dict.fromkeys(list(config.identity())[:1], "another")
+    for name in ("config.json", "results.json", "table.md"):
+        (tmp_path / name).write_text(json.dumps({**config.identity(), **other}))
+    with pytest.raises(ValueError, match=rf"{next(iter(other))} \(stored 'another'"):
+        module.main(dataclasses.replace(config, resume=True))
+    (tmp_path / "config.json").write_text(json.dumps(config.identity()))
+    with pytest.raises(Opened):
+        module.main(dataclasses.replace(config, resume=True))
+    assert held.exists()
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match=r"thesis\.txt"):
+        module.main(dataclasses.replace(config, overwrite=True))
+    assert held.exists()
+    (tmp_path / "thesis.txt").unlink()
+    with pytest.raises(Opened):
+        module.main(dataclasses.replace(config, overwrite=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads(json.dumps(config.identity()))
 
 
 @pytest.mark.parametrize(
@@ -230,14 +290,6 @@ def test_a_start_that_failed_is_no_run(tmp_path, capsys):
     with pytest.raises((ValueError, FileNotFoundError), match="mnist"):
         ae_ot.main(ae_ot.Config.smoke(resume=True, **{**options, "out": str(tmp_path / "other")}))
     assert "no run in" in capsys.readouterr().out
-
-
-def test_overwrite_spares_files_that_are_not_of_a_run(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(FileExistsError, match=r"thesis\.txt"):
-        ae_ot.main(ae_ot.Config.smoke(out=str(tmp_path), overwrite=True))
-    assert (tmp_path / "thesis.txt").exists()
 
 
 def test_a_damaged_configuration_is_named(tmp_path):

@@ -1,5 +1,6 @@
 """The comparison of the forms of the extended map: what it chooses, what it refuses, a run on a few digits."""
 
+import dataclasses
 import json
 
 import pytest
@@ -59,8 +60,10 @@ def test_a_run_on_digits_scores_every_form_and_is_not_done_twice(tmp_path):
     assert results["rows"][f"d = 3: {extension_forms.REAL}"]["lmem"]["mean"] < 1e-3
     assert (tmp_path / "run" / "forms.png").stat().st_size > 5000
     assert json.loads(found.read_text())["rows"] == results["rows"]
-    place = tmp_path / "run" / "dim-3-seed-0" / "scores.json"
+    place = tmp_path / "run" / "checkpoints" / "seed-0" / "dim-3" / "scores.json"
     told = json.loads(place.read_text())
     told["rows"][names[0]]["frechet"] = 123.0  # a row that is there is not scored again
     place.write_text(json.dumps(told))
-    assert extension_forms.main(config)["rows"][names[0]]["frechet"]["mean"] == 123.0
+    with pytest.raises(FileExistsError, match="--resume"):
+        extension_forms.main(config)
+    assert extension_forms.main(dataclasses.replace(config, resume=True))["rows"][names[0]]["frechet"]["mean"] == 123.0

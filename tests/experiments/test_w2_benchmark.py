@@ -24,7 +24,7 @@ def test_bad_options_raise_before_anything_is_written(tmp_path):
         with pytest.raises(ValueError, match=message):
             w2_benchmark.main(w2_benchmark.Config.smoke(out=str(tmp_path / "run"), **change))
     with pytest.raises(FileNotFoundError, match="2_v1"):
-        w2_benchmark.main(w2_benchmark.Config.smoke(out=str(tmp_path / "run"), data_dir=str(tmp_path)))
+        w2_benchmark.main(w2_benchmark.Config.smoke(out=str(tmp_path / "no-data"), data_dir=str(tmp_path)))
     assert not (tmp_path / "run").exists()
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file"):
@@ -38,7 +38,7 @@ def test_options_are_read():
     assert all(config.settings(name, 2).num_steps == 7 for name in w2_benchmark.ROWS)
     assert config.settings("icnn", 2).cycle == 0 < config.settings("icnn_cycle", 2).cycle
     runs = [w2_benchmark.Run(2, "icnn", 0), w2_benchmark.Run(2, "icnn", 1), w2_benchmark.Run(2, "lp", 0)]
-    assert len({str(config.identity(run)) for run in runs}) == 3
+    assert len({str(config.identity_of(run)) for run in runs}) == 3
 
 
 def finished(config, dim, seed, uvp):
@@ -70,12 +70,15 @@ def test_the_table_has_means_and_deviations_over_seeds_beside_the_published_numb
 
 
 @pytest.mark.slow
-def test_a_benchmark_goes_on_where_it_stopped(tmp_path, data_dir):
+def test_a_benchmark_is_resumed_with_more_solvers(tmp_path, data_dir):
     options = {"out": str(tmp_path / "run"), "data_dir": str(data_dir)}
     first = w2_benchmark.main(w2_benchmark.Config.smoke(solvers="c_transform", **options))
-    stored = tmp_path / "run" / "d2" / "c_transform-seed-0" / "scores.json"
+    stored = tmp_path / "run" / "checkpoints" / "seed-0" / "d2-c_transform" / "scores.json"
     stamp = stored.stat().st_mtime_ns
     copy = tmp_path / "copy.json"
+    with pytest.raises(FileExistsError, match="--resume"):
+        w2_benchmark.main(w2_benchmark.Config.smoke(solvers="c_transform", **options))
+    options["resume"] = True
     config = w2_benchmark.Config.smoke(solvers="icnn,icnn_cycle,c_transform,lp", json=str(copy), **options)
     results = w2_benchmark.main(config)
     assert stored.stat().st_mtime_ns == stamp
