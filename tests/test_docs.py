@@ -310,10 +310,9 @@ def test_the_page_on_embeddings_runs(capsys):
     assert "import jax, jax.numpy as jnp, numpy as np" in head
     for code in python_blocks(tail):
         exec(compile(code, "latents_in_a_pipeline.md", "exec"), names)
-    og, y, state = names["og"], names["y"], names["state"]
     assert capsys.readouterr().out.startswith("CONVERGED")
     assert bool(names["found"].all())
-    assert og.semidiscrete.assign(state, y, names["path"][::8]).tolist() == [0, 1]
+    assert names["transport"].assign(names["path"][::8]).tolist() == [0, 1]
     assert names["images"].shape == (9, 64)
     assert names["smooth"].shape == (9, 8)
     assert bool((names["again"] == names["new"]).all())
