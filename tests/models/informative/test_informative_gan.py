@@ -1,4 +1,5 @@
 import functools
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -475,13 +476,15 @@ def test_a_step_does_not_depend_on_the_number_of_devices():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("heard")
 def test_a_stopped_training_goes_on_bit_identically(tmp_path):
     images = np.random.default_rng(0).random((64, 6, 6, 1), np.float32)
     options = {**STEP, "epochs": 20}  # 80 steps of 16 images
     whole = informative_gan.fit(jax.random.key(0), images, **options)
 
     def stop(step, metrics):
-        raise KeyboardInterrupt
+        if step == 50:  # noticed after the next step; a second signal would end the run at once
+            signal.raise_signal(signal.SIGINT)
 
     with Checkpoints(tmp_path, {}) as checkpoints:
         with pytest.raises(KeyboardInterrupt):
