@@ -86,7 +86,7 @@ def distil(
     settings = made(MapSettings, {"hidden": (512, 512), "num_steps": 5000, "learning_rate": 1e-3, **config})
     as_count("num_pairs", num_pairs), require_kind("map_", map_, neural_map.Map)
     check_readers(callback, checkpoints)
-    told = neural_map.form_of(map_, form, temperature)
+    neural_map.form_of(map_, form, temperature)
     pair_key, init_key, order_key, step_key = jax.random.split(as_key(key), 4)
     module, transform = Displacement(settings.hidden), optimiser(settings)
     params = module.init(init_key, map_.codes[:1])["params"]
@@ -101,8 +101,8 @@ def distil(
         options = {"axis_name": axis_name, "decay": settings.average}
         return descend(transform, state, loss, module, *batch, **options)
 
-    given = {"form": told[0], "temperature": float(told[1]), "num_pairs": num_pairs, "solver": map_.solver, "key": key}
-    with opened(checkpoints, "network", settings, codes=map_.codes, **given) as saved:
+    given = {"form": form, "temperature": None if temperature is None else float(temperature), "num_pairs": num_pairs}
+    with opened(checkpoints, "network", settings, key=key, params=map_.params, solver=map_.solver, **given) as saved:
         state = train_on(
             pairs,
             step,

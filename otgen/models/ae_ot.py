@@ -337,7 +337,7 @@ def solve(
     codes = encode(module, {"params": params}, images)
     mean, scale = codes.mean(0), jnp.maximum(codes.std(0), 1e-6)
     codes = (codes - mean) / scale
-    with opened(checkpoints, "transport", config, key=key, images=np.asarray(images)) as saved:
+    with opened(checkpoints, "transport", config, key=key, images=np.asarray(images), params=params) as saved:
         law, info = latent_law.transport(
             key, codes, tol=config.tol, max_samples=config.max_samples, callback=callback, checkpoints=saved
         )

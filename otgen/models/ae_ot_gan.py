@@ -355,7 +355,8 @@ def refine(
     stops = (settings.warmup - _MEASURED, settings.warmup, num_steps) if settings.adversarial_weight else ()
     options = {"fixed": (fixed,), "callback": callback, "watch": watch, "log_every": log_every}
     options |= {"batch_size": rows_of(settings, len(images)), "save_every": save_every}
-    with opened(checkpoints, "gan", settings, base=model.module.config, key=key, images=images) as saved:
+    given = {"base": module.config, "params": fixed["params"], "key": key, "images": images}
+    with opened(checkpoints, "gan", settings, **given) as saved:
         for phase, stop in zip(PHASES, stops, strict=False):
             if stop <= 0:
                 continue

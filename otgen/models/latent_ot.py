@@ -285,7 +285,7 @@ def solve(
     bare = LatentOT(images.shape[1:], config)
     codes = rows(bare, {"params": params}, images, "encode")
     mean, scale = standardisation(codes)
-    with opened(checkpoints, "map", config, key=key, images=np.asarray(images)) as saved:
+    with opened(checkpoints, "map", config, key=key, images=np.asarray(images), params=params) as saved:
         found = neural_map.fit(
             key,
             None,

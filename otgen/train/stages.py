@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from otgen.train.checkpoint import Checkpoints
 
@@ -22,8 +23,8 @@ def opened(place: Place | None, name: str, /, *configs: Any, **given: Any) -> It
     """Give the checkpoints of a stage of a fit; those of a folder are made for it and closed at the end.
 
     A folder is tied to what makes the numbers: the fields of the configurations, and what else is given. Of that, keys
-    are known by their data, functions by name, arrays of NumPy by shape, type and checksum, those of JAX, which may be
-    computed elsewhere, by shape and type.
+    are known by their data, functions by name, arrays of NumPy and dictionaries of parameters, which a checkpoint keeps
+    as they are, by shape, type and checksum, arrays of JAX, which may be computed elsewhere, by shape and type.
 
     Args:
       place: what the fit was given: nothing, the checkpoints of its only stage, or a folder.
@@ -61,6 +62,8 @@ def _told(value: Any, exact: bool = False) -> Any:
     if dataclasses.is_dataclass(value):
         fields = {it.name: _told(getattr(value, it.name), exact=True) for it in dataclasses.fields(value)}
         return {"class": type(value).__qualname__, **fields}
+    if isinstance(value, Mapping):
+        return _told(ravel_pytree(value)[0], exact=True)
     if callable(value):
         return getattr(value, "__qualname__", type(value).__qualname__)
     if not isinstance(value, jax.Array | np.ndarray):

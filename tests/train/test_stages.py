@@ -142,15 +142,16 @@ def test_checkpoints_of_one_stage_are_refused_where_there_are_several(name, tmp_
         FITS[name](checkpoints=checkpoints)
 
 
-@pytest.mark.parametrize("changed", ["augment", "x", "sizes", "law", "sampler", None])
+@pytest.mark.parametrize("changed", ["augment", "x", "sizes", "law", "sampler", "params", None])
 def test_arrays_are_known_by_what_can_be_known_of_them(changed, tmp_path):
     """Data by a checksum; arrays of JAX, which another machine computes to rounding, by shape and type."""
     about = {"x": np.arange(3.0), "y": jax.numpy.arange(3.0), "sizes": (1, 2), "limit": None}
-    about |= {"law": og.latent.Normal(scale=2.0), "sampler": law}
+    about |= {"law": og.latent.Normal(scale=2.0), "sampler": law, "params": {"w": {"b": jax.numpy.ones(3)}}}
     with opened(tmp_path, "one", Config(), **about) as checkpoints:
         assert checkpoints.folder == tmp_path / "one"
     config = Config(augment=None) if changed == "augment" else Config()
     others = {"x": np.ones(3), "sizes": (1, 3), "law": og.latent.Normal(scale=3.0), "sampler": other_law}
+    others["params"] = {"w": {"b": jax.numpy.zeros(3)}}
     about |= {"y": jax.numpy.ones(3)} | {name: other for name, other in others.items() if name == changed}
     refused = pytest.raises(ValueError, match=f": {changed} ") if changed else contextlib.nullcontext()
     with refused, opened(tmp_path, "one", config, **about):
