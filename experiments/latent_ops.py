@@ -50,7 +50,7 @@ PRIORS = {
     "Cauchy": latent.Cauchy(),
     "TruncatedNormal(1.5)": latent.TruncatedNormal(-1.5, 1.5),
     "StudentT(4)": latent.StudentT(4.0),
-    "Mixture": latent.Mixture([0.3, 0.7], [-2.0, 1.0], [0.5, 0.3]),
+    "Mixture": latent.MixturePrior([0.3, 0.7], [-2.0, 1.0], [0.5, 0.3]),
 }
 
 

@@ -223,8 +223,8 @@ def references(config: Config, pair: Pair, key: Key, codes: Array) -> dict[str, 
     """Scores of maps that need no training, and of the truth."""
     x = pair.sampler(jax.random.fold_in(key, 2), config.num_codes, codes.shape[1])
     own, other = gaussian.moments(x), gaussian.moments(codes)
-    forward = gaussian.transport_map(own.covariance(), other.covariance(), own.mean, other.mean)
-    backward = gaussian.transport_map(other.covariance(), own.covariance(), other.mean, own.mean)
+    forward = gaussian.transport_map(own.mean, own.covariance(), other.mean, other.covariance())
+    backward = gaussian.transport_map(other.mean, other.covariance(), own.mean, own.covariance())
     fresh = pair.sampler(_fresh(key), config.num_eval, codes.shape[1])
     moved = pair.truth(x)
     return {

@@ -94,12 +94,12 @@ VALID = {
     "coupling.pair": {"key": KEY, "step": 0, "state": SD, "y": Y, "batch_size": 4},
     "coupling.pairs": {"key": KEY, "state": SD, "y": Y, "batch_size": 4, "num": 1},
     "data.batch_index": {"key": KEY, "step": 0, "num": 6, "batch_size": 2},
-    "data.toy.checkerboard": {"key": KEY, "n": 4},
-    "data.toy.eight_gaussians": {"key": KEY, "n": 4},
-    "data.toy.rings": {"key": KEY, "n": 4},
-    "data.toy.swiss_roll": {"key": KEY, "n": 4},
-    "data.toy.twenty_five_gaussians": {"key": KEY, "n": 4},
-    "data.toy.two_moons": {"key": KEY, "n": 4},
+    "data.toy.checkerboard": {"key": KEY, "num": 4},
+    "data.toy.eight_gaussians": {"key": KEY, "num": 4},
+    "data.toy.rings": {"key": KEY, "num": 4},
+    "data.toy.swiss_roll": {"key": KEY, "num": 4},
+    "data.toy.twenty_five_gaussians": {"key": KEY, "num": 4},
+    "data.toy.two_moons": {"key": KEY, "num": 4},
     "data.toy.standardise": {"x": X},
     "data.toy.centres_of": {"name": "rings"},
     "data.toy.zipf_covariance": {"key": KEY, "dim": 3, "least": 0.1},
@@ -111,7 +111,8 @@ VALID = {
     "dual.run": {"cost": MATRIX, "a": W, "b": W, **EPS, "tol": 1e-3, "max_steps": 100, "smoothing": "entropic"},
     "dual.semidual": {"cost": MATRIX, "f": F, "a": W, "b": W, **EPS},
     "dual.transform": {"cost": MATRIX, "f": F, "a": W, **EPS},
-    "dual.value": {"cost": MATRIX, "f": F, "g": F, "a": W, "b": W, **EPS},
+    "dual.dual_value": {"cost": MATRIX, "f": F, "g": F, "a": W, "b": W, **EPS},
+    "dual.value": {"cost": MATRIX, "a": W, "b": W, **EPS, "tol": 1e-3, "max_steps": 100, "smoothing": "entropic"},
     "eval.ambiguous_rate": {"logits": READ, "confidence": 0.9},
     "eval.class_counts": {"labels": CODES, "num_classes": 2},
     "eval.class_histogram": {"labels": CODES, "num_classes": 2},
@@ -161,7 +162,7 @@ VALID = {
     "gaussian.map_matrix": {"cov_a": COV, "cov_b": 2 * COV},
     "gaussian.moments": {"features": X},
     "gaussian.perturbed_bures_sq_factors": {"factor_model": COV, "factor_target": 2 * COV, "tau": 0.1},
-    "gaussian.transport_map": {"cov_a": COV, "cov_b": 2 * COV, "mean_a": X[0], "mean_b": X[1]},
+    "gaussian.transport_map": {"mean_a": X[0], "cov_a": COV, "mean_b": X[1], "cov_b": 2 * COV},
     "gaussian.w2_sq": {"mean_a": X[0], "cov_a": COV, "mean_b": X[1], "cov_b": 2 * COV},
     "latent.analogy": {"a": X, "b": Y, "c": X + Y},
     "latent.bilinear": {"s": 0.5, "t": 0.5, "corners": np.stack([X, Y, X + Y, X - Y])},
@@ -176,6 +177,7 @@ VALID = {
     "latent.subspace": {"coordinates": np.ones((3, 2), np.float32), "z": np.stack([X[0], Y[0]])},
     "latent.vicinity": {"key": KEY, "z": X, "radius": 0.5},
     "latent.walk": {"key": KEY, "z": X[0], "num": 3, "radius": 0.5},
+    "latent.STANDARD": {"key": KEY, "num": 4, "dim": 2},
     "latent.Normal": {"loc": 0.0, "scale": 1.0},
     "latent.Cauchy": {"loc": 0.0, "scale": 1.0},
     "latent.Uniform": {"low": -1.0, "high": 1.0},
@@ -186,7 +188,11 @@ VALID = {
     "latent.TruncatedNormal": {"low": -1.0, "high": 1.0, "loc": 0.0, "scale": 1.0},
     "latent.Stable": {"alpha": 1.5, "loc": 0.0, "scale": 1.0},
     "latent.Empirical": {"values": X[:, 0]},
-    "latent.Mixture": {"weights": np.array([0.5, 0.5]), "locs": np.array([0.0, 1.0]), "scales": np.array([1.0, 1.0])},
+    "latent.MixturePrior": {
+        "weights": np.array([0.5, 0.5]),
+        "locs": np.array([0.0, 1.0]),
+        "scales": np.array([1.0, 1.0]),
+    },
     "mixture.barycentric_map": {"p": MIX, "q": MIX, "x": X},
     "mixture.component_costs": {"p": MIX, "q": MIX},
     "mixture.geodesic": {"t": 0.5, "p": MIX, "q": MIX},
@@ -238,7 +244,7 @@ VALID = {
     "smoothing.by_name": {"smoothing": "entropic"},
     "perturbed.alternate": {"cost": CUBE, "q": np.zeros((2, N), np.float32), **EPS, "lam": 0.2, "max_steps": 20},
     "perturbed.adversary": {"cost": CUBE, "state": PLAN, **EPS, "lam": 0.2},
-    "perturbed.adversarial_value": {
+    "perturbed.evaluate_payoff": {
         "cost": CUBE,
         "p": np.zeros_like(CUBE),
         "density": np.ones_like(CUBE),
@@ -255,6 +261,7 @@ VALID = {
     "structured.regulariser": {"density": np.ones_like(CUBE), **EPS, "lam": 0.2},
     "structured.run": {"cost": CUBE, **EPS, "lam": 0.2, "tol": 1e-2, "max_steps": 20},
     "structured.semidual": {"cost": CUBE, "f": np.zeros((2, 3), np.float32), **EPS, "lam": 0.2},
+    "structured.value": {"cost": CUBE, **EPS, "lam": 0.2, "tol": 1e-2, "max_steps": 20},
     "structured.transform": {"cost": CUBE, "f": np.zeros((2, 3), np.float32), **EPS, "lam": 0.2},
     "data.batches": {"key": KEY, "arrays": (X, CODES), "batch_size": 2, "start": 0, "stop": 2},
     "data.load": {"name": "digits", "split": "test", "data_dir": None, "cache_dir": None},
@@ -329,11 +336,10 @@ WITHOUT = {  # what no row is for, by why
     ),
     "is that of another name": (
         "from_ott to_ott load save structured.perturbation structured.perturbed_cost structured.encoder_perturbation "
-        "structured.alternate structured.adversary structured.adversarial_value"
+        "structured.alternate structured.adversary structured.evaluate_payoff"
     ),
     "takes nothing, or anything": (
-        "data.toy.eight_gaussians_centres data.toy.twenty_five_gaussians_centres plot.style train.averaged "
-        "latent.STANDARD"
+        "data.toy.eight_gaussians_centres data.toy.twenty_five_gaussians_centres plot.style train.averaged"
     ),
 }
 SORTS = {  # where the name does not tell
@@ -463,6 +469,32 @@ def test_results_do_not_depend_on_how_arrays_are_given(name):
 def test_bytes_in_another_order_are_read(name):
     found = list(results(name, FUNCTIONS[name], VALID[name], UNREAD, SORTS.get(name)))
     assert not found, "\n".join(found)
+
+
+TAKES_A_COST = [name for name in VALID if "cost" in VALID[name] and not name.startswith("adapters")]
+
+
+@pytest.mark.parametrize("name", TAKES_A_COST)
+def test_a_matrix_is_a_cost(name):
+    """Of NumPy, of JAX or as a DenseCost; for codes and noises the matrix without noise."""
+    arguments = VALID[name]
+    if name.startswith(("structured.", "perturbed.")):
+        arguments = {it: _of_one_noise(value) for it, value in arguments.items()}
+        costs = arguments["cost"], arguments["cost"][:, 0], jnp.asarray(arguments["cost"][:, 0])
+    else:
+        matrix = arguments["cost"] if isinstance(arguments["cost"], np.ndarray) else MATRIX
+        costs = matrix, jnp.asarray(matrix), og.DenseCost(matrix)
+    first, *others = (jax.tree.leaves(FUNCTIONS[name](**{**arguments, "cost": cost})) for cost in costs)
+    for other in others:
+        for one, same in zip(first, other, strict=True):
+            np.testing.assert_array_equal(one, same)
+
+
+def _of_one_noise(value):
+    if isinstance(value, og.structured.State):
+        return value._replace(f=value.f[:, :1])
+    noisy = isinstance(value, np.ndarray) and value.shape[:2] == CUBE.shape[:2]
+    return value[:, :1] if noisy else value
 
 
 def test_networks_are_there_before_the_models_are():

@@ -116,7 +116,7 @@ def spectra(path: Path) -> dict[str, Any]:
     for subset in subsets:
         row = {}
         for loss in ("bures", "frobenius"):
-            spectrum = critical.hessian_spectrum(values, subset, (4, 4, 4), tau=tau, loss=loss)
+            spectrum = critical.hessian_spectrum(values, subset, (4, 4, 4), tau=tau, kind=loss)
             row[loss] = [float(spectrum[0]), float(spectrum[-1])]
         table["".join(str(i + 1) for i in subset) or "none"] = row
     drawing, axes = figure(2)

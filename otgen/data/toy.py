@@ -1,6 +1,6 @@
-"""Two-dimensional toy distributions: `(key, n) -> [n, 2]` draws, in the coordinates of the literature.
+"""Two-dimensional toy distributions: `(key, num) -> [num, 2]` draws, in the coordinates of the literature.
 
-All raise ValueError for what is no key, and for an n that is no whole number of at least 1.
+All raise ValueError for what is no key, and for a num that is no whole number of at least 1.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from otgen.ot.check import as_count, as_key, as_points, is_traced, require_choic
 from otgen.types import Array, Key
 
 
-def _keys(key: Key, n: int, num: int) -> Key:
-    """`num` keys for a draw of `n` points, once both are what they should be."""
-    as_count("n", n)
-    return jax.random.split(as_key(key), num)
+def _keys(key: Key, num: int, parts: int) -> Key:
+    """`parts` keys for a draw of `num` points, once both are what they should be."""
+    as_count("num", num)
+    return jax.random.split(as_key(key), parts)
 
 
-def _mixture(key: Key, n: int, centres: Array, deviation: float) -> Array:
-    mode_key, noise_key = _keys(key, n, 2)
-    mode = jax.random.randint(mode_key, (n,), 0, centres.shape[0])
-    return centres[mode] + deviation * jax.random.normal(noise_key, (n, 2))
+def _mixture(key: Key, num: int, centres: Array, deviation: float) -> Array:
+    mode_key, noise_key = _keys(key, num, 2)
+    mode = jax.random.randint(mode_key, (num,), 0, centres.shape[0])
+    return centres[mode] + deviation * jax.random.normal(noise_key, (num, 2))
 
 
 def eight_gaussians_centres() -> Array:
@@ -48,86 +48,86 @@ def twenty_five_gaussians_centres() -> Array:
     return jnp.stack(jnp.meshgrid(side, side), axis=-1).reshape(-1, 2)
 
 
-def eight_gaussians(key: Key, n: int) -> Array:
-    """Draw from 8 Gaussians of standard deviation 0.1 on a circle of radius 2: [n, 2].
+def eight_gaussians(key: Key, num: int) -> Array:
+    """Draw from 8 Gaussians of standard deviation 0.1 on a circle of radius 2: [num, 2].
 
     Example:
       >>> radius = jnp.linalg.norm(og.data.toy.eight_gaussians(jax.random.key(0), 1000), axis=1)
       >>> print(jnp.abs(radius - 2).max() < 0.5)
       True
     """
-    return _mixture(key, n, eight_gaussians_centres(), 0.1)
+    return _mixture(key, num, eight_gaussians_centres(), 0.1)
 
 
-def twenty_five_gaussians(key: Key, n: int) -> Array:
-    """Draw from 25 Gaussians of standard deviation 0.05 on the grid {-4, -2, 0, 2, 4}^2: [n, 2].
+def twenty_five_gaussians(key: Key, num: int) -> Array:
+    """Draw from 25 Gaussians of standard deviation 0.05 on the grid {-4, -2, 0, 2, 4}^2: [num, 2].
 
     Example:
       >>> x = og.data.toy.twenty_five_gaussians(jax.random.key(0), 1000)
       >>> print(jnp.abs(x / 2 - (x / 2).round()).max() < 0.15)
       True
     """
-    return _mixture(key, n, twenty_five_gaussians_centres(), 0.05)
+    return _mixture(key, num, twenty_five_gaussians_centres(), 0.05)
 
 
-def swiss_roll(key: Key, n: int) -> Array:
-    """Draw from a spiral of one and a half turns, radius 1.5 pi to 4.5 pi, with noise 0.25: [n, 2].
+def swiss_roll(key: Key, num: int) -> Array:
+    """Draw from a spiral of one and a half turns, radius 1.5 pi to 4.5 pi, with noise 0.25: [num, 2].
 
     Example:
       >>> radius = jnp.linalg.norm(og.data.toy.swiss_roll(jax.random.key(0), 1000), axis=1)
       >>> print(radius.min() > 1.5 * jnp.pi - 1, radius.max() < 4.5 * jnp.pi + 1)
       True True
     """
-    angle_key, noise_key = _keys(key, n, 2)
-    t = 1.5 * jnp.pi * (1 + 2 * jax.random.uniform(angle_key, (n,)))
+    angle_key, noise_key = _keys(key, num, 2)
+    t = 1.5 * jnp.pi * (1 + 2 * jax.random.uniform(angle_key, (num,)))
     roll = jnp.stack([t * jnp.cos(t), t * jnp.sin(t)], axis=1)
-    return roll + 0.25 * jax.random.normal(noise_key, (n, 2))
+    return roll + 0.25 * jax.random.normal(noise_key, (num, 2))
 
 
-def rings(key: Key, n: int) -> Array:
-    """Draw from four concentric rings of radii 1 to 4 with noise 0.08, equally likely: [n, 2].
+def rings(key: Key, num: int) -> Array:
+    """Draw from four concentric rings of radii 1 to 4 with noise 0.08, equally likely: [num, 2].
 
     Example:
       >>> radius = jnp.linalg.norm(og.data.toy.rings(jax.random.key(0), 1000), axis=1)
       >>> print(np.unique(np.asarray(radius).round()))
       [1. 2. 3. 4.]
     """
-    ring_key, angle_key, noise_key = _keys(key, n, 3)
-    radius = 1.0 + jax.random.randint(ring_key, (n,), 0, 4)
-    angle = 2 * jnp.pi * jax.random.uniform(angle_key, (n,))
+    ring_key, angle_key, noise_key = _keys(key, num, 3)
+    radius = 1.0 + jax.random.randint(ring_key, (num,), 0, 4)
+    angle = 2 * jnp.pi * jax.random.uniform(angle_key, (num,))
     ring = radius[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
-    return ring + 0.08 * jax.random.normal(noise_key, (n, 2))
+    return ring + 0.08 * jax.random.normal(noise_key, (num, 2))
 
 
-def checkerboard(key: Key, n: int) -> Array:
-    """Draw uniformly from the 8 dark unit squares of a 4 x 4 board on [-2, 2]^2: [n, 2].
+def checkerboard(key: Key, num: int) -> Array:
+    """Draw uniformly from the 8 dark unit squares of a 4 x 4 board on [-2, 2]^2: [num, 2].
 
     Example:
       >>> x = jnp.floor(og.data.toy.checkerboard(jax.random.key(0), 1000))
       >>> print(np.unique(x.sum(1) % 2))  # squares of one colour
       [0.]
     """
-    square_key, place_key = _keys(key, n, 2)
-    square = jax.random.randint(square_key, (n,), 0, 8)
+    square_key, place_key = _keys(key, num, 2)
+    square = jax.random.randint(square_key, (num,), 0, 8)
     row = square // 2
     column = 2 * (square % 2) + row % 2
     corner = jnp.stack([column, row], axis=1) - 2.0
-    return corner + jax.random.uniform(place_key, (n, 2))
+    return corner + jax.random.uniform(place_key, (num, 2))
 
 
-def two_moons(key: Key, n: int) -> Array:
-    """Draw from two interleaved half circles of radius 1 with noise 0.05, equally likely: [n, 2].
+def two_moons(key: Key, num: int) -> Array:
+    """Draw from two interleaved half circles of radius 1 with noise 0.05, equally likely: [num, 2].
 
     Example:
       >>> print(og.data.toy.two_moons(jax.random.key(0), 100).shape)
       (100, 2)
     """
-    moon_key, angle_key, noise_key = _keys(key, n, 3)
-    lower = jax.random.bernoulli(moon_key, 0.5, (n,))[:, None]
-    angle = jnp.pi * jax.random.uniform(angle_key, (n,))
+    moon_key, angle_key, noise_key = _keys(key, num, 3)
+    lower = jax.random.bernoulli(moon_key, 0.5, (num,))[:, None]
+    angle = jnp.pi * jax.random.uniform(angle_key, (num,))
     arc = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
     moon = jnp.where(lower, jnp.array([1.0, 0.5]) - arc, arc)
-    return moon + 0.05 * jax.random.normal(noise_key, (n, 2))
+    return moon + 0.05 * jax.random.normal(noise_key, (num, 2))
 
 
 DISTRIBUTIONS = {

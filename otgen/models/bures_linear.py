@@ -55,7 +55,7 @@ class Config(Checked):
       rank: dimension of the latents.
       depth: number N of layers.
       width: width of the hidden layers; None for `rank`.
-      kind: "bures" or "frobenius".
+      kind: which loss, "bures" or "frobenius".
       tau: perturbation of the Bures loss, in units of the covariance.
       start: how the weights are drawn, see `nn.linear.draw_weights`.
       tol: relative excess over the known minimum at which full-batch training stops.

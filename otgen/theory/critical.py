@@ -186,7 +186,7 @@ def weights_at(
 
 
 def hessian(
-    weights: Sequence[ArrayLike], target: ArrayLike, *, tau: ArrayLike = 0.0, loss: str = "bures"
+    weights: Sequence[ArrayLike], target: ArrayLike, *, tau: ArrayLike = 0.0, kind: str = "bures"
 ) -> Float[Array, "P P"]:
     """Return the Hessian of the loss in all weights, by automatic differentiation.
 
@@ -194,7 +194,7 @@ def hessian(
       weights: (W_1, ..., W_N).
       target: covariance [n, n].
       tau: perturbation of the Bures loss; the Frobenius loss has none and ignores it.
-      loss: "bures" or "frobenius".
+      kind: which loss, "bures" or "frobenius".
 
     Returns:
       [P, P], the weights in the order W_1, ..., W_N, each by rows. For tau = 0 the Bures loss has no Hessian at an
@@ -205,7 +205,7 @@ def hessian(
 
     Reference: paper C (arXiv 2303.03027), the Hessian of L^N.
     """
-    weights, kind = as_chain(weights), as_kind(loss)
+    weights, kind = as_chain(weights), as_kind(kind)
     factor = root_of(as_target(target, weights[-1].shape[0]))
     return _hessian(weights, factor, as_tau(tau), kind)
 
@@ -225,7 +225,7 @@ def hessian_spectrum(
     widths: Sequence[int],
     *,
     tau: ArrayLike = 0.0,
-    loss: str = "bures",
+    kind: str = "bures",
 ) -> Float[Array, "P"]:
     """Return the eigenvalues of the Hessian at the balanced critical point of a subset, in closed form.
 
@@ -237,7 +237,7 @@ def hessian_spectrum(
       subset: the eigenvalues kept, counted from the largest; may be empty.
       widths: (d_0, ..., d_N), d_N = n.
       tau: perturbation of the Bures loss; the Frobenius loss has none and ignores it.
-      loss: "bures" or "frobenius".
+      kind: which loss, "bures" or "frobenius".
 
     Returns:
       All P = sum_j d_j d_(j-1) eigenvalues, smallest first.
@@ -250,18 +250,18 @@ def hessian_spectrum(
     """
     lam = np.asarray(eigenvalues(target), np.float64)
     subset, widths = _check_subset(subset, widths, lam.size)
-    tau = _tau_value(tau) if as_kind(loss) == "bures" else 0.0
+    tau = _tau_value(tau) if as_kind(kind) == "bures" else 0.0
     lam = lam[[*subset, *(i for i in range(lam.size) if i not in subset)]]
     squares = np.zeros(max(widths[0], widths[-1]))
     squares[: len(subset)] = np.maximum(lam[: len(subset)] - tau, 0.0)
     rank, bottleneck = np.count_nonzero(squares), min(widths)
-    if loss == "bures" and tau == 0 and rank < bottleneck:
+    if kind == "bures" and tau == 0 and rank < bottleneck:
         raise ValueError(
             f"the Bures loss with tau = 0 is not differentiable at rank {rank} below the bottleneck {bottleneck}: keep "
             f"{bottleneck} positive eigenvalues, or give tau > 0."
         )
     lam = np.pad(lam, (0, squares.size - lam.size))
-    form = _bures_form(lam, squares, tau) if loss == "bures" else _frobenius_form(lam, squares)
+    form = _bures_form(lam, squares, tau) if kind == "bures" else _frobenius_form(lam, squares)
     values = _block_eigenvalues(form, _gains(squares, widths))
     num = sum(low * high for low, high in itertools.pairwise(widths))
     return jnp.asarray(np.sort(np.concatenate([values, np.zeros(num - values.size)])))

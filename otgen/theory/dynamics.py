@@ -70,7 +70,7 @@ def loss(
       weights: (W_1, ..., W_N).
       target: covariance [n, n].
       tau: perturbation of the Bures loss; the Frobenius loss has none and ignores it.
-      kind: "bures" or "frobenius".
+      kind: which loss, "bures" or "frobenius".
 
     Returns:
       The loss. Its gradient in the weights is the closed form of the reference.
@@ -95,7 +95,7 @@ def loss_from_factor(
       weights: (W_1, ..., W_N).
       factor: F [n, q].
       tau: perturbation of the Bures loss; the Frobenius loss has none and ignores it.
-      kind: "bures" or "frobenius".
+      kind: which loss, "bures" or "frobenius".
 
     Returns:
       The loss.
@@ -153,7 +153,7 @@ def flow(
       target: covariance [n, n].
       times: [T], when to record, increasing from 0 or later.
       tau: perturbation of the Bures loss.
-      kind: "bures" or "frobenius".
+      kind: which loss, "bures" or "frobenius".
       rtol: relative error allowed in each step.
       atol: absolute error allowed in each step.
       max_steps: most steps taken; times not reached by then hold infinite weights and NaN losses.
@@ -233,7 +233,7 @@ def descend(
       num_steps: how many, a multiple of `record_every`.
       record_every: steps between two records; the start is recorded too.
       tau: perturbation of the Bures loss.
-      kind: "bures" or "frobenius".
+      kind: which loss, "bures" or "frobenius".
 
     Returns:
       The path at steps 0, record_every, 2 record_every, ..., num_steps, with times step * step_size.

@@ -102,7 +102,7 @@ def test_an_eigenvalue_below_tau_cannot_be_kept():
 @pytest.mark.parametrize("kept", TABLE)
 def test_hessian_table(kept):
     for kind, low, high in zip(("bures", "frobenius"), TABLE[kept][::2], TABLE[kept][1::2], strict=True):
-        values = critical.hessian_spectrum((4, 2, 1, 0.5), kept, (4, 4, 4), tau=0.01, loss=kind)
+        values = critical.hessian_spectrum((4, 2, 1, 0.5), kept, (4, 4, 4), tau=0.01, kind=kind)
         np.testing.assert_allclose((values[0], values[-1]), (low, high), rtol=3e-4, atol=1e-9)
 
 
@@ -110,7 +110,7 @@ def test_hessian_table(kept):
 def test_largest_curvature_at_the_minimiser(depth):
     widths, tau, power = (4,) * (depth + 1), 0.01, (2 * depth - 1) / depth
     bures = critical.hessian_spectrum((4, 2, 1, 0.5), range(4), widths, tau=tau)[-1]
-    frobenius = critical.hessian_spectrum((4, 2, 1, 0.5), range(4), widths, loss="frobenius")[-1]
+    frobenius = critical.hessian_spectrum((4, 2, 1, 0.5), range(4), widths, kind="frobenius")[-1]
     assert bures == pytest.approx(2 * depth * (4 - tau) ** power / 4, rel=1e-12)
     assert frobenius == pytest.approx(8 * depth * 4**power, rel=1e-12)
 
@@ -128,8 +128,8 @@ def check_spectrum(widths, tau, kind):
     sizes = [width] if kind == "bures" and tau == 0 else range(width + 1)
     for subset in itertools.chain.from_iterable(itertools.combinations(range(4), size) for size in sizes):
         weights = critical.weights_at(target, subset, widths, tau if kind == "bures" else 0.0)
-        exact = np.linalg.eigvalsh(critical.hessian(weights, target, tau=tau, loss=kind))
-        closed = critical.hessian_spectrum(target, subset, widths, tau=tau, loss=kind)
+        exact = np.linalg.eigvalsh(critical.hessian(weights, target, tau=tau, kind=kind))
+        closed = critical.hessian_spectrum(target, subset, widths, tau=tau, kind=kind)
         np.testing.assert_allclose(closed, exact, atol=1e-10, err_msg=f"{subset}")
 
 
@@ -195,7 +195,7 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="not differentiable"):
         critical.hessian_spectrum(LAM, (0,), (5, 2, 5))
     with pytest.raises(ValueError, match="the loss = 'burse'"):
-        critical.hessian_spectrum(LAM, (0,), (5, 2, 5), tau=0.1, loss="burse")
+        critical.hessian_spectrum(LAM, (0,), (5, 2, 5), tau=0.1, kind="burse")
     with pytest.raises(ValueError, match="the last equal to 5"):
         critical.weights_at(LAM, (0,), (5, 2, 4))
     with pytest.raises(ValueError, match="keeps 3 eigenvalues"):

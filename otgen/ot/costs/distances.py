@@ -200,7 +200,7 @@ class Scaled(CostFn):
         return self.base.pairwise(x * self.scales, y * self.scales)
 
 
-class Custom(CostFn):
+class CustomCost(CostFn):
     """A plain function of two vectors as a cost; the function is static.
 
     Two functions count as one where their code, their defaults and what they close over are the same, so that a lambda
@@ -210,10 +210,10 @@ class Custom(CostFn):
     Example:
       >>> def hamming(x, y):
       ...     return jnp.sum(x != y)
-      >>> print(og.distances.Custom(hamming)(jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 0.0, 0.0])))
+      >>> print(og.distances.CustomCost(hamming)(jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 0.0, 0.0])))
       2.0
       >>> def inner(scale):
-      ...     return og.distances.Custom(lambda x, y: scale * (x @ y))
+      ...     return og.distances.CustomCost(lambda x, y: scale * (x @ y))
       >>> print(inner(2.0) == inner(2.0), inner(2.0) == inner(3.0))
       True False
     """
@@ -235,7 +235,7 @@ class Custom(CostFn):
         return cost.astype(jnp.promote_types(cost.dtype, jnp.float32))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Custom) and self.key == other.key
+        return isinstance(other, CustomCost) and self.key == other.key
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -244,7 +244,8 @@ class Custom(CostFn):
         return getattr(self.function, "__name__", repr(self.function))
 
 
-jax.tree_util.register_pytree_node(Custom, lambda it: ((), it), lambda it, _: it)
+jax.tree_util.register_pytree_node(CustomCost, lambda it: ((), it), lambda it, _: it)
+Custom = CustomCost  # the name of version 0.1
 
 
 def as_cost_fn(cost_fn: Any) -> CostFn:
@@ -265,7 +266,7 @@ def as_cost_fn(cost_fn: Any) -> CostFn:
         return cost_fn
     if not callable(cost_fn) or isinstance(cost_fn, type):
         raise ValueError(f"cost_fn = {cost_fn!r}: give a CostFn such as Euclidean() or a function of two vectors.")
-    return Custom(cost_fn)
+    return CustomCost(cost_fn)
 
 
 def _vectors(x: Any, y: Any) -> tuple[Array, Array]:

@@ -8,7 +8,8 @@ over one number per point, without constraints. Every D(f, g) is a lower bound o
 density of the plan is read off: r_ij = (f*)'((f_i + g_j - c_ij) / epsilon). Given f, the best g is known in closed form
 (`transform`); putting it in leaves the semi-dual, a concave function of f alone, which `run` maximises by L-BFGS. A
 plan is never stored, and costs are streamed in blocks, so that n x m numbers are needed only where a matrix is
-returned.
+returned. `value` solves and returns W; `dual_value` is D at potentials that are given, and `semidual` D at the best g
+for a given f.
 
 `objective` and `semi_objective` (`otgen.ot.dual.stochastic`) are the same sums over a batch, for potentials that are
 networks. Functions of given potentials are written in `otgen.ot.dual.evaluate`. Both are offered here by name.
@@ -25,14 +26,15 @@ Reference: Genevay et al. (2016), arXiv 1605.08527; Seguy et al. (2018), arXiv 1
 
 from otgen.ot.costs.potentials import State
 from otgen.ot.dual.ascent import Info
-from otgen.ot.dual.evaluate import density, gap, marginals, semidual, transform, value
-from otgen.ot.dual.solver import run
+from otgen.ot.dual.evaluate import density, dual_value, gap, marginals, semidual, transform
+from otgen.ot.dual.solver import run, value
 from otgen.ot.dual.stochastic import objective, semi_objective
 
 __all__ = [
     "Info",
     "State",
     "density",
+    "dual_value",
     "gap",
     "marginals",
     "objective",

@@ -66,7 +66,7 @@ def mean_over(weights: Array, values: Array) -> Array:
     return weights @ jnp.where((weights > 0) | jnp.isfinite(values), values, 0.0)
 
 
-def value(
+def dual_value(
     cost: Cost | ArrayLike,
     f: ArrayLike,
     g: ArrayLike,
@@ -96,20 +96,20 @@ def value(
 
     Example:
       >>> cost = jnp.array([[0.0, 1.0], [1.0, 0.0]])
-      >>> print(og.dual.value(cost, jnp.zeros(2), jnp.zeros(2), epsilon=0.1))  # potentials 0 pay nothing where c >= 0
+      >>> print(og.dual.dual_value(cost, jnp.zeros(2), jnp.zeros(2), epsilon=0.1))  # below W
       0.05
       >>> state, info = og.dual.run(cost, epsilon=0.1)
-      >>> print(og.dual.value(cost, *state, epsilon=0.1), 0.1 * np.log(2))  # the best ones: <C, P> = 0, and the entropy
+      >>> print(og.dual.dual_value(cost, *state, epsilon=0.1), 0.1 * np.log(2))  # W: the entropy alone
       0.0693 0.0693
 
     Reference: Blondel et al. (2018), arXiv 1710.06276, the smoothed dual.
     """
-    return value_of(*prepare(cost, a, b, epsilon, f, g), epsilon, smoothing=by_name(smoothing))
+    return dual_value_of(*prepare(cost, a, b, epsilon, f, g), epsilon, smoothing=by_name(smoothing))
 
 
 @functools.partial(jax.jit, static_argnames="smoothing")
-def value_of(cost, f, g, a, b, epsilon, smoothing) -> Array:
-    """`value` without the checks."""
+def dual_value_of(cost, f, g, a, b, epsilon, smoothing) -> Array:
+    """`dual_value` without the checks."""
 
     def rows(block: Array, f: Array, a: Array) -> Array:
         return product(smoothing.conjugate(_scores(block, f, g, epsilon, a, b)), b)
@@ -128,13 +128,13 @@ def transform(
     """Return the g that maximises the dual for given f, the smoothed minimum of c_ij - f_i over i.
 
     Entropic: g_j = -epsilon log sum_i a_i exp((f_i - c_ij) / epsilon). Quadratic: the threshold of a sparsemax, by
-    sorting. Every column of the plan then has its mass exactly. Arguments as in `value`.
+    sorting. Every column of the plan then has its mass exactly. Arguments as in `dual_value`.
 
     Returns:
       g [m]; infinite where every pair is forbidden.
 
     Raises:
-      ValueError: as in `value`.
+      ValueError: as in `dual_value`.
 
     Example:
       >>> cost = jnp.array([[0.0, 1.0, 4.0], [4.0, 1.0, 0.0]])
@@ -162,7 +162,7 @@ def semidual(
 ) -> Float[Array, ""]:
     """Return the semi-dual value max_g D(f, g): concave in f, differentiable in everything, never overflowing.
 
-    Arguments, result and errors as in `value`.
+    Arguments, result and errors as in `dual_value`.
 
     Example:
       >>> cost = jnp.array([[0.0, 1.0], [1.0, 0.0]])
@@ -203,7 +203,7 @@ def density(
 ) -> Float[Array, "n m"]:
     """Return the density r_ij = (f*)'((f_i + g_j - c_ij) / epsilon) of the plan a_i b_j r_ij, n x m in memory.
 
-    Arguments and errors as in `value`.
+    Arguments and errors as in `dual_value`.
 
     Example:
       >>> print(og.dual.density(jnp.array([[0.0, 1.0]]), jnp.zeros(1), jnp.zeros(2), epsilon=1.0), np.exp(-1))
@@ -230,7 +230,7 @@ def marginals(
 ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
     """Return the row sums a_i sum_j b_j r_ij and the column sums b_j sum_i a_i r_ij of the plan, streamed.
 
-    At the optimum they are a and b. Arguments and errors as in `value`.
+    At the optimum they are a and b. Arguments and errors as in `dual_value`.
 
     Example:
       >>> cost = jnp.array([[0.0, 1.0], [1.0, 0.0]])
@@ -280,7 +280,7 @@ def gap(
     is missing is priced at s epsilon = -10 (range of f + range of g + `spread` of the cost) - 100 epsilon at most, more
     than it costs along other pairs: with forbidden pairs and huge costs the gap is an estimate rather than a bound.
 
-    Arguments and errors as in `value`.
+    Arguments and errors as in `dual_value`.
 
     Returns:
       A scalar in units of the cost; W lies between the dual value and the dual value + gap.

@@ -7,12 +7,13 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from otgen.ot.check import is_traced
 from otgen.ot.costs import Cost, DenseCost, product
 from otgen.ot.costs.potentials import State
 from otgen.ot.dual.ascent import Info, check_loop, climb, iterate, unit_of
-from otgen.ot.dual.evaluate import gap_of, prepare, semidual_of, spread, sums_of, transform_of, value_of
+from otgen.ot.dual.evaluate import dual_value_of, gap_of, prepare, semidual, semidual_of, spread, sums_of, transform_of
 from otgen.ot.dual.smoothing import Smoothing, by_name
 from otgen.types import ADVICE, Array, Status, status_of
 
@@ -30,11 +31,11 @@ def run(
 ) -> tuple[State, Info]:
     """Solve smoothed transport: maximise the semi-dual by L-BFGS until the duality gap is below `tol`.
 
-    The result carries no gradient. `semidual(cost, state.f, ...)` is W, and its gradient in cost and weights is W's.
+    The result carries no gradient; `value` does.
     Cost and epsilon in other units give the same result in those units.
 
     Args:
-      cost, a, b, epsilon, smoothing: as in `value`. A pair of cost +inf is forbidden.
+      cost, a, b, epsilon, smoothing: as in `dual_value`. A pair of cost +inf is forbidden.
       tol: accepted duality gap, as a share of how much the cost varies (`Info.scale`): four times the median absolute
         deviation of what is left of the costs after the medians of rows and columns are taken off, which neither a
         constant added to the cost nor a few outliers move; epsilon where nothing is left. Traced. Float32 reaches
@@ -46,8 +47,8 @@ def run(
       State and Info.
 
     Raises:
-      ValueError: as in `value`, for a tol that is not positive or a negative max_steps, and (outside jit, for a cost
-        given as a matrix) if every plan would have mass on forbidden pairs.
+      ValueError: as in `dual_value`, for a tol that is not positive or a negative max_steps, and (outside jit, for a
+        cost given as a matrix) if every plan would have mass on forbidden pairs.
 
     Example:
       >>> cost = jnp.array([[0.0, 2.0], [2.0, 0.0]])
@@ -72,6 +73,50 @@ def run(
     return found
 
 
+def value(
+    cost: Cost | ArrayLike,
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    epsilon: ArrayLike,
+    smoothing: str | Smoothing = "entropic",
+    tol: ArrayLike = 1e-5,
+    max_steps: ArrayLike = 5000,
+    state: State | None = None,
+    return_info: bool = False,
+) -> Float[Array, ""] | tuple[Float[Array, ""], Info]:
+    """Solve smoothed transport and return its value W, differentiable in the cost, the weights and epsilon.
+
+    It is the semi-dual at the potentials of `run`: a lower bound of W, off by the duality gap at most. The gradient is
+    that of the semi-dual with the potentials held fixed, by Danskin's theorem W's own: in the cost it is the plan.
+
+    Args:
+      cost, a, b, epsilon, smoothing: as in `dual_value`. A pair of cost +inf is forbidden.
+      tol, max_steps, state: as in `run`.
+      return_info: whether to return Info too: whether the solver converged, and with what gap. Static.
+
+    Returns:
+      A scalar in units of the cost. With `return_info` also Info.
+
+    Raises:
+      ValueError: as in `run`.
+
+    Example:
+      >>> cost = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+      >>> print(og.dual.value(cost, epsilon=0.1), 0.1 * np.log(2))  # <C, P> = 0, and the entropy
+      0.0693 0.0693
+      >>> print(jax.grad(lambda cost: og.dual.value(cost, epsilon=0.1))(cost))  # the plan
+      [[0.5 0.]
+       [0. 0.5]]
+
+    Reference: Blondel et al. (2018), arXiv 1710.06276; Danskin's theorem.
+    """
+    options = {"epsilon": epsilon, "smoothing": smoothing}
+    found, info = run(cost, a, b, **options, tol=tol, max_steps=max_steps, state=state)
+    best = semidual(cost, found.f, a, b, **options)
+    return (best, info) if return_info else best
+
+
 @functools.partial(jax.jit, static_argnames="smoothing")
 def _run(cost, f, a, b, epsilon, tol, max_steps, smoothing) -> tuple[State, Info]:
     epsilon = jnp.asarray(epsilon, f.dtype)
@@ -85,7 +130,7 @@ def _run(cost, f, a, b, epsilon, tol, max_steps, smoothing) -> tuple[State, Info
         # Points of weight zero have no say in g; their own potential is the best for it.
         best = cost.map_blocks(lambda block: smoothing.level(jnp.where(b > 0, g, 0.0) - block, b, epsilon))
         f, g = _carried(f, a, best), _carried(g, b, g)
-        return f, (gap_of(cost, f, g, a, b, scale=scale, **options), value_of(cost, f, g, a, b, **options), g)
+        return f, (gap_of(cost, f, g, a, b, scale=scale, **options), dual_value_of(cost, f, g, a, b, **options), g)
 
     f, (gap, lower, g), step, stalled = iterate(advance, f, tol * scale, max_steps)
     rows, columns = sums_of(cost, f, g, a, b, **options)

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from otgen.ot.costs import PairwiseCost
-from otgen.ot.dual.evaluate import prepare, semidual_of, value
+from otgen.ot.dual.evaluate import dual_value, prepare, semidual_of
 from otgen.ot.dual.smoothing import Smoothing, by_name
 from otgen.types import Array, averaged
 
@@ -74,13 +74,13 @@ def objective(
       >>> zero = lambda points: jnp.zeros(len(points))  # a network, usually
       >>> print(og.dual.objective(zero, zero, x, y, epsilon=0.1))
       0.05
-      >>> print(og.dual.value(og.PairwiseCost(x, y), jnp.zeros(2), jnp.zeros(2), epsilon=0.1))
+      >>> print(og.dual.dual_value(og.PairwiseCost(x, y), jnp.zeros(2), jnp.zeros(2), epsilon=0.1))
       0.05
 
     Reference: Seguy et al. (2018), arXiv 1711.02283, algorithm 1.
     """
     cost, f, g, a, b = _batch(x, y, cost_fn, (f, g), a, b, epsilon)
-    return averaged(value(cost, f, g, a, b, epsilon=epsilon, smoothing=smoothing), axis_name)
+    return averaged(dual_value(cost, f, g, a, b, epsilon=epsilon, smoothing=smoothing), axis_name)
 
 
 def semi_objective(

@@ -3,6 +3,9 @@
 `maps` has maps, geodesics and barycentres; `bures` distances of covariances, `spectrum` how they are computed and
 differentiated; `frechet` moments of samples and their distance; `mixture` plans between mixtures. Below them `factors`
 of covariances, `polar` factors, and `units` in which squares stay within float32.
+
+A function of two Gaussians takes `mean_a, cov_a, mean_b, cov_b` in this order (None for a mean of zero), one of their
+covariances `cov_a, cov_b`.
 """
 
 from otgen.ot.gaussian.bures import bures_sq, bures_sq_factors, entropic_bures_sq, perturbed_bures_sq_factors

@@ -72,11 +72,13 @@ class Info(NamedTuple):
     status: Array
 
 
-def w2_sq(mean_a: ArrayLike, cov_a: ArrayLike, mean_b: ArrayLike, cov_b: ArrayLike) -> Float[Array, "*batch"]:
+def w2_sq(
+    mean_a: ArrayLike | None, cov_a: ArrayLike, mean_b: ArrayLike | None, cov_b: ArrayLike
+) -> Float[Array, "*batch"]:
     """Return the squared 2-Wasserstein distance |m_a - m_b|^2 + bures_sq(A, B) between Gaussians.
 
     Args:
-      mean_a, cov_a: means [..., d] and covariances [..., d, d].
+      mean_a, cov_a: means [..., d], zero for None, and covariances [..., d, d].
       mean_b, cov_b: the same; batches broadcast.
 
     Returns:
@@ -136,17 +138,12 @@ def _map_matrix(a: Array, b: Array) -> Array:
     return gains(a, b, jnp.zeros((), a.dtype))[0]
 
 
-def transport_map(
-    cov_a: ArrayLike,
-    cov_b: ArrayLike,
-    mean_a: ArrayLike | None = None,
-    mean_b: ArrayLike | None = None,
-) -> Affine:
+def transport_map(mean_a: ArrayLike | None, cov_a: ArrayLike, mean_b: ArrayLike | None, cov_b: ArrayLike) -> Affine:
     """Return the optimal map from N(mean_a, A) to N(mean_b, B), to be called on points.
 
     Args:
-      cov_a, cov_b: covariances [..., d, d].
-      mean_a, mean_b: means [..., d]; zero for None.
+      mean_a, cov_a: means [..., d], zero for None, and covariances [..., d, d].
+      mean_b, cov_b: the same; batches broadcast.
 
     Returns:
       Affine.
@@ -155,7 +152,7 @@ def transport_map(
       ValueError: as in `w2_sq`.
 
     Example:
-      >>> move = og.gaussian.transport_map(jnp.eye(2), 4 * jnp.eye(2), jnp.array([0.0, 0.0]), jnp.array([1.0, 1.0]))
+      >>> move = og.gaussian.transport_map(jnp.zeros(2), jnp.eye(2), jnp.ones(2), 4 * jnp.eye(2))
       >>> print(move(jnp.array([[0.0, 0.0], [1.0, 0.0]])))
       [[1. 1.]
        [3. 1.]]
@@ -195,7 +192,7 @@ def _geodesic(t: Array, a: Array, b: Array) -> Array:
 
 
 def geodesic(
-    t: ArrayLike, mean_a: ArrayLike, cov_a: ArrayLike, mean_b: ArrayLike, cov_b: ArrayLike
+    t: ArrayLike, mean_a: ArrayLike | None, cov_a: ArrayLike, mean_b: ArrayLike | None, cov_b: ArrayLike
 ) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch d d"]]:
     """Return mean and covariance of the Gaussian at time t between two Gaussians; see `geodesic_cov`.
 

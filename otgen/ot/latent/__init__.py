@@ -34,16 +34,16 @@ from otgen.ot.latent.operations import (
 )
 from otgen.ot.latent.priors import Cauchy, Normal, Prior, Stable, Uniform
 from otgen.ot.latent.radial import Ball, MultivariateT, Sphere
-from otgen.ot.latent.tabulated import Custom, Empirical, Mixture, StudentT, TruncatedNormal
+from otgen.ot.latent.tabulated import CustomPrior, Empirical, MixturePrior, StudentT, TruncatedNormal
 
 __all__ = [
     "STANDARD",
     "Ball",
     "Cauchy",
-    "Custom",
+    "CustomPrior",
     "Empirical",
     "Learned",
-    "Mixture",
+    "MixturePrior",
     "MultivariateT",
     "Normal",
     "Prior",
@@ -66,10 +66,13 @@ __all__ = [
     "vicinity",
     "walk",
 ]
+_BEFORE = {"Custom": CustomPrior, "Mixture": MixturePrior}  # by the names of version 0.1
 
 
 def __getattr__(name: str):
-    """Import the one law that stands on a solver when it is first named."""
+    """Import the one law that stands on a solver when it is first named; the names of version 0.1 still work."""
     if name == "Learned":
         return importlib.import_module("otgen.ot.semidiscrete.learned").Learned
+    if name in _BEFORE:
+        return _BEFORE[name]
     raise AttributeError(f"module 'otgen.ot.latent' has no attribute {name!r}")

@@ -155,14 +155,15 @@ class StudentT(_Tabulated):
 
 
 @law()
-class Mixture(_Tabulated):
+class MixturePrior(_Tabulated):
     """Independent coordinates, each of a mixture of Gaussians.
 
     Attributes:
       weights, locs, scales: of the components [k].
 
     Example:
-      >>> prior = og.latent.Mixture(weights=jnp.array([0.25, 0.75]), locs=jnp.array([-9.0, 9.0]), scales=jnp.ones(2))
+      >>> weights, locs = jnp.array([0.25, 0.75]), jnp.array([-9.0, 9.0])
+      >>> prior = og.latent.MixturePrior(weights, locs, scales=jnp.ones(2))
       >>> print(prior.cdf(jnp.array(0.0)))  # one quarter lies around -9
       0.25
     """
@@ -298,7 +299,7 @@ def _match_columns(values: Array, weights: Array, y: Array) -> Array:
 
 
 @law("cdf", "inverse", "bound")
-class Custom(_Tabulated):
+class CustomPrior(_Tabulated):
     """Independent coordinates of any law.
 
     Attributes:
@@ -307,7 +308,7 @@ class Custom(_Tabulated):
       bound: |z| stays below this, but for a probability of about 1e-7 (static).
 
     Example:
-      >>> logistic = og.latent.Custom(cdf=jax.nn.sigmoid, inverse=jax.scipy.special.logit, bound=16.0)
+      >>> logistic = og.latent.CustomPrior(cdf=jax.nn.sigmoid, inverse=jax.scipy.special.logit, bound=16.0)
       >>> print(logistic.cdf(jnp.array(0.0)), logistic.ppf(jnp.array(0.75)), np.log(3))
       0.5 1.0986 1.0986
     """
@@ -318,7 +319,7 @@ class Custom(_Tabulated):
 
     def __post_init__(self):
         if not (callable(self.cdf) and callable(self.inverse)):
-            raise ValueError("cdf and inverse of Custom must be functions, defined once at module level.")
+            raise ValueError("cdf and inverse of CustomPrior must be functions, defined once at module level.")
         set_fields(self, bound=float(one_number("bound", self.bound)))
         require_positive("bound", self.bound)
 
@@ -329,3 +330,6 @@ class Custom(_Tabulated):
     def reach(self) -> float:
         """The bound."""
         return self.bound
+
+
+Mixture, Custom = MixturePrior, CustomPrior  # the names of version 0.1

@@ -29,12 +29,12 @@ def sample_plan(
     epsilon: ArrayLike,
     num: int | None = None,
     pairing: str = "permutation",
-    sweeps: int = 64,
+    num_sweeps: int = 64,
 ) -> tuple[Int[Array, " num"], Int[Array, " num"]]:
     """Draw pairs (i, j) of points from the plan of a state, without the plan.
 
     * permutation: every source and every target point exactly once, so that a batch keeps all its points. A random
-      matching sigma of the law proportional to the product of P[i, sigma(i)], approached by `sweeps` rounds of
+      matching sigma of the law proportional to the product of P[i, sigma(i)], approached by `num_sweeps` rounds of
       Metropolis swaps from a matching made without replacement. Needs n = m and uniform weights.
     * stratified: source points in proportion to their weights with the least spread (each exactly once if uniform and
       num = n), and for each a target point j with probability P(j | i).
@@ -49,7 +49,7 @@ def sample_plan(
       epsilon: temperature of the potentials.
       num: number of pairs; n for None, and n in a permutation. Static.
       pairing: "permutation", "stratified" or "iid". Static.
-      sweeps: rounds of swaps in a permutation. Static.
+      num_sweeps: rounds of swaps in a permutation. Static.
 
     Returns:
       Indices i and j [num], in the order of the source points (in random order for "iid").
@@ -78,14 +78,14 @@ def sample_plan(
         for name, weights in (("a", a), ("b", b)):
             if not is_traced(weights) and float(now(_spread, weights)) > 1e-6 / n:
                 raise ValueError(f"a permutation gives every point the same weight, {name} does not: use 'stratified'.")
-    num, sweeps = n if num is None else as_count("num", num), as_count("sweeps", sweeps, 0)
-    return _sample(as_key(key), cost, as_state(cost, state), a, b, epsilon, num, pairing, sweeps, uniform)
+    num, num_sweeps = n if num is None else as_count("num", num), as_count("num_sweeps", num_sweeps, 0)
+    return _sample(as_key(key), cost, as_state(cost, state), a, b, epsilon, num, pairing, num_sweeps, uniform)
 
 
 _spread = jax.jit(jnp.ptp)
 
 
-@jax.jit(static_argnames=("num", "pairing", "sweeps", "uniform"))
+@jax.jit(static_argnames=("num", "pairing", "num_sweeps", "uniform"))
 def _sample(
     key: Key,
     cost: Cost,
@@ -95,7 +95,7 @@ def _sample(
     epsilon: Array,
     num: int,
     pairing: str,
-    sweeps: int,
+    num_sweeps: int,
     uniform: bool,
 ) -> tuple[Array, Array]:
     first, second = jax.random.split(key)
@@ -104,7 +104,7 @@ def _sample(
 
     if pairing == "permutation":
         greedy = _without_replacement(first, cost, g, epsilon)
-        return jnp.arange(num), _swap(second, cost, epsilon, greedy, sweeps)
+        return jnp.arange(num), _swap(second, cost, epsilon, greedy, num_sweeps)
 
     if pairing == "stratified" and uniform and num == cost.shape[0]:
         i = jnp.arange(num)
@@ -146,7 +146,7 @@ def _without_replacement(key: Key, cost: Cost, g: Array, epsilon: Array) -> Arra
     return jax.lax.scan(draw, start, jax.random.permutation(order_key, n))[0][1]
 
 
-def _swap(key: Key, cost: Cost, epsilon: Array, partner: Array, sweeps: int) -> Array:
+def _swap(key: Key, cost: Cost, epsilon: Array, partner: Array, num_sweeps: int) -> Array:
     """Metropolis swaps of the partners of disjoint random pairs, stationary at prod_i P[i, partner(i)].
 
     A swap that makes fewer pairs forbidden, of infinite cost, is always taken, and one that makes more never.
@@ -170,4 +170,4 @@ def _swap(key: Key, cost: Cost, epsilon: Array, partner: Array, sweeps: int) -> 
         left, right = jnp.where(taken, partner[two], partner[one]), jnp.where(taken, partner[one], partner[two])
         return partner.at[one].set(left).at[two].set(right), None
 
-    return jax.lax.scan(sweep, partner, jax.random.split(key, sweeps))[0]
+    return jax.lax.scan(sweep, partner, jax.random.split(key, num_sweeps))[0]

@@ -77,5 +77,5 @@ class Solution:
         self, key: Key, *, num: int | None = None, pairing: str = "permutation", num_sweeps: int = 64
     ) -> tuple[Int[Array, " num"], Int[Array, " num"]]:
         """Draw pairs (i, j) from the plan, as `sinkhorn.sample_plan`."""
-        how = {"epsilon": self.epsilon, "num": num, "pairing": pairing, "sweeps": num_sweeps}
+        how = {"epsilon": self.epsilon, "num": num, "pairing": pairing, "num_sweeps": num_sweeps}
         return sampling.sample_plan(key, self.cost, self.state, self.a, self.b, **how)

@@ -19,7 +19,8 @@ of the data:
 optimiser. What the plan says is read off by `otgen.ot.structured.plans`. The same plan solves plain smoothed transport
 for a *perturbed ground cost*, which has three readings: `og.perturbed`. Both are offered here by name.
 
-Arrays: cost [K, M, B], f [K, M] (paper A: psi), g [B] (phi).
+Arrays: cost [K, M, B], f [K, M] (paper A: psi), g [B] (phi). A matrix [K, B] is a cost of codes without noise, M = 1.
+`value` solves and returns W; `dual_value` is the dual at potentials that are given.
 
 The idea of paper A (arXiv 1912.02160); this family of regularisers and its formulas are derived here by convex duality
 and hold to rounding in the tests.
@@ -31,22 +32,21 @@ perturbed ground costs.
 from otgen.ot.dual.ascent import Info
 from otgen.ot.structured.nested import Weights
 from otgen.ot.structured.perturbed import (
-    adversarial_value,
     adversary,
     alternate,
     encoder_perturbation,
+    evaluate_payoff,
     perturbation,
     perturbed_cost,
 )
 from otgen.ot.structured.plans import Information, State, conditional, density, dual_density, information, regulariser
-from otgen.ot.structured.solver import dual_value, run, semidual, transform
+from otgen.ot.structured.solver import dual_value, run, semidual, transform, value
 
 __all__ = [
     "Info",
     "Information",
     "State",
     "Weights",
-    "adversarial_value",
     "adversary",
     "alternate",
     "conditional",
@@ -54,6 +54,7 @@ __all__ = [
     "dual_density",
     "dual_value",
     "encoder_perturbation",
+    "evaluate_payoff",
     "information",
     "perturbation",
     "perturbed_cost",
@@ -61,4 +62,5 @@ __all__ = [
     "run",
     "semidual",
     "transform",
+    "value",
 ]

@@ -98,11 +98,18 @@ def potentials_of(state: Any, *names: str) -> tuple[Any, ...]:
 
 
 def as_arrays(name: str, cost: Any, weights: Weights | None) -> tuple[Array, Weights]:
-    """Check a cost or density [K, M, B] and its weights, and return them as arrays, weights of noises [K, M]."""
+    """Check a cost or density [K, M, B] and its weights, and return them as arrays, weights of noises [K, M].
+
+    A matrix [K, B] stands for one noise.
+    """
     cost = native(name, cost)
-    if cost.ndim != 3 or 0 in cost.shape:
-        raise ValueError(f"{name} has shape {cost.shape}: give [codes, noises, data], at least one of each.")
+    if cost.ndim not in (2, 3) or 0 in cost.shape:
+        raise ValueError(
+            f"{name} has shape {cost.shape}: give [codes, noises, data], at least one of each, or without noises a "
+            "matrix [codes, data]."
+        )
     cost = as_array(name, cost)
+    cost = cost[:, None] if cost.ndim == 2 else cost
     (K, M, B), dtype = cost.shape, cost.dtype
     if weights is None:
         weights = Weights()

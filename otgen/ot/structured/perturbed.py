@@ -59,7 +59,7 @@ def perturbed_cost(cost: ArrayLike, p: ArrayLike) -> DenseCost:
     """Return the ground cost C - p between K M latents and B data, which `sinkhorn.run` and `dual.run` take.
 
     Args:
-      cost: [K, M, B].
+      cost: [K, M, B], or a matrix [K, B] without noise.
       p: what the cost falls by, [K, B], or [K, M, B]; for an adversary's p, which raises the cost, give -p.
 
     Returns:
@@ -75,6 +75,7 @@ def perturbed_cost(cost: ArrayLike, p: ArrayLike) -> DenseCost:
        [1. -0.5]]
     """
     cost, p = as_array("cost", cost), as_array("p", p)
+    cost = cost[:, None] if cost.ndim == 2 else cost
     if cost.ndim != 3 or p.shape not in (cost.shape, (cost.shape[0], cost.shape[2])):
         raise ValueError(f"cost {cost.shape} and p {p.shape}: give [K, M, B], and [K, B] or [K, M, B].")
     perturbed = cost - (p[:, None] if p.ndim == 2 else p)
@@ -201,7 +202,7 @@ def adversary(
     return v - epsilon * log_mean_exp(v / epsilon, weights.noise[..., None], axis=1)[:, None]
 
 
-def adversarial_value(
+def evaluate_payoff(
     cost: ArrayLike,
     p: ArrayLike,
     density: ArrayLike,
@@ -220,7 +221,7 @@ def adversarial_value(
       >>> cost, numbers = jnp.array([[[0.0, 1.0], [0.2, 1.2]], [[1.0, 0.0], [1.0, 0.0]]]), {"epsilon": 0.5, "lam": 0.2}
       >>> state, info = og.structured.run(cost, **numbers)
       >>> p, density = og.perturbed.adversary(cost, state, **numbers), og.structured.density(cost, state, **numbers)
-      >>> print(og.perturbed.adversarial_value(cost, p, density, **numbers), info.dual_value)
+      >>> print(og.perturbed.evaluate_payoff(cost, p, density, **numbers), info.dual_value)
       0.2474 0.2474
     """
     cost, weights, smoothing, _, _ = prepare(cost, weights, epsilon, lam, smoothing)

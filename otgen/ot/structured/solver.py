@@ -50,7 +50,7 @@ def dual_value(
     above sqrt(machine precision) epsilon; for small delta prefer `semidual`, which cannot overflow.
 
     Args:
-      cost: C of every code, noise and datum [K, M, B].
+      cost: C of every code, noise and datum [K, M, B], or a matrix [K, B] without noise, which counts as M = 1.
       f, g: potentials of latents [K, M] and data [B], in units of the cost.
       weights: laws of codes, noises and data; None for uniform.
       epsilon: strength of the smoothing, in units of the cost; positive, traced.
@@ -68,7 +68,7 @@ def dual_value(
       >>> cost = jnp.array([[[0.0, 1.0]], [[1.0, 0.0]]])  # two codes, one noise, two data
       >>> print(og.structured.dual_value(cost, jnp.zeros((2, 1)), jnp.zeros(2), epsilon=0.5, lam=0.2))
       0.1446
-      >>> print(og.dual.value(cost[:, 0], jnp.zeros(2), jnp.zeros(2), epsilon=0.3))  # without noise: at epsilon - lam
+      >>> print(og.dual.dual_value(cost[:, 0], jnp.zeros(2), jnp.zeros(2), epsilon=0.3))  # at epsilon - lam
       0.1446
 
     Reference: after arXiv 1912.02160, derived here.
@@ -186,6 +186,45 @@ def run(
     proximal = jnp.zeros((K, B)) if proximal is None else as_array("state.proximal", proximal, (K, B), finite=False)
     f, proximal, *numbers = (jnp.asarray(of, dtype) for of in (f, proximal, epsilon, lam))
     return _run(*jax.lax.stop_gradient((cost, f, proximal, weights, *numbers, tol, max_steps)), smoothing=smoothing)
+
+
+def value(
+    cost: ArrayLike,
+    weights: Weights | None = None,
+    *,
+    epsilon: ArrayLike,
+    lam: ArrayLike,
+    smoothing: str | Smoothing = "entropic",
+    tol: ArrayLike = 1e-5,
+    max_steps: ArrayLike = 5000,
+    state: State | None = None,
+    return_info: bool = False,
+) -> Float[Array, ""] | tuple[Float[Array, ""], Info]:
+    """Solve the structured problem and return its value W, differentiable in the cost, weights, epsilon and lam.
+
+    It is `semidual` at the potentials of `run`, a lower bound of W. The gradient is that of the semi-dual with the
+    potentials held fixed, by Danskin's theorem W's own, for lam < epsilon.
+
+    Args:
+      cost, weights, epsilon, lam, smoothing: as in `dual_value`.
+      tol, max_steps, state: as in `run`.
+      return_info: whether to return Info too: whether the solver converged, and with what gap. Static.
+
+    Returns:
+      A scalar in units of the cost. With `return_info` also Info.
+
+    Raises:
+      ValueError: as in `run`.
+
+    Example:
+      >>> cost = jnp.array([[[0.0, 1.0]], [[1.0, 0.0]]])
+      >>> print(og.structured.value(cost, epsilon=0.5, lam=0.2), og.dual.value(cost[:, 0], epsilon=0.3))
+      0.1974 0.1974
+    """
+    options = {"epsilon": epsilon, "lam": lam, "smoothing": smoothing}
+    found, info = run(cost, weights, **options, tol=tol, max_steps=max_steps, state=state)
+    best = semidual(cost, found.f, weights, **options)
+    return (best, info) if return_info else best
 
 
 @functools.partial(jax.jit, static_argnames="smoothing")

@@ -41,7 +41,7 @@ def solve(cost, a, b, epsilon, tol, smoothing="entropic", max_steps=5000):
 def _solve(cost, a, b, epsilon, tol, smoothing, max_steps):
     state, info = dual.run(cost, a, b, epsilon=epsilon, tol=tol, smoothing=smoothing, max_steps=max_steps)
     numbers = {"epsilon": epsilon, "smoothing": smoothing}
-    said = dual.semidual(cost, state.f, a, b, **numbers), dual.value(cost, *state, a, b, **numbers)
+    said = dual.semidual(cost, state.f, a, b, **numbers), dual.dual_value(cost, *state, a, b, **numbers)
     return state, info, dual.density(cost, *state, **numbers), said
 
 
@@ -104,7 +104,7 @@ def test_derivatives_beside_forbidden_pairs_are_finite(smoothing):
 
     def both(costs, f, a, b, epsilon):
         numbers = {"epsilon": epsilon, "smoothing": smoothing}
-        return dual.semidual(costs, f, a, b, **numbers) + dual.value(costs, f, g, a, b, **numbers)
+        return dual.semidual(costs, f, a, b, **numbers) + dual.dual_value(costs, f, g, a, b, **numbers)
 
     slopes = jax.jit(jax.grad(both, (0, 1, 2, 3, 4)))(jnp.asarray(costs), f, a, b, EPSILON)
     assert all(np.isfinite(of).all() for of in slopes)
@@ -155,8 +155,8 @@ def test_the_scale_of_a_cost_is_robust_and_knows_no_shift():
 def test_float32_costs_in_x64_mode(x64):
     cost, _, a, b, _ = problem()
     f, g, numbers = np.zeros(8), np.zeros(6), {"epsilon": np.float64(EPSILON)}
-    expected = float(dual.value(cost.astype(np.float64), f, g, a.astype(float), b.astype(float), **numbers))
-    assert float(dual.value(cost, f, g, a, b, **numbers)) == pytest.approx(expected, rel=1e-6)
+    expected = float(dual.dual_value(cost.astype(np.float64), f, g, a.astype(float), b.astype(float), **numbers))
+    assert float(dual.dual_value(cost, f, g, a, b, **numbers)) == pytest.approx(expected, rel=1e-6)
     assert float(dual.gap(cost, f, g, a, b, **numbers)) >= 0
 
 
@@ -192,6 +192,6 @@ def test_what_cannot_be_meant_is_refused(name):
 def test_other_byte_orders_are_read():
     cost, _, a, b, _ = problem()
     f, g = np.linspace(-1, 1, 8, dtype=np.float32), np.zeros(6, np.float32)
-    expected = float(dual.value(cost, f, g, a, b, epsilon=EPSILON))
+    expected = float(dual.dual_value(cost, f, g, a, b, epsilon=EPSILON))
     swapped = (of.astype(">f4") for of in (cost, f, g, a, b))
-    assert float(dual.value(*swapped, epsilon=EPSILON)) == expected
+    assert float(dual.dual_value(*swapped, epsilon=EPSILON)) == expected

@@ -69,10 +69,34 @@ def test_the_gap_closes_and_the_plan_is_feasible(x64, smoothing, epsilon):
     np.testing.assert_allclose(columns, b, atol=1e-12)
     r = np.asarray(dual.density(cost, *state, **numbers))
     assert objective(cost, a, b, epsilon, smoothing, r) == pytest.approx(float(info.dual_value), abs=1e-4 * epsilon)
-    assert float(dual.value(cost, *state, a, b, **numbers)) == pytest.approx(float(info.dual_value), abs=1e-12)
+    assert float(dual.dual_value(cost, *state, a, b, **numbers)) == pytest.approx(float(info.dual_value), abs=1e-12)
     assert float(a @ state.f) == pytest.approx(0, abs=1e-12)
     if smoothing == "quadratic" and epsilon < 0.1:
         assert (r == 0).mean() > 0.7  # the unsmoothed plan would have at least 88 of 108
+
+
+@BOTH
+def test_the_value_solves_and_its_gradients_are_those_of_the_optimum(x64, smoothing):
+    cost, a, b = problem()
+    numbers = {"epsilon": 0.1, "smoothing": smoothing, "tol": 1e-10}
+
+    def value(cost, a, epsilon):
+        return dual.value(cost, a, b, **{**numbers, "epsilon": epsilon})
+
+    found, slopes = jax.value_and_grad(value, argnums=(0, 1, 2))(cost, a, 0.1)
+    state, info = dual.run(cost, a, b, **numbers)
+    assert float(found) == pytest.approx(float(info.dual_value), abs=1e-10)
+    assert dual.value(cost, a, b, return_info=True, **numbers)[1].num_steps == info.num_steps
+    plan = a[:, None] * np.asarray(dual.density(cost, *state, epsilon=0.1, smoothing=smoothing)) * b
+    np.testing.assert_allclose(slopes[0], plan, atol=1e-5)
+    way = a * np.arange(-6, 6)  # on which the total of the weights stays
+    way -= a * way.sum()
+    for number, step in ((1, way), (2, 1.0)):
+        ends = [[cost, a, 0.1], [cost, a, 0.1]]
+        for end, sign in zip(ends, (1, -1), strict=True):
+            end[number] = end[number] + sign * 1e-4 * step
+        difference = (float(value(*ends[0])) - float(value(*ends[1]))) / 2e-4
+        assert float(np.sum(slopes[number] * step)) == pytest.approx(difference, rel=1e-4, abs=1e-6)
 
 
 @FIRST
@@ -82,12 +106,12 @@ def test_the_gap_brackets_the_optimum_at_any_potentials(x64, smoothing):
     random = np.random.default_rng(5)
     for scale in (0.01, 0.1, 1.0):
         f, g = scale * random.normal(size=12), scale * random.normal(size=9)
-        lower = float(dual.value(cost, f, g, a, b, epsilon=0.1, smoothing=smoothing))
+        lower = float(dual.dual_value(cost, f, g, a, b, epsilon=0.1, smoothing=smoothing))
         gap = float(dual.gap(cost, f, g, a, b, epsilon=0.1, smoothing=smoothing))
         assert lower <= float(info.dual_value) + 1e-12
         assert lower + gap >= float(info.dual_value) - 1e-12
         best = dual.transform(cost, f, a, epsilon=0.1, smoothing=smoothing)
-        raised = float(dual.value(cost, f, best, a, b, epsilon=0.1, smoothing=smoothing))
+        raised = float(dual.dual_value(cost, f, best, a, b, epsilon=0.1, smoothing=smoothing))
         assert raised >= lower
         semi = float(dual.semidual(cost, f, a, b, epsilon=0.1, smoothing=smoothing))
         assert semi == pytest.approx(raised, abs=1e-12)
@@ -101,11 +125,11 @@ def test_gradients_are_finite_differences_and_plans(x64, smoothing):
     @jax.jit
     def both(cost, f, g, a, epsilon):
         numbers = {"epsilon": epsilon, "smoothing": smoothing}
-        return dual.value(cost, f, g, a, b, **numbers) + 2 * dual.semidual(cost, f, a, b, **numbers)
+        return dual.dual_value(cost, f, g, a, b, **numbers) + 2 * dual.semidual(cost, f, a, b, **numbers)
 
     check_grads(both, (cost, f, g, a, 0.3), order=1, modes=["rev"], rtol=1e-5)
     plan = a[:, None] * b * dual.density(cost, f, g, epsilon=0.3, smoothing=smoothing)
-    slope = jax.grad(dual.value)(cost, f, g, a, b, epsilon=0.3, smoothing=smoothing)
+    slope = jax.grad(dual.dual_value)(cost, f, g, a, b, epsilon=0.3, smoothing=smoothing)
     np.testing.assert_allclose(slope, plan, atol=1e-12)
 
 
@@ -129,7 +153,7 @@ def test_weights_of_zero(x64, smoothing):
     kept = np.ix_(a > 0, b > 0)
     alone = cost[kept], state.f[a > 0], state.g[b > 0], a[a > 0], b[b > 0]
     assert float(dual.gap(*alone, epsilon=0.05, smoothing=smoothing)) < 1e-9
-    value = dual.value(*alone, epsilon=0.05, smoothing=smoothing)
+    value = dual.dual_value(*alone, epsilon=0.05, smoothing=smoothing)
     assert float(info.dual_value) == pytest.approx(float(value), abs=1e-12)
     assert np.isfinite(state.f).all()
     assert np.isfinite(state.g).all()
@@ -150,7 +174,7 @@ def test_streamed_costs_and_matrices_agree():
     assert float(dual.gap(dense, *state, epsilon=1.0, smoothing="quadratic")) < 1e-5
     assert int(info.status) == og.Status.CONVERGED
     assert float(info.dual_value) == pytest.approx(
-        float(dual.value(dense, *state, epsilon=1.0, smoothing="quadratic")), rel=1e-6
+        float(dual.dual_value(dense, *state, epsilon=1.0, smoothing="quadratic")), rel=1e-6
     )
     again, info = dual.run(streamed, epsilon=1.0, smoothing="quadratic", state=state)
     assert int(info.num_steps) == 0
@@ -164,7 +188,7 @@ def test_batches_estimate_the_dual_without_bias(x64, smoothing):
     x, y = random.normal(size=(60, 2)), random.normal(size=(50, 2)) + 1
     cost = PairwiseCost(x, y)
     f, g = 0.3 * np.sin(x[:, 0]), 0.2 * np.cos(y[:, 1])
-    exact = float(dual.value(cost, f, g, epsilon=0.5, smoothing=smoothing))
+    exact = float(dual.dual_value(cost, f, g, epsilon=0.5, smoothing=smoothing))
     semi = float(dual.semidual(cost, f, epsilon=0.5, smoothing=smoothing))
 
     @jax.jit
@@ -265,7 +289,7 @@ def test_bad_input_says_what_to_do():
     with pytest.raises(ValueError, match="NaN or infinite"):
         dual.run(np.full((2, 2), -np.inf), epsilon=1.0)
     with pytest.raises(ValueError, match=r"f has shape \(9,\)"):
-        dual.value(cost, b, b, epsilon=1.0)
+        dual.dual_value(cost, b, b, epsilon=1.0)
     with pytest.raises(ValueError, match="tol"):
         dual.run(cost, epsilon=1.0, tol=0.0)
     with pytest.raises(ValueError, match="max_steps"):

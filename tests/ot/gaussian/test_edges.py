@@ -137,7 +137,7 @@ def test_half_precision_is_summed_in_float32(dtype):
     expected = 100 * np.mean(np.sum((np.asarray(shifted, np.float64) - known) ** 2, 1)) / cov.trace()
     np.testing.assert_allclose(og.eval.l2_uvp(shifted, x), expected, rtol=1e-4)
     np.testing.assert_allclose(og.eval.cosine(shifted, shifted, x), 1, rtol=1e-5)
-    assert gaussian.transport_map(jnp.eye(4, dtype=dtype), jnp.eye(4, dtype=dtype))(x).dtype == jnp.float32
+    assert gaussian.transport_map(None, jnp.eye(4, dtype=dtype), None, jnp.eye(4, dtype=dtype))(x).dtype == jnp.float32
     big = jnp.ones((262_144, 1), dtype)  # a factor, whose squares add up to more than half precision holds
     np.testing.assert_allclose(gaussian.bures_sq_factors(big, 2 * big), 262_144, rtol=1e-5)
     np.testing.assert_allclose(dynamics.loss_from_factor((0 * big,), big), 262_144, rtol=1e-5)
@@ -157,7 +157,7 @@ CALLS = {
     "bures_sq_factors": lambda p, q: gaussian.bures_sq_factors(p.covs, q.covs),
     "perturbed": lambda p, q: gaussian.perturbed_bures_sq_factors(p.covs, q.covs, tau=0.5),
     "w2_sq": lambda p, q: gaussian.w2_sq(p.means, p.covs, q.means, q.covs),
-    "transport_map": lambda p, q: gaussian.transport_map(p.covs[0], q.covs[0], p.means[0], q.means[0])(p.means),
+    "transport_map": lambda p, q: gaussian.transport_map(p.means[0], p.covs[0], q.means[0], q.covs[0])(p.means),
     "geodesic": lambda p, q: gaussian.geodesic(0.3, p.means, p.covs, q.means, q.covs),
     "barycenter": lambda p, q: gaussian.barycenter(p.covs, q.weights)[0],
     "frechet_distance": lambda p, q: gaussian.frechet_distance(p.means, gaussian.moments(q.means)),
@@ -233,10 +233,10 @@ WRONG = {
     "NaN tau": lambda: gaussian.perturbed_bures_sq_factors(COV, COV, tau=np.nan),
     "factor of one axis": lambda: gaussian.bures_sq_factors(np.ones(3), np.ones((3, 1))),
     "means of another batch": lambda: gaussian.w2_sq(np.ones((2, 3)), COVS, np.ones(3), COV),
-    "points of another dimension": lambda: gaussian.transport_map(COV, COV)(np.ones((4, 2))),
-    "one point": lambda: gaussian.transport_map(COV, COV)(np.ones(3)),
-    "points of another batch": lambda: gaussian.transport_map(COVS, COV)(np.ones((2, 4, 3))),
-    "NaN points": lambda: gaussian.transport_map(COV, COV)(np.full((4, 3), np.nan)),
+    "points of another dimension": lambda: gaussian.transport_map(None, COV, None, COV)(np.ones((4, 2))),
+    "one point": lambda: gaussian.transport_map(None, COV, None, COV)(np.ones(3)),
+    "points of another batch": lambda: gaussian.transport_map(None, COVS, None, COV)(np.ones((2, 4, 3))),
+    "NaN points": lambda: gaussian.transport_map(None, COV, None, COV)(np.full((4, 3), np.nan)),
     "time beyond 1": lambda: gaussian.geodesic_cov(1.5, COV, COV),
     "times of another batch": lambda: gaussian.geodesic(np.ones(2), np.ones(3), COVS, np.ones(3), COV),
     "fractional max_steps": lambda: gaussian.barycenter(COVS, max_steps=2.5),

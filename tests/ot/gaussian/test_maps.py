@@ -25,12 +25,12 @@ def test_the_map_pushes_one_covariance_to_the_other(d, condition):
 def test_the_map_equals_pot_and_moves_points(x64):
     a, b = random_covariance(5, 0), random_covariance(5, 1)
     mean_a, mean_b = np.arange(5.0), np.ones(5)
-    move = gaussian.transport_map(a, b, mean_a, mean_b)
+    move = gaussian.transport_map(mean_a, a, mean_b, b)
     expected, _ = ot.gaussian.bures_wasserstein_mapping(mean_a, mean_b, a, b)
     np.testing.assert_allclose(move.matrix, expected, atol=1e-10)
     x = np.random.default_rng(0).normal(size=(7, 5))
     np.testing.assert_allclose(move(x), (x - mean_a) @ expected + mean_b, atol=1e-10)
-    together = gaussian.transport_map(np.stack([a, b]), b)
+    together = gaussian.transport_map(None, np.stack([a, b]), None, b)
     np.testing.assert_allclose(together.matrix[0], expected, atol=1e-10)
     np.testing.assert_allclose(together.matrix[1], np.eye(5), atol=1e-10)
 

@@ -58,8 +58,8 @@ def test_priors_with_tables_scale_with_the_unit(size):
     level = jnp.linspace(0.01, 0.99, 50)
     for prior, scaled in (
         (
-            latent.Mixture([0.3, 0.7], [-2, 1], [0.5, 0.3]),
-            latent.Mixture([0.3, 0.7], [-2 * size, size], [0.5 * size, 0.3 * size]),
+            latent.MixturePrior([0.3, 0.7], [-2, 1], [0.5, 0.3]),
+            latent.MixturePrior([0.3, 0.7], [-2 * size, size], [0.5 * size, 0.3 * size]),
         ),
         (latent.TruncatedNormal(), latent.TruncatedNormal(scale=size)),
         (latent.StudentT(4.0), latent.StudentT(4.0, scale=size)),
@@ -242,14 +242,14 @@ def refused():
     yield lambda: latent.Cauchy(scale=0.0), "positive"
     yield lambda: latent.StudentT(1.0), "2 or more degrees"
     yield lambda: latent.TruncatedNormal(1.0, 1.0), "not below"
-    yield lambda: latent.Mixture([0.5, 0.4], [0.0, 1.0], [1.0, 1.0]), "sum to 1"
-    yield lambda: latent.Mixture([1.5, -0.5], [0.0, 1.0], [1.0, 1.0]), "sum to 1"
-    yield lambda: latent.Mixture([0.5, 0.5], [0.0, 1.0, 2.0], [1.0, 1.0]), "shape"
-    yield lambda: latent.Mixture([0.5, 0.5], [0.0, 1.0], [1.0, -1.0]), "positive"
+    yield lambda: latent.MixturePrior([0.5, 0.4], [0.0, 1.0], [1.0, 1.0]), "sum to 1"
+    yield lambda: latent.MixturePrior([1.5, -0.5], [0.0, 1.0], [1.0, 1.0]), "sum to 1"
+    yield lambda: latent.MixturePrior([0.5, 0.5], [0.0, 1.0, 2.0], [1.0, 1.0]), "shape"
+    yield lambda: latent.MixturePrior([0.5, 0.5], [0.0, 1.0], [1.0, -1.0]), "positive"
     yield lambda: latent.Empirical(np.zeros((2, 2, 2))), "at least 2 observations"
     yield lambda: latent.Empirical([1.0, float("nan")]), "NaN"
-    yield lambda: latent.Custom(np.tanh, 3.0, 1.0), "functions"
-    yield lambda: latent.Custom(np.tanh, np.tanh, -1.0), "positive"
+    yield lambda: latent.CustomPrior(np.tanh, 3.0, 1.0), "functions"
+    yield lambda: latent.CustomPrior(np.tanh, np.tanh, -1.0), "positive"
     yield lambda: latent.Ball(0.0), "positive"
     yield lambda: latent.Sphere(radius=-1.0), "positive"
     yield lambda: latent.Sphere(event_ndim=0), "whole number"

@@ -33,9 +33,9 @@ OTHERS = {
     "truncated normal": latent.TruncatedNormal(-1.5, 1.5),
     "lopsided truncated normal": latent.TruncatedNormal(-1.0, 2.0, 0.5, 0.7),
     "Student t": latent.StudentT(4.0),
-    "mixture": latent.Mixture([0.3, 0.7], [-2.0, 1.0], [0.5, 0.3]),
+    "mixture": latent.MixturePrior([0.3, 0.7], [-2.0, 1.0], [0.5, 0.3]),
     "empirical": latent.Empirical(GAMMA),
-    "logistic": latent.Custom(jax.nn.sigmoid, jax.scipy.special.logit, 16.5),
+    "logistic": latent.CustomPrior(jax.nn.sigmoid, jax.scipy.special.logit, 16.5),
     "shifted normal": latent.Normal(2.0, 3.0),
     "shifted Cauchy": latent.Cauchy(2.0, 3.0),
 }

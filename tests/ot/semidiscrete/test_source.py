@@ -109,9 +109,9 @@ LAWS = {
     "Cauchy": latent.Cauchy(1.0, 2.0),
     "truncated normal": latent.TruncatedNormal(-1.0, 2.0),
     "Student t": latent.StudentT(4.0),
-    "mixture": latent.Mixture([0.3, 0.7], [-2.0, 1.0], [0.5, 0.3]),
+    "mixture": latent.MixturePrior([0.3, 0.7], [-2.0, 1.0], [0.5, 0.3]),
     "empirical": latent.Empirical(np.linspace(0.0, 1.0, 5000) ** 2),
-    "logistic": latent.Custom(jax.nn.sigmoid, jax.scipy.special.logit, 16.5),
+    "logistic": latent.CustomPrior(jax.nn.sigmoid, jax.scipy.special.logit, 16.5),
 }
 
 
@@ -151,8 +151,8 @@ def test_one_compilation_serves_all_spellings_of_a_law(key):
     for make in (
         lambda: latent.Uniform(-0.5, 0.5),
         lambda: latent.Normal(),
-        lambda: latent.Mixture(weights, [-1.0, 1.0], ends),
-        lambda: latent.Mixture(weights, [-1.0, 2.0], ends),
+        lambda: latent.MixturePrior(weights, [-1.0, 1.0], ends),
+        lambda: latent.MixturePrior(weights, [-1.0, 2.0], ends),
     ):
         before = len(traced)
         mean(key, make())
@@ -196,7 +196,7 @@ def test_noise_of_data_is_operated_on_by_the_source_itself(key):
 
 def test_a_map_from_a_mixture_is_solved(key):
     y = jnp.array([[-2.0], [1.0]])
-    law = latent.Mixture([0.3, 0.7], [-2.0, 1.0], [0.1, 0.1])
+    law = latent.MixturePrior([0.3, 0.7], [-2.0, 1.0], [0.1, 0.1])
     state, info = semidiscrete.run(key, y, jnp.array([0.3, 0.7]), sampler=law, tol=0.1, batch_size=256)
     assert info.status == 0
     np.testing.assert_array_equal(semidiscrete.assign(state, y, jnp.array([[-1.5], [0.5]])), [0, 1])

@@ -13,7 +13,7 @@ import pytest
 import otgen as og
 from otgen.ot import check
 from otgen.ot.costs import ground, padding, pairwise
-from otgen.ot.costs.distances import Cosine, CostFn, Custom, Euclidean, PNorm, Scaled
+from otgen.ot.costs.distances import Cosine, CostFn, CustomCost, Euclidean, PNorm, Scaled
 from otgen.ot.sinkhorn import implicit, inputs, plans, solver
 from otgen.types import Status
 
@@ -215,11 +215,11 @@ def test_functions_that_are_the_same_compile_once():
         matrix(lambda x, y: scale * jnp.abs(x - y).sum())  # noqa: B023
         matrix(functools.partial(power, p=3))
     assert pairwise._matrix_of_pairs._cache_size() == size + 2
-    assert Custom(functools.partial(power, p=3)) != Custom(functools.partial(power, p=3.0))
+    assert CustomCost(functools.partial(power, p=3)) != CustomCost(functools.partial(power, p=3.0))
     assert matrix(functools.partial(power, p=1)).sum() != matrix(functools.partial(power, p=2)).sum()
 
     def scaled(weights):
-        return Custom(lambda x, y: jnp.sum(weights * (x - y)))
+        return CustomCost(lambda x, y: jnp.sum(weights * (x - y)))
 
     with pytest.warns(UserWarning, match="compiles anew"):
         kinds = {scaled(np.ones(3)) for _ in range(5)}
@@ -415,7 +415,7 @@ WRONG = {
     "steps": lambda: og.sinkhorn.value(COST, epsilon=1.0, max_steps="many"),
     "a way to hold": lambda: og.sinkhorn.value(COST, epsilon=1.0, dense="yes"),
     "factors": lambda: og.costs.product(X, Y),
-    "no function": lambda: Custom(3),
+    "no function": lambda: CustomCost(3),
     "an axis": lambda: og.sinkhorn.apply_plan(COST, STATE, X, epsilon=1.0, axis=2),
     "an axis of softmin": lambda: POINTS.softmin(1.0, np.zeros(N), axis=-1),
     "log weights": lambda: POINTS.softmin(1.0, np.zeros(N), np.zeros(3)),
@@ -425,7 +425,7 @@ WRONG = {
     "epsilon as a string": lambda: og.sinkhorn.primal_cost(COST, STATE, epsilon="small"),
     "a seed for a key": lambda: og.sinkhorn.sample_plan(0, COST, STATE, epsilon=1.0),
     "pairs": lambda: og.sinkhorn.sample_plan(KEY, COST, STATE, epsilon=1.0, pairing="iid", num=2.5),
-    "sweeps": lambda: og.sinkhorn.sample_plan(KEY, COST, STATE, epsilon=1.0, sweeps=-1),
+    "sweeps": lambda: og.sinkhorn.sample_plan(KEY, COST, STATE, epsilon=1.0, num_sweeps=-1),
     "a pairing": lambda: og.sinkhorn.sample_plan(KEY, COST, STATE, epsilon=1.0, pairing=None),
     "complex costs": lambda: og.DenseCost(MATRIX + 1j),
     "a vector of costs": lambda: og.DenseCost(MATRIX[0]),

@@ -268,7 +268,7 @@ def test_the_adversary_and_the_plan_are_a_saddle_point(smoothing, lam):
     r = np.asarray(structured.density(cost, state, weights, **numbers))
 
     def payoff(p, r):
-        return float(structured.adversarial_value(cost, p, r, weights, **numbers))
+        return float(structured.evaluate_payoff(cost, p, r, weights, **numbers))
 
     optimum = float(info.primal_value)
     assert payoff(p, r) == pytest.approx(optimum, abs=1e-6)
@@ -332,6 +332,19 @@ def test_float32_and_warm_start():
         np.testing.assert_allclose(again.f, state.f, atol=1e-6)
 
 
+@BOTH
+def test_the_value_solves_and_its_gradient_is_the_plan(smoothing):
+    cost, weights = uneven()
+    state, info, numbers = solve(cost, weights, 0.05, smoothing)
+    (value, said), slope = jax.value_and_grad(
+        lambda cost: structured.value(cost, weights, tol=1e-12, return_info=True, **numbers), has_aux=True
+    )(cost)
+    assert info.dual_value - 1e-12 <= value <= info.primal_value + 1e-12
+    assert said.num_steps == info.num_steps
+    plan = np.asarray(structured.density(cost, state, weights, **numbers))
+    np.testing.assert_allclose(slope, np.einsum("k,km,b,kmb->kmb", *weights, plan), atol=1e-5)
+
+
 def test_bad_input_says_what_to_do():
     cost, weights = golden()
     for epsilon in (0.0, -1.0, np.nan):
@@ -341,7 +354,7 @@ def test_bad_input_says_what_to_do():
         with pytest.raises(ValueError, match="0 <= lam <= epsilon"):
             structured.run(cost, weights, epsilon=0.1, lam=lam)
     with pytest.raises(ValueError, match=r"\[codes, noises, data\]"):
-        structured.run(cost[0], epsilon=0.1, lam=0.0)
+        structured.run(cost[0, 0], epsilon=0.1, lam=0.0)
     with pytest.raises(ValueError, match="NaN or infinite"):
         structured.run(cost * np.nan, epsilon=0.1, lam=0.0)
     with pytest.raises(ValueError, match=r"weights.code has shape \(4,\)"):
