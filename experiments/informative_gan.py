@@ -23,15 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from experiments.lab import command, informative_gan_figures, sets, table, variants
-from experiments.lab.informative_gan_scores import COLUMNS, REFERENCE, Sets, reference, scores_of
+from experiments.lab.informative_gan_scores import COLUMNS, REFERENCE, reference, scores_of
+from experiments.lab.informative_gan_sets import Sets, is_ring, load
 from experiments.lab.informative_gan_training import BASELINES, training
 from experiments.lab.trials import note_failure, place_of, read_all, run_missing, save, stage
-from otgen import data, store
-from otgen.data import sprites, toy
+from otgen import store
 from otgen.models.informative import informative_gan
 from otgen.nn.augment import Augment
 from otgen.train import hosts
@@ -77,7 +75,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "adversarial": {"ground": "adversarial"},
     "autoencoder": {"ground": "features"},
 }
-_DATA_SEED = 2000  # of the points of the rings, the same for all seeds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,7 +99,7 @@ class Config(command.Scored, command.Options):
         """A run of seconds, for tests."""
         small = {"steps": 4, "batch_size": 40, "num_points": 400, "num_eval": 120, "draws": 2, "progress": False}
         dataset = changes.get("dataset", cls.dataset)
-        if not _is_ring(dataset):
+        if not is_ring(dataset):
             small |= {"limit": 400, "batch_size": 120 if dataset == "dsprites" else 200}  # what codes x noises divide
         return cls(**{**small, **changes})
 
@@ -128,7 +125,7 @@ class Config(command.Scored, command.Options):
             raise ValueError(
                 f"variant {variant!r} is unknown: choose among {', '.join((*VARIANTS, *BASELINES))}, or FIELD=VALUE."
             )
-        if change.get("ground") == "features" and (variant != "autoencoder" or _is_ring(self.dataset)):
+        if change.get("ground") == "features" and (variant != "autoencoder" or is_ring(self.dataset)):
             raise ValueError(f"variant {variant!r}: images can have features, by the variant autoencoder.")
         return variants.built(variant, informative_gan.Config, {**fields, **change}), steps
 
@@ -162,14 +159,10 @@ def main(config: Config) -> dict[str, Any]:
     if not hosts.is_first():
         return {}
     runs = read_all(folder, groups)
-    drawn = informative_gan_figures.draw(config, folder, _is_ring(config.dataset))
+    drawn = informative_gan_figures.draw(config, folder, is_ring(config.dataset))
     results = {"dataset": config.dataset, "features": runs[0]["features"], "figures": drawn}
     results |= {"rows": table.gather(runs), "runs": runs}
     return command.close_folder(folder, results, table.markdown(results["rows"], COLUMNS))
-
-
-def _is_ring(dataset: str) -> bool:
-    return dataset.endswith("ring")
 
 
 def check(config: Config) -> None:
@@ -177,30 +170,14 @@ def check(config: Config) -> None:
     command.require(config, _SETS, limit=100, num_points=100, num_eval=30, draws=1, steps=1)
     if not config.names():
         raise ValueError("no variant: give at least one, such as default.")
-    if _is_ring(config.dataset) and config.limit is not None:
+    if is_ring(config.dataset) and config.limit is not None:
         raise ValueError("limit is for images: give num_points for rings.")
-    images = config.num_points if _is_ring(config.dataset) else config.limit
+    images = config.num_points if is_ring(config.dataset) else config.limit
     for name in config.names():
         settings, _ = config.settings(name)
         if images is not None:
             settings.fitting(images)
     config.seed_list()
-
-
-def load(config: Config) -> Sets:
-    """Training and held-out data; the points of a ring as images of one row and column."""
-    if config.dataset == "dsprites" and config.limit:  # all of it is 2.5 GiB
-        factors = sprites.factors_of(sprites.indices("train")[: config.limit])
-        train = data.Dataset(sprites.render(factors), factors[:, 0].copy())
-        return Sets(config.dataset, train, data.load("dsprites", "test"), config.data_dir)
-    if not _is_ring(config.dataset):
-        return Sets(config.dataset, *sets.images(config), config.data_dir)
-    parts, centres = [], toy.eight_gaussians_centres()
-    for key in jax.random.split(jax.random.key(_DATA_SEED)):
-        points = toy.eight_gaussians(key, config.num_points)
-        labels = jnp.sum((points[:, None] - centres) ** 2, axis=-1).argmin(1)
-        parts.append(data.Dataset(np.asarray(points)[:, None, None], np.asarray(labels)))
-    return Sets(config.dataset, *parts, None)
 
 
 def run(config: Config, place: Path, seed: int, group: str, of: Sets, progress: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 from experiments import informative_gan as experiment
 from experiments.informative_gan import Config
 from experiments.lab import informative_gan_scores as scores
-from experiments.lab.informative_gan_scores import Sets
+from experiments.lab.informative_gan_sets import Sets
 from experiments.lab.informative_gan_training import training
 from otgen import data
 from otgen import eval as evaluate
