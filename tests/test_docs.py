@@ -310,14 +310,20 @@ def test_the_page_on_embeddings_runs(capsys):
     assert "import jax, jax.numpy as jnp, numpy as np" in head
     for code in python_blocks(tail):
         exec(compile(code, "latents_in_a_pipeline.md", "exec"), names)
-    og, y, state = names["og"], names["y"], names["state"]
     assert capsys.readouterr().out.startswith("CONVERGED")
     assert bool(names["found"].all())
-    assert og.semidiscrete.assign(state, y, names["path"][::8]).tolist() == [0, 1]
+    assert names["transport"].assign(names["path"][::8]).tolist() == [0, 1]
     assert names["images"].shape == (9, 64)
     assert names["smooth"].shape == (9, 8)
     assert bool((names["again"] == names["new"]).all())
     assert names["velocity"].shape == (256, 8)
+
+
+GUIDE = ROOT / "docs" / "adding-a-model.md"
+
+
+def test_the_model_of_the_guide_is_short():
+    assert 80 < sum(len(code.splitlines()) for code in python_blocks(GUIDE.read_text())) < 120
 
 
 @pytest.mark.slow
@@ -338,21 +344,50 @@ def test_the_model_of_the_guide_learns_and_shares_its_batch(key):
     import jax
     import jax.numpy as jnp
 
-    page = run_blocks(ROOT / "docs" / "adding-a-model.md")
+    page = run_blocks(GUIDE)
     module, model, fresh, og = page["model"].module, page["model"], page["fresh"], page["og"]
-    start = {"params": module.init(key, jnp.zeros((1, 2)))["params"]}
+    params = module.init(key, jnp.zeros((1, 2)), jnp.zeros(1, int))["params"]
+    start = {**model.variables, "params": params}
     drawn = [page["sample"](key, model._replace(variables=it), 1000).reshape(-1, 2) for it in (start, model.variables)]
     untrained, trained = (float(og.sinkhorn_divergence(x, fresh, epsilon=0.05)) for x in drawn)
     assert trained < 0.1 * untrained
 
-    images = fresh[:8].reshape(8, 1, 1, 2)
+    for label, inside in (
+        (0, lambda x: x < 0.5),
+        (1, lambda x: x > 0.5),
+    ):  # half of them by chance, and 0.016 its error
+        points = page["sample"](key, model, 1000, label=label).reshape(-1, 2)
+        assert float(inside(points[:, 0]).mean()) > 0.9
+
+    images, classes = fresh[:8].reshape(8, 1, 1, 2), jnp.arange(8) % 2
     noise = jax.random.normal(key, (8, 2))
-    whole, _ = page["loss"](model.variables["params"], module, images, noise)
-    halves = [it.reshape(2, 4, *it.shape[1:]) for it in (images, noise)]
-    shared = jax.vmap(
-        lambda x, z: page["loss"](model.variables["params"], module, x, z, "i")[0], axis_name="i", in_axes=(0, 0)
-    )(*halves)
+    params = model.variables["params"]
+    whole, _ = page["loss"](params, module, images, noise, classes)
+    halves = [it.reshape(2, 4, *it.shape[1:]) for it in (images, noise, classes)]
+    shared = jax.vmap(lambda *rows: page["loss"](params, module, *rows, "i")[0], axis_name="i")(*halves)
     assert jnp.allclose(shared, whole, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_samples_of_the_guide_are_drawn_from_averaged_weights(key, tmp_path):
+    """A fit in a folder leaves its last state there: of that the average is the model's, and not the parameters."""
+    import jax
+    import numpy as np
+
+    page = run_blocks(GUIDE, -1)
+    images = page["og"].data.toy.two_moons(key, 200).reshape(-1, 1, 1, 2)
+    sizes = {"output": "real", "latent_dim": 2, "hidden": (8,), "batch_size": 50, "epochs": 5}
+    model = page["fit"](key, images, checkpoints=tmp_path, **sizes)
+    _, state = page["init"](key, model.module.config, images, 20)
+    with page["og"].train.Checkpoints(
+        tmp_path / "generator", json.loads((tmp_path / "generator/config.json").read_text())
+    ) as saved:
+        state = saved.restore(state)
+    assert int(state.step) == 20
+    jax.tree.map(np.testing.assert_array_equal, model.variables["params"], state.average)
+    drawn = [page["sample"](key, model._replace(variables={"params": it}), 10) for it in (state.average, state.params)]
+    np.testing.assert_array_equal(page["sample"](key, model, 10), drawn[0])
+    assert not np.allclose(*drawn)
 
 
 @pytest.mark.slow

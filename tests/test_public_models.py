@@ -18,6 +18,7 @@ import pytest
 import otgen as og
 from otgen.maps import c_transform, icnn, training
 from otgen.models.apply import Model
+from otgen.models.classes import collection_of
 from otgen.models.informative.codes import Codes, Latent
 from otgen.nn.potentials import Convex, Displacement, Potential
 from tests.support.doctests import public
@@ -174,6 +175,19 @@ def step(name):
     return {"module": model(name).module, "num_steps": 10}
 
 
+def labelled(name):
+    """A model of images that was fitted with labels."""
+    found, kind = [], getattr(og.models, name)
+
+    def make():
+        module, state = kind.init(KEY, config(name), IMAGES, 10, num_classes=2)
+        found.append(module)
+        return {"generator": state.generator.params} if name == "wgan_gp" else state.params
+
+    params = drawn(make)
+    return Model(found[0], {"params": params, **collection_of(LABELS)})
+
+
 def draw(name):
     return {"key": KEY, "model": model(name), "num": 2}
 
@@ -209,15 +223,15 @@ FITS = {  # all fields of the configuration are among the arguments; one row for
     "info_gan.fit": lambda: fit_images("info_gan"),
     "informative_gan.fit": lambda: fit_images("informative_gan"),
     "latent_flow.fit": lambda: fitted(og.models.latent_flow.Config, SIZES["latent_flow"], codes=X),
-    "latent_ot.fit": lambda: fit_images("latent_ot"),
+    "latent_ot.fit": lambda: fit_images("latent_ot", labels=LABELS),
     "distil.distil": lambda: distilled(map_=learned("c_transform")),
     "latent_ot.distil": lambda: distilled(model=model("latent_ot")),
     "neural_map.fit c_transform": lambda: fit_map("c_transform"),
     "neural_map.fit icnn": lambda: fit_map("icnn"),
     "neural_map.fit lp": lambda: fit_map("lp"),
-    "vae.fit": lambda: fit_images("vae"),
-    "wae_mmd.fit": lambda: fit_images("wae_mmd"),
-    "wgan_gp.fit": lambda: fit_images("wgan_gp"),
+    "vae.fit": lambda: fit_images("vae", labels=LABELS),
+    "wae_mmd.fit": lambda: fit_images("wae_mmd", labels=LABELS),
+    "wgan_gp.fit": lambda: fit_images("wgan_gp", labels=LABELS),
 }
 VALID = {
     "ae_ot.check_labels": lambda: {"labels": LABELS, "num": N},
@@ -330,6 +344,12 @@ VALID = {
     "latent_ot.encode": lambda: {"model": model("latent_ot"), "images": IMAGES},
     "latent_ot.map_of": lambda: {"model": model("latent_ot")},
     "latent_ot.sample": lambda: {**draw("latent_ot"), "form": "barycentre", "temperature": 1.0},
+    "latent_ot.sample of a label": lambda: {
+        **draw("latent_ot"),
+        "model": model("latent_ot")._replace(labels=jnp.asarray(LABELS)),
+        "form": "local",
+        "label": 1,
+    },
     "latent_ot.solve": lambda: {
         "key": KEY,
         "params": params("ae_ot"),
@@ -371,6 +391,7 @@ VALID = {
     "vae.loss": lambda: {"params": params("vae"), "module": model("vae").module, "images": IMAGES, "noise": X},
     "vae.make_step": lambda: step("vae"),
     "vae.sample": lambda: draw("vae"),
+    "vae.sample of a label": lambda: {**draw("vae"), "model": labelled("vae"), "label": 1},
     "wae_mmd.init": lambda: start("wae_mmd"),
     "wae_mmd.loss": lambda: {
         "params": params("wae_mmd"),
@@ -381,6 +402,7 @@ VALID = {
     "wae_mmd.make_step": lambda: step("wae_mmd"),
     "wae_mmd.mmd_sq": lambda: {"x": X, "y": Y},
     "wae_mmd.sample": lambda: draw("wae_mmd"),
+    "wae_mmd.sample of a label": lambda: {**draw("wae_mmd"), "model": labelled("wae_mmd"), "label": 1},
     "wgan_gp.critic_loss": lambda: {
         "critic": started("wgan_gp")[1].critic.params,
         "module": model("wgan_gp").module,
@@ -397,6 +419,7 @@ VALID = {
     "wgan_gp.init": lambda: start("wgan_gp"),
     "wgan_gp.make_step": lambda: step("wgan_gp"),
     "wgan_gp.sample": lambda: draw("wgan_gp"),
+    "wgan_gp.sample of a label": lambda: {**draw("wgan_gp"), "model": labelled("wgan_gp"), "label": 1},
 }
 WITHOUT = {
     "runs inside a caller's jit, unchecked": "ae_ot_gan.new_codes",
@@ -406,6 +429,7 @@ SORTS = {  # where the name does not tell
     **{name: {"images": "images"} for name in VALID if not name.endswith(("loss", "unit_of"))},
     "ae_ot.sample": {"angle": "positive"},
     "ae_ot.sample of a label": {"angle": "positive", "label": "label"},
+    **{f"{name}.sample of a label": {"label": "label"} for name in ("latent_ot", "vae", "wae_mmd", "wgan_gp")},
     "ae_ot_gan.sample": {"angle": "positive"},
     "bures_linear.init": {"data_shape": "counts"},
     "code_reading.of_each_code": {"part": "count"},

@@ -21,6 +21,7 @@ from otgen.train.descent import descend
 from otgen.train.loop import check_readers, train_on
 from otgen.train.parallel import shared_rows
 from otgen.train.settings import made
+from otgen.train.stages import opened
 from otgen.train.state import TrainState, start
 from otgen.types import Array, Callback, Key
 
@@ -64,7 +65,8 @@ def distil(
       map_: from `neural_map.fit`.
       form, temperature: as in `neural_map.transport`.
       num_pairs: draws that the network learns from, rounded up to whole pieces of 4096.
-      callback, checkpoints: as in `train.train`.
+      callback: called with steps and metrics.
+      checkpoints: a folder, or `train.Checkpoints`, to save in and to go on from, bit-identically.
       **config: fields of `training.MapSettings`; a step is one update.
 
     Returns:
@@ -84,7 +86,7 @@ def distil(
     settings = made(MapSettings, {"hidden": (512, 512), "num_steps": 5000, "learning_rate": 1e-3, **config})
     as_count("num_pairs", num_pairs), require_kind("map_", map_, neural_map.Map)
     check_readers(callback, checkpoints)
-    neural_map.form_of(map_, form, temperature)
+    told = neural_map.form_of(map_, form, temperature)
     pair_key, init_key, order_key, step_key = jax.random.split(as_key(key), 4)
     module, transform = Displacement(settings.hidden), optimiser(settings)
     params = module.init(init_key, map_.codes[:1])["params"]
@@ -99,14 +101,16 @@ def distil(
         options = {"axis_name": axis_name, "decay": settings.average}
         return descend(transform, state, loss, module, *batch, **options)
 
-    state = train_on(
-        pairs,
-        step,
-        start(transform, params, average=True),
-        (order_key, step_key),
-        num_steps=settings.num_steps,
-        batch_size=shared_rows(settings.batch_size, len(pairs[0])),
-        callback=callback,
-        checkpoints=checkpoints,
-    )
+    given = {"form": told[0], "temperature": float(told[1]), "num_pairs": num_pairs, "solver": map_.solver, "key": key}
+    with opened(checkpoints, "network", settings, codes=map_.codes, **given) as saved:
+        state = train_on(
+            pairs,
+            step,
+            start(transform, params, average=True),
+            (order_key, step_key),
+            num_steps=settings.num_steps,
+            batch_size=shared_rows(settings.batch_size, len(pairs[0])),
+            callback=callback,
+            checkpoints=saved,
+        )
     return module, state.average

@@ -38,6 +38,7 @@ from otgen.ot.semidiscrete.scores import top_scores
 from otgen.ot.semidiscrete.source import as_sampler, gaussian
 from otgen.train.loop import check_readers
 from otgen.train.settings import made
+from otgen.train.stages import opened
 from otgen.types import Array, Callback, Key, Sampler, as_pytree
 
 SOLVERS = {"c_transform": c_transform, "lp": lp, "icnn": icnn}
@@ -144,7 +145,7 @@ def fit(
     checkpoints: Any = None,
     **config: Any,
 ) -> Map:
-    """Learn the optimal map for |x - y|^2 from a source to codes.
+    """Learn the optimal map for |x - y|^2 from a source to codes. It takes no labels, `models.latent_ot` does.
 
     Args:
       key: random key.
@@ -154,7 +155,7 @@ def fit(
       solver: "c_transform", "lp" or "icnn".
       neighbours: codes that a barycentre weighs effectively, on average: sets the temperature.
       callback: called every 10 calls of the training step, of `updates_per_call` updates each, with metrics.
-      checkpoints: as in `train.train`; training goes on from the newest.
+      checkpoints: a folder, or `train.Checkpoints`, to save in and to go on from, bit-identically.
       **config: fields of the solver's Config.
 
     Returns:
@@ -186,15 +187,16 @@ def fit(
     units = training.units_of(unit_key, sampler, codes)
     source, targets = training.standard(sampler, units), _to_standard(units, codes)
     module, params, table = method.init(init_key, settings, source, targets)
-    state = training.run(
-        train_key,
-        method.make_update(module, settings, source),
-        training.start(params, settings, table),
-        targets,
-        settings,
-        callback=callback,
-        checkpoints=checkpoints,
-    )
+    with opened(checkpoints, "map", settings, solver=solver, sampler=sampler, key=key, codes=codes) as saved:
+        state = training.run(
+            train_key,
+            method.make_update(module, settings, source),
+            training.start(params, settings, table),
+            targets,
+            settings,
+            callback=callback,
+            checkpoints=saved,
+        )
     params, table, residual = state.average, state.table, jnp.zeros((), codes.dtype)
     if solver == "icnn":
         found = _conjugates(module, params, table, targets)
@@ -285,8 +287,8 @@ def form_of(map_: Map, form: str | None = None, temperature: ArrayLike | None = 
 
     Example:
       >>> codes = og.data.toy.eight_gaussians(jax.random.key(0), 64)
-      >>> found = og.models.neural_map.fit(jax.random.key(1), None, codes, num_steps=20, hidden=(16,), batch_size=64)
-      >>> print(og.models.neural_map.form_of(found, "barycentre", 0.5))
+      >>> found = og.maps.neural_map.fit(jax.random.key(1), None, codes, num_steps=20, hidden=(16,), batch_size=64)
+      >>> print(og.maps.neural_map.form_of(found, "barycentre", 0.5))
       ('barycentre', 0.5)
     """
     require_kind("map_", map_, Map)

@@ -1,7 +1,12 @@
 """Generative systems, one module each: `ae_ot`, `ae_ot_gan`, `latent_ot`, `bures_linear`, and those of two packages.
 
-`informative` has paper A's system and its baseline, `baselines` what all are compared with; `apply` and `fitting` are
-what models share.
+`informative` has paper A's system and its baseline, `baselines` what all are compared with; `apply`, `classes` and
+`fitting` are what models share.
+
+Every `fit` takes `callback`, called with steps and metrics, and `checkpoints`: a folder in which each of its stages is
+saved. A fit that was killed and is called again with the folder goes on, to the same bits; one that is done is not
+trained again; a folder of other settings, of another key or of other data is refused. `train.Checkpoints` of one's own
+are taken by the functions of one stage. Where classes are given as `labels`, `sample(..., label=)` draws from one.
 """
 
 from otgen.models import ae_ot as ae_ot

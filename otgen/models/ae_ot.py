@@ -24,15 +24,18 @@ import optax
 
 from otgen.models.apply import as_batch, check_images, parts_of, rows, transport_of
 from otgen.models.baselines import latent_law
+from otgen.models.classes import check_labels as check_labels
+from otgen.models.classes import require_label, rows_of_label
 from otgen.models.fitting import check_start, check_step, fit_generator
 from otgen.nn.autoencoder import Autoencoder
 from otgen.ot import semidiscrete
-from otgen.ot.check import as_count, as_key, native, require_kind
+from otgen.ot.check import as_count, as_key, require_kind
 from otgen.ot.semidiscrete import extension
 from otgen.ot.semidiscrete.source import uniform_cube
 from otgen.train.descent import descend
 from otgen.train.loop import check_readers
 from otgen.train.settings import Settings, adam, made, rows_of
+from otgen.train.stages import opened
 from otgen.train.state import TrainState, start
 from otgen.types import Array, Callback, Key
 
@@ -274,7 +277,9 @@ def train_autoencoder(
       key: random key of this stage.
       images: uint8 [N, h, w, c].
       config: the model.
-      callback, checkpoints, **options: as in `train.train`.
+      callback: called with steps and metrics.
+      checkpoints: a folder, or `train.Checkpoints`, to save in and to go on from, bit-identically.
+      **options: as in `train.train`.
 
     Returns:
       The module and its parameters.
@@ -289,7 +294,8 @@ def train_autoencoder(
     require_kind("config", config, Config), check_readers(callback, checkpoints)
     num = len(check_images(images))
     config = dataclasses.replace(config, batch_size=rows_of(config, num))
-    options |= {"num_steps": num_steps_of(config, num), "callback": callback, "checkpoints": checkpoints}
+    options |= {"num_steps": num_steps_of(config, num), "stage": "autoencoder"}
+    options |= {"callback": callback, "checkpoints": checkpoints}
     module, state = fit_generator(key, images, config, init, make_step, **options)
     return module, state.params
 
@@ -310,7 +316,7 @@ def solve(
       module: the model. params: its trained parameters.
       images: the training images [N, h, w, c].
       callback: called with the solver's steps and metrics.
-      checkpoints: where the solver's state is saved every few seconds.
+      checkpoints: a folder, or `train.Checkpoints`, where the solver's state is saved every few seconds.
 
     Returns:
       The variables `params` and `transport`, and the solver's Info.
@@ -331,9 +337,10 @@ def solve(
     codes = encode(module, {"params": params}, images)
     mean, scale = codes.mean(0), jnp.maximum(codes.std(0), 1e-6)
     codes = (codes - mean) / scale
-    law, info = latent_law.transport(
-        key, codes, tol=config.tol, max_samples=config.max_samples, callback=callback, checkpoints=checkpoints
-    )
+    with opened(checkpoints, "transport", config, key=key, images=np.asarray(images)) as saved:
+        law, info = latent_law.transport(
+            key, codes, tol=config.tol, max_samples=config.max_samples, callback=callback, checkpoints=saved
+        )
     transport = {
         "codes": law.y,
         "h": law.h,
@@ -351,6 +358,7 @@ def fit(
     labels: np.ndarray | None = None,
     *,
     callback: Callback | None = None,
+    checkpoints: Any = None,
     **config: Any,
 ) -> Model:
     """Fit an AE-OT model to images in memory.
@@ -358,15 +366,16 @@ def fit(
     Args:
       key: random key.
       images: uint8, or floats in [0, 1], [N, h, w, c].
-      labels: integers [N], for sampling by class; optional.
+      labels: integers [N], to draw from one class by `sample(..., label=)`; None for none.
       callback: called with steps and metrics of both stages.
+      checkpoints: a folder in which both stages save, and from which they go on, bit-identically.
       **config: fields of Config.
 
     Returns:
       Model.
 
     Raises:
-      ValueError: for images of another shape or range, labels that do not match, unknown fields.
+      ValueError: for images of another shape or range, labels that do not match, a folder of another configuration.
       TypeError: for a field that Config does not have.
 
     Example:
@@ -376,31 +385,14 @@ def fit(
       >>> print(og.models.ae_ot.sample(jax.random.key(1), model, 3).shape)
       (3, 8, 8, 1)
     """
-    check_readers(callback)
+    check_readers(callback, checkpoints, stages=2)
     images, settings = np.asarray(check_images(images)), made(Config, config)
     labels = check_labels(labels, len(images))
     train_key, solve_key = jax.random.split(as_key(key))
-    module, params = train_autoencoder(train_key, images, settings, callback=callback)
-    variables, info = solve(solve_key, module, params, images, callback=callback)
+    options = {"callback": callback, "checkpoints": checkpoints}
+    module, params = train_autoencoder(train_key, images, settings, **options)
+    variables, info = solve(solve_key, module, params, images, **options)
     return Model(module, variables, labels, info)
-
-
-def check_labels(labels: Any, num: int) -> Array | None:
-    """Return labels as int32 [num], or None; raise ValueError if they do not match the images.
-
-    Example:
-      >>> print(og.models.ae_ot.check_labels([3, 1], 2), og.models.ae_ot.check_labels(None, 2))
-      [3 1] None
-    """
-    num = as_count("num", num)
-    if labels is None:
-        return None
-    labels = np.asarray(native("labels", labels))
-    if labels.shape != (num,) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"labels have shape {labels.shape} and type {labels.dtype}: give {num} integers, one per image."
-        )
-    return jnp.asarray(labels, jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "num", "form"))
@@ -454,27 +446,15 @@ def sample(
 
 def _codes_of_class(key: Key, model: Model, num: int, label: int, form: str, angle: float | None) -> Array:
     """Codes [num, d] whose winner carries the label: noise is drawn until enough of it falls in such cells."""
-    known = [] if model.labels is None else np.unique(np.asarray(model.labels)).tolist()
-    if label not in known:
-        told = f"its labels are {known}" if known else "it was fitted without labels"
-        raise ValueError(f"label = {label!r} is unknown to this model: {told}.")
-    transport = model.variables["transport"]
-    to_codes = _map(transport)
-    kept, found, round_ = [], 0, 0
-    share = float(np.mean(np.asarray(model.labels) == label))
-    rounds = 20 + int(4 * num / (semidiscrete.TILE * share))  # several times what it should take
-    while found < num:
-        if round_ == rounds:
-            raise ValueError(
-                f"label = {label!r} wins almost no noise: {found} of {num} found in {round_ * semidiscrete.TILE} "
-                "samples. Do images of other labels have the same codes, or is the transport far from solved?"
-            )
-        source_key, place_key = jax.random.split(jax.random.fold_in(key, round_))
+    require_label(label, [] if model.labels is None else np.unique(np.asarray(model.labels)).tolist())
+    transport, labels = model.variables["transport"], np.asarray(model.labels)
+
+    def draw(one: Key) -> tuple[Array, np.ndarray]:
+        source_key, place_key = jax.random.split(one)
         x = extension.source_samples(source_key, semidiscrete.TILE, model.module.config.latent_dim)
-        rows = np.asarray(model.labels)[np.asarray(to_codes.assign(x))] == label
-        kept.append(np.asarray(_move(model, place_key, x, form, angle))[rows])  # on the host: their number differs
-        found, round_ = found + len(kept[-1]), round_ + 1
-    codes = np.concatenate(kept)[:num]
+        return _move(model, place_key, x, form, angle), labels[np.asarray(_map(transport).assign(x))]
+
+    codes = rows_of_label(key, draw, label, float(np.mean(labels == label)), num)
     return codes * transport["scale"] + transport["mean"]
 
 

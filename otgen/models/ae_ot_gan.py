@@ -44,6 +44,7 @@ from otgen.train.descent import descend
 from otgen.train.loop import NonFinite, check_readers, train_on
 from otgen.train.parallel import sample_keys, shared_rows
 from otgen.train.settings import Checked, adam, made
+from otgen.train.stages import opened
 from otgen.train.state import TrainState, start
 from otgen.types import Array, Callback, Key
 
@@ -320,7 +321,9 @@ def refine(
       model: a trained AE-OT, from `ae_ot.fit`; of one that was refined before, the generator is trained anew.
       images: its training images, uint8, or floats in [0, 1], [N, h, w, c].
       features: for feature = "perceptual", a pure function of images [n, h, w, c] in [0, 1] to features [n, p].
-      callback, checkpoints, watch, log_every, save_every: as in `train.train`.
+      callback: called with steps and metrics.
+      checkpoints: a folder, or `train.Checkpoints`, to save in and to go on from, bit-identically.
+      watch, log_every, save_every: as in `train.train`.
       **config: fields of Config.
 
     Returns:
@@ -350,25 +353,17 @@ def refine(
     init_key, order_key, step_key = jax.random.split(as_key(key), 3)
     module, state, fixed = init(init_key, settings, model, num_steps)
     stops = (settings.warmup - _MEASURED, settings.warmup, num_steps) if settings.adversarial_weight else ()
-    for phase, stop in zip(PHASES, stops, strict=False):
-        if stop <= 0:
-            continue
-        state = train_on(
-            (images,),
-            make_step(module, num_steps, features, phase=phase),
-            state,
-            (order_key, step_key),
-            num_steps=stop,
-            batch_size=rows_of(settings, len(images)),
-            fixed=(fixed,),
-            callback=callback,
-            checkpoints=checkpoints,
-            watch=watch,
-            log_every=log_every,
-            save_every=save_every,
-        )
-        if phase != "critic" and not float(state.slopes[0]) > 0:
-            raise NonFinite("the critic's values have no gradient in the generator: lower critic_learning_rate.")
+    options = {"fixed": (fixed,), "callback": callback, "watch": watch, "log_every": log_every}
+    options |= {"batch_size": rows_of(settings, len(images)), "save_every": save_every}
+    with opened(checkpoints, "gan", settings, base=model.module.config, key=key, images=images) as saved:
+        for phase, stop in zip(PHASES, stops, strict=False):
+            if stop <= 0:
+                continue
+            step = make_step(module, num_steps, features, phase=phase)
+            keys = order_key, step_key
+            state = train_on((images,), step, state, keys, num_steps=stop, checkpoints=saved, **options)
+            if phase != "critic" and not float(state.slopes[0]) > 0:
+                raise NonFinite("the critic's values have no gradient in the generator: lower critic_learning_rate.")
     params = {**fixed["params"], "generator": state.generator.average, "critic": state.critic.params}
     return model._replace(module=module, variables={"params": params, "transport": fixed["transport"]})
 
@@ -390,6 +385,7 @@ def fit(
     *,
     base: dict[str, Any] | None = None,
     callback: Callback | None = None,
+    checkpoints: Any = None,
     **config: Any,
 ) -> ae_ot.Model:
     """Fit an AE-OT-GAN to images in memory: `ae_ot.fit`, then `refine`.
@@ -397,9 +393,10 @@ def fit(
     Args:
       key: random key.
       images: uint8, or floats in [0, 1], [N, h, w, c].
-      labels: integers [N], for sampling by class; optional.
+      labels: integers [N], to draw from one class by `sample(..., label=)`; None for none.
       base: fields of `ae_ot.Config`.
       callback: called with steps and metrics of all stages.
+      checkpoints: a folder in which all stages save, and from which they go on, bit-identically.
       **config: fields of Config, and `features` as in `refine`.
 
     Returns:
@@ -416,13 +413,14 @@ def fit(
       (3, 8, 8, 1)
     """
     first, second = jax.random.split(as_key(key))
-    check_readers(callback)
+    check_readers(callback, checkpoints, stages=3)
     settings = made(Config, {name: value for name, value in config.items() if name != "features"})
     images, base = check_images(images), {} if base is None else base
     made(ae_ot.Config, base)
     rows_of(settings, len(images))  # raises before anything is trained
-    model = ae_ot.fit(first, images, labels, callback=callback, **base)
-    return refine(second, model, images, callback=callback, **config)
+    options = {"callback": callback, "checkpoints": checkpoints}
+    model = ae_ot.fit(first, images, labels, **options, **base)
+    return refine(second, model, images, **options, **config)
 
 
 def sample(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from otgen.models.classes import class_of
 from otgen.nn.autoencoder import to_unit
 from otgen.ot.check import (
     as_array,
@@ -34,7 +35,7 @@ class Model(NamedTuple):
 
     Attributes:
       module: the Flax module; its method `sample(key, num)` draws images.
-      variables: its `params`.
+      variables: its `params`, and `classes` where it was fitted with labels.
     """
 
     module: nn.Module
@@ -113,15 +114,23 @@ def rows(module: nn.Module, variables: Any, x: Any, method: str, size: int = PIE
 
 
 @functools.partial(jax.jit, static_argnames=("module", "num"))
-def _draw(module: nn.Module, variables: Any, key: Key, num: int) -> Array:
-    return module.apply(variables, key, num, method="sample")
+def _draw(module: nn.Module, variables: Any, key: Key, num: int, of_class: Array | None) -> Array:
+    more = () if of_class is None else (of_class,)
+    return module.apply(variables, key, num, *more, method="sample")
 
 
-def sample(key: Key, model: Model, num: int) -> Array:
+def sample(key: Key, model: Model, num: int, *, label: int | None = None) -> Array:
     """Draw images [num, h, w, c] from a trained generator.
 
+    Args:
+      key: random key.
+      model: from `fit`.
+      num: how many.
+      label: draw only images of this class; None for all that there are, in the shares of the data.
+
     Raises:
-      ValueError: for what is no key or no model, if num is no whole number of at least 1.
+      ValueError: for what is no key or no model, if num is no whole number of at least 1, for a label that the model
+        does not know.
 
     Example:
       >>> images = og.data.load("digits").images[:64]
@@ -132,7 +141,8 @@ def sample(key: Key, model: Model, num: int) -> Array:
     """
     as_key(key), as_count("num", num)
     parts, size = parts_of(model), min(num, PIECE)
-    pieces = [_draw(*parts, jax.random.fold_in(key, i), size) for i in range(-(-num // size))]
+    of_class = class_of(parts[1], label)
+    pieces = [_draw(*parts, jax.random.fold_in(key, i), size, of_class) for i in range(-(-num // size))]
     return jnp.concatenate(pieces)[:num]
 
 

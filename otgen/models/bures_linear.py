@@ -40,11 +40,13 @@ from otgen.theory.dynamics import loss_from_factor
 from otgen.train.loop import check_readers, train_on
 from otgen.train.parallel import gathered, shared_rows
 from otgen.train.settings import Checked, made
+from otgen.train.stages import opened
 from otgen.train.state import TrainState, start
 from otgen.types import Array, Callback, Key, status_of
 
 KINDS = ("bures", "frobenius")
 LOOK = 10  # full-batch steps between looks at the loss
+_SAVE = 20 * LOOK  # full-batch steps between saves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,13 +304,13 @@ def fit(
     checkpoints: Any = None,
     **config: Any,
 ) -> Model:
-    """Fit a linear generator to data in memory.
+    """Fit a linear generator to data in memory. It takes no labels: its law is one Gaussian.
 
     Args:
       key: PRNG key.
       data: points [n, ...], n >= 2; uint8 images are scaled to [0, 1].
       callback: called with steps and metrics.
-      checkpoints: where stochastic training is saved, see `train.train`.
+      checkpoints: a folder, or `train.Checkpoints`, to save in and to go on from, bit-identically.
       **config: fields of Config.
 
     Returns:
@@ -337,10 +339,11 @@ def fit(
     known = moments(rows)
     factor = known.factor.T / jnp.sqrt(known.count - 1)
     module, params = init(init_key, settings, data.shape[1:], factor)
-    if settings.batch_size is None:
-        params, num_steps = descend(params, module, factor, callback=callback)
-    else:
-        params, num_steps = _by_batches(train_key, params, module, factor, rows - known.mean, callback, checkpoints)
+    with opened(checkpoints, "weights", settings, key=key, data=data) as saved:
+        if settings.batch_size is None:
+            params, num_steps = _descend(params, module, factor, callback, saved)
+        else:
+            params, num_steps = _by_batches(train_key, params, module, factor, rows - known.mean, callback, saved)
     least, value = minimum(factor, settings), _value(params, module, factor)
     error = _error(value, least, factor)
     info = Info(value, least, error, num_steps, status_of(error, settings.tol))
@@ -416,21 +419,40 @@ def descend(params: Any, module: BuresLinear, factor: Array, *, callback: Callba
     """
     require_kind("module", module, BuresLinear), check_readers(callback)
     factor = as_array("factor", factor, (None, None))
+    require_params(params, module, jnp.zeros((1, module.config.rank)))
+    return _descend(params, module, factor, callback)
+
+
+class _Descent(NamedTuple):
+    """Weights, L-BFGS, least loss so far, looks since it fell, steps taken, and whether the weights are the last."""
+
+    params: Any
+    state: Any
+    best: Array
+    still: Array
+    step: Array
+    done: Array
+
+
+def _descend(params: Any, module: BuresLinear, factor: Array, callback: Any, saved: Any = None) -> tuple[Any, int]:
     config, least = module.config, minimum(factor, module.config)
-    require_params(params, module, jnp.zeros((1, config.rank)))
-    state, best, still = optax.lbfgs().init(params), jnp.inf, 0
-    for now in range(LOOK, config.max_steps + LOOK, LOOK):
-        new, state, value = _steps(params, state, module, factor)
+    zero, far = jnp.int32(0), jnp.asarray(jnp.inf, factor.dtype)
+    now = jax.tree.map(jnp.asarray, _Descent(params, optax.lbfgs().init(params), far, zero, zero, jnp.array(False)))
+    now = now if saved is None else saved.restore(now) or now
+    while not now.done:
+        new, state, value = _steps(now.params, now.state, module, factor)
+        step = int(now.step) + LOOK
         if not jnp.isfinite(value):
-            return params, now
-        still = 0 if value < best * (1 - 1e-6) else still + 1
-        params, best = new, jnp.minimum(best, value)
+            return now.params, step
+        still = jnp.where(value < now.best * (1 - 1e-6), 0, now.still + 1)
         error = float(_error(value, least, factor))
+        done = error < config.tol or int(still) == 5 or step >= config.max_steps  # rounding ends the descent
+        now = _Descent(new, state, jnp.minimum(value, now.best), still, jnp.int32(step), jnp.array(done))
+        if saved is not None and (done or step % _SAVE == 0):
+            saved.save(step, now)
         if callback:
-            callback(now, {"loss": float(value), "excess": error})
-        if error < config.tol or still == 5:  # rounding ends the descent
-            break
-    return params, now
+            callback(step, {"loss": float(value), "excess": error})
+    return now.params, int(now.step)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "num"))

@@ -29,12 +29,15 @@ from otgen.maps import neural_map
 from otgen.maps.distil import distil as _distilled
 from otgen.models import ae_ot
 from otgen.models.apply import PIECE, check_images, parts_of, rows, transport_of
+from otgen.models.classes import check_labels, require_label, rows_of_label
 from otgen.nn.autoencoder import Autoencoder
+from otgen.ot import semidiscrete
 from otgen.ot.check import as_count, as_key, as_points, require_choice, require_kind, require_positive
 from otgen.ot.semidiscrete import extension
 from otgen.ot.semidiscrete.source import gaussian
 from otgen.train.loop import check_readers
 from otgen.train.settings import Settings, made
+from otgen.train.stages import opened
 from otgen.types import Array, Callback, Key
 
 EXTENDED = ("pairs", "local")  # forms of the extension, those that need no centres of cells
@@ -130,7 +133,18 @@ class LatentOT(nn.Module):
 
     def codes(self, key: Key, num: int, form: str | None = None, temperature: ArrayLike | None = None) -> Array:
         """Draw codes [num, d] in the autoencoder's own scale; `form` as in `sample`."""
-        noise, form = gaussian(key, num, self.config.latent_dim), form or default_form(self.config)
+        return self.move(key, gaussian(key, num, self.config.latent_dim), form, temperature)
+
+    def move(
+        self,
+        key: Key,
+        noise: Array,
+        form: str | None = None,
+        temperature: ArrayLike | None = None,
+        labels: Array | None = None,
+    ) -> Array:
+        """Map noise [n, d] to codes [n, d] in the autoencoder's own scale; extensions join codes of one label only."""
+        form = form or default_form(self.config)
         if form == "network":
             if "shortcut" not in self.variables["params"]:
                 raise ValueError("form = 'network' needs a distilled map: call models.latent_ot.distil first.")
@@ -138,12 +152,12 @@ class LatentOT(nn.Module):
         elif form in EXTENDED:
             if temperature is not None:
                 raise ValueError(f"form = {form!r} has no temperature: ask for form='barycentre', or leave it out.")
-            moved = self._extended(jax.random.fold_in(key, 1), noise, form)
+            moved = self._extended(jax.random.fold_in(key, 1), noise, form, labels)
         else:
             moved = neural_map.transport(self.map(), noise, form, temperature)
         return moved * self.get_variable("transport", "scale") + self.get_variable("transport", "mean")
 
-    def _extended(self, key: Key, noise: Array, form: str) -> Array:
+    def _extended(self, key: Key, noise: Array, form: str, labels: Array | None) -> Array:
         """Standardised codes by the extension of the map."""
         map_ = self.map()
         if not self.has_variable("transport", "angle"):
@@ -153,7 +167,8 @@ class LatentOT(nn.Module):
             )
         unseen = jnp.full_like(map_.codes, jnp.inf)  # these forms read no centres
         extended = extension.Extension(unseen, self.get_variable("transport", "angle"))
-        return extension.transport(key, extended, neural_map.heights(map_), map_.codes, noise, method=form).points
+        more = {"method": form, "labels": labels}
+        return extension.transport(key, extended, neural_map.heights(map_), map_.codes, noise, **more).points
 
     def sample(self, key: Key, num: int, form: str | None = None, temperature: ArrayLike | None = None) -> Array:
         """Draw images [num, h, w, c] in [0, 1]: noise -> map -> decoder."""
@@ -166,18 +181,20 @@ class Model(NamedTuple):
     Attributes:
       module: the Flax module.
       variables: its `params` and `transport`.
+      labels: labels [N] of the training images that the codes belong to, or None.
 
     Example:
       >>> images = og.data.load("digits").images[:100]
       >>> tiny = {"latent_dim": 2, "hidden": (16,), "epochs": 2, "batch_size": 20}
       >>> options = {"num_steps": 10, "hidden": (16,), "batch_size": 32}
       >>> model = og.models.latent_ot.fit(jax.random.key(0), images, solver_options=options, **tiny)
-      >>> print(sorted(model.variables))
-      ['params', 'transport']
+      >>> print(sorted(model.variables), model.labels)
+      ['params', 'transport'] None
     """
 
     module: LatentOT
     variables: dict[str, Any]
+    labels: Array | None = None
 
 
 def default_form(config: Config) -> str:
@@ -245,7 +262,8 @@ def solve(
       params: of the autoencoder, from `train_autoencoder`.
       images: the training images [N, h, w, c].
       config: the model.
-      callback, checkpoints: as in `neural_map.fit`.
+      callback: called with steps and metrics, as in `neural_map.fit`.
+      checkpoints: a folder, or `train.Checkpoints`, to save in and to go on from, bit-identically.
 
     Returns:
       Model.
@@ -267,16 +285,17 @@ def solve(
     bare = LatentOT(images.shape[1:], config)
     codes = rows(bare, {"params": params}, images, "encode")
     mean, scale = standardisation(codes)
-    found = neural_map.fit(
-        key,
-        None,
-        (codes - mean) / scale,
-        solver=config.solver,
-        neighbours=config.neighbours,
-        callback=callback,
-        checkpoints=checkpoints,
-        **config.options(),
-    )
+    with opened(checkpoints, "map", config, key=key, images=np.asarray(images)) as saved:
+        found = neural_map.fit(
+            key,
+            None,
+            (codes - mean) / scale,
+            solver=config.solver,
+            neighbours=config.neighbours,
+            callback=callback,
+            checkpoints=saved,
+            **config.options(),
+        )
     angle_key, h = jax.random.fold_in(key, 1), neural_map.heights(found)
     transport = {name: getattr(found, name) for name in _KNOWN}
     transport["angle"] = extension.threshold(angle_key, h, found.codes, sampler=gaussian, quantile=config.quantile)
@@ -287,20 +306,31 @@ def solve(
     return Model(bare.clone(potential=found.module), variables)
 
 
-def fit(key: Key, images: np.ndarray, *, callback: Callback | None = None, **config: Any) -> Model:
+def fit(
+    key: Key,
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    callback: Callback | None = None,
+    checkpoints: Any = None,
+    **config: Any,
+) -> Model:
     """Fit a latent-OT model to images in memory.
 
     Args:
       key: random key.
       images: uint8, or floats in [0, 1], [N, h, w, c].
+      labels: integers [N], to draw from one class by `sample(..., label=)`; None for none.
       callback: called with steps and metrics of both stages.
+      checkpoints: a folder in which both stages save, and from which they go on, bit-identically.
       **config: fields of Config.
 
     Returns:
       Model.
 
     Raises:
-      ValueError: for images of another shape or range, fields out of range.
+      ValueError: for images of another shape or range, labels that do not match, fields out of range, a folder of
+        another configuration.
       TypeError: for a field that Config, or the solver's Config, does not have.
 
     Example:
@@ -311,11 +341,13 @@ def fit(key: Key, images: np.ndarray, *, callback: Callback | None = None, **con
       >>> print(og.models.latent_ot.sample(jax.random.key(1), model, 3).shape)
       (3, 8, 8, 1)
     """
-    check_readers(callback)
+    check_readers(callback, checkpoints, stages=2)
     images, settings = check_images(images), made(Config, config)
+    labels = check_labels(labels, len(images))
     train_key, solve_key = jax.random.split(as_key(key))
-    params = train_autoencoder(train_key, images, settings, callback=callback)
-    return solve(solve_key, params, images, settings, callback=callback)
+    options = {"callback": callback, "checkpoints": checkpoints}
+    params = train_autoencoder(train_key, images, settings, **options)
+    return solve(solve_key, params, images, settings, **options)._replace(labels=labels)
 
 
 def map_of(model: Model) -> neural_map.Map:
@@ -351,7 +383,7 @@ def distil(key: Key, model: Model, **options: Any) -> Model:
     form = options.pop("form", None) or ("gradient" if model.module.config.solver == "icnn" else "barycentre")
     module, params = _distilled(key, map_of(model), form=form, **options)
     variables = {**model.variables, "params": {**model.variables["params"], "shortcut": params}}
-    return Model(model.module.clone(shortcut=module), variables)
+    return model._replace(module=model.module.clone(shortcut=module), variables=variables)
 
 
 def encode(model: Model, images: Any) -> Array:
@@ -387,13 +419,32 @@ def _sample(module: LatentOT, variables: Any, key: Key, num: int, form: str | No
     return module.apply(variables, key, num, form, temperature, method="sample")
 
 
-def sample(key: Key, model: Model, num: int, *, form: str | None = None, temperature: float | None = None) -> Array:
+@functools.partial(jax.jit, static_argnames=("module", "form"))
+def _of_winners(module: LatentOT, variables: Any, key: Key, labels: Array, form: str | None, temperature: Any) -> Any:
+    """Codes [TILE, d] of noise, and the labels of the codes that win it."""
+    noise = gaussian(key, semidiscrete.TILE, module.config.latent_dim)
+    map_ = module.apply(variables, method="map")
+    winner = semidiscrete.assign(neural_map.heights(map_), map_.codes, noise)
+    return module.apply(variables, key, noise, form, temperature, labels, method="move"), labels[winner]
+
+
+def sample(
+    key: Key,
+    model: Model,
+    num: int,
+    *,
+    label: int | None = None,
+    form: str | None = None,
+    temperature: float | None = None,
+) -> Array:
     """Draw images from a trained model.
 
     Args:
       key: random key.
       model: from `fit`.
       num: how many.
+      label: move only noise that a code of this label wins; "pairs" and "local" then join codes of it alone. The other
+        forms may mix in codes of other labels, which the noise is near to.
       form: "argmax" (reconstructions of training images), "barycentre", "gradient", as in `neural_map.transport`;
         "pairs", "local", as in `extension.transport`, with the angle that `quantile` of Config gives; or "network" once
         distilled. None for what makes new codes: the gradient for "icnn", else "local".
@@ -403,8 +454,8 @@ def sample(key: Key, model: Model, num: int, *, form: str | None = None, tempera
       Images [num, h, w, c] in [0, 1].
 
     Raises:
-      ValueError: for what is no key, if num is no whole number of at least 1, for an unknown form or one that the
-        model does not have, a temperature not positive.
+      ValueError: for what is no key, if num is no whole number of at least 1, for a label that the model does not know,
+        an unknown form or one that the model does not have, a temperature not positive.
 
     Example:
       >>> images = og.data.load("digits").images[:100]
@@ -420,6 +471,14 @@ def sample(key: Key, model: Model, num: int, *, form: str | None = None, tempera
         require_choice("form", form, FORMS)
     if temperature is not None:
         require_positive("temperature", temperature)
+    if label is not None:
+        labels = [] if model.labels is None else np.asarray(model.labels).tolist()
+        require_label(label, sorted(set(labels)))
+        share, known = labels.count(label) / len(labels), jnp.asarray(model.labels)
+        codes = rows_of_label(
+            key, lambda one: _of_winners(module, variables, one, known, form, temperature), label, share, num
+        )
+        return decode(model, codes)
     size = min(num, PIECE)
     keys = [key] if num == size else [jax.random.fold_in(key, i) for i in range(-(-num // size))]
     pieces = [_sample(module, variables, one, size, form, temperature) for one in keys]

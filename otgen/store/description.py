@@ -167,7 +167,7 @@ def _defaulted(cls: type) -> set[str]:
 def _constant_of(value: Any) -> str | None:
     """The path of a function or class of otgen, or of an object made of functions; None if no module of otgen has it.
 
-    A source law or a smoothing is such an object. All others are described, those too that a module keeps.
+    A smoothing is such an object. All others are described, those too that a module keeps.
     """
     defined = value
     if not hasattr(value, "__qualname__"):

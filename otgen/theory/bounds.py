@@ -1,9 +1,10 @@
 """Convergence theory of deep linear generators under the Bures loss: rates, step sizes, and whether a run obeys them.
 
-Written for balanced weights whose loss starts below the smallest eigenvalue of the target in the sense of the margin
-c = sqrt(lam_k) - sqrt(L(0)) > 0. The constants are extremely conservative: at n = 20 the bound for the flow may be 1e-9
-where 17 is measured, and the largest step that the theory allows 1e-35. `local_rate` says what runs show at their end.
-These are numbers about a run, computed on the host in float64.
+The theorems are about balanced weights whose loss L(0) at the start is so small that the margin c = sqrt(lam_k) -
+sqrt(L(0)) is positive, where lam_k is the smallest eigenvalue of the target. Their constants are extremely
+conservative: at n = 20 the proved rate of the flow may be 1e-9 where 17 is measured, and the largest step that the
+theory allows 1e-35. `local_rate` is the rate that runs show at their end. All numbers are computed on the host in
+float64.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from otgen.theory.dynamics import Path, as_chain, as_target, as_tau, end_to_end,
 from otgen.types import Array
 
 WINDOW = (-3.5, -2.0)  # log10 of the losses above the optimum over which the reference fits a rate
-SLACK = 1e-6  # of the target's length sqrt(tr), what an integrator may be off by
+SLACK = 1e-6  # error that an integrator may make, as a share of the target's length sqrt(tr)
 
 
 class Bounds(NamedTuple):
-    """What the theory says of a start. Rates are per unit of flow time, natural logarithm; 0 where nothing is proved.
+    """What is proved for a start. Rates are per unit of flow time, natural logarithm; 0 where nothing is proved.
 
     Attributes:
       depth: N.
@@ -37,10 +38,10 @@ class Bounds(NamedTuple):
       loss: L(0).
       optimum: the least loss at this rank.
       margin: the margin deficiency c.
-      mass: C_0 = 2 (L(0) + tr target), no less than tr(W W' + tau I) on the way.
-      curvature: K, no more than the Hessian of the loss in the covariance; 0 for tau = 0, which does not need it.
-      flow_rate: the gradient flow's, 8 N K c^(2(2N-1)/N) for tau > 0, 4 N c^(2(N-1)/N) for tau = 0.
-      rigorous_rate: the same with c^2 - tau, what is left for sigma_min(W)^2, in place of c^2.
+      mass: C_0 = 2 (L(0) + tr target), an upper bound of tr(W W' + tau I) on the way.
+      curvature: K, a lower bound of the Hessian of the loss in the covariance; 0 for tau = 0, where it is not needed.
+      flow_rate: the rate of the gradient flow, 8 N K c^(2(2N-1)/N) for tau > 0, 4 N c^(2(N-1)/N) for tau = 0.
+      rigorous_rate: the same with c^2 - tau, the bound that follows for sigma_min(W)^2, in place of c^2.
       steps: eta_1, eta_2, eta_3 of gradient descent; zeros for tau > 0.
       max_step: the least of them.
       gain: N c^(2(N-1)/N); a step eta up to `max_step` multiplies the loss by 1 - 2 eta gain at most.
@@ -66,7 +67,7 @@ class Assessment(NamedTuple):
     """How a run compares with the theory; `describe` puts it into words.
 
     Attributes:
-      bounds: what the theory says of its start.
+      bounds: what the theory proves for its start.
       imbalance: of the weights at the start.
       balanced: whether that is zero up to rounding.
       margin_positive: whether c > 0.
@@ -77,7 +78,7 @@ class Assessment(NamedTuple):
       below_envelope: whether no loss exceeds the envelope beyond rounding: that of the theorem, or of the flow where
         none applies.
       bound_rate: rate of that envelope.
-      path_rate: the flow's rate with the extremal eigenvalues met on the way in place of their bounds.
+      path_rate: the flow's rate with the extremal eigenvalues along the path in place of their bounds.
       measured_rate: fitted to the losses; NaN if they do not pass through the window.
       local_rate: what theory expects near the optimum; NaN unless full_rank and tau_admissible.
       looseness: measured_rate / bound_rate.
@@ -123,7 +124,8 @@ def curvature(target: ArrayLike, cov: ArrayLike) -> float:
 def local_rate(lam_min: ArrayLike, tau: ArrayLike, depth: int) -> float | np.ndarray | Array:
     """Return the rate 4 N (lam_min - tau)^((2N-1)/N) / lam_min at which the loss falls near the optimum.
 
-    Twice the least positive eigenvalue of the Hessian there. Runs come to it from above; see `measured_rate`.
+    It is twice the least positive eigenvalue of the Hessian there. The measured rates of runs approach it from above;
+    see `measured_rate`.
 
     Args:
       lam_min: smallest eigenvalue of the target, all of which the generator can reach.
@@ -149,7 +151,7 @@ def local_rate(lam_min: ArrayLike, tau: ArrayLike, depth: int) -> float | np.nda
 
 
 def bounds(weights: Sequence[ArrayLike], target: ArrayLike, *, tau: ArrayLike = 0.0) -> Bounds:
-    """Return what the theory promises to a run that starts at these weights, outside jit.
+    """Return what the theory proves for a run that starts at these weights. It is computed outside jit.
 
     Args:
       weights: (W_1, ..., W_N), balanced.
@@ -195,7 +197,7 @@ def bounds(weights: Sequence[ArrayLike], target: ArrayLike, *, tau: ArrayLike = 
 
 
 def _flow_rate(square: float, depth: int, k: float, tau: float) -> float:
-    """The flow's rate where sigma_min(W)^2 >= square and, for tau > 0, the loss is k-convex in the covariance."""
+    """Return the flow's rate if sigma_min(W)^2 >= square and, for tau > 0, the loss is k-convex in the covariance."""
     if square <= 0:
         return 0.0
     if tau > 0:
@@ -204,7 +206,7 @@ def _flow_rate(square: float, depth: int, k: float, tau: float) -> float:
 
 
 def _steps(c: float, depth: int, start: float, mass: float, lam: np.ndarray) -> tuple[float, float, float]:
-    """eta_1, eta_2, eta_3, by logarithms: c^(-2N) overflows at depths in use."""
+    """Return eta_1, eta_2, eta_3, computed by logarithms because c^(-2N) overflows at depths in use."""
     n, m = depth, math.sqrt(mass)
     gain = n * c ** (2 * (n - 1) / n)
     log_delta = (n + 1) * math.log(2) - 2 * n * math.log(c) + 2 * math.log(n)
@@ -327,7 +329,7 @@ def _with_slack(curve: np.ndarray, of: Bounds, trace: float, rounding: float) ->
 
 
 def _path_rate(path: Path, lam: np.ndarray, of: Bounds) -> float:
-    """The flow's rate from the extremal eigenvalues at the records and on the segments from them to the target."""
+    """Return the flow's rate by the extremal eigenvalues at the records and on the segments from them to the target."""
     if not of.full_rank:
         return 0.0
     s = np.linalg.svd(np.asarray(jax.vmap(lambda *w: end_to_end(w))(*path.weights), np.float64), compute_uv=False)

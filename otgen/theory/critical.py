@@ -1,8 +1,8 @@
 """Critical points of deep linear generators: their values, Hessian spectra, minimisers.
 
 At a critical point of B^2(W W' + tau I, target) the generator's covariance W W' has eigenvectors of the target, with
-eigenvalues lam_i - tau for i in a subset J and 0 elsewhere; those of |W W' - target|_F^2 are the same with tau = 0. The
-best subset takes the largest eigenvalues, as principal component analysis does.
+eigenvalues lam_i - tau for i in a subset J and 0 elsewhere. The critical points of |W W' - target|_F^2 are the same
+with tau = 0. The best subset holds the largest eigenvalues, as in principal component analysis.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from otgen.ot.costs import product
 from otgen.theory.dynamics import as_chain, as_kind, as_target, as_tau, loss_from_factor, root_of
 from otgen.types import Array
 
-MOST = 100_000  # critical points listed without being asked for a number of them
+MOST = 100_000  # critical points that are listed without `num`
 
 
 class Critical(NamedTuple):
@@ -74,21 +74,21 @@ def critical_points(
         num = as_count("num", num)
     tau = _tau_value(tau)
     missing = _missing(lam, tau)
-    gain = np.where(lam > tau, missing, 0.0)  # what keeping an eigenvalue saves
+    gain = np.where(lam > tau, missing, 0.0)  # by how much keeping an eigenvalue lowers the loss
     best = _best_subsets(gain.tolist(), rank)
     subsets = np.array([next(best) for _ in range(count if num is None else min(num, count))], np.int32)
     kept = np.zeros((len(subsets), lam.size), bool)
     np.put_along_axis(kept, subsets, True, 1)
     values = np.where(kept, missing - gain, missing).sum(1)
-    order = np.argsort(values, kind="stable")  # sums taken in another order may differ by a rounding
+    order = np.argsort(values, kind="stable")  # sums that are taken in another order may differ by a rounding
     return Critical(jnp.asarray(subsets[order]), jnp.asarray(values[order]))
 
 
 def _best_subsets(gain: list[float], rank: int) -> Iterator[tuple[int, ...]]:
-    """Subsets of positions in a descending list, by decreasing sum.
+    """Yield subsets of positions in a descending list, by decreasing sum.
 
-    From {0, ..., rank-1} every subset is reached by moving one member one place down at a time, each along one way only
-    if the mover is either the first member that has left the front or the last that has not.
+    Every subset is reached from {0, ..., rank-1} by moving one member one place down at a time. It is reached along one
+    way only, because the member that moves is either the first that has left its place or the last that has not.
     """
     first = tuple(range(rank))
     heap = [(-sum(gain[:rank]), first)]
@@ -110,7 +110,7 @@ def minimum(target: ArrayLike | Sequence[ArrayLike], rank: int, tau: ArrayLike =
 
     Args:
       target: covariance [n, n], or its eigenvalues [n].
-      rank: that of the generator at most, its bottleneck min_j d_j.
+      rank: largest rank of the generator, its bottleneck min_j d_j.
       tau: perturbation.
 
     Returns:
@@ -133,7 +133,7 @@ def minimiser(target: ArrayLike, rank: int, tau: ArrayLike = 0.0) -> Float[Array
 
     Args:
       target: covariance [n, n].
-      rank: that of the generator at most, its bottleneck min_j d_j.
+      rank: largest rank of the generator, its bottleneck min_j d_j.
       tau: perturbation.
 
     Returns:
@@ -159,7 +159,7 @@ def weights_at(
 ) -> tuple[Float[Array, "_ _"], ...]:
     """Return balanced weights at the critical point of a subset of eigenvalues.
 
-    Each layer carries (lam_i - tau)^(1 / 2N) on its diagonal, and the last one the eigenvectors besides.
+    Each layer has (lam_i - tau)^(1 / 2N) on its diagonal; the last one is then multiplied by the eigenvectors.
 
     Args:
       target: covariance [n, n], or its eigenvalues [n], largest first, for a diagonal one.
@@ -198,7 +198,7 @@ def hessian(
 
     Returns:
       [P, P], the weights in the order W_1, ..., W_N, each by rows. For tau = 0 the Bures loss has no Hessian at an
-      end-to-end matrix of lower rank than the bottleneck, and what is returned there means nothing.
+      end-to-end matrix of lower rank than the bottleneck, and the numbers returned there have no meaning.
 
     Raises:
       ValueError: for weights that do not chain, a bad target or tau, or an unknown loss.
@@ -229,8 +229,9 @@ def hessian_spectrum(
 ) -> Float[Array, "P"]:
     """Return the eigenvalues of the Hessian at the balanced critical point of a subset, in closed form.
 
-    There the loss is of second order in W alone, and in the basis of the singular vectors the change dW_ij is coupled
-    to dW_ji only; see `_Form`. So the P x P matrix falls into blocks of two rows at most.
+    At this point the second order of the loss depends on the change of the end-to-end matrix W alone. In the basis of
+    the singular vectors the change dW_ij is coupled to dW_ji only; see `_Form`. So the P x P matrix consists of blocks
+    of two rows at most.
 
     Args:
       target: covariance [n, n], or its eigenvalues [n], largest first.
@@ -268,7 +269,7 @@ def hessian_spectrum(
 
 
 class _Form(NamedTuple):
-    """The Hessian of L^1 on dW: own_ii dW_ii^2, and own_ij dW_ij^2 + own_ji dW_ji^2 + 2 cross_ij dW_ij dW_ji."""
+    """The Hessian of L^1 in dW: own_ii dW_ii^2, and own_ij dW_ij^2 + own_ji dW_ji^2 + 2 cross_ij dW_ij dW_ji."""
 
     own: np.ndarray
     cross: np.ndarray
@@ -299,7 +300,7 @@ def _ratio(top: np.ndarray | float, bottom: np.ndarray, other: float = 0.0) -> n
 
 
 def _gains(squares: np.ndarray, widths: list[int]) -> np.ndarray:
-    """|p_ij|, where dW_ij = sum_l p_ij[l] X_l,ij: how strongly the layers together move an entry of W."""
+    """Return |p_ij|, where dW_ij = sum_l p_ij[l] X_l,ij: how strongly the layers together change an entry of W."""
     depth, size = len(widths) - 1, squares.size
     diagonal = squares ** (0.5 / depth)
     total = np.zeros((size, size))
@@ -311,7 +312,7 @@ def _gains(squares: np.ndarray, widths: list[int]) -> np.ndarray:
 
 
 def _block_eigenvalues(form: _Form, gain: np.ndarray) -> np.ndarray:
-    """Eigenvalues of diag(p) M diag(p) for the entries of W that some layer moves."""
+    """Return the eigenvalues of diag(p) M diag(p) for the entries of W that some layer changes."""
     own = form.own * gain**2
     i, j = np.triu_indices(len(gain), 1)
     pair = (gain[i, j] > 0) & (gain[j, i] > 0)

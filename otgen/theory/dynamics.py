@@ -27,7 +27,7 @@ KINDS = ("bures", "frobenius")
 
 
 class Path(NamedTuple):
-    """Where the weights went.
+    """The weights and losses that a run recorded.
 
     Attributes:
       times: [T], in units in which the flow is dW_j/dt = -gradient: step * step_size for descent.
@@ -89,7 +89,9 @@ def loss(
 def loss_from_factor(
     weights: Sequence[ArrayLike], factor: ArrayLike, *, tau: ArrayLike = 0.0, kind: str = "bures"
 ) -> Float[Array, ""]:
-    """Return the loss against the target F F', given F: saves its factorisation where the loss is taken often.
+    """Return the loss against the target F F', given F.
+
+    This saves the factorisation of the target where the loss is computed often.
 
     Args:
       weights: (W_1, ..., W_N).
@@ -145,8 +147,8 @@ def flow(
 ) -> Path:
     """Follow the gradient flow dW_j/dt = -gradient_j from the weights given, at time 0.
 
-    Integrated by Tsitouras' method of order 5 with an adaptive step; differentiable and may be jitted, `kind` and
-    `max_steps` being static. In float32, tolerances below 1e-6 cannot be met.
+    The flow is integrated by Tsitouras' method of order 5 with an adaptive step. It is differentiable and may be jitted
+    with `kind` and `max_steps` static. In float32, tolerances below 1e-6 cannot be met.
 
     Args:
       weights: (W_1, ..., W_N) at time 0.
@@ -195,7 +197,7 @@ def _flow(
     kind: str,
     max_steps: int,
 ) -> Path:
-    import diffrax  # here, because it takes a second that other parts of the library need not wait for
+    import diffrax  # imported here, as it takes a second that the other parts of the library need not wait for
 
     factor = root_of(target)
     solution = diffrax.diffeqsolve(
@@ -293,7 +295,7 @@ _gradient = jax.grad(_loss)
 
 
 def root_of(target: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """Return a factor F with F F' = target, through its eigenvectors, so that singular targets are fine."""
+    """Return a factor F with F F' = target, made of the target's eigenvectors; singular targets are allowed."""
     values, vectors = jnp.linalg.eigh(target)
     return vectors * jnp.sqrt(jnp.maximum(values, 0.0))
 

@@ -86,7 +86,9 @@ def train(
     """
     _check(log_every, save_every, steps_per_call, checkpoints is not None or watch is not None)
     require_function("step", step), as_key(key), require_kind("batches", batches, Iterable)
-    check_readers(callback, checkpoints, watch)
+    check_readers(callback, watch=watch)
+    if checkpoints is not None:
+        require_kind("checkpoints", checkpoints, Checkpoints)
     if not hasattr(state, "step"):
         raise ValueError(f"state is of type {type(state).__name__}: give a NamedTuple with a field step.")
     now, metrics, numbers, rate = int(state.step), None, {}, _Rate()
@@ -117,17 +119,22 @@ def train(
     return state
 
 
-def check_readers(callback: Any, checkpoints: Any = None, watch: Any = None) -> None:
+def check_readers(callback: Any, checkpoints: Any = None, watch: Any = None, *, stages: int = 1) -> None:
     """Check what a fit reports to and saves in, before it computes anything.
 
     Raises:
-      ValueError: for callbacks that cannot be called, and checkpoints that are no Checkpoints.
+      ValueError: for callbacks that cannot be called, checkpoints that are neither Checkpoints nor a folder, and
+        Checkpoints, which are those of one stage, where there are several.
     """
     for name, function in {"callback": callback, "watch": watch}.items():
         if function is not None:
             require_function(name, function)
-    if checkpoints is not None:
-        require_kind("checkpoints", checkpoints, Checkpoints)
+    if checkpoints is None or isinstance(checkpoints, str | os.PathLike):
+        return
+    if not isinstance(checkpoints, Checkpoints):
+        raise ValueError(f"checkpoints is of type {type(checkpoints).__name__}: give a folder, or train.Checkpoints.")
+    if stages > 1:
+        raise ValueError(f"checkpoints are those of one stage, and this fit has {stages}: give a folder for all.")
 
 
 def _end(checkpoints: Checkpoints | None) -> None:

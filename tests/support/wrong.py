@@ -31,8 +31,9 @@ SORTS = {
     "name": "smoothing method name solver form phase split dense axis",
     "thing": "model module variables config settings map_ law flow reading prior cost benchmark extension",
     "weights": "weights a b h labels counts centres x",
-    "given": "sampler state p q checkpoints devices kernel pairing callback save watch cost_fn clouds",
+    "given": "classes sampler state p q devices kernel pairing callback save watch cost_fn clouds",
     "option": "how dtype precision",
+    "folder": "checkpoints",
     "function": "function statistic codes_of mnist",
 }
 ANY = {  # flags, words, what matplotlib takes, and what stands inside a caller's jit

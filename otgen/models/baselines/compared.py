@@ -109,7 +109,7 @@ def _rows_of(config: Settings, num_images: int) -> int:
 def fit_images(
     name: str, key: Key, images: Any, config: Settings, *, callback: Callback | None = None, checkpoints: Any = None
 ) -> Draw:
-    """Train a model of images and return what draws images [n, h, w, c] from it; arguments as in `vae.fit`.
+    """Train a model of images and return what draws images [n, h, w, c] from it; as `vae.fit`, without labels.
 
     Example:
       >>> images = og.data.load("digits").images[:64]
@@ -142,7 +142,8 @@ def fit_codes(
       codes: [N, d].
       budget: floating-point operations of the training of the transport or the flow (at least one step is taken). The
         plan that pairs batches of ae_flow_ot, the cell centres of ae_ot and the iterations of ae_gmm are not counted.
-      callback, checkpoints: as in `train.train`.
+      callback: called with steps and metrics.
+      checkpoints: a folder, or `train.Checkpoints`, to save in and to go on from, bit-identically.
 
     Returns:
       What draws codes [n, d], by the name of the form (one for each form of the extended map), and facts worth noting.

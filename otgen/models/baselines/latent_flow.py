@@ -25,6 +25,7 @@ from otgen.train.descent import descend
 from otgen.train.loop import check_readers, train_on
 from otgen.train.parallel import gathered, sample_keys, shared_rows
 from otgen.train.settings import Checked, adam, made
+from otgen.train.stages import opened
 from otgen.train.state import TrainState, start
 from otgen.types import Array, Callback, Key
 
@@ -161,12 +162,13 @@ def init(key: Key, config: Config, dim: int) -> tuple[Velocity, TrainState]:
 
 
 def fit(key: Key, codes: Any, *, callback: Callback | None = None, checkpoints: Any = None, **config: Any) -> Flow:
-    """Fit a flow from N(0, I) to codes.
+    """Fit a flow from N(0, I) to codes. It takes no labels: fit one to the codes of every class for that.
 
     Args:
       key: random key.
       codes: [N, d], best standardised.
-      callback, checkpoints: as in `train.train`.
+      callback: called with steps and metrics.
+      checkpoints: a folder, or `train.Checkpoints`, to save in and to go on from, bit-identically.
       **config: fields of Config.
 
     Returns:
@@ -184,19 +186,20 @@ def fit(key: Key, codes: Any, *, callback: Callback | None = None, checkpoints: 
     """
     check_readers(callback, checkpoints)
     settings = made(Config, config)
-    codes = np.asarray(as_points("codes", codes))
+    codes = as_points("codes", codes)
     init_key, order_key, step_key = jax.random.split(as_key(key), 3)
     module, state = init(init_key, settings, codes.shape[1])
-    state = train_on(
-        (codes,),
-        make_step(module, settings),
-        state,
-        (order_key, step_key),
-        num_steps=settings.num_steps,
-        batch_size=shared_rows(settings.batch_size, len(codes)),
-        callback=callback,
-        checkpoints=checkpoints,
-    )
+    with opened(checkpoints, "flow", settings, key=key, codes=codes) as saved:
+        state = train_on(
+            (np.asarray(codes),),
+            make_step(module, settings),
+            state,
+            (order_key, step_key),
+            num_steps=settings.num_steps,
+            batch_size=shared_rows(settings.batch_size, len(codes)),
+            callback=callback,
+            checkpoints=saved,
+        )
     return Flow(module, state.average, settings)
 
 

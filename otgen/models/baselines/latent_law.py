@@ -17,6 +17,7 @@ from otgen.ot import semidiscrete
 from otgen.ot.check import as_count, as_key, as_points
 from otgen.ot.gaussian.mixture import Mixture
 from otgen.train.loop import check_readers
+from otgen.train.stages import opened
 from otgen.types import Array, Callback, Key
 
 
@@ -104,7 +105,7 @@ def transport(
       tol: chi2 divergence of the cell masses to reach.
       max_samples: limit of the training samples; None for the solver's.
       callback: called with the solver's steps and metrics.
-      checkpoints: where the solver's state is saved every few seconds.
+      checkpoints: a folder, or `train.Checkpoints`, where the solver's state is saved every few seconds.
 
     Returns:
       The extended Map from the uniform law on a cube to the codes, and the solver's Info.
@@ -121,16 +122,15 @@ def transport(
     check_readers(callback, checkpoints)
     codes = as_points("codes", codes)
     solve_key, extend_key = jax.random.split(as_key(key))
-    state = None
-    if checkpoints is not None:
-        state = checkpoints.restore(semidiscrete.from_heights(codes[:, 0]))
-    found, info = semidiscrete.run(
-        solve_key,
-        codes,
-        tol=tol,
-        max_samples=max_samples,
-        state=state,
-        callback=callback,
-        save=checkpoints.save if checkpoints is not None else None,
-    )
+    told = {"tol": tol, "max_samples": max_samples, "key": key, "codes": codes}
+    with opened(checkpoints, "transport", **told) as saved:
+        found, info = semidiscrete.run(
+            solve_key,
+            codes,
+            tol=tol,
+            max_samples=max_samples,
+            state=None if saved is None else saved.restore(semidiscrete.from_heights(codes[:, 0])),
+            callback=callback,
+            save=None if saved is None else saved.save,
+        )
     return found.extended(extend_key), info

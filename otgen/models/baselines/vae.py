@@ -1,7 +1,7 @@
 """The variational autoencoder, with the networks of the other models: a baseline.
 
 Minimises the negative evidence bound E_q(z|x)[-log p(x|z)] + beta KL(q(z|x) | N(0, I)), with a Gaussian q of diagonal
-covariance.
+covariance. With labels y the decoder is p(x|z, y), and the encoder, which sees the class in the image, stays as it is.
 
 Reference: Kingma and Welling (2014), arXiv 1312.6114; the learned scale of the Gaussian likelihood: Rybkin, Daniilidis
 and Levine (2021), arXiv 2006.13202.
@@ -18,10 +18,11 @@ import jax.numpy as jnp
 
 from otgen.models.apply import Model, as_batch
 from otgen.models.apply import sample as sample
+from otgen.models.classes import beside, check_classes, collection_of, drawn, example_of, parted
 from otgen.models.fitting import check_start, check_step, fit_generator
 from otgen.nn.autoencoder import decoder, encoder
 from otgen.nn.pixels import pixels_of, reconstruction_loss
-from otgen.ot.check import as_array, require_kind
+from otgen.ot.check import as_array, as_count, require_kind
 from otgen.train.descent import descend
 from otgen.train.parallel import normals
 from otgen.train.settings import GeneratorSettings, adam, made
@@ -55,6 +56,7 @@ class VAE(nn.Module):
     Attributes:
       image_shape: (height, width, channels).
       config: see Config.
+      num_classes: classes of its images; 0 without labels.
 
     Example:
       >>> module = og.models.vae.VAE((8, 8, 1), og.models.vae.Config(latent_dim=2, hidden=(16,)))
@@ -64,6 +66,7 @@ class VAE(nn.Module):
 
     image_shape: tuple[int, int, int]
     config: Config
+    num_classes: int = 0
 
     def setup(self) -> None:
         c = self.config
@@ -71,10 +74,11 @@ class VAE(nn.Module):
         self.decoder = decoder(self.image_shape, *c.networks())
         self.log_scale = self.param("log_scale", nn.initializers.zeros, ())
 
-    def __call__(self, images: Array, noise: Array) -> tuple[Array, Array, Array]:
+    def __call__(self, images: Array, noise: Array, classes: Array | None = None) -> tuple[Array, Array, Array]:
         """Last layer of the decoder [n, h, w, c], and mean and log-variance [n, d], of images with noise [n, d]."""
         mean, log_variance = self.posterior(images)
-        return self.decoder(mean + jnp.exp(0.5 * log_variance) * noise), mean, log_variance
+        codes = mean + jnp.exp(0.5 * log_variance) * noise
+        return self.decoder(beside(self, codes, classes)), mean, log_variance
 
     def posterior(self, images: Array) -> tuple[Array, Array]:
         """Mean and log-variance [n, d] of the codes of images [n, h, w, c]."""
@@ -85,16 +89,18 @@ class VAE(nn.Module):
         """Mean codes [n, d] of images [n, h, w, c]."""
         return self.posterior(images)[0]
 
-    def decode(self, codes: Array) -> Array:
-        """Images [n, h, w, c] of codes [n, d]."""
-        return pixels_of(self.decoder(codes), self.config.output)
+    def decode(self, codes: Array, classes: Array | None = None) -> Array:
+        """Images [n, h, w, c] of codes [n, d] and classes [n]."""
+        return pixels_of(self.decoder(beside(self, codes, classes)), self.config.output)
 
-    def sample(self, key: Key, num: int) -> Array:
-        """Draw images [num, h, w, c]: means of the likelihood at codes of the prior."""
-        return self.decode(jax.random.normal(key, (num, self.config.latent_dim)))
+    def sample(self, key: Key, num: int, of_class: Array | None = None) -> Array:
+        """Draw images [num, h, w, c], of one class or all: means of the likelihood at codes of the prior."""
+        return self.decode(jax.random.normal(key, (num, self.config.latent_dim)), drawn(self, key, num, of_class))
 
 
-def loss(params: Any, module: VAE, images: Array, noise: Array) -> tuple[Array, dict[str, Array]]:
+def loss(
+    params: Any, module: VAE, images: Array, noise: Array, classes: Array | None = None
+) -> tuple[Array, dict[str, Array]]:
     """Return the mean over images of the negative evidence bound in nats, and metrics.
 
     Args:
@@ -102,6 +108,7 @@ def loss(params: Any, module: VAE, images: Array, noise: Array) -> tuple[Array, 
       module: the model.
       images: uint8, or floats, [n, h, w, c].
       noise: standard normal [n, d].
+      classes: numbers [n] of the classes, from 0; None where the module has none.
 
     Returns:
       Loss; metrics `loss` and its parts `reconstruction` and `divergence`.
@@ -116,14 +123,15 @@ def loss(params: Any, module: VAE, images: Array, noise: Array) -> tuple[Array, 
     require_kind("module", module, VAE)
     images, config = as_batch(module, images), module.config
     noise = as_array("noise", noise, (len(images), config.latent_dim), finite=False)
-    outputs, mean, log_variance = module.apply({"params": params}, images, noise)
+    check_classes(module, classes, len(images))
+    outputs, mean, log_variance = module.apply({"params": params}, images, noise, classes)
     fit = reconstruction_loss(outputs, images, config.output, params["log_scale"]).mean()
     divergence = 0.5 * jnp.sum(mean**2 + jnp.exp(log_variance) - 1 - log_variance, axis=1).mean()
     value = fit + config.beta * divergence
     return value, {"loss": value, "reconstruction": fit, "divergence": divergence}
 
 
-def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[VAE, TrainState]:
+def init(key: Key, config: Config, example: Array, num_steps: int, num_classes: int = 0) -> tuple[VAE, TrainState]:
     """Return the module and the state that training starts from; `example` is one image or more [n, h, w, c].
 
     Example:
@@ -133,13 +141,15 @@ def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[VAE,
       (8, 8, 1) 0
     """
     example = check_start(key, config, Config, example, num_steps)
-    module = VAE(example.shape[1:], config)
-    params = module.init(key, example, jnp.zeros((1, config.latent_dim)))["params"]
+    module = VAE(example.shape[1:], config, as_count("num_classes", num_classes, 0))
+    params = module.init(key, example, jnp.zeros((1, config.latent_dim)), example_of(module))["params"]
     return module, start(adam(config.learning_rate, num_steps), params)
 
 
 def make_step(module: VAE, num_steps: int):
-    """Return the pure training step `(state, images, key, *, axis_name) -> (state, metrics)`.
+    """Return the pure training step `(state, batch, key, *, axis_name) -> (state, metrics)`.
+
+    A batch is images, with labels images and their classes.
 
     Example:
       >>> images, config = jnp.ones((4, 8, 8, 1)), og.models.vae.Config(latent_dim=2, hidden=(16,), batch_size=4)
@@ -152,27 +162,39 @@ def make_step(module: VAE, num_steps: int):
     check_step(module, VAE, num_steps)
     transform = adam(module.config.learning_rate, num_steps)
 
-    def step(state: TrainState, images: Array, key: Key, *, axis_name: str | None = None):
+    def step(state: TrainState, batch: Any, key: Key, *, axis_name: str | None = None):
+        images, classes = parted(batch)
         noise = normals(key, state.step, images.shape[0], module.config.latent_dim, axis_name)
-        return descend(transform, state, loss, module, images, noise, axis_name=axis_name)
+        return descend(transform, state, loss, module, images, noise, classes, axis_name=axis_name)
 
     return step
 
 
-def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints: Any = None, **config: Any) -> Model:
+def fit(
+    key: Key,
+    images: Any,
+    labels: Any = None,
+    *,
+    callback: Callback | None = None,
+    checkpoints: Any = None,
+    **config: Any,
+) -> Model:
     """Fit a variational autoencoder to images in memory.
 
     Args:
       key: random key.
       images: uint8, or floats, [N, h, w, c].
-      callback, checkpoints: as in `train.train`.
+      labels: integers [N], to draw from one class by `sample(..., label=)`; None for none.
+      callback: called with steps and metrics.
+      checkpoints: a folder, or `train.Checkpoints`, to save in and to go on from, bit-identically.
       **config: fields of Config.
 
     Returns:
-      Model; draw from it with `sample(key, model, num)`.
+      Model; draw from it with `sample(key, model, num, label=)`.
 
     Raises:
-      ValueError: for images of another shape or range, or fields out of range.
+      ValueError: for images of another shape or range, labels that do not match, fields out of range, a folder of
+        another configuration.
       TypeError: for a field that Config does not have.
 
     Example:
@@ -181,7 +203,6 @@ def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints:
       >>> print(og.models.vae.sample(jax.random.key(1), model, 3).shape)
       (3, 8, 8, 1)
     """
-    module, state = fit_generator(
-        key, images, made(Config, config), init, make_step, callback=callback, checkpoints=checkpoints
-    )
-    return Model(module, {"params": state.params})
+    options = {"labels": labels, "callback": callback, "checkpoints": checkpoints}
+    module, state = fit_generator(key, images, made(Config, config), init, make_step, **options)
+    return Model(module, {"params": state.params, **collection_of(labels)})

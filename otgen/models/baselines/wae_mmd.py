@@ -2,6 +2,8 @@
 
 Minimises E[-log p(x|E(x))] + weight MMD^2(E#data, N(0, I)), the discrepancy by its unbiased estimate on the whole batch
 with the inverse multiquadratic kernel k(a, b) = sum_s s C / (s C + |a - b|^2), C = 2 d, s in {.1, .2, .5, 1, 2, 5, 10}.
+With labels the decoder reads the class beside the code, and the discrepancy is the mean of those of the classes: the
+codes of each follow the prior.
 
 Reference: Tolstikhin, Bousquet, Gelly and Schoelkopf (2018), arXiv 1711.01558, algorithm 2 and section 4.
 """
@@ -17,10 +19,11 @@ import jax.numpy as jnp
 
 from otgen.models.apply import Model, as_batch
 from otgen.models.apply import sample as sample
+from otgen.models.classes import beside, check_classes, collection_of, drawn, example_of, parted
 from otgen.models.fitting import check_start, check_step, fit_generator
 from otgen.nn.autoencoder import decoder, encoder
 from otgen.nn.pixels import pixels_of, reconstruction_loss
-from otgen.ot.check import as_array, as_points, require_kind
+from otgen.ot.check import as_array, as_count, as_points, require_kind
 from otgen.ot.costs.distances import SqEuclidean
 from otgen.train.descent import descend
 from otgen.train.parallel import gathered, normals
@@ -58,6 +61,7 @@ class WAE(nn.Module):
     Attributes:
       image_shape: (height, width, channels).
       config: see Config.
+      num_classes: classes of its images; 0 without labels.
 
     Example:
       >>> module = og.models.wae_mmd.WAE((8, 8, 1), og.models.wae_mmd.Config(latent_dim=2, hidden=(16,)))
@@ -67,6 +71,7 @@ class WAE(nn.Module):
 
     image_shape: tuple[int, int, int]
     config: Config
+    num_classes: int = 0
 
     def setup(self) -> None:
         c = self.config
@@ -74,26 +79,31 @@ class WAE(nn.Module):
         self.decoder = decoder(self.image_shape, *c.networks())
         self.log_scale = self.param("log_scale", nn.initializers.zeros, ())
 
-    def __call__(self, images: Array) -> tuple[Array, Array]:
-        """Last layer of the decoder [n, h, w, c], and codes [n, d], of images [n, h, w, c]."""
+    def __call__(self, images: Array, classes: Array | None = None) -> tuple[Array, Array]:
+        """Last layer of the decoder [n, h, w, c], and codes [n, d], of images [n, h, w, c] and classes [n]."""
         codes = self.encode(images)
-        return self.decoder(codes), codes
+        return self.decoder(beside(self, codes, classes)), codes
 
     def encode(self, images: Array) -> Array:
         """Codes [n, d] of images [n, h, w, c]."""
         return self.encoder(images)
 
-    def decode(self, codes: Array) -> Array:
-        """Images [n, h, w, c] of codes [n, d]."""
-        return pixels_of(self.decoder(codes), self.config.output)
+    def decode(self, codes: Array, classes: Array | None = None) -> Array:
+        """Images [n, h, w, c] of codes [n, d] and classes [n]."""
+        return pixels_of(self.decoder(beside(self, codes, classes)), self.config.output)
 
-    def sample(self, key: Key, num: int) -> Array:
-        """Draw images [num, h, w, c] at codes of the prior."""
-        return self.decode(jax.random.normal(key, (num, self.config.latent_dim)))
+    def sample(self, key: Key, num: int, of_class: Array | None = None) -> Array:
+        """Draw images [num, h, w, c], of one class or all, at codes of the prior."""
+        return self.decode(jax.random.normal(key, (num, self.config.latent_dim)), drawn(self, key, num, of_class))
 
 
-def mmd_sq(x: Array, y: Array) -> Array:
+def mmd_sq(x: Array, y: Array, classes: Array | None = None) -> Array:
     """Return the unbiased squared maximum mean discrepancy of x [n, d] and y [n, d], inverse multiquadratic kernel.
+
+    Args:
+      x, y: points [n, d].
+      classes: integers [n], of x_i and y_i alike: then the mean over classes of their own discrepancies, each weighing
+        as many pairs of rows as there are in it. None for one class.
 
     Example:
       >>> x, y = jax.random.normal(jax.random.key(0), (2, 200, 2))
@@ -109,12 +119,22 @@ def mmd_sq(x: Array, y: Array) -> Array:
         return sum(s * 2 * d / (s * 2 * d + square) for s in _SCALES)
 
     apart = 1 - jnp.eye(n)
-    within = sum((kernel(pairwise(z, z)) * apart).sum() for z in (x, y)) / (n * (n - 1))
-    return within - 2 * kernel(pairwise(x, y)).mean()
+    if classes is None:
+        within = sum((kernel(pairwise(z, z)) * apart).sum() for z in (x, y)) / (n * (n - 1))
+        return within - 2 * kernel(pairwise(x, y)).mean()
+    classes = as_array("classes", classes, (n,))
+    alike = apart * (classes[:, None] == classes)
+    all_pairs = kernel(pairwise(x, x)) + kernel(pairwise(y, y)) - 2 * kernel(pairwise(x, y))
+    return (all_pairs * alike).sum() / jnp.maximum(alike.sum(), 1)
 
 
 def loss(
-    params: Any, module: WAE, images: Array, prior: Array, axis_name: str | None = None
+    params: Any,
+    module: WAE,
+    images: Array,
+    prior: Array,
+    axis_name: str | None = None,
+    classes: Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Return reconstruction plus weighted discrepancy, and metrics.
 
@@ -124,6 +144,7 @@ def loss(
       images: uint8, or floats, [n, h, w, c].
       prior: standard normal [n, d].
       axis_name: mapped axis over which the batch is spread: the discrepancy is that of the whole batch.
+      classes: numbers [n] of the classes, from 0; None where the module has none.
 
     Returns:
       Loss; metrics `loss` and its parts `reconstruction` and `mmd_sq`.
@@ -139,14 +160,15 @@ def loss(
     require_kind("module", module, WAE)
     images, config = as_batch(module, images), module.config
     prior = as_array("prior", prior, (len(images), config.latent_dim), finite=False)
-    outputs, codes = module.apply({"params": params}, images)
+    check_classes(module, classes, len(images))
+    outputs, codes = module.apply({"params": params}, images, classes)
     fit = reconstruction_loss(outputs, images, config.output, params["log_scale"]).mean()
-    discrepancy = mmd_sq(*gathered((codes, prior), axis_name))
+    discrepancy = mmd_sq(*gathered((codes, prior, classes), axis_name))
     value = fit + config.weight * discrepancy
     return value, {"loss": value, "reconstruction": fit, "mmd_sq": discrepancy}
 
 
-def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[WAE, TrainState]:
+def init(key: Key, config: Config, example: Array, num_steps: int, num_classes: int = 0) -> tuple[WAE, TrainState]:
     """Return the module and the state that training starts from; `example` is one image or more [n, h, w, c].
 
     Example:
@@ -156,13 +178,15 @@ def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[WAE,
       (8, 8, 1) 0
     """
     example = check_start(key, config, Config, example, num_steps)
-    module = WAE(example.shape[1:], config)
-    params = module.init(key, example)["params"]
+    module = WAE(example.shape[1:], config, as_count("num_classes", num_classes, 0))
+    params = module.init(key, example, example_of(module))["params"]
     return module, start(adam(config.learning_rate, num_steps), params)
 
 
 def make_step(module: WAE, num_steps: int):
-    """Return the pure training step `(state, images, key, *, axis_name) -> (state, metrics)`.
+    """Return the pure training step `(state, batch, key, *, axis_name) -> (state, metrics)`.
+
+    A batch is images, with labels images and their classes.
 
     Example:
       >>> images, config = jnp.ones((4, 8, 8, 1)), og.models.wae_mmd.Config(latent_dim=2, hidden=(16,), batch_size=4)
@@ -175,14 +199,23 @@ def make_step(module: WAE, num_steps: int):
     check_step(module, WAE, num_steps)
     transform = adam(module.config.learning_rate, num_steps)
 
-    def step(state: TrainState, images: Array, key: Key, *, axis_name: str | None = None):
+    def step(state: TrainState, batch: Any, key: Key, *, axis_name: str | None = None):
+        images, classes = parted(batch)
         prior = normals(key, state.step, images.shape[0], module.config.latent_dim, axis_name)
-        return descend(transform, state, loss, module, images, prior, axis_name, axis_name=axis_name)
+        return descend(transform, state, loss, module, images, prior, axis_name, classes, axis_name=axis_name)
 
     return step
 
 
-def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints: Any = None, **config: Any) -> Model:
+def fit(
+    key: Key,
+    images: Any,
+    labels: Any = None,
+    *,
+    callback: Callback | None = None,
+    checkpoints: Any = None,
+    **config: Any,
+) -> Model:
     """Fit a Wasserstein autoencoder to images in memory; arguments, result and errors as in `vae.fit`.
 
     Example:
@@ -191,7 +224,6 @@ def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints:
       >>> print(og.models.wae_mmd.sample(jax.random.key(1), model, 3).shape)
       (3, 8, 8, 1)
     """
-    module, state = fit_generator(
-        key, images, made(Config, config), init, make_step, callback=callback, checkpoints=checkpoints
-    )
-    return Model(module, {"params": state.params})
+    options = {"labels": labels, "callback": callback, "checkpoints": checkpoints}
+    module, state = fit_generator(key, images, made(Config, config), init, make_step, **options)
+    return Model(module, {"params": state.params, **collection_of(labels)})

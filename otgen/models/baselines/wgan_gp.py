@@ -2,7 +2,8 @@
 
 The critic D, an encoder with one output, minimises E D(G(z)) - E D(x) + penalty E (|grad D(x^)| - 1)^2 with x^ uniform
 on the segment from x to G(z); after each `critic_steps` of its steps the generator G, a decoder, minimises -E D(G(z)).
-Samples are drawn from the exponential moving average of the generator's weights.
+Samples are drawn from the exponential moving average of the generator's weights. With labels the generator reads the
+class beside the noise, and the critic has one output for every class, of which an image gets that of its own.
 
 Reference: Gulrajani, Ahmed, Arjovsky, Dumoulin and Courville (2017), arXiv 1704.00028, algorithm 1.
 """
@@ -19,11 +20,12 @@ import optax
 
 from otgen.models.apply import Model, as_batch
 from otgen.models.apply import sample as sample
+from otgen.models.classes import beside, check_classes, collection_of, drawn, example_of, one_hot, parted
 from otgen.models.fitting import check_start, check_step, fit_generator
 from otgen.nn import adversarial
 from otgen.nn.autoencoder import decoder, encoder, to_unit
 from otgen.nn.pixels import pixels_of
-from otgen.ot.check import as_array, require_kind
+from otgen.ot.check import as_array, as_count, require_kind
 from otgen.train.descent import descend
 from otgen.train.parallel import sample_keys
 from otgen.train.settings import GeneratorSettings, adam, made
@@ -66,6 +68,7 @@ class WGAN(nn.Module):
     Attributes:
       image_shape: (height, width, channels).
       config: see Config.
+      num_classes: classes of its images; 0 without labels.
 
     Example:
       >>> module = og.models.wgan_gp.WGAN((8, 8, 1), og.models.wgan_gp.Config(latent_dim=2, hidden=(16,)))
@@ -75,27 +78,29 @@ class WGAN(nn.Module):
 
     image_shape: tuple[int, int, int]
     config: Config
+    num_classes: int = 0
 
     def setup(self) -> None:
         c = self.config
-        self.critic = encoder(self.image_shape, 1, *c.networks())
+        self.critic = encoder(self.image_shape, max(1, self.num_classes), *c.networks())
         self.generator = decoder(self.image_shape, *c.networks())
 
-    def __call__(self, noise: Array) -> Array:
-        """Values [n] that the critic gives to the images generated from noise [n, d]."""
-        return self.value(self.decode(noise))
+    def __call__(self, noise: Array, classes: Array | None = None) -> Array:
+        """Values [n] that the critic gives to the images generated from noise [n, d] and classes [n]."""
+        return self.value(self.decode(noise, classes), classes)
 
-    def value(self, images: Array) -> Array:
-        """Values [n] of images [n, h, w, c]."""
-        return self.critic(images)[:, 0]
+    def value(self, images: Array, classes: Array | None = None) -> Array:
+        """Values [n] of images [n, h, w, c] of classes [n]."""
+        values, hot = self.critic(images), one_hot(self, classes, len(images))
+        return jnp.sum(values * hot, axis=1) if self.num_classes else values[:, 0]
 
-    def decode(self, noise: Array) -> Array:
-        """Images [n, h, w, c] of noise [n, d]."""
-        return pixels_of(self.generator(noise), self.config.output)
+    def decode(self, noise: Array, classes: Array | None = None) -> Array:
+        """Images [n, h, w, c] of noise [n, d] and classes [n]."""
+        return pixels_of(self.generator(beside(self, noise, classes)), self.config.output)
 
-    def sample(self, key: Key, num: int) -> Array:
-        """Draw images [num, h, w, c]."""
-        return self.decode(jax.random.normal(key, (num, self.config.latent_dim)))
+    def sample(self, key: Key, num: int, of_class: Array | None = None) -> Array:
+        """Draw images [num, h, w, c], of one class or all."""
+        return self.decode(jax.random.normal(key, (num, self.config.latent_dim)), drawn(self, key, num, of_class))
 
 
 class State(NamedTuple):
@@ -117,9 +122,12 @@ class State(NamedTuple):
     step: Array
 
 
-def critic_loss(critic: Any, module: WGAN, real: Array, fake: Array, share: Array) -> tuple[Array, dict[str, Array]]:
+def critic_loss(
+    critic: Any, module: WGAN, real: Array, fake: Array, share: Array, classes: Array | None = None
+) -> tuple[Array, dict[str, Array]]:
     """Return the critic's loss on real and fake images [n, h, w, c], penalised at mixtures of shares [n], and metrics.
 
+    With labels an image and the fake of its row are of the same class, by its number [n].
     Metrics: `w1`, the estimate E D(x) - E D(G(z)) of the Wasserstein-1 distance, and `penalty`.
 
     Example:
@@ -135,17 +143,20 @@ def critic_loss(critic: Any, module: WGAN, real: Array, fake: Array, share: Arra
     share = as_array("share", share, (len(real),), finite=False)
     if len(fake) != len(real):
         raise ValueError(f"{len(real)} real and {len(fake)} fake images: give as many of both.")
+    check_classes(module, classes, len(real))
 
     def value(images: Array) -> Array:
-        return module.apply({"params": {"critic": critic}}, images, method="value")
+        return module.apply({"params": {"critic": critic}}, images, classes, method="value")
 
     penalty = adversarial.penalty("wasserstein", value, real, fake, share)
     loss = adversarial.critic_loss("wasserstein", value(real), value(fake))
     return module.config.penalty * penalty + loss, {"w1": -loss, "penalty": penalty}
 
 
-def generator_loss(generator: Any, critic: Any, module: WGAN, noise: Array) -> tuple[Array, dict[str, Array]]:
-    """Return -E D(G(z)) on noise [n, d], and metrics.
+def generator_loss(
+    generator: Any, critic: Any, module: WGAN, noise: Array, classes: Array | None = None
+) -> tuple[Array, dict[str, Array]]:
+    """Return -E D(G(z)) on noise [n, d], with labels of classes [n], and metrics.
 
     Example:
       >>> config = og.models.wgan_gp.Config(latent_dim=2, hidden=(16,))
@@ -158,7 +169,8 @@ def generator_loss(generator: Any, critic: Any, module: WGAN, noise: Array) -> t
     noise = as_array("noise", noise, (None, module.config.latent_dim), finite=False)
     if not len(noise):
         raise ValueError(f"noise has shape {noise.shape}: give at least one row.")
-    value = -jnp.mean(module.apply({"params": {"generator": generator, "critic": critic}}, noise))
+    check_classes(module, classes, len(noise))
+    value = -jnp.mean(module.apply({"params": {"generator": generator, "critic": critic}}, noise, classes))
     return value, {"generator": value}
 
 
@@ -166,7 +178,7 @@ def _adam(config: Config, num_steps: int) -> optax.GradientTransformation:
     return adam(config.learning_rate, num_steps, b1=0.5, b2=0.9)
 
 
-def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[WGAN, State]:
+def init(key: Key, config: Config, example: Array, num_steps: int, num_classes: int = 0) -> tuple[WGAN, State]:
     """Return the module and the state that training starts from; `example` is one image or more [n, h, w, c].
 
     Example:
@@ -175,18 +187,19 @@ def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[WGAN
       >>> print(module.image_shape, state.step)
       (8, 8, 1) 0
     """
-    module = WGAN(check_start(key, config, Config, example, num_steps).shape[1:], config)
-    params = module.init(key, jnp.zeros((1, config.latent_dim)))["params"]
+    shape = check_start(key, config, Config, example, num_steps).shape[1:]
+    module = WGAN(shape, config, as_count("num_classes", num_classes, 0))
+    params = module.init(key, jnp.zeros((1, config.latent_dim)), example_of(module))["params"]
     generator = start(_adam(config, num_steps), params["generator"], average=True)
     critic = start(_adam(config, num_steps * config.critic_steps), params["critic"])
     return module, State(generator, critic, jnp.int32(0))
 
 
 def make_step(module: WGAN, num_steps: int):
-    """Return the pure training step `(state, images, key, *, axis_name) -> (state, metrics)`.
+    """Return the pure training step `(state, batch, key, *, axis_name) -> (state, metrics)`.
 
-    Row r of the whole batch of images goes to step r mod critic_steps of the critic, on however many devices. The
-    generator's step uses the noise of the critic's first.
+    A batch is images, with labels images and their classes. Row r of the whole batch goes to step r mod critic_steps of
+    the critic, on however many devices. The generator's step uses the noise, and the classes, of the critic's first.
 
     Raises (when traced):
       ValueError: if the rows of a device are no multiple of `critic_steps`.
@@ -203,7 +216,8 @@ def make_step(module: WGAN, num_steps: int):
     config = module.config
     for_generator, for_critic = _adam(config, num_steps), _adam(config, num_steps * config.critic_steps)
 
-    def step(state: State, images: Array, key: Key, *, axis_name: str | None = None):
+    def step(state: State, batch: Any, key: Key, *, axis_name: str | None = None):
+        images, classes = parted(batch)
         if images.shape[0] % config.critic_steps:
             raise ValueError(
                 f"{images.shape[0]} images on a device for {config.critic_steps} steps of the critic: give a multiple."
@@ -211,11 +225,15 @@ def make_step(module: WGAN, num_steps: int):
         images, critic = to_unit(images), state.critic
         keys = sample_keys(key, state.step, images.shape[0], axis_name)
         noise, share = jax.vmap(lambda k: _draw(k, config.latent_dim))(keys)
-        fake = module.apply({"params": {"generator": state.generator.params}}, noise, method="decode")
+        fake = module.apply({"params": {"generator": state.generator.params}}, noise, classes, method="decode")
+
+        def part(of: Any, i: int) -> Any:
+            return jax.tree.map(lambda leaf: leaf[i :: config.critic_steps], of)
+
         for i in range(config.critic_steps):
-            batch = (part[i :: config.critic_steps] for part in (images, fake, share))
-            critic, metrics = descend(for_critic, critic, critic_loss, module, *batch, axis_name=axis_name)
-        rest = critic.params, module, noise[:: config.critic_steps]
+            rows = part((images, fake, share, classes), i)
+            critic, metrics = descend(for_critic, critic, critic_loss, module, *rows, axis_name=axis_name)
+        rest = critic.params, module, *part((noise, classes), 0)
         options = {"axis_name": axis_name, "decay": config.average}
         generator, more = descend(for_generator, state.generator, generator_loss, *rest, **options)
         return State(generator, critic, state.step + 1), {**metrics, **more}
@@ -229,7 +247,15 @@ def _draw(key: Key, dim: int) -> tuple[Array, Array]:
     return jax.random.normal(noise_key, (dim,)), jax.random.uniform(share_key)
 
 
-def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints: Any = None, **config: Any) -> Model:
+def fit(
+    key: Key,
+    images: Any,
+    labels: Any = None,
+    *,
+    callback: Callback | None = None,
+    checkpoints: Any = None,
+    **config: Any,
+) -> Model:
     """Fit a Wasserstein GAN to images in memory; arguments, result and errors as in `vae.fit`.
 
     Example:
@@ -239,6 +265,8 @@ def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints:
       (3, 8, 8, 1)
     """
     settings = made(Config, config)
-    options = {"callback": callback, "checkpoints": checkpoints, "batches_per_step": settings.critic_steps}
+    options = {"labels": labels, "callback": callback, "checkpoints": checkpoints}
+    options["batches_per_step"] = settings.critic_steps
     module, state = fit_generator(key, images, settings, init, make_step, **options)
-    return Model(module, {"params": {"generator": state.generator.average, "critic": state.critic.params}})
+    params = {"generator": state.generator.average, "critic": state.critic.params}
+    return Model(module, {"params": params, **collection_of(labels)})

@@ -342,10 +342,21 @@ def _rows(tree: Any, which: int | slice) -> Any:
 
 
 def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints: Any = None, **config: Any) -> Model:
-    """Fit an InfoGAN to images in memory; arguments and errors as in `vae.fit`.
+    """Fit an InfoGAN to images in memory. It takes no labels: its codes are to find the classes.
+
+    Args:
+      key: random key.
+      images: uint8, or floats, [N, h, w, c].
+      callback: called with steps and metrics.
+      checkpoints: a folder, or `train.Checkpoints`, to save in and to go on from, bit-identically.
+      **config: fields of Config.
 
     Returns:
       Model: draw from it with `sample(key, model, num)`; read codes with the module's method `read`.
+
+    Raises:
+      ValueError: for images of another shape or range, fields out of range, a folder of another configuration.
+      TypeError: for a field that Config does not have.
 
     Example:
       >>> images = og.data.load("digits").images[:64]

@@ -445,13 +445,14 @@ def fit(
     checkpoints: Any = None,
     **config: Any,
 ) -> Model:
-    """Fit an informative OT-GAN to images in memory.
+    """Fit an informative OT-GAN to images in memory. It takes no labels: its codes are to find the classes.
 
     Args:
       key: random key.
       images: uint8, or floats, [N, h, w, c].
       features: for ground = "features", a pure function from images [n, h, w, c] in [0, 1] to features [n, p].
-      callback, checkpoints: as in `train.train`.
+      callback: called with steps and metrics.
+      checkpoints: a folder, or `train.Checkpoints`, to save in and to go on from, bit-identically.
       **config: fields of Config.
 
     Returns:

@@ -1,11 +1,12 @@
-"""Ground costs: what moving a unit of mass from x to y costs, as a matrix or as two clouds that meet block by block.
+"""Ground costs: the cost of moving a unit of mass from x to y, as a matrix or as two clouds with a cost of pairs.
 
-Every algorithm is written against one primitive, `map_blocks`: it hands a function the cost matrix a block of rows, or
-of columns, at a time.
+Every algorithm is written with one primitive, `map_blocks`, which applies a function to the cost matrix a block of
+rows, or of columns, at a time.
 
-`ground` has what every cost can and the cost that is a matrix, `pairwise` the cost of two clouds, `distances` the cost
-of a pair and `functions` when two such functions are one; `potentials` the pair that solvers find; `adapters` go to and
-from OTT-JAX's geometries; `padding` brings clouds of different sizes to one.
+`ground` has the base class of costs and the cost that is a matrix, `pairwise` the cost of two clouds. `distances` has
+costs of one pair of points, and `functions` decides when two such functions count as the same. `potentials` has the
+pair of potentials that solvers find; `adapters` converts from and to OTT-JAX's geometries; `padding` brings clouds of
+different sizes to one size.
 """
 
 from otgen.ot.costs.ground import Cost, DenseCost, along, product

@@ -1,4 +1,4 @@
-"""To and from OTT-JAX: its geometries as ground costs here, and ours as its geometries."""
+"""Conversions from and to OTT-JAX: its geometries as ground costs of otgen, and ground costs as its geometries."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def from_ott(geometry: Any) -> DenseCost | PairwiseCost:
-    """Return the ground cost of an OTT-JAX geometry; its epsilon and scale of the cost stay behind.
+    """Return the ground cost of an OTT-JAX geometry; its epsilon and its scale of the cost are dropped.
 
     A PointCloud becomes a PairwiseCost, streamed, unless it rescales its cost; everything else becomes its cost matrix.
-    Potentials differ: OTT's contain the logarithms of the weights, f_ott = f + epsilon log a, and ours do not.
+    Potentials differ: OTT's contain the logarithms of the weights, f_ott = f + epsilon log a; those of otgen do not.
 
     Args:
       geometry: an ott.geometry.geometry.Geometry or subclass of it.
@@ -74,7 +74,7 @@ def to_ott(cost: Cost, epsilon: float | None = None) -> Geometry:
 
 @functools.cache
 def _ours() -> type:
-    """The class of OTT's costs that call ours: one, registered once, or what is jitted would compile in every call."""
+    """Return the class of OTT's costs that call a cost of otgen. It is made once, so that jit compiles once."""
     import jax
     from ott.geometry import costs
 
@@ -96,7 +96,7 @@ def _ours() -> type:
 
         @classmethod
         def tree_unflatten(cls, aux, children):
-            """Put it together again."""
+            """Return the cost made of its parts."""
             return cls(*children)
 
     return Ours

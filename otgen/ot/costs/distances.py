@@ -15,14 +15,14 @@ from otgen.ot.check import as_array
 from otgen.ot.costs.functions import key_of, warn_of_kinds
 from otgen.types import Array, as_pytree
 
-UNROLL = 8  # up to this dimension differences are taken one by one: exact, and XLA fuses them with what follows
-NEAR = 2.0**-8  # squared distances below this share of |x|^2 + |y|^2 have lost digits as a difference of products
+UNROLL = 8  # up to this dimension differences are taken one by one: they are exact, and XLA fuses them
+NEAR = 2.0**-8  # below this share of |x|^2 + |y|^2 a squared distance from products has lost digits
 
 
 class CostFn:
     """A cost of two vectors: `cost(x, y)` for one pair, `cost.pairwise(x, y)` for all, parameters as pytree leaves.
 
-    `invariant` says that moving both points by one vector changes nothing, which lets clouds be centred.
+    `invariant` says that moving both points by one vector does not change the cost, so that clouds can be centred.
 
     Example:
       >>> class Manhattan(og.distances.CostFn):
@@ -73,17 +73,18 @@ class SqEuclidean(CostFn):
         return jnp.maximum(_by_products(x, y), 0.0)
 
     def exact(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
-        """Return |x_i - y_j|^2 as `pairwise`, with points so near that its products cancel taken by differences.
+        """Return |x_i - y_j|^2 as `pairwise`, but by differences for points so near that products cancel.
 
-        Roots want it: a point is at distance 0 of itself, not at the root of rounding. Costs one more pass over the
-        matrix where no points are near, and then one for each near point that a row has, d at most.
+        Square roots of the result need it: the distance of a point from itself is then 0, not the root of a rounding
+        error. It takes one more pass over the matrix, and where points are near one pass for each near point that a
+        row has, d at most.
         """
         x, y = _clouds(x, y)
         if x.shape[1] <= UNROLL:
             return self.pairwise(x, y)
         square = _by_products(x, y)
         value = _mended(*jax.lax.stop_gradient((square, x, y)))
-        return value + (square - jax.lax.stop_gradient(square))  # derivatives are those of the products
+        return value + (square - jax.lax.stop_gradient(square))  # the derivatives are those of the products
 
 
 @as_pytree
@@ -178,7 +179,7 @@ class Scaled(CostFn):
 
     @property
     def invariant(self) -> bool:
-        """Whether the cost that is scaled is translation-invariant."""
+        """Whether the base cost is translation-invariant."""
         return self.base.invariant
 
     def require_dim(self, dim: int) -> None:
@@ -203,9 +204,9 @@ class Scaled(CostFn):
 class CustomCost(CostFn):
     """A plain function of two vectors as a cost; the function is static.
 
-    Two functions count as one where their code, their defaults and what they close over are the same, so that a lambda
-    written in a loop, or a `functools.partial`, compiles once. Numbers they close over are compared by value, arrays
-    and other objects by identity; a warning says so when the same code comes with ever others.
+    Two functions count as one if their code, their defaults and their closures are the same, so that a lambda written
+    in a loop, or a `functools.partial`, compiles once. Numbers in closures are compared by value, arrays and other
+    objects by identity. A warning is given if functions of the same code keep coming with other closures.
 
     Example:
       >>> def hamming(x, y):
@@ -261,7 +262,7 @@ def as_cost_fn(cost_fn: Any) -> CostFn:
       Cosine()
     """
     if isinstance(cost_fn, CostFn):
-        if jax.tree_util.all_leaves([cost_fn]):  # of a class that is no pytree: static, and the same as itself alone
+        if jax.tree_util.all_leaves([cost_fn]):  # its class is no pytree: it is static, and equal to itself alone
             jax.tree_util.register_pytree_node(type(cost_fn), lambda it: ((), it), lambda it, _: it)
         return cost_fn
     if not callable(cost_fn) or isinstance(cost_fn, type):
@@ -270,7 +271,7 @@ def as_cost_fn(cost_fn: Any) -> CostFn:
 
 
 def _vectors(x: Any, y: Any) -> tuple[Array, Array]:
-    """Two vectors of one dimension, float32 at least."""
+    """Return two vectors of one dimension as arrays of float32 at least."""
     x, y = as_array("x", x, (None,), finite=False), as_array("y", y, (None,), finite=False)
     if x.shape != y.shape:
         raise ValueError(f"x has {x.shape[0]} entries and y {y.shape[0]}: both points must live in the same space.")
@@ -278,7 +279,7 @@ def _vectors(x: Any, y: Any) -> tuple[Array, Array]:
 
 
 def _clouds(x: Any, y: Any) -> tuple[Array, Array]:
-    """Two clouds of one dimension, float32 at least."""
+    """Return two clouds of one dimension as arrays of float32 at least."""
     x, y = as_array("x", x, (None, None), finite=False), as_array("y", y, (None, None), finite=False)
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"x has {x.shape[1]} columns and y {y.shape[1]}: both clouds must live in the same space.")
@@ -291,7 +292,7 @@ def _by_products(x: Array, y: Array) -> Array:
 
 
 def _mended(square: Array, x: Array, y: Array) -> Array:
-    """Squared distances by products, with those of near points by differences instead."""
+    """Return squared distances by products, with those of near points replaced by differences."""
     d, rows = x.shape[1], jnp.arange(x.shape[0])
     limits = NEAR * jnp.sum(x**2, 1)[:, None], NEAR * jnp.sum(y**2, 1)
     wanted = jnp.any(square < sum(limits))
@@ -314,7 +315,7 @@ def _mended(square: Array, x: Array, y: Array) -> Array:
         _, total = jax.lax.while_loop(lambda it: ~few & (it[0] < d), one_coordinate, (0, jnp.zeros_like(square)))
         return jnp.zeros((), bool), jnp.where(left, total, square)
 
-    # Loops of one turn or none, not branches: under vmap a branch would be taken by all.
+    # These loops run once or not at all. Branches in their place would be taken by all under vmap.
     return jnp.maximum(jax.lax.while_loop(lambda it: it[0], mend, (wanted, square))[1], 0.0)
 
 
@@ -325,5 +326,5 @@ def _root(square: Array) -> Array:
 
 def _unit(x: Array) -> Array:
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x)))
-    x = x / jnp.where(largest > 0, largest, 1.0)  # or squares under- or overflow
+    x = x / jnp.where(largest > 0, largest, 1.0)  # without this, squares under- or overflow
     return x / jnp.where(largest > 0, _root(jnp.sum(x**2)), 1.0)

@@ -1,4 +1,4 @@
-"""When two functions count as one, so that what is jitted with one of them serves the other."""
+"""When two functions count as the same, so that a function jitted for one of them serves the other."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-KINDS = 5  # functions of one code with other closures, after which a warning says that each is compiled
+KINDS = 5  # after so many functions of one code with different closures a warning says that each is compiled
 
 
 class _Same:
-    """An object that equals itself alone, kept alive so that no other has its address."""
+    """A wrapper that equals itself alone, and keeps its object alive so that no other gets the same address."""
 
     def __init__(self, it: Any):
         self.it = it
@@ -25,7 +25,7 @@ class _Same:
 
 
 def key_of(it: Any) -> Any:
-    """Return what two functions have in common if they must compute the same: code, globals, defaults, closure.
+    """Return a key of a function, which is equal for functions of the same code, globals, defaults and closure.
 
     Numbers and strings they hold are compared by value and type, functions and tuples of such likewise, other objects
     by identity.
@@ -51,7 +51,7 @@ def key_of(it: Any) -> Any:
         return _Same(it)
     try:
         cells = tuple(cell.cell_contents for cell in it.__closure__ or ())
-    except ValueError:  # a cell that is empty still
+    except ValueError:  # a cell that is still empty
         return _Same(it)
     if any(cell is it for cell in cells):  # a function that calls itself
         return _Same(it)
@@ -62,7 +62,7 @@ _seen: dict[Any, set] = {}
 
 
 def warn_of_kinds(function: Callable[..., Any], key: Any) -> None:
-    """Say once that functions of one code come with ever other keys, so that each compiles anew.
+    """Warn once if functions of one code keep coming with other keys, so that each is compiled anew.
 
     Example:
       >>> og.distances.warn_of_kinds(jnp.sum, 0)  # nothing is said of the first

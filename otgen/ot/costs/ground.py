@@ -1,4 +1,4 @@
-"""What every ground cost can: `Cost`, and `DenseCost`, the cost that is a matrix."""
+"""The base class of ground costs, `Cost`, and the cost that is a matrix, `DenseCost`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from otgen.types import Array, as_pytree
 
 
 def product(left: ArrayLike, right: ArrayLike) -> Array:
-    """Return left @ right at the highest precision: on an accelerator the default rounds to fewer bits.
+    """Return left @ right at the highest precision; by default an accelerator rounds to fewer bits.
 
     Example:
       >>> print(og.costs.product(jnp.array([[1.0, 2.0]]), jnp.array([3.0, 4.0])))
@@ -53,7 +53,7 @@ class Cost:
         raise TypeError(f"{type(self).__name__} must define map_blocks(function, *ours, axis=1).")
 
     def weighed(self, a: ArrayLike, b: ArrayLike) -> Cost:
-        """Return the same cost where points without weight can do no harm, if it has points; see `PairwiseCost`."""
+        """Return the same cost, with points of weight zero made harmless if it has points; see `PairwiseCost`."""
         return self
 
     def matrix(self) -> Float[Array, "n m"]:
@@ -69,7 +69,7 @@ class Cost:
     ) -> Float[Array, " _"]:
         """Return the smoothed minimum over one side, -epsilon log sum_j w_j exp((g_j - c_ij) / epsilon).
 
-        Streamed in blocks, forwards and backwards: n x m is never stored unless the cost is a matrix already.
+        It is computed and differentiated in blocks: n x m numbers are never stored unless the cost is a matrix.
 
         Args:
           epsilon: temperature, in units of the cost; traced.
@@ -98,7 +98,7 @@ class Cost:
     def _checked(
         self, epsilon: ArrayLike, potential: ArrayLike, log_weights: ArrayLike | None, axis: int
     ) -> tuple[ArrayLike, Array, Array]:
-        """Check what a softmin was given; no weights are weights of one."""
+        """Return the arguments of a softmin as arrays, checked; None for weights stands for weights of one."""
         require_choice("axis", axis, (0, 1))
         require_positive("epsilon", epsilon)
         names = (
@@ -116,7 +116,7 @@ class Cost:
         return epsilon, given[0], jnp.zeros_like(given[0]) if log_weights is None else given[1]
 
     def mean(self, a: ArrayLike | None = None, b: ArrayLike | None = None) -> Float[Array, ""]:
-        """Return the mean cost sum_ij a_i b_j c_ij of independent points, uniform for None; infinite if it is."""
+        """Return the mean cost sum_ij a_i b_j c_ij of independent points, uniform for None. It may be infinite."""
         n, m = self.shape
         a, b = (as_mass(name, mass, num, self.dtype) for name, mass, num in (("a", a, n), ("b", b, m)))
         return _mean(self.weighed(a, b), a, b)
@@ -131,7 +131,7 @@ class Cost:
 
 
 def indices(name: str, index: Any) -> Array:
-    """Return indices of points, refusing what are no whole numbers."""
+    """Return indices of points as an array; refuse what are no whole numbers."""
     index = native(name, index)
     if not jnp.issubdtype(index.dtype, jnp.integer):
         raise ValueError(f"{name} has entries of type {index.dtype}: give whole numbers.")
@@ -144,7 +144,7 @@ def as_cost(cost: Cost | ArrayLike) -> Cost:
 
 
 def weighed(cost: Cost, a: Array, b: Array) -> Cost:
-    """Return the same cost where points of weight zero can do no harm; see `PairwiseCost.weighed`."""
+    """Return the same cost, with points of weight zero made harmless; see `PairwiseCost.weighed`."""
     return cost if type(cost).weighed is Cost.weighed else _weighed(cost, a, b)
 
 
@@ -166,18 +166,18 @@ def along(values: Array, axis: int) -> Array:
 @jax.jit
 def _mean(cost: Cost, a: Array, b: Array) -> Array:
     def row(block: Array, a: Array) -> Array:
-        counts = (block < jnp.inf) | ((a[:, None] > 0) & (b > 0))  # infinite costs of pairs without mass do not
+        counts = (block < jnp.inf) | ((a[:, None] > 0) & (b > 0))  # infinite costs of pairs without mass do not count
         return product(jnp.where(counts, block, 0.0), b)
 
     return jnp.sum(a * cost.map_blocks(row, a))
 
 
 def _softmin(block: Array, epsilon: ArrayLike, potential: Array, log_weights: Array, axis: int) -> Array:
-    none = block == jnp.inf  # kept out of the arithmetic, or derivatives would be NaN
+    none = block == jnp.inf  # kept out of the arithmetic, as derivatives would be NaN otherwise
     scores = (along(potential, axis) - jnp.where(none, 0.0, block)) / epsilon + along(log_weights, axis)
     scores = jnp.where(none, -jnp.inf, scores)
     top = jax.lax.stop_gradient(jnp.max(scores, axis))
-    top = jnp.where(jnp.isfinite(top), top, 0.0)  # a row of minus infinities: log 0, not NaN
+    top = jnp.where(jnp.isfinite(top), top, 0.0)  # for a row of minus infinities, whose result is log 0 and not NaN
     return -epsilon * (jnp.log(jnp.sum(jnp.exp(scores - along(top, 1 - axis)), axis)) + top)
 
 
@@ -222,7 +222,7 @@ class DenseCost(Cost):
         return self.values
 
     def map_blocks(self, function: Callable[..., Any], *ours: Array, axis: int = 1) -> Any:
-        """Return function(matrix, *ours): the matrix is there, so it is one block."""
+        """Return function(matrix, *ours): the whole matrix is one block."""
         return function(self.values, *ours)
 
     def __repr__(self) -> str:

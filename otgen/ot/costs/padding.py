@@ -36,7 +36,8 @@ def pad_clouds(
 ) -> Clouds:
     """Pad clouds of different sizes to one shape, so that one compiled program and one `vmap` serve them all.
 
-    The padding has weight zero: in `sinkhorn`, the divergence and all else that takes weights it changes no result.
+    The padding has weight zero, so that it changes no result of `sinkhorn`, of the divergence, or of any other function
+    that takes weights.
 
     Args:
       clouds: points [n_1, d], [n_2, d], ...
@@ -82,7 +83,7 @@ def pad_clouds(
     masses = [
         as_mass(f"weights {k}", mass, num, dtype) for k, (mass, num) in enumerate(zip(weights, sizes, strict=True))
     ]
-    # Outside jit with NumPy: JAX would compile a program for every size.
+    # Done by NumPy outside jit, as JAX would compile a program for every size.
     library = jnp if is_traced(*clouds, *masses) else np
     fill = [library.broadcast_to(jax.lax.stop_gradient(it[:1]), (size - len(it), it.shape[1])) for it in clouds]
     points = [library.concatenate(both) for both in zip(clouds, fill, strict=True)]

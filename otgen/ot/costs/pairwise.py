@@ -1,4 +1,4 @@
-"""The ground cost of two clouds that meet block by block and are never stored as a matrix: `PairwiseCost`."""
+"""The ground cost of two clouds, computed block by block and never stored as a matrix: `PairwiseCost`."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class PairwiseCost(Cost):
       x: source points [n, d].
       y: target points [m, d].
       cost_fn: a cost of `otgen.ot.costs.distances` or any function of two vectors [d]; |x - y|^2, not halved, by
-        default. Functions alike in code and in what they close over count as one; other arrays in the closure compile
-        anew.
+        default. Functions with the same code and closure count as one; functions with other arrays in the closure
+        compile anew.
       block: entries of the matrix in memory at a time; about a million by default. Static.
       kernel: what computes `softmin`, and with it `sinkhorn.step`: "xla", or "pallas" for one fused kernel on a GPU
         (squared Euclidean cost, first derivatives and reverse mode; interpreted, slowly, elsewhere). Static.
 
-    Translation-invariant costs move both clouds to a common middle first, so that a shift of both changes no digit. In
-    transport of weighted clouds points without weight do not count for it, whatever they are.
-    Differentiable in x, y and the parameters of the cost.
+    For a translation-invariant cost both clouds are first moved to a common middle, so that a shift of both changes no
+    digit. In transport of weighted clouds, points of weight zero do not count for this middle. The cost is
+    differentiable in x, y and the parameters of cost_fn.
 
     Raises:
       ValueError: for other shapes, different dimensions, an empty side, or (outside jit) non-finite points.
@@ -85,9 +85,9 @@ class PairwiseCost(Cost):
         return self.x.dtype
 
     def weighed(self, a: ArrayLike, b: ArrayLike) -> PairwiseCost:
-        """Return the same cost where points without weight can do no harm.
+        """Return the same cost, with points of weight zero made harmless.
 
-        They do not count for the middle, and those that are so far that their costs would overflow come nearer.
+        They do not count for the middle, and those so far away that their costs would overflow are moved nearer.
 
         Args:
           a: weights of the source points [n].
@@ -171,7 +171,7 @@ class PairwiseCost(Cost):
         size = max(1, min(num, self.block // other))
         if size == num:
             return function(pairwise(points), *ours)
-        # Whole blocks only: the last one is filled up with copies of the last row, whose results are cut off.
+        # All blocks are whole: the last one is filled up with copies of the last row, whose results are cut off.
         count = math.ceil(num / size)
         index = jnp.minimum(jnp.arange(count * size), num - 1).reshape(count, size)
 
@@ -189,7 +189,7 @@ class PairwiseCost(Cost):
 as_pytree(PairwiseCost, ("x", "y", "cost_fn"), ("block", "kernel", "centred"))
 
 
-# Compiled once for a shape, where an eager loop over blocks would be compiled in every call.
+# This is compiled once for a shape; an eager loop over blocks would be compiled in every call.
 @jax.jit
 def _matrix_of_pairs(cost: PairwiseCost) -> Array:
     return cost.map_blocks(lambda block: block)

@@ -1,4 +1,4 @@
-"""The two potentials of a transport problem: what the solvers of `sinkhorn` and `dual` find and go on from."""
+"""The two potentials of a transport problem, which the solvers of `sinkhorn` and `dual` find and can start from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class State(NamedTuple):
     """Potentials: the entropic plan is a_i b_j exp((f_i + g_j - c_ij) / epsilon).
 
     Attributes:
-      f: of the source points, the rows [n], in units of the cost; of a solution with met marginals centred,
+      f: of the source points, the rows [n], in units of the cost. A solution whose marginals are met is centred:
         sum a_i f_i = 0.
       g: of the target points, the columns [m].
 

@@ -14,11 +14,11 @@ for a given f.
 `objective` and `semi_objective` (`otgen.ot.dual.stochastic`) are the same sums over a batch, for potentials that are
 networks. Functions of given potentials are written in `otgen.ot.dual.evaluate`. Both are offered here by name.
 
-Rows are the latent side (paper A: psi = f), columns the data side (phi = g). Smoothing functions:
-`otgen.ot.dual.smoothing`.
+Rows are the latent side (paper A: psi = f), columns the data side (phi = g). The smoothing functions f are
+in `otgen.ot.dual.smoothing`.
 
-`solver` maximises by the steps of `ascent`; `evaluate` says what given potentials are worth, `stochastic` the same over
-batches, and `smoothing` has the functions f.
+`solver` maximises by the steps of `ascent`; `evaluate` computes what given potentials are worth, `stochastic` does so
+over batches.
 
 Reference: Genevay et al. (2016), arXiv 1605.08527; Seguy et al. (2018), arXiv 1711.02283; Blondel et al. (2018), arXiv
 1710.06276.

@@ -1,4 +1,4 @@
-"""Concave maximisation for smoothed duals: L-BFGS in bursts, and a look at the duality gap after each.
+"""Concave maximisation for smoothed duals: L-BFGS in bursts of steps, with a look at the duality gap after each burst.
 
 Reference: Liu and Nocedal (1989), On the limited memory BFGS method for large scale optimization.
 """
@@ -16,24 +16,24 @@ from jax.typing import ArrayLike
 from otgen.ot.check import require_positive, require_whole
 from otgen.types import Array
 
-CHUNK = 20, 100  # L-BFGS steps between two looks at the duality gap, at first and later; its memory then starts afresh
-MEMORY = 20  # pairs of L-BFGS
-PATIENCE = 5  # looks in a row that saw neither a smaller gap nor a better bound, after which the ascent is at rest
-PROGRESS = 0.01, 1e-4  # what counts: a fall of the gap by this share, a rise of the bound by this share of tol
+CHUNK = 20, 100  # L-BFGS steps in a burst, at first and later; its memory starts afresh with each burst
+MEMORY = 20  # pairs of changes that L-BFGS remembers
+PATIENCE = 5  # after so many looks in a row without progress the ascent is at rest
+PROGRESS = 0.01, 1e-4  # progress is a fall of the gap by this share, or a rise of the bound by this share of tol
 
 
 class Info(NamedTuple):
-    """What a reader wants to know about the potentials, recomputed at the end.
+    """How well the potentials solve the problem, recomputed at the end.
 
     Attributes:
-      gap: primal_value - dual_value, at least the distance of either to the optimum W.
+      gap: primal_value - dual_value; neither value is farther than this from the optimum W.
       dual_value: the dual at the potentials, a lower bound of W.
       primal_value: the objective of a plan with the exact marginals, an upper bound of W.
       error: L1 distance of the marginals of the density, before they are repaired, from the weights.
       num_steps: L-BFGS steps.
       status: CONVERGED if and only if gap < tol * scale; STALLED where rounding keeps the gap above it; INFEASIBLE
         where every plan would have mass on forbidden pairs.
-      scale: how much the cost varies, what tol is relative to.
+      scale: how much the cost varies; tol is relative to it.
 
     Example:
       >>> _, info = og.dual.run(jnp.array([[0.0, 1.0], [1.0, 0.0]]), epsilon=0.1)
@@ -47,11 +47,11 @@ class Info(NamedTuple):
     error: Array
     num_steps: Array
     status: Array
-    scale: ArrayLike = float("nan")  # of what version 0.1 saved
+    scale: ArrayLike = float("nan")  # the default is for what version 0.1 saved
 
 
 def unit_of(scale: Array) -> Array:
-    """Return a power of two near a positive number: what is divided by it changes by no rounding."""
+    """Return a power of two near a positive number; a division by it rounds nothing."""
     return jnp.ldexp(jnp.ones_like(scale), jnp.frexp(scale)[1])
 
 
@@ -60,10 +60,10 @@ def climb(
 ) -> Array:
     """Maximise a concave function of f by `num_steps` steps of L-BFGS in the variables sqrt(weights) f.
 
-    That scale makes the curvature of a semi-dual alike in heavy and light points; points of weight zero stay where they
-    are. A semi-dual does not see a shift of f, which rounding lets grow until sums of potentials are rounded away: the
-    function is given f - sum(weights f), and so is the caller. The weights sum to 1. The search is done in units of
-    `unit`, so that its steps do not depend on those of the cost.
+    In these variables the curvature of a semi-dual is alike in heavy and light points; points of weight zero do not
+    move. A semi-dual does not change when a constant is added to f. Rounding would let such a constant grow until it
+    swamps the potentials, so that the function gets, and the caller receives, f - sum(weights f). The weights sum to 1.
+    The search runs in units of `unit`, so that its steps do not depend on the units of the cost.
     """
     scale = jnp.where(weights > 0, 1 / jnp.sqrt(jnp.where(weights > 0, weights, 1)), 0)
     optimiser = optax.lbfgs(memory_size=MEMORY)
@@ -91,11 +91,11 @@ def iterate(
 ) -> tuple[Any, Any, Array, Array]:
     """Call `advance(state, num) -> (state, (gap, lower, ...))` until the gap is below `tol`, at first with num = 0.
 
-    Each call takes as many steps as were taken so far, within CHUNK and the limit. The ascent is given up when several
-    looks in a row saw neither a smaller gap nor a better lower bound.
+    Each call takes as many steps as were taken so far, at least and at most as CHUNK says, and no more than the limit
+    leaves. The ascent is given up when the gap and the lower bound did not get better over PATIENCE calls in a row.
 
     Returns:
-      The state, what the last call saw, the number of steps, and whether the ascent came to rest.
+      The state, the gap and the rest from the last call, the number of steps, and whether the ascent came to rest.
     """
     max_steps = jnp.asarray(max_steps, jnp.int32)
 

@@ -1,9 +1,9 @@
-"""What potentials say about smoothed transport: dual value, best answer, density and marginals of the plan, gap.
+"""Functions of given potentials: dual value, best answer, density and marginals of the plan, duality gap.
 
-All of it is streamed in blocks of the cost, forwards and backwards, except `density`, which is a matrix. The equations
-are in `otgen.ot.dual`, which offers these functions beside the solver.
+Each function is computed, and differentiated, block by block of the cost, except `density`, which returns a matrix. The
+equations are in `otgen.ot.dual`, which offers these functions beside the solver.
 
-A cost of +inf forbids a pair: its density is zero. What stands at points of weight zero changes no other number.
+A cost of +inf forbids a pair: its density is zero. The numbers at points of weight zero change no result elsewhere.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from otgen.ot.costs.ground import as_cost, weighed
 from otgen.ot.dual.smoothing import FAR, Smoothing, by_name
 from otgen.types import Array
 
-_BEYOND = 1e6  # times epsilon: what stands at points of weight zero counts no further
-_PROBES = 64  # rows and columns of which a cost's scale is read
-_REACH = 10.0, 100.0  # times the range of the potentials, and epsilon: what a missing mass pays at most in the gap
+_BEYOND = 1e6  # times epsilon: larger numbers at points of weight zero are cut down to this
+_PROBES = 64  # rows and columns from which the scale of a cost is read
+_REACH = 10.0, 100.0  # of the range of the potentials, and of epsilon: the most that missing mass pays in the gap
 
 
 def prepare(cost: Any, a: Any, b: Any, epsilon: Any, f: Any = None, g: Any = None) -> tuple:
@@ -40,7 +40,7 @@ def prepare(cost: Any, a: Any, b: Any, epsilon: Any, f: Any = None, g: Any = Non
 
 
 def _calm(values: Array, heard: Array, epsilon: ArrayLike) -> Array:
-    """Keep what stands at points of weight zero finite, NaN included: times zero, infinity would be heard."""
+    """Make the numbers at points of weight zero finite, NaN included, because zero times infinity is not zero."""
     limit = jax.lax.stop_gradient(_BEYOND * epsilon)
     return jnp.where(heard | (jnp.abs(values) < limit), values, limit)
 
@@ -50,7 +50,7 @@ def _both(a: Array, b: Array) -> Array:
 
 
 def _scores(block: Array, f: Array, g: Array, epsilon: ArrayLike, a: Array | None = None, b: Array | None = None):
-    """(f_i + g_j - c_ij) / epsilon [n, m], minus infinity for forbidden pairs; without weights all points count."""
+    """Return (f_i + g_j - c_ij) / epsilon [n, m], minus infinity for forbidden pairs; None weighs all points."""
     if a is not None:
         heard = _both(a, b)
         f, g, block = _calm(f, a > 0, epsilon), _calm(g, b > 0, epsilon), _calm(block, heard, epsilon)
@@ -78,8 +78,8 @@ def dual_value(
 ) -> Float[Array, ""]:
     """Return the dual value sum a f + sum b g - epsilon sum a b f*((f + g - c) / epsilon), a lower bound of W.
 
-    Differentiable in everything: the gradient in f is a - (row sums of the plan), the gradient in the cost is the plan
-    of f and g (Danskin: held at the maximising potentials, this is the gradient of W).
+    It is differentiable in all its arguments. The gradient in f is a - (row sums of the plan), and the gradient in the
+    cost is the plan of f and g; at the maximising potentials this is the gradient of W, by Danskin's theorem.
 
     Args:
       cost: ground cost of n rows and m columns, or a matrix [n, m].
@@ -127,8 +127,9 @@ def transform(
 ) -> Float[Array, " m"]:
     """Return the g that maximises the dual for given f, the smoothed minimum of c_ij - f_i over i.
 
-    Entropic: g_j = -epsilon log sum_i a_i exp((f_i - c_ij) / epsilon). Quadratic: the threshold of a sparsemax, by
-    sorting. Every column of the plan then has its mass exactly. Arguments as in `dual_value`.
+    With entropic smoothing g_j = -epsilon log sum_i a_i exp((f_i - c_ij) / epsilon); with quadratic smoothing it is the
+    threshold of a sparsemax, found by sorting. Every column of the plan then has its mass exactly. Arguments are as in
+    `dual_value`.
 
     Returns:
       g [m]; infinite where every pair is forbidden.
@@ -160,9 +161,9 @@ def semidual(
     epsilon: ArrayLike,
     smoothing: str | Smoothing = "entropic",
 ) -> Float[Array, ""]:
-    """Return the semi-dual value max_g D(f, g): concave in f, differentiable in everything, never overflowing.
+    """Return the semi-dual value max_g D(f, g), concave in f, differentiable in all arguments, never overflowing.
 
-    Arguments, result and errors as in `dual_value`.
+    Arguments, result and errors are as in `dual_value`.
 
     Example:
       >>> cost = jnp.array([[0.0, 1.0], [1.0, 0.0]])
@@ -185,7 +186,7 @@ def semidual_of(cost, f, a, b, epsilon, smoothing) -> Array:
     def columns(block: Array, b: Array) -> Array:
         scores = (calm[:, None] - _calm(block, _both(a, b), epsilon)).T
         g, none = smoothing.level(scores, a, epsilon), jnp.isneginf(scores)
-        # a latent of weight zero has no say in g and may lie far above it: infinity times zero
+        # g does not depend on a latent of weight zero, whose score may lie so far above that infinity would meet zero
         heard = jnp.where((a > 0) & ~none, scores + g[:, None], 0.0) / epsilon
         return g - epsilon * product(smoothing.conjugate(jnp.where(none, -jnp.inf, heard)), a)
 
@@ -203,7 +204,7 @@ def density(
 ) -> Float[Array, "n m"]:
     """Return the density r_ij = (f*)'((f_i + g_j - c_ij) / epsilon) of the plan a_i b_j r_ij, n x m in memory.
 
-    Arguments and errors as in `dual_value`.
+    Arguments and errors are as in `dual_value`.
 
     Example:
       >>> print(og.dual.density(jnp.array([[0.0, 1.0]]), jnp.zeros(1), jnp.zeros(2), epsilon=1.0), np.exp(-1))
@@ -230,7 +231,7 @@ def marginals(
 ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
     """Return the row sums a_i sum_j b_j r_ij and the column sums b_j sum_i a_i r_ij of the plan, streamed.
 
-    At the optimum they are a and b. Arguments and errors as in `dual_value`.
+    At the optimum they are a and b. Arguments and errors are as in `dual_value`.
 
     Example:
       >>> cost = jnp.array([[0.0, 1.0], [1.0, 0.0]])
@@ -270,17 +271,18 @@ def gap(
 ) -> Float[Array, ""]:
     """Return the duality gap: the value of a feasible plan minus the dual value, never negative.
 
-    The density is repaired to the exact marginals: rows, then columns that are too heavy are scaled down, and what is
-    missing is added as a product (Altschuler et al., 2017, arXiv 1705.09634, algorithm 2). For a feasible density r'
-    the gap is
+    The feasible plan is made by repairing the density: rows and then columns that are too heavy are scaled down, and
+    the missing mass is added as a product (Altschuler et al., 2017, arXiv 1705.09634, algorithm 2). For a feasible
+    density r' the gap is
 
       epsilon sum_ij a_i b_j ( f(r'_ij) + f*(s_ij) - r'_ij s_ij ),   s = (f + g - c) / epsilon,
 
-    a sum of terms that are not negative, so nothing cancels: it is of second order in the error of the marginals. What
-    is missing is priced at s epsilon = -10 (range of f + range of g + `spread` of the cost) - 100 epsilon at most, more
-    than it costs along other pairs: with forbidden pairs and huge costs the gap is an estimate rather than a bound.
+    a sum of terms that are not negative, so that nothing cancels. The gap is of second order in the error of the
+    marginals. Missing mass that would fall on forbidden or very costly pairs is priced as if s epsilon were -10 (range
+    of f + range of g + `spread` of the cost) - 100 epsilon there, which is more than it would cost along other pairs.
+    In such problems the gap is an estimate rather than a bound.
 
-    Arguments and errors as in `dual_value`.
+    Arguments and errors are as in `dual_value`.
 
     Returns:
       A scalar in units of the cost; W lies between the dual value and the dual value + gap.
@@ -333,10 +335,11 @@ def _range(values: Array, weights: Array) -> Array:
 def spread(cost: Cost, a: Array, b: Array) -> Array:
     """Return how much the cost varies: four times its median absolute deviation, which for a uniform law is its width.
 
-    Of what is left of 64 x 64 costs, at the quantiles of the weights, after the medians of rows and then of columns are
-    taken off (a median of medians). So it has the unit of the cost; a constant added to the cost does not change it, a
-    function of one side hardly does, nor do points of weight zero, forbidden pairs, or outliers while they are few.
-    Where most are equal the mean absolute deviation stands in; zero where all are.
+    64 x 64 costs are looked at, at the quantiles of the weights. The medians of their rows are subtracted, then those
+    of their columns, and the deviation is a median of medians of what is left. It has the unit of the cost. A constant
+    added to the cost does not change it; a function of one side, points of weight zero, forbidden pairs and a few
+    outliers hardly change it. Where most of the costs are equal, the mean absolute deviation takes its place; where all
+    are equal, the result is zero.
     """
     rows, columns = (_quantiles(jax.lax.stop_gradient(weights)) for weights in (a, b))
     costs = jax.lax.stop_gradient(cost.map_blocks(lambda block: block[:, columns])[rows])

@@ -1,4 +1,4 @@
-"""Smoothing functions: what makes a transport plan dense or sparse, and its dual differentiable.
+"""Smoothing functions, which make a transport plan dense or sparse, and its dual differentiable.
 
 A plan pi between weights a and b is described by its density r = d pi / d(a x b), r = 1 being the independent plan.
 Smoothed transport adds epsilon E f(r) to the cost, the mean over a x b of a convex function f with f' and the conjugate
@@ -28,12 +28,12 @@ from jax.typing import ArrayLike
 from otgen.ot.check import native
 from otgen.types import Array
 
-FAR = 60.0  # a point of weight zero may lie above all others: its exponential is cut off here, far above any real one
+FAR = 60.0  # scores of points of weight zero are cut off here, far above those of points that carry mass
 
 
 @dataclass(frozen=True)
 class Smoothing:
-    """A smoothing function. Static under jit: compared and hashed by its name and functions, so define yours once.
+    """A smoothing function. It is static under jit, compared and hashed by its name and functions: define yours once.
 
     Attributes:
       name: how it is called.
@@ -87,8 +87,8 @@ def hinge_level(scores: ArrayLike, weights: ArrayLike, mass: ArrayLike) -> Array
     """Return the number g per row that solves sum_i w_i max(v_i + g, 0) = mass, exactly, by sorting.
 
     The left side is convex and piecewise linear in g. With the scores in descending order the k largest take part as
-    long as sum_{i <= k} w_i (v_i - v_k) < mass, and then g = (mass - sum w_i v_i) / sum w_i over those. Which take part
-    is locally constant, so the formula is differentiated as it stands.
+    long as sum_{i <= k} w_i (v_i - v_k) < mass, and then g = (mass - sum w_i v_i) / sum w_i over those. The set
+    of scores that take part is locally constant, so that the formula is differentiated as it stands.
 
     Args:
       scores: v [..., n]; minus infinity leaves a point out, as weight zero does.
@@ -116,7 +116,7 @@ def hinge_level(scores: ArrayLike, weights: ArrayLike, mass: ArrayLike) -> Array
     v, w = (jax.lax.stop_gradient(jnp.take_along_axis(of, order, -1)) for of in (scores, weights))
     inside = jnp.cumsum(w * v, -1) - v * jnp.cumsum(w, -1) < mass
     last = jnp.take_along_axis(v, jnp.maximum(jnp.sum(inside, -1, keepdims=True), 1) - 1, -1)
-    # compilers may compute scores twice and round differently; one that ties with the last may take part or not
+    # a compiler may compute scores twice and round them differently: one that ties with the last may take part or not
     tie = 16 * jnp.finfo(v.dtype).eps * (jnp.abs(last) + jnp.where(none, 0.0, jnp.abs(top)))
     taken = jnp.where(jax.lax.stop_gradient(scores) >= last - tie, weights, 0.0)
     none, share = none[..., 0], jnp.sum(taken, -1)

@@ -31,14 +31,14 @@ def run(
 ) -> tuple[State, Info]:
     """Solve smoothed transport: maximise the semi-dual by L-BFGS until the duality gap is below `tol`.
 
-    The result carries no gradient; `value` does.
-    Cost and epsilon in other units give the same result in those units.
+    The result has no derivative; that of `value` has. Cost and epsilon in other units give the same result in those
+    units.
 
     Args:
       cost, a, b, epsilon, smoothing: as in `dual_value`. A pair of cost +inf is forbidden.
-      tol: accepted duality gap, as a share of how much the cost varies (`Info.scale`): four times the median absolute
-        deviation of what is left of the costs after the medians of rows and columns are taken off, which neither a
-        constant added to the cost nor a few outliers move; epsilon where nothing is left. Traced. Float32 reaches
+      tol: accepted duality gap, as a share of how much the cost varies (`Info.scale`). That scale is four times the
+        median absolute deviation of the costs from the medians of their rows and columns; neither a constant added to
+        the cost nor a few outliers change it, and epsilon takes its place where it is zero. Traced. Float32 reaches
         about 1e-6 of the largest cost.
       max_steps: limit of L-BFGS steps; traced. The gap is looked at every 20 steps, later every 100.
       state: potentials to start from, None for f = 0.
@@ -88,7 +88,8 @@ def value(
     """Solve smoothed transport and return its value W, differentiable in the cost, the weights and epsilon.
 
     It is the semi-dual at the potentials of `run`: a lower bound of W, off by the duality gap at most. The gradient is
-    that of the semi-dual with the potentials held fixed, by Danskin's theorem W's own: in the cost it is the plan.
+    that of the semi-dual with the potentials held fixed, which is W's own gradient by Danskin's theorem; in the cost it
+    is the plan.
 
     Args:
       cost, a, b, epsilon, smoothing: as in `dual_value`. A pair of cost +inf is forbidden.
@@ -127,7 +128,7 @@ def _run(cost, f, a, b, epsilon, tol, max_steps, smoothing) -> tuple[State, Info
     def advance(f: Array, num: Array) -> tuple[Array, tuple]:
         f = climb(lambda f: semidual_of(cost, f, a, b, **options), f, a, num, unit_of(scale))
         g = transform_of(cost, f, a, **options)
-        # Points of weight zero have no say in g; their own potential is the best for it.
+        # g does not depend on points of weight zero; their own potential is the best for this g.
         best = cost.map_blocks(lambda block: smoothing.level(jnp.where(b > 0, g, 0.0) - block, b, epsilon))
         f, g = _carried(f, a, best), _carried(g, b, g)
         return f, (gap_of(cost, f, g, a, b, scale=scale, **options), dual_value_of(cost, f, g, a, b, **options), g)
@@ -142,12 +143,12 @@ def _run(cost, f, a, b, epsilon, tol, max_steps, smoothing) -> tuple[State, Info
 
 
 def _carried(potential: Array, weights: Array, best: Array) -> Array:
-    """The potential where there is mass; elsewhere the best one, or zero where what stands there allows none."""
+    """Return the potential where there is mass; elsewhere the best one, or zero where the best one is not finite."""
     return jnp.where(weights > 0, potential, jnp.where(jnp.isfinite(best), best, 0.0))
 
 
 def _stranded(cost: Cost, a: Array, b: Array) -> Array:
-    """Whether some point has more mass than all its partners, those to which the cost is finite, can take."""
+    """Return whether some point has more mass than the points to which its cost is finite can take."""
 
     def rows(block: Array, a: Array) -> Array:
         return a > (1 + 1e-4) * product(block < jnp.inf, b)
@@ -159,16 +160,17 @@ def _stranded(cost: Cost, a: Array, b: Array) -> Array:
 
 
 def _most(cost: Cost, a: Array, b: Array, epsilon: Array, smoothing: Smoothing) -> Array:
-    """What no feasible plan exceeds: the largest finite cost, and epsilon E f(r) of the largest densities r <= 1 / a_i.
+    """Return a bound on the objective of every feasible plan: a dual value above it proves that there is no such plan.
 
-    A dual value above it proves that there is no feasible plan.
+    The bound is the largest finite cost, plus epsilon E f(r) for the largest densities that weights allow, r <= 1 /
+    a_i.
     """
 
     def largest(block: Array, a: Array) -> Array:
         return jnp.max(jnp.where((a > 0)[:, None] & (b > 0) & (block < jnp.inf), block, -jnp.inf), 1)
 
     densest = 1 / jnp.maximum(_least(a), _least(b))
-    flat = smoothing.value(jnp.zeros_like(densest))  # f is convex and E r = 1: at most the chord at 1
+    flat = smoothing.value(jnp.zeros_like(densest))  # f is convex and E r = 1, so that E f(r) is at most the chord at 1
     most = flat + (smoothing.value(densest) - flat) / densest
     top = jnp.max(cost.map_blocks(largest, a))
     return top + epsilon * most + 1e-4 * (jnp.abs(top) + epsilon * most)

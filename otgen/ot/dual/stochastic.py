@@ -1,4 +1,4 @@
-"""The smoothed dual over a batch of points, for potentials that are networks: what a training step ascends.
+"""The smoothed dual over a batch of points, which a training step ascends if the potentials are networks.
 
 Reference: Genevay et al. (2016), arXiv 1605.08527; Seguy et al. (2018), arXiv 1711.02283.
 """
@@ -46,10 +46,11 @@ def objective(
 
     mean f(x) + mean g(y) - epsilon mean over all pairs of f*((f(x_i) + g(y_j) - c(x_i, y_j)) / epsilon)
 
-    Ascend it in the parameters of f and g; descend it in the generator behind x. The gradient in x at fixed numbers f,
-    g is sum_j a_i b_j r_ij grad c(x_i, y_j): the maximum makes it the gradient of W without differentiating the density
-    r (Danskin), so nothing needs to be stopped by hand but the potential itself: a callable f adds its own slope times
-    (a_i - row sum i), which vanishes at the optimum; hand in the array f(stop_gradient(x)) to leave it out.
+    Training ascends it in the parameters of f and g and descends it in the generator that makes x. With the numbers
+    f(x_i), g(y_j) held fixed its gradient in x_i is sum_j a_i b_j r_ij grad c(x_i, y_j). At the maximising potentials
+    this is the gradient of W, and the density r needs no derivative (Danskin's theorem). A callable f adds its own
+    slope times (a_i - row sum i), a term that vanishes at the optimum; give the array f(stop_gradient(x)) instead to
+    leave it out.
 
     Args:
       f: potential of x, an array [n] or a callable [n, d] -> [n]. A potential that reads latents z is handed in as
@@ -97,8 +98,8 @@ def semi_objective(
 ) -> Float[Array, ""]:
     """Return the semi-dual value of a batch: one potential to learn instead of two, and no overflow.
 
-    Unbiased in y when x are all points of their law. When x is a sample it is biased upwards by O(1/n), for the
-    logarithm of a mean is not the mean of the logarithm. Everything else as in `objective`.
+    It is unbiased in y when x holds all points of their law. When x is a sample, it is biased upwards by O(1/n),
+    because the logarithm of a mean is not the mean of the logarithm. Everything else is as in `objective`.
 
     Example:
       >>> x, y = jnp.array([[0.0], [1.0]]), jnp.array([[0.0], [1.0]])

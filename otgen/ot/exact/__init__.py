@@ -1,15 +1,16 @@
-"""Exact transport: on the line by sorting, between as many points as points by assignment, else by a linear program.
+"""Exact transport: on the line by sorting, between equally many equal points by assignment, else by a linear program.
 
-On the line every convex cost h(x - y) has the same optimal plan, which matches quantiles: the north-west corner rule on
-sorted points. Between n and n points of equal weight some permutation is optimal (Birkhoff), found on the host by
-SciPy's Jonker-Volgenant algorithm; its dual potentials, the solution of the linear program's dual, follow from shortest
-paths. Weights on both sides make it the linear program itself, which SciPy's HiGHS solves on the host, plan and
-potentials at once; that is for some hundreds of points a side.
+On the line every convex cost h(x - y) has the same optimal plan, which matches quantiles; the north-west corner rule on
+sorted points finds it. Between n and n points of equal weight some permutation is optimal (Birkhoff). SciPy's
+Jonker-Volgenant algorithm finds it on the host, and shortest paths give the dual potentials. With other weights the
+problem is a linear program, which SciPy's HiGHS solves on the host for plan and potentials at once; this is practical
+for some hundreds of points a side.
 
-A cost of +inf forbids a pair. Where no plan avoids the forbidden pairs the optimum is +inf: outside jit that is a
-ValueError, inside jit the value says it.
+A cost of +inf forbids a pair. Where no plan avoids the forbidden pairs, the optimum is +inf: outside jit this raises a
+ValueError, inside jit the value is +inf.
 
-`line`, `matching` and `plans` have the calls, `program` is what the host solves, by `callback` also inside jit.
+`line`, `matching` and `plans` have the functions to call; `program` has the solvers that run on the host, and
+`callback` calls them from inside jit.
 """
 
 from otgen.ot.exact.line import Coupling, coupling_line, value_line

@@ -1,4 +1,4 @@
-"""How the host solves for JAX: the matrix it is given, and calls of it from inside jit."""
+"""The cost matrix that the host's solvers are given, and calls of them from inside jit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def called_back(host: Callable, shapes: tuple, *given: Array) -> list[Array]:
     like = tuple(of.shape for of in given)
 
     def words(of: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        # 32-bit words: under the context jax.enable_x64 a callback would round float64
+        # as 32-bit words, because under the context jax.enable_x64 a callback would round float64
         return jax.ShapeDtypeStruct(of.shape + ((2,) if of.dtype.itemsize == 8 else ()), jnp.uint32)
 
     def called(*given: Any) -> tuple[np.ndarray, ...]:

@@ -15,7 +15,7 @@ from otgen.types import Array
 
 
 class Coupling(NamedTuple):
-    """A plan on the line, by its atoms in the order of the quantiles; some have mass zero.
+    """A plan on the line, as a list of its atoms in the order of the quantiles; some atoms have mass zero.
 
     Attributes:
       i: indices into x [n + m] (int32).
@@ -48,8 +48,8 @@ def coupling_line(
 ) -> Coupling:
     """Return the optimal plan between weighted points on the line, for every convex cost of x - y at once.
 
-    At the quantile t in (0, 1) it joins the point of x and the point of y whose cumulated weights pass t. Jittable;
-    the masses are differentiable in the weights, the indices are locally constant.
+    At the quantile t in (0, 1) it joins the point of x and the point of y whose cumulated weights pass t. It may be
+    jitted. The masses are differentiable in the weights; the indices are locally constant.
 
     Args:
       x: points [n], in any order.
@@ -93,7 +93,7 @@ def _coupling(x: Array, y: Array, a: Array, b: Array) -> Coupling:
 
 
 def _alive(weights: Array) -> Array:
-    """For every position the last one up to it that carries mass, or the first that does: no atom joins others."""
+    """Return for every position the last position up to it that carries mass; the first that does if there is none."""
     alive = weights > 0
     return jax.lax.cummax(jnp.where(alive, jnp.arange(weights.size), jnp.argmax(alive)))
 
@@ -108,9 +108,9 @@ def value_line(
 ) -> Float[Array, ""]:
     """Return min_pi E h(x - y) for a convex h: with h = square the squared 2-Wasserstein distance on the line.
 
-    Differentiable in points and weights, and vmap-able over slices: x, y are read through the plan's indices, which the
-    envelope theorem lets stand still. Where cumulated weights of x and y coincide the value has a kink in the weights
-    (always so for uniform weights and n = m), and a subgradient comes back.
+    It is differentiable in points and weights, with the plan's indices held fixed by the envelope theorem, and can be
+    vmapped over slices. Where cumulated weights of x and y coincide, as they do for uniform weights and n = m, the
+    value has a kink in the weights, and the derivative is a subgradient.
 
     Args:
       x, y, a, b: as in `coupling_line`.

@@ -1,4 +1,4 @@
-"""Exact transport between as many points as points: an optimal assignment, and its dual potentials."""
+"""Exact transport between equally many points of equal weight: an optimal assignment and its dual potentials."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Assignment(NamedTuple):
 def assignment(cost: Cost | ArrayLike) -> Assignment:
     """Return the matching s of min(n, m) pairs that minimises mean_i c[i, s(i)]; for n = m exact optimal transport.
 
-    SciPy solves it on the host, in O(n^3) at worst and about a second for n = 3000; inside jit by a callback, one
-    problem after another under vmap. The value is differentiable in the cost, with the matching held fixed.
+    SciPy solves it on the host, in O(n^3) at worst and about a second for n = 3000. Inside jit a callback does so,
+    under vmap for one problem after another. The value is differentiable in the cost, with the matching held fixed.
 
     Args:
       cost: ground cost of n rows and m columns, or a matrix [n, m]. A pair of cost +inf is forbidden.
@@ -63,7 +63,7 @@ def assignment(cost: Cost | ArrayLike) -> Assignment:
     Reference: Crouse (2016), On implementing 2D rectangular assignment algorithms.
     """
     matrix = matrix_of(as_cost(cost))
-    held = jnp.asarray(jax.lax.stop_gradient(matrix))  # under grad of a NumPy matrix it is one again
+    held = jnp.asarray(jax.lax.stop_gradient(matrix))  # under grad the matrix of a NumPy cost is a NumPy array again
     if is_traced(matrix):
         shape = jax.ShapeDtypeStruct(matrix.shape[:1], jnp.int32)
         (index,) = called_back(lambda matrix: (program.match(matrix),), (shape,), held)
@@ -86,11 +86,11 @@ def _read(matrix: Array, index: Array) -> Assignment:
 def potentials(cost: Cost | ArrayLike, index: ArrayLike) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """Return dual potentials of an optimal assignment: f_i + g_j <= c_ij, with equality on the matched pairs.
 
-    Both conditions together say f_i <= f_k + c[i, s(k)] - c[k, s(k)] for all i, k: f is a shortest distance in the
-    graph with these edges, which has no negative cycle because s is optimal. Bellman and Ford's relaxation finds it in
-    at most n sweeps of n^2, usually a few dozen. Feasible to rounding; sum f = 0. Potentials of an assignment are not
-    unique: those that the search from the rows and the search from the columns find are averaged, which treats both
-    sides alike.
+    Both conditions together say that f_i <= f_k + c[i, s(k)] - c[k, s(k)] for all i, k. So f is a shortest distance in
+    the graph with these edge lengths, which has no negative cycle because s is optimal. Bellman and Ford's relaxation
+    finds it in at most n sweeps of n^2 operations, usually in a few dozen. The potentials are feasible to rounding, and
+    sum f = 0. Potentials of an assignment are not unique; those found from the rows and those found from the columns
+    are averaged, which treats both sides alike.
 
     Args:
       cost: ground cost with n rows and columns, or a matrix [n, n]. A pair of cost +inf is forbidden.
@@ -127,7 +127,7 @@ def potentials(cost: Cost | ArrayLike, index: ArrayLike) -> tuple[Float[Array, "
 
 @jax.jit
 def _potentials(matrix: Array, index: Array) -> tuple[Array, Array, Array, Array]:
-    """The potentials, by how much a matched pair misses equality at most, and the largest number that entered."""
+    """Return the potentials, the largest error of a matched pair's equality, and the largest number that entered."""
     inverse = jnp.argsort(index)
     f = _shortest(matrix[:, index])  # column k is where row k goes
     other = _shortest(matrix[inverse].T)  # the same for columns

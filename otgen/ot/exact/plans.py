@@ -16,7 +16,7 @@ from otgen.ot.exact import program
 from otgen.ot.exact.callback import INFEASIBLE, called_back, matrix_of
 from otgen.types import Array
 
-MAX_ENTRIES = 4_000_000  # of the cost of a linear program: minutes and some GiB
+MAX_ENTRIES = 4_000_000  # entries of the cost, for which the linear program takes minutes and some GiB
 
 
 class Plan(NamedTuple):
@@ -44,12 +44,13 @@ class Plan(NamedTuple):
 def plan(cost: Cost | ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None = None) -> Plan:
     """Return the exact optimal plan between weights a and b, a vertex of the polytope of plans, and its potentials.
 
-    HiGHS's dual simplex solves it on the host, in about .01 s for 64 x 64 points and 1 s for 500 x 500; inside jit by a
-    callback, one problem after another under vmap. For n equal points on both sides `assignment` is quicker.
+    HiGHS's dual simplex method solves it on the host, in about .01 s for 64 x 64 points and 1 s for 500 x 500. Inside
+    jit a callback does so, under vmap for one problem after another. For n equal points on both sides `assignment` is
+    quicker.
 
-    The value is differentiable once, in the cost (the plan is its gradient) and in the weights (f and g are); where
-    potentials are not unique, as for equal weights, a subgradient in the weights comes back. The plan and the
-    potentials themselves are held fixed.
+    The value is differentiable once, in the cost, where the plan is its gradient, and in the weights, where f and g
+    are. Where potentials are not unique, as for equal weights, the derivative in the weights is a subgradient. The plan
+    and the potentials themselves have derivative zero.
 
     Args:
       cost: ground cost of n rows and m columns, or a matrix [n, m]. A pair of cost +inf is forbidden; mass within twice
@@ -104,6 +105,6 @@ def _plan(matrix: Array, a: Array, b: Array) -> Plan:
 def _plan_jvp(primals: tuple, tangents: tuple) -> tuple[Plan, Plan]:
     dmatrix, da, db = tangents
     found = _plan(*primals)
-    along = jnp.where(found.plan == 0, 0, found.plan * dmatrix)  # a pair without mass has no say, whatever its slope
+    along = jnp.where(found.plan == 0, 0, found.plan * dmatrix)  # a pair without mass adds nothing
     dvalue = jnp.sum(along) + jnp.sum(found.f * da) + jnp.sum(found.g * db)
     return found, Plan(*map(jnp.zeros_like, found[:3]), dvalue)

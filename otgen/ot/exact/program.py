@@ -1,10 +1,11 @@
 """The transport linear program and the assignment on the host, in float64, with forbidden pairs and large costs.
 
-A simplex method works to a tolerance relative to the largest cost, which one huge entry would make useless. No optimal
-plan uses a pair whose cost, after what is common to its row and column was taken off, exceeds min(n, m) times a number
-t such that the pairs up to t can carry the weights alone: along a cycle through such a pair the cheap ones would do.
-So costs are cut off at a cap. A plan of the capped problem without mass on capped pairs is optimal, its potentials are
-feasible for the true costs, infinite ones included; while there is such mass, the cap is raised.
+A simplex method works to a tolerance relative to the largest cost, which one huge entry would make useless. Therefore
+costs are cut off at a cap. The cap is justified as follows. Subtract from each cost the part that is common to its row
+or column, and let t be such that pairs of cost t at most can carry all the weights. No optimal plan uses a pair whose
+cost exceeds min(n, m) t, because replacing it along a cycle by pairs of cost t would be cheaper. A plan of the capped
+problem without mass on capped pairs is optimal, and its potentials are feasible for the true costs, infinite ones
+included. While there is mass on capped pairs, the cap is raised.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-TOLERANCE = 1e-10  # of HiGHS, relative to the cap and to the mean weight
-STRETCH = 1e3  # from one cap to the next; costs whose range is less than its square are not capped
+TOLERANCE = 1e-10  # of HiGHS, as a share of the cap and of the mean weight
+STRETCH = 1e3  # ratio of a cap to the one before; costs with a range below its square are not capped
 
 
 class Vertex(NamedTuple):
-    """Plan [n, m], potentials [n] and [m], and value; all NaN where there is none, value infinite if infeasible."""
+    """Plan [n, m], potentials [n] and [m], and value. All are NaN if none is found; value infinite if infeasible."""
 
     plan: np.ndarray
     f: np.ndarray
@@ -32,7 +33,7 @@ def match(matrix: Any) -> np.ndarray:
 
     All -1 if no such matching avoids the forbidden pairs, all -2 if entries are NaN or -inf.
     """
-    from scipy.optimize import linear_sum_assignment  # at the top it would take half as long as importing JAX
+    from scipy.optimize import linear_sum_assignment  # importing it takes half as long as importing JAX
 
     matrix = np.asarray(matrix, np.float64)
     index = np.full(matrix.shape[0], -1, np.int32)
@@ -40,22 +41,22 @@ def match(matrix: Any) -> np.ndarray:
         return index - 1
     try:
         rows, columns = linear_sum_assignment(matrix)
-    except ValueError:  # of legal entries it says so when there is no matching
+    except ValueError:  # raised for legal entries if there is no matching
         return index
     index[rows] = columns
     return index
 
 
 def solve(matrix: Any, a: Any, b: Any) -> Vertex:
-    """Solve the linear program among the points that carry mass, whatever stands at the others."""
+    """Solve the linear program among the points that carry mass; the others may hold any numbers."""
     dtype = matrix.dtype
-    rounding = max(2 * float(np.finfo(dtype).eps), 10 * TOLERANCE)  # to which the weights of parts are known
+    rounding = max(2 * float(np.finfo(dtype).eps), 10 * TOLERANCE)  # relative error of the weights
     matrix, a, b = (np.asarray(of, np.float64) for of in (matrix, a, b))
     found = Vertex(np.full(matrix.shape, np.nan), np.full(a.shape, np.nan), np.full(b.shape, np.nan), np.array(np.nan))
     if all(np.isfinite(of).all() for of in (a, b)) and min(a.min(), b.min()) >= 0 < min(a.sum(), b.sum()):
         rows, columns = a > 0, b > 0
         inner = matrix[np.ix_(rows, columns)]
-        a, b = a / a.sum(), b / b.sum()  # rounded to float32 they do not balance to the tolerance
+        a, b = a / a.sum(), b / b.sum()  # weights in float32 do not balance to the tolerance
         if (inner > -np.inf).all():
             solution = _vertex(inner, a[rows], b[columns], rounding)
             if isinstance(solution, float):
@@ -88,8 +89,8 @@ def _least(slack: np.ndarray, axis: int, otherwise: np.ndarray) -> np.ndarray:
 
 
 def _vertex(matrix: np.ndarray, a: np.ndarray, b: np.ndarray, rounding: float) -> tuple[np.ndarray, ...] | float:
-    """The plan and the rows' potentials; infinity if there is no plan, NaN if HiGHS gives up. No weight is zero."""
-    rows = matrix.min(1)  # what is common to a row changes no plan, and may be much larger than what matters
+    """Return plan and row potentials for positive weights; infinity if there is no plan, NaN if HiGHS gives up."""
+    rows = matrix.min(1)  # a constant added to a row changes no plan, and may be much larger than the differences
     if not np.isfinite(rows).all():
         return np.inf
     reduced = matrix - rows[:, None]
@@ -111,7 +112,7 @@ def _vertex(matrix: np.ndarray, a: np.ndarray, b: np.ndarray, rounding: float) -
 
 
 def _caps(reduced: np.ndarray, a: np.ndarray, b: np.ndarray, noise: float) -> Iterator[float]:
-    """Caps to try in turn, the last of which is right: costs that no plan can do without, times more and more."""
+    """Return caps to try in turn, growing multiples of a cost that every plan needs; the last one is right."""
     finite = reduced[np.isfinite(reduced)]
     top = finite.max()
     unit = max(_needed(reduced, b, a), _needed(reduced.T, a, b), np.min(finite, initial=top, where=finite > noise))
@@ -125,7 +126,7 @@ def _caps(reduced: np.ndarray, a: np.ndarray, b: np.ndarray, noise: float) -> It
 
 
 def _needed(reduced: np.ndarray, b: np.ndarray, a: np.ndarray) -> float:
-    """The least t such that every row could place its mass on pairs up to t, if it were alone."""
+    """Return the least t such that every row alone could place its mass on pairs of cost t at most."""
     order = np.argsort(reduced, 1)
     room = np.cumsum(b[order], 1)
     last = np.minimum(np.sum(room < (1 - 1e-6) * a[:, None], 1), b.size - 1)
@@ -141,7 +142,7 @@ def _simplex(reduced: np.ndarray, a: np.ndarray, b: np.ndarray, scale: float) ->
     entry = np.arange(n * m)
     sums = csc_array((np.ones(2 * n * m), np.stack([entry // m, n + entry % m], 1).ravel(), 2 * np.arange(n * m + 1)))
     options = {"presolve": False, "primal_feasibility_tolerance": TOLERANCE, "dual_feasibility_tolerance": TOLERANCE}
-    # one equation follows from the others; without it the program is feasible whatever the rounding
+    # One equation follows from the others; without it rounding of the weights cannot make the program infeasible.
     known = np.concatenate([a, b])[:-1] * max(n, m)
     result = linprog(reduced.ravel() / scale, A_eq=sums[:-1], b_eq=known, method="highs-ds", options=options)
     if result.status != 0:

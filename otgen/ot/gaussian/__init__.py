@@ -1,11 +1,11 @@
 """Transport between Gaussians in closed form: distances, maps, geodesics, barycentres, and mixtures.
 
-`maps` has maps, geodesics and barycentres; `bures` distances of covariances, `spectrum` how they are computed and
-differentiated; `frechet` moments of samples and their distance; `mixture` plans between mixtures. Below them `factors`
-of covariances, `polar` factors, and `units` in which squares stay within float32.
+`maps` has maps, geodesics and barycentres; `bures` has distances of covariances, and `spectrum` computes and
+differentiates them; `frechet` has moments of samples and their distance; `mixture` has plans between mixtures. These
+files rest on three others: `factors` of covariances, `polar` factors, and `units` in which squares stay within float32.
 
-A function of two Gaussians takes `mean_a, cov_a, mean_b, cov_b` in this order (None for a mean of zero), one of their
-covariances `cov_a, cov_b`.
+A function of two Gaussians takes `mean_a, cov_a, mean_b, cov_b` in this order (None for a mean of zero); a function of
+their covariances alone takes `cov_a, cov_b`.
 """
 
 from otgen.ot.gaussian.bures import bures_sq, bures_sq_factors, entropic_bures_sq, perturbed_bures_sq_factors

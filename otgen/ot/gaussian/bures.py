@@ -15,8 +15,9 @@ from otgen.types import Array
 def bures_sq(cov_a: ArrayLike, cov_b: ArrayLike) -> Float[Array, "*batch"]:
     """Return the squared Bures-Wasserstein distance tr A + tr B - 2 tr (A^1/2 B A^1/2)^1/2.
 
-    Differentiable twice. The derivative in A is I - T, T the optimal map from N(0, A) to N(0, B); at a singular A it is
-    taken within the range of A (across it the function has the slope of a square root).
+    The distance is differentiable twice. Its derivative in A is I - T, where T is the optimal map from N(0, A) to
+    N(0, B). At a singular A the derivative is that along changes within the range of A; along other changes the
+    distance grows like a square root and has no derivative.
 
     Args:
       cov_a: covariances [..., d, d], symmetric and positive semi-definite; singular ones are fine.
@@ -42,8 +43,8 @@ def bures_sq(cov_a: ArrayLike, cov_b: ArrayLike) -> Float[Array, "*batch"]:
 def entropic_bures_sq(cov_a: ArrayLike, cov_b: ArrayLike, *, epsilon: ArrayLike) -> Float[Array, "*batch"]:
     """Return the entropic transport value between centred Gaussians for the cost |x - y|^2, in closed form.
 
-    min_P E|x - y|^2 + epsilon KL(P | N(0, A) x N(0, B)). Its limits are `bures_sq` for epsilon to 0 and tr A + tr B for
-    epsilon to infinity. Smooth at singular covariances.
+    min_P E|x - y|^2 + epsilon KL(P | N(0, A) x N(0, B)). It tends to `bures_sq` as epsilon goes to 0, and to tr A +
+    tr B as epsilon goes to infinity. It is smooth at singular covariances.
 
     Args:
       cov_a: covariances [..., d, d].
@@ -72,9 +73,9 @@ def entropic_bures_sq(cov_a: ArrayLike, cov_b: ArrayLike, *, epsilon: ArrayLike)
 def bures_sq_factors(factor_a: ArrayLike, factor_b: ArrayLike) -> Float[Array, "*batch"]:
     """Return the squared Bures-Wasserstein distance of A = F_a F_a' and B = F_b F_b', given the factors.
 
-    min_Q |F_a Q - F_b|^2 over (partial) isometries Q. More accurate and cheaper than from covariances, and its gradient
-    2 (F_a - F_b V U') is finite everywhere. Factors of more columns than rows are best reduced by a QR decomposition
-    before.
+    It equals min_Q |F_a Q - F_b|^2 over (partial) isometries Q. This is more accurate and cheaper than the distance
+    from covariances, and its gradient 2 (F_a - F_b V U') is finite everywhere. A factor with more columns than rows is
+    best reduced by a QR decomposition beforehand.
 
     Args:
       factor_a: [..., d, p].
@@ -102,8 +103,8 @@ def perturbed_bures_sq_factors(
 ) -> Float[Array, "*batch"]:
     """Return bures_sq(W W' + tau I, F F'), from the factors W [..., d, m] and F [..., d, q].
 
-    The factor of the perturbed model is [W, sqrt(tau) I]: of full rank, so that the loss is smooth at every W if F has
-    full rank too.
+    The perturbed model has the factor [W, sqrt(tau) I]. This factor has full rank, so that the loss is smooth at every
+    W if F has full rank too.
 
     Args:
       factor_model: W [..., d, m].

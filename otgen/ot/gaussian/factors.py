@@ -1,4 +1,4 @@
-"""Covariance matrices: what is asked of them, and factors F with F F' = cov that stay exact at singular ones."""
+"""Checks of covariance matrices, and their factors F with F F' = cov, which are exact for singular covariances too."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from jaxtyping import Float
 from otgen.ot.check import at_hand, at_least_float32, is_traced, native, now, poison, require_broadcast, to_device
 from otgen.types import Array, Held
 
-NOISE = 4.0  # pivots below so many roundings of the largest variance are taken for zero
-ASYMMETRY = 1e-4  # relative to the largest entry: rounding of a float32 product is far below, a wrong matrix far above
+NOISE = 4.0  # a pivot below so many roundings of the largest variance is taken for zero
+ASYMMETRY = 1e-4  # of the largest entry; rounding of a float32 product makes far less, a wrong matrix far more
 
 
 def as_covariance(name: str, cov: ArrayLike) -> Float[Array, "*batch d d"]:
@@ -39,7 +39,7 @@ def _symmetric(cov: Array) -> Array:
 
 
 def _require_legal(name: str, cov: Held, rounding: float) -> None:
-    """Refuse what is no covariance; of a device's array one bool comes home, or all to say what is wrong."""
+    """Refuse what is no covariance. Of a legal array on a device only one bool comes to the host."""
     if at_hand(cov) or not now(_is_legal, cov, rounding):
         _check_values(name, np.asarray(cov), rounding)
 
@@ -125,11 +125,11 @@ def as_times(t: ArrayLike, batch: tuple[int, ...], dtype: jnp.dtype) -> Array:
 
 
 def after(values: Array, first: Array) -> Array:
-    """Return values, made to wait for others (floating-point ones: zero times an integer is optimised away).
+    """Return `values`, which XLA then computes only when `first` is there. `first` must hold floating-point numbers.
 
-    Two calls of LAPACK on batches that stand side by side in one program, or in two loops of it, can wait for each
-    other for ever in XLA on a CPU (seen with jax 0.10 on two cores): what calls it twice orders the calls. Nothing that
-    `first` holds changes a value: zero times a sum that is not finite would.
+    Two calls of LAPACK on batches can wait for each other for ever in XLA on a CPU, if one program has them side by
+    side or in two loops (this was seen with jax 0.10 on two cores). A function that calls LAPACK twice therefore orders
+    its calls by this one. The values do not change, not even where `first` holds numbers that are not finite.
     """
     seen = jnp.sum(jax.lax.stop_gradient(first))
     return values + 0 * jnp.where(jnp.isfinite(seen), seen, 0)
@@ -150,9 +150,10 @@ class Factors(NamedTuple):
 def factor(cov: Array) -> Factors:
     """Return F [..., d, d] with F F' = cov.
 
-    Cholesky's where there is one; with pivots elsewhere, which ends at the rank: kept, eigenvalues at rounding level
-    would show in a distance by their square roots. NaN for what is not finite or indefinite beyond rounding. No
-    derivative: who needs one writes it down.
+    F is Cholesky's factor where the covariance has one. A singular covariance is factored by Cholesky's method with
+    pivots, which stops at the rank. Eigenvalues that are mere rounding errors are dropped there, because a distance
+    would contain their square roots, which are much larger. F is NaN where the covariance is not finite or is
+    indefinite beyond rounding. The factor has no derivative; functions that need one define it themselves.
     """
     cov = jax.lax.stop_gradient(cov)
     batch, d = cov.shape[:-2], cov.shape[-1]
@@ -164,9 +165,10 @@ def factor(cov: Array) -> Factors:
 
 
 def _pivoted(cov: Array, values: Array, done: Array) -> tuple[Array, Array]:
-    """Cholesky with diagonal pivoting of [b, d, d], stopped at rounding level, in place of `values` not yet `done`.
+    """Return `values` [b, d, d], with the matrices not yet `done` factored by Cholesky's method with diagonal pivots.
 
-    A loop and not a condition, because a condition under vmap computes both sides; without LAPACK, see `after`.
+    The factorisation stops at pivots at rounding level. It is a loop and not a condition, because a condition under
+    vmap computes both of its sides, and it does without LAPACK for the reason that `after` gives.
     """
     b, d = cov.shape[:2]
     one = jnp.arange(b)
@@ -186,7 +188,7 @@ def _pivoted(cov: Array, values: Array, done: Array) -> tuple[Array, Array]:
         rest = jnp.where(alive[:, None] & free, rest / root, 0.0).at[one, i].set(jnp.where(alive, root[:, 0], 0.0))
         left = (left - rest**2).at[one, i].set(-jnp.inf)
         values = values.at[:, :, k].set(jnp.where(done[:, None], values[:, :, k], rest))
-        # in the last column, what is indefinite beyond rounding or not finite is made NaN: nothing can be raised here
+        # In the last column a matrix that is indefinite beyond rounding or not finite becomes NaN, as jit cannot raise.
         legal = done | ((worst >= -1e3 * least) & jnp.isfinite(jnp.sum(cov, (-2, -1))))
         values = jnp.where((k < d - 1) | legal[:, None, None], values, jnp.nan)
         return k + 1, values, order.at[:, k].set(jnp.where(done, order[:, k], i)), left, worst
@@ -198,13 +200,13 @@ def _pivoted(cov: Array, values: Array, done: Array) -> tuple[Array, Array]:
 
 
 def left_inverse(factors: Factors) -> Array:
-    """Return G [..., d, d] with G F = I on the columns of F that are not zero, and no other rows."""
+    """Return G [..., d, d] with G F = I on the columns of F that are not zero; its other rows are zero."""
     values, order = factors
     d = values.shape[-1]
     lower = jnp.take_along_axis(values, order[..., None], -2)
     dead = jnp.diagonal(lower, axis1=-2, axis2=-1) == 0
     eye = jnp.broadcast_to(jnp.eye(d, dtype=values.dtype), values.shape)
-    # rows beyond the rank hold only zeros right of it and are not asked: G reads the pivot rows alone
+    # G reads the pivot rows alone: rows beyond the rank have only zeros in the columns right of it
     lower = jnp.where(dead[..., :, None] | dead[..., None, :], eye, lower)
     inverse = jax.scipy.linalg.solve_triangular(lower, eye, lower=True)
     inverse = jnp.where(dead[..., :, None], 0.0, inverse)

@@ -17,13 +17,13 @@ from otgen.types import Array
 
 
 class Moments(NamedTuple):
-    """First two moments of a sample, as what can be merged without loss.
+    """The first two moments of a sample, in a form that can be merged with another sample's without loss.
 
     Attributes:
       count: number of samples [].
       mean: their mean [d].
       factor: R [d, d] with R' R = sum (x - mean)(x - mean)'. A factor keeps what the sum of squares would round away:
-        the null space of fewer samples than dimensions stays exact.
+        with fewer samples than dimensions, its null space is exact.
 
     Example:
       >>> known = og.gaussian.moments(jnp.array([[0.0], [2.0]]))
@@ -77,7 +77,7 @@ def _moments(features: Array) -> Moments:
 
 
 def _centred(features: Array) -> tuple[Array, Array]:
-    """The mean, and what is left without it: in two passes, as the first mean of points far from zero is rounded."""
+    """Return the mean and the centred points, in two passes, as rounding spoils the first mean far from zero."""
     mean = features.mean(0)
     centred = features - mean
     rest = centred.mean(0)
@@ -85,7 +85,7 @@ def _centred(features: Array) -> tuple[Array, Array]:
 
 
 def _nothing(d: int, n: int, like: Array) -> Array:
-    """Rows of zeros that bring n rows to d at least."""
+    """Return rows of zeros that fill n rows up to d."""
     return jnp.zeros((max(0, d - n), d), like.dtype)
 
 
@@ -96,7 +96,7 @@ def _triangle(rows: Array) -> Array:
 def merge(a: Moments, b: Moments) -> Moments:
     """Return the moments of two samples together; order does not matter beyond rounding.
 
-    Several devices: gather the moments of each and merge them one after another.
+    For several devices, gather the moments of each and merge them one after another.
 
     Raises:
       ValueError: if their dimensions differ.
@@ -127,8 +127,9 @@ def _merge(a: Moments, b: Moments) -> Moments:
 def frechet_distance(features_a: ArrayLike | Moments, features_b: ArrayLike | Moments) -> Float[Array, ""]:
     """Return the squared 2-Wasserstein distance between Gaussians fitted to two sets of features.
 
-    |mean_a - mean_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2) with unbiased covariances A, B, through factors of the
-    covariances, so that it is also right with fewer samples than dimensions. Differentiable (once) in features.
+    It is |mean_a - mean_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2) with unbiased covariances A, B. It is computed from
+    factors of the covariances, so that it is also right with fewer samples than dimensions. It is differentiable (once)
+    in the features.
 
     Args:
       features_a: [n, d], or Moments.
@@ -157,7 +158,7 @@ def frechet_distance(features_a: ArrayLike | Moments, features_b: ArrayLike | Mo
 
 
 def _rows(name: str, features: ArrayLike | Moments) -> tuple[Array, Array]:
-    """The mean, and rows whose sum of squares is the unbiased covariance."""
+    """Return the mean, and rows R with R' R equal to the unbiased covariance."""
     if not isinstance(features, Moments):
         x = as_points(name, features)
         mean, centred = _centred(x)
@@ -176,7 +177,7 @@ def _require_two(name: str, count: Array) -> None:
 
 @jax.custom_jvp
 def _between(a: Array, b: Array) -> Array:
-    """The Bures distance of the covariances a' a and b' b, from rows [n, d], [m, d]."""
+    """Return the Bures distance of the covariances a' a and b' b, given the rows a [n, d] and b [m, d]."""
     return _value(a, b)
 
 
@@ -187,7 +188,7 @@ def _value(a: Array, b: Array) -> Array:
 
 @_between.defjvp
 def _between_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    # With rows = Q R, and the distance a function of R, only the part of a change within Q counts.
+    # With rows = Q R the distance is a function of R, so only the part of a change that lies in the range of Q counts.
     (qa, ra), (qb, rb) = (jnp.linalg.qr(jax.lax.stop_gradient(rows)) for rows in primals)
     changes = (product(qa.T, tangents[0]), product(qb.T, tangents[1]))
     return jax.jvp(lambda a, b: bures_sq_factors(a.T, b.T), (ra, rb), changes)

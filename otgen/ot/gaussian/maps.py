@@ -110,7 +110,7 @@ def _mean(name: str, mean: ArrayLike | None, cov: Array) -> Array:
 def map_matrix(cov_a: ArrayLike, cov_b: ArrayLike) -> Float[Array, "*batch d d"]:
     """Return the matrix T of the optimal map from N(0, A) to N(0, B): symmetric, positive, T A T = B.
 
-    If A is singular the map exists only where the range of A reaches; it is the one of the projected covariances.
+    If A is singular, the map is defined on the range of A only; it is the map between the covariances projected there.
 
     Args:
       cov_a: covariances [..., d, d].
@@ -216,16 +216,16 @@ def barycenter(
 ) -> tuple[Float[Array, "d d"], Info]:
     """Return the covariance S that minimises sum_i w_i bures_sq(S, C_i).
 
-    The fixed point S <- S^-1/2 (sum_i w_i (S^1/2 C_i S^1/2)^1/2)^2 S^-1/2, taken on factors, where it averages them
-    after each has been turned towards the current one: F <- sum_i w_i F_i V_i U_i', F' F_i = U_i S_i V_i'. No inverse
-    and no root, so singular covariances are allowed (convergence may then be slow, and the minimiser not unique).
-    Starts from sum_i w_i C_i. Differentiable in covs and weights by the implicit function theorem if S is positive
-    definite. The derivative is NaN if the search has not converged, or if the conjugate gradients that solve for it
-    have not.
+    S is the fixed point of S <- S^-1/2 (sum_i w_i (S^1/2 C_i S^1/2)^1/2)^2 S^-1/2, starting from sum_i w_i C_i. The
+    iteration works on factors: F <- sum_i w_i F_i V_i U_i' with F' F_i = U_i S_i V_i', a mean of the factors after each
+    has been turned towards the current one. It needs no inverse and no root, so that singular covariances are allowed;
+    convergence may then be slow, and the minimiser not unique. S is differentiable in covs and weights by the implicit
+    function theorem if it is positive definite. The derivative is NaN if the search has not converged, or if the
+    conjugate gradients that solve for it have not.
 
     Args:
       covs: C [k, d, d].
-      weights: w [k], not negative, with any total; uniform for None. What covs holds at weight zero changes nothing.
+      weights: w [k], not negative, with any total; uniform for None. A covariance of weight zero changes nothing.
       tol: limit of Info.error; 1e-12 in float64, 1e-5 in float32 for None.
       max_steps: limit of steps.
 
@@ -263,7 +263,7 @@ def _barycenter(covs: Array, weights: Array, tol: Array, max_steps: Array) -> tu
 
 
 def _instead(covs: Array, weights: Array, of: Array) -> Array:
-    """The covariances [k, d, d], with the heaviest of them in place of some [k]."""
+    """Return the covariances [k, d, d], with the heaviest of them in place of those that `of` [k] marks."""
     return jnp.where(of[:, None, None], covs[jnp.argmax(weights)], covs)
 
 
@@ -292,7 +292,7 @@ def _solve(covs: Array, weights: Array, tol: Array, max_steps: Array) -> tuple[A
 
 @_solve.defjvp
 def _solve_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
-    # sum_i w_i T(S, C_i) = I holds for all C and w; its derivative in S is symmetric and negative definite.
+    # sum_i w_i T(S, C_i) = I holds for all C and w. The derivative of this sum in S is symmetric, negative definite.
     covs, weights, tol, _ = primals
     out = cov, error, step = _solve(*primals)
     zero = jnp.zeros((), covs.dtype)
@@ -303,19 +303,19 @@ def _solve_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     def mean_map(cov: Array, covs: Array, weights: Array) -> Array:
         return jnp.einsum("k,kij->ij", weights, maps(cov, _instead(covs, weights, senseless)))
 
-    # one of weight zero is asked for its derivative in the weight, unless it has no map
+    # a covariance of weight zero takes part in the derivative in its weight, unless it has no map
     senseless = (weights == 0) & ~jnp.isfinite(jax.lax.stop_gradient(maps(cov, covs))).all((-2, -1))
     _, right = jax.jvp(lambda *inputs: mean_map(cov, *inputs), (covs, weights), tangents[:2])
     _, along = jax.linearize(lambda cov: -mean_map(cov, covs, weights), jax.lax.stop_gradient(cov))
     change = jax.lax.custom_linear_solve(along, right, _conjugate_gradients, symmetric=True)
-    change = change * jnp.where(error < tol, 1.0, jnp.nan)  # a factor, which reverse mode keeps
+    change = change * jnp.where(error < tol, 1.0, jnp.nan)  # written as a factor, so that reverse mode keeps it
     return out, (change, jnp.zeros_like(error), jnp.zeros(step.shape, jax.dtypes.float0))
 
 
 def _conjugate_gradients(system: Callable[[Array], Array], right: Array) -> Array:
-    """The solution; NaN where it is not one."""
+    """Return the solution by conjugate gradients; NaN if it does not solve the system."""
     eps, size = jnp.finfo(right.dtype).eps, unit(jnp.max(jnp.abs(right)))
-    right = right / size  # in reverse mode it has the units of whatever is differentiated
+    right = right / size  # in reverse mode `right` has the units of whatever is differentiated
     found = jax.scipy.sparse.linalg.cg(system, right, tol=10 * eps, maxiter=500)[0]
     left = jnp.linalg.norm(system(found) - right)
     return size * found * jnp.where(left <= eps ** (1 / 3) * jnp.linalg.norm(right), 1.0, jnp.nan)

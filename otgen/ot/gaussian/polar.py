@@ -1,4 +1,4 @@
-"""The polar factor by matrix products alone: it batches well anywhere, and may stand in a loop (`factors.after`)."""
+"""The polar factor by matrix products alone, which batch well and may stand in a loop (see `factors.after`)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from otgen.ot.costs import product
 from otgen.ot.gaussian.units import sizes, unit
 from otgen.types import Array
 
-# x (a + b x^2 + c x^4): the first multiplies small singular values by 3.4 and keeps large ones within (.68, 1.13)
+# Coefficients of x (a + b x^2 + c x^4). GROW multiplies small singular values by 3.4, keeps large ones in (.68, 1.13).
 GROW = (3.4445, -4.7750, 2.0315)
-SETTLE = (1.875, -1.25, 0.375)  # of third order at 1
+SETTLE = (1.875, -1.25, 0.375)  # converges to 1 with third order
 
 
 def polar(x: Float[Array, "*batch p q"]) -> Float[Array, "*batch p q"]:
     """Return the nearest partial isometry U V' of matrices X = U S V' by Newton-Schulz iterations.
 
-    Singular values below rounding relative to the largest may end anywhere between 0 and 1. No derivative.
+    Singular values at the rounding level of the largest may end anywhere between 0 and 1. There is no derivative.
 
     Args:
       x: [..., p, q].
@@ -32,7 +32,7 @@ def polar(x: Float[Array, "*batch p q"]) -> Float[Array, "*batch p q"]:
     x = jax.lax.stop_gradient(x)
     wide = x.shape[-2] <= x.shape[-1]
     x = x if wide else x.mT
-    x = x / unit(sizes(x))  # squares of very large or small numbers leave float32
+    x = x / unit(sizes(x))  # squares of very large or small numbers would leave float32
     size = jnp.sqrt(jnp.sum(x**2, (-2, -1), keepdims=True))
     x = x / jnp.where(size > 0, size, 1.0)
 

@@ -1,14 +1,14 @@
-"""Bures distances by singular values, with derivatives of both orders by hand.
+"""Bures distances by singular values, with first and second derivatives written by hand.
 
 Everything comes from the singular values s and vectors U, V of X = F_a' F_b, where F_a F_a' = A and F_b F_b' = B:
 
   tr A + tr B - sum_i phi(s_i),   phi(s) = r - sigma^2 - sigma^2 log((r + sigma^2) / (2 sigma^2)),
                                   r = sqrt(4 s^2 + sigma^4),   sigma^2 = epsilon / 2;   phi(s) = 2 s at epsilon = 0.
 
-No matrix root is taken. Near zero the sum cancels; the value is then |F_a U V' - F_b|^2, whose error is of second
-order in the error of U and V. Derivatives of both orders divide by sums of singular values only, never by differences,
-so that repeated ones are harmless. Everything is computed in units of the problem's own (`units`), as s^2 and sigma^4
-are fourth powers of lengths, which leave float32 soon.
+No matrix root is taken. Where the distance is near zero, the terms of this sum cancel; the value is then computed as
+|F_a U V' - F_b|^2, whose error is of second order in the error of U and V. First and second derivatives divide by sums
+of singular values only, never by differences, so that repeated singular values are harmless. Everything is computed in
+units of the problem's own (`units`), because s^2 and sigma^4 are fourth powers of lengths and easily leave float32.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from otgen.ot.gaussian.polar import polar
 from otgen.ot.gaussian.units import of_lengths, sizes, unit
 from otgen.types import Array
 
-CLOSE = 20.0  # times eps^(1/3), .1 in float32: share of tr A + tr B below which the sum of s has cancelled too much
-CHUNK = 64  # close pairs computed at a time
-PIECE, PIECES = 2**20, 8  # large batches are computed in pieces of so many numbers that stay in a cache, 8 at most
+CLOSE = 20.0  # times eps^(1/3) (.1 in float32): below this share of tr A + tr B too many digits of the sum cancel
+CHUNK = 64  # pairs of close covariances that are computed together
+PIECE, PIECES = 2**20, 8  # a large batch is cut into pieces of so many numbers, which fit a cache, 8 at most
 
 
 class Spectrum(NamedTuple):
-    """Singular values and vectors of X = F_a' F_b, with what phi makes of them.
+    """Singular values and vectors of X = F_a' F_b, and two functions of the values that phi and its derivatives need.
 
     Attributes:
       u: [..., p, k].
@@ -62,7 +62,7 @@ def _ratio(top: Array | float, bottom: Array, legal: Array, other: Array | float
 
 
 def _value(fa: Array, fb: Array, sigma_sq: Array) -> Array:
-    """The value from factors [..., d, p], [..., d, q]: singular values for all, vectors for those that cancel."""
+    """Return the value from factors [..., d, p], [..., d, q]. Singular vectors are found only where the sum cancels."""
     batch = fa.shape[:-2]
     fa, fb = fa.reshape(-1, *fa.shape[-2:]), fb.reshape(-1, *fb.shape[-2:])
     length = unit(jnp.maximum(jnp.maximum(sizes(fa), sizes(fb)), jnp.sqrt(sigma_sq)))
@@ -83,11 +83,12 @@ def _value(fa: Array, fb: Array, sigma_sq: Array) -> Array:
     def one_chunk(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         at, values = carry
         index = jax.lax.dynamic_slice(order, (jnp.minimum(at, num - size),), (size,))
-        exact = _residual(after(fa[index], values), fb[index])  # or XLA computes it before the loop, needed or not
+        # without `after` XLA would compute it before the loop, needed or not
+        exact = _residual(after(fa[index], values), fb[index])
         return at + size, values.at[index].set(jnp.where(close[index], exact, values[index]))
 
     _, values = jax.lax.while_loop(more, one_chunk, (jnp.int32(0), plain))
-    # 2 s - phi(s), two terms that are not negative
+    # 2 s - phi(s), as two terms that are not negative
     r = jnp.hypot(2 * s, sigma_sq[:, None])
     missing = _ratio(4 * s * sigma_sq[:, None], 2 * s + sigma_sq[:, None] + r, r + s > 0)
     missing = jnp.sum(missing, -1) + sigma_sq * _log_ratio(s, r, sigma_sq)
@@ -107,7 +108,7 @@ def _inner(left: Array, right: Array) -> Array:
 
 
 def _log_ratio(s: Array, r: Array, sigma_sq: Array) -> Array:
-    """sum_i log((r + sigma^2) / (2 sigma^2)), the derivative of the value in sigma^2."""
+    """Return sum_i log((r + sigma^2) / (2 sigma^2)), the derivative of the value in sigma^2."""
     sigma_sq = sigma_sq[..., None]
     return jnp.sum(jnp.log1p(_ratio(2 * s**2, (r + sigma_sq) * sigma_sq, sigma_sq > 0)), -1)
 
@@ -131,7 +132,7 @@ def overlap_slope(x: Array, sigma_sq: Array) -> tuple[Array, Array]:
 
     At sigma = 0 the gradient is twice the polar factor.
     """
-    size = unit(jnp.maximum(sizes(x), sigma_sq))  # both are homogeneous of degree zero
+    size = unit(jnp.maximum(sizes(x), sigma_sq))  # both gradients are homogeneous of degree zero
     return _overlap_slope(x / size, sigma_sq / size[..., 0, 0])
 
 
@@ -143,9 +144,9 @@ def _overlap_slope(x: Array, sigma_sq: Array) -> tuple[Array, Array]:
 
 @_overlap_slope.defjvp
 def _overlap_slope_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
-    # With A = U' dX V split into its symmetric and skew part, the first is multiplied by the divided differences of
-    # phi', the second by (phi'_i + phi'_j) / (s_i + s_j); what dX has outside of U and V by phi'_i / s_i. The divided
-    # differences of phi' = 4 s / (r + sigma^2) are written without a difference.
+    # A = U' dX V is split into its symmetric and its skew part. The symmetric part is multiplied by the divided
+    # differences of phi', the skew part by (phi'_i + phi'_j) / (s_i + s_j), and the part of dX outside of U and V by
+    # phi'_i / s_i. The divided differences of phi' = 4 s / (r + sigma^2) are written without a difference.
     x, sigma_sq = primals
     dx, dsigma_sq = tangents
     of = spectrum(x, sigma_sq)
@@ -155,7 +156,8 @@ def _overlap_slope_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     (si, sj), (ri, rj), (wi, wj) = _pair(s), _pair(r), _pair(weight)
     cross = si * rj + sj * ri
     even = 0.25 * wi * wj * (square + _ratio(square**2 * (si + sj), cross, cross > 0, square))
-    even += jnp.where((wi == 0) | (wj == 0), wi + wj, 0.0)  # against what lies outside of the rank, as `rows` below
+    # for pairs of which one lies outside of the rank, as in `rows` below
+    even += jnp.where((wi == 0) | (wj == 0), wi + wj, 0.0)
     odd = _ratio(si * wi + sj * wj, si + sj, si + sj > 0, 0.5 * (wi + wj))
     middle = 0.5 * (even * (inside + inside.mT) + odd * (inside - inside.mT))
     drift = _ratio(-s * weight, r, r > 0) * dsigma_sq[..., None]
@@ -168,7 +170,7 @@ def _overlap_slope_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
 
 
 def _log_ratio_change(of: Spectrum, square: Array, dsquare: Array, dsigma_sq: Array) -> Array:
-    """How `_log_ratio` changes with s_i^2 and with sigma^2."""
+    """Return the derivatives of `_log_ratio` in s_i^2 and in sigma^2."""
     change = jnp.sum(_ratio(0.5 * of.weight * dsquare, of.r, of.r > 0), -1)
     own = _ratio(of.s**2 * of.weight, of.r * square, square > 0)  # 1 / sigma^2 - 1 / r
     return change - jnp.sum(own, -1) * dsigma_sq
@@ -212,7 +214,7 @@ def _of_covariances_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 def gains(a: Array, b: Array, sigma_sq: Array) -> tuple[Array, Array, Array]:
     """Return K with K A K + sigma^2 K = B, the same with A and B exchanged, and the value's derivative in sigma^2.
 
-    x -> K x is the mean of the optimal plan given x: the optimal map for sigma = 0.
+    x -> K x is the conditional mean of the optimal plan given x; for sigma = 0 it is the optimal map.
     """
     unit_a, unit_b = of_lengths(a), of_lengths(b)
     of_x = (sigma_sq / unit_a[..., 0, 0]) / unit_b[..., 0, 0]
@@ -233,7 +235,7 @@ def _gain(columns: Array, of: Spectrum) -> Array:
 
 @_gains.defjvp
 def _gains_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
-    # K = C g C' with C = F_b V and g = 2 / (r + sigma^2). The equation for K linearised in the basis of C is diagonal:
+    # K = C g C' with C = F_b V and g = 2 / (r + sigma^2). In the basis of C the linearised equation for K is diagonal:
     # (C^+ dK C^+')_ij (r_i + r_j) / 2 = (C^+ dB C^+' - g C' dA C g - d(sigma^2) g)_ij.
     a, b, sigma_sq = primals
     da, db, dsigma_sq = tangents

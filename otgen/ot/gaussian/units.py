@@ -1,7 +1,7 @@
 """Units in which numbers are of order one, so that their squares neither overflow nor underflow in float32.
 
-A unit is a power of two: dividing by it and multiplying by it again rounds nothing. It is a constant for derivatives; a
-function that is homogeneous in its arguments keeps its derivatives when they are taken in its units.
+A unit is a power of two, so that dividing by it and multiplying by it again rounds nothing. Differentiation treats it
+as a constant, which is right for functions that are homogeneous in their arguments.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def sizes(matrices: Array) -> Array:
 
 
 def of_lengths(covs: Array) -> Array:
-    """Return the unit of length of each of the covariances [..., d, d], shape [..., 1, 1]; that of covs is its square.
+    """Return the unit of length of each of the covariances [..., d, d], shape [..., 1, 1].
+
+    Its square is the unit of the covariances.
 
     Example:
       >>> from otgen.ot.gaussian.units import of_lengths

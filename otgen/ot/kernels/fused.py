@@ -1,7 +1,7 @@
 """The k largest scores <y_i, x> + h_i of every sample as one GPU kernel, which never writes the n x N scores to memory.
 
-Tiles as in `otgen.ot.kernels.softmin`: every row keeps its k largest scores so far and who reached them; the programs
-that share the columns each find k, and those are merged at the end.
+The kernel works on tiles as `otgen.ot.kernels.softmin` does. Every row keeps its k largest scores so far, with the
+points that reached them. Each of the programs that share the columns finds k scores, and these are merged at the end.
 
 Scores are ordered as pairs of a value and a code, larger values first, then smaller codes. The code is the index; of a
 score that is not a number it is the index with the sign bit set, and the value is infinite, so that such a score comes
@@ -22,12 +22,12 @@ from jaxtyping import Float, Int
 from otgen.ot.kernels.softmin import COLUMNS, ROWS, launch, tile_product
 from otgen.types import Array
 
-LAST = np.int32(2**31 - 1)  # the code of nobody, after all others
+LAST = np.int32(2**31 - 1)  # the code of no point, which comes after all others
 NOT_A_NUMBER = np.int32(-(2**31))  # the sign bit
 
 
 def _insert(best: list[tuple[Array, Array]], value: Array, code: Array, first: int) -> list[tuple[Array, Array]]:
-    """Put a score of every row into its list, which is in order, at place `first` or later; the last falls out."""
+    """Insert a score of every row into its ordered list, at place `first` or later; the last entry falls out."""
     best = list(best)
     for place in range(first, len(best)):
         other, theirs = best[place]
@@ -73,11 +73,11 @@ def fused_scores(
 ) -> tuple[Float[Array, "n {k}"], Int[Array, "n {k}"]]:
     """Return the k largest scores <y_i, x> + h_i of every sample and the points that reach them, by one kernel.
 
-    The numbers of `lax.top_k(x @ y.T + h, k)` in float32, never TF32, also where scores are equal (the first point
-    wins), -inf, or not a number (these come first). Beyond copies of the points it needs memory for k values and
+    The result is that of `lax.top_k(x @ y.T + h, k)` in float32, never TF32, also where scores are equal (the first
+    point wins), -inf, or not a number (these come first). Beyond copies of the points it needs memory for k values and
     indices of each sample, and for 65,536 k more by which the programs that share the columns are merged.
 
-    vmappable. It has no derivatives: those are of `otgen.ot.semidiscrete.scores.top_scores`.
+    It can be vmapped. It has no derivatives; `otgen.ot.semidiscrete.scores.top_scores` has.
 
     Args:
       x: samples [n, d], n >= 1, d >= 1.
@@ -110,6 +110,6 @@ def fused_scores(
     value, index = jnp.where(index < 0, jnp.nan, value), jnp.minimum(index & LAST, y.shape[0] - 1)
     if value.shape[1] == k:
         return value, index
-    # Both take the first of equals, and what is not a number before all others.
+    # Both take the first of equal scores, and scores that are not a number before all others.
     order = jnp.argmax(value, axis=1, keepdims=True) if k == 1 else lax.top_k(value, k)[1]
     return jnp.take_along_axis(value, order, axis=1), jnp.take_along_axis(index, order, axis=1)

@@ -1,8 +1,8 @@
 """The smoothed minimum of squared Euclidean costs as one GPU kernel, which never writes the n x m scores to memory.
 
-Tiles of x meet tiles of y; every row keeps a running maximum and a running sum. The columns are also shared out among
-several programs, whose maxima and sums are merged at the end, so that few rows still fill the device. The tiles, and
-what launches a kernel over them (`launch`), serve `otgen.ot.kernels.fused` too.
+A program goes over pairs of a tile of x and a tile of y, and every row keeps a running maximum and a running sum. The
+columns are divided among several programs, whose maxima and sums are merged at the end, so that few rows still fill the
+device. `otgen.ot.kernels.fused` uses the same tiles, and `launch`, which runs a kernel over them.
 
 The kernel is compiled by Triton: Pallas's other GPU compiler, Mosaic, multiplies float32 matrices as TF32
 only, whose ten bits are not enough for a difference of squares.
@@ -25,21 +25,21 @@ from otgen.ot import inert
 from otgen.ot.check import as_array, as_points, require_positive
 from otgen.types import Array
 
-ROWS = 64  # of x in a tile
-COLUMNS = 64  # of y in a tile
+ROWS = 64  # rows of x in a tile
+COLUMNS = 64  # rows of y in a tile, the columns of scores
 DEPTH = 32  # coordinates multiplied at a time; compiled for Hopper this takes 120 to 196 registers, and 64 spill
 WARPS = 4  # so that a thread has 32 entries of a tile
-STAGES = 2  # tiles of y on their way from memory at a time
-PROGRAMS = 1024  # wanted at least, where there is work for so many: several for each of a GPU's 100 to 150 processors
-BLOCK = 2**22  # entries of the plan in memory at a time in the backward pass, 16 MiB in float32
+STAGES = 2  # tiles of y that are on their way from memory at a time
+PROGRAMS = 1024  # at least, if there is work for so many: several for each of a GPU's 100 to 150 processors
+BLOCK = 2**22  # entries of the plan that the backward pass holds at a time, 16 MiB in float32
 
 _dot = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)  # in Triton: IEEE float32, no tensor cores
 
 
 def _merge(top: Array, total: Array, new: Array, scale: Array) -> tuple[Array, Array]:
-    """Take new scores [ROWS, COLUMNS] into the running maximum and the sum of 2^(scale (score - maximum))."""
+    """Update the running maximum and the sum of 2^(scale (score - maximum)) by new scores [ROWS, COLUMNS]."""
     peak = jnp.maximum(top, new.max(1))
-    shift = jnp.where(jnp.abs(peak) < jnp.inf, peak, 0.0)  # nothing but -inf so far: 0, not NaN
+    shift = jnp.where(jnp.abs(peak) < jnp.inf, peak, 0.0)  # 0 and not NaN if all scores so far are -inf
     powers = jnp.exp2((new - shift[:, None]) * scale)
     return peak, total * jnp.exp2((top - shift) * scale) + powers.sum(1)
 
@@ -62,17 +62,17 @@ def tile_product(x_ref, y_ref, columns, depth: int) -> Array:
 def launch(kernel, x: Array, y: Array, heights: Array, *scalars: Array, outputs, name: str, interpret: bool) -> list:
     """Pad to whole tiles and run a kernel in which every program meets one tile of rows with several of columns.
 
-    Columns that fill up have height -inf, their points and the rows that fill up are 0.
+    The columns that fill up a tile have height -inf; their points, and the rows that fill up a tile, are 0.
 
     Args:
       kernel: called with references to x [ROWS, d], y [d, m], heights [m], each scalar [1], each output [*lead, ROWS],
-        and with keywords tiles, how many tiles of columns are the program's, from `pl.program_id(1) * tiles` on, and
-        depth, how many coordinates are multiplied at a time.
+        and with two keywords: tiles, the number of tiles of columns for one program, which begin at
+        `pl.program_id(1) * tiles`, and depth, the number of coordinates that are multiplied at a time.
       x: points [n, d].
       y: points [m, d].
       heights: [m].
-      *scalars: what else the kernel reads.
-      outputs: (lead, dtype) of every output, lead the shape of what is kept of a row.
+      *scalars: further numbers that the kernel reads.
+      outputs: (lead, dtype) of every output, where lead is the shape of the numbers that are kept of a row.
       name: of the kernel.
       interpret: whether to run it in Pallas's interpreter.
 
@@ -128,14 +128,14 @@ def _kernel(x_ref, y_ref, height_ref, scale_ref, top_ref, total_ref, *, tiles: i
 
 
 def _launch(x: Array, y: Array, heights: Array, scale: Array, interpret: bool) -> list[Array]:
-    """Maxima and sums of all rows, [splits, n] each."""
+    """Return maxima and sums of all rows, [splits, n] each."""
     outputs = ((), x.dtype), ((), x.dtype)
     return launch(_kernel, x, y, heights, scale, outputs=outputs, name="softmin_sqeuclidean", interpret=interpret)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _softmin(x: Array, y: Array, epsilon: Array, potential: Array, log_weights: Array, interpret: bool) -> Array:
-    # Scores stay in units of the cost until the maximum is taken away: a small epsilon costs no digits.
+    # Scores stay in units of the cost until the maximum is subtracted, so that a small epsilon costs no digits.
     heights = potential + epsilon * log_weights - jnp.sum(y**2, 1)
     scale = math.log2(math.e) / epsilon
     tops, totals = _launch(x, y, heights, scale, interpret)
@@ -150,7 +150,7 @@ def _forward(x, y, epsilon, potential, log_weights, interpret):
 
 
 def _backward(interpret, saved, cotangent):
-    """Gradients by blocks of rows of the plan p_ij, the softmax of log_weights_j + (potential_j - c_ij) / epsilon."""
+    """Return gradients by blocks of rows of the plan, softmax_j(log_weights_j + (potential_j - c_ij) / epsilon)."""
     x, y, epsilon, potential, log_weights = saved
     num, dim = x.shape
     size = max(1, min(num, BLOCK // y.shape[0]))
@@ -166,7 +166,7 @@ def _backward(interpret, saved, cotangent):
         top = jnp.where(jnp.abs(top) < jnp.inf, top, 0.0)
         powers = jnp.exp(logits - top)
         total = powers.sum(1, keepdims=True)
-        total = jnp.where(total > 0, total, 1.0)  # a row that nothing reaches has gradient 0
+        total = jnp.where(total > 0, total, 1.0)  # a row without any point of positive weight has gradient 0
         plan = cotangent[:, None] * powers / total
         excess = jnp.where(powers > 0, scores - top - jnp.log(total), 0.0)
         mass = plan.sum(0)
@@ -203,10 +203,11 @@ def softmin_pallas(
 
     f_i = -epsilon log sum_j exp(log_weights_j + (potential_j - |x_i - y_j|^2) / epsilon)
 
-    The same numbers as `PairwiseCost(x, y).softmin(epsilon, potential, log_weights)`. Beyond copies of the points it
+    The result is that of `PairwiseCost(x, y).softmin(epsilon, potential, log_weights)`. Beyond copies of the points it
     needs O(n + m) memory forwards and a few blocks of 16 MiB backwards, where XLA goes over blocks of whole rows.
-    Arithmetic is in float32, or in float64 if an array is; products are never TF32. vmappable, and differentiable in x,
-    y, epsilon, potential and log_weights in reverse mode, also twice; jax refuses forward mode (jvp, jacfwd, hessian).
+    Arithmetic is in float32, or in float64 if an array is; products are never TF32. It can be vmapped, and is
+    differentiable in x, y, epsilon, potential and log_weights in reverse mode, also twice; jax refuses forward mode
+    (jvp, jacfwd, hessian).
 
     Args:
       x: points [n, d].

@@ -4,12 +4,14 @@ Averaging latents leaves the prior: the midpoint of two Gaussian latents is too 
 blurred images from it. Each operation here forms the intuitive combination y = sum_i w_i z_i and moves it to the
 prior by the Monge map of the law of y, the change that is smallest in mean square among all that restore the prior.
 
-What is kept is the law over random inputs; one fixed pair of latents may still lie anywhere.
+The prior is kept as a law over random inputs: the result for random latents follows it. The result for one fixed pair
+of latents may still lie anywhere.
 
-`operations` has the calls and `combination` the weighted sum that all of them are; the laws are in `priors` (stable
-ones, uniform), `tabulated` (by a table of their sums, from `sums`) and `radial`; `great_circle` has directions. Every
-law is also a source of `og.semidiscrete` (`sampler=`). `Learned` is offered here too, and defined beside the solver
-that it needs, in `otgen.ot.semidiscrete`, whose sources are laws of this package.
+`operations` has the operations and `combination` the weighted sum that all of them compute. The laws are in `priors`
+(stable laws and the uniform one), `tabulated` (laws whose sums are matched by a table, which `sums` makes) and `radial`
+(rotation-invariant laws); `great_circle` has functions of directions. Every law is also a source of `og.semidiscrete`
+(`sampler=`). `Learned` is offered here too, and defined beside the solver that it needs, in `otgen.ot.semidiscrete`,
+whose sources are laws of this package.
 
 Reference: Agustsson, Sage, Timofte and Van Gool (2019), arXiv 1711.01970; for `lol`, Bodin et al. (2024).
 """
@@ -66,11 +68,11 @@ __all__ = [
     "vicinity",
     "walk",
 ]
-_BEFORE = {"Custom": CustomPrior, "Mixture": MixturePrior}  # by the names of version 0.1
+_BEFORE = {"Custom": CustomPrior, "Mixture": MixturePrior}  # names of version 0.1
 
 
 def __getattr__(name: str):
-    """Import the one law that stands on a solver when it is first named; the names of version 0.1 still work."""
+    """Import `Learned`, the one law that needs a solver, when it is first named; find classes by their names of 0.1."""
     if name == "Learned":
         return importlib.import_module("otgen.ot.semidiscrete.learned").Learned
     if name in _BEFORE:

@@ -1,4 +1,4 @@
-"""Weighted sums of latents and their way back to the prior: checks outside jit, one compiled program per structure."""
+"""Weighted sums of latents and their maps to the prior: checks outside jit, and one compiled program per structure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from otgen.ot.latent.priors import Normal, Prior, degaussianise, gaussianise
 from otgen.types import Array, Key
 
 _PLAIN = (bool, int, float, np.generic)
-_UNROLLED = 8  # up to this many latents the sum is written out; beyond it is a matrix product
+_UNROLLED = 8  # the sum of up to so many latents is written out; that of more is a matrix product
 
 
 def leafwise(operation: Callable[[Any], Any], z: Any) -> Any:
@@ -53,14 +53,16 @@ def _is_sequence(z: Any) -> bool:
 
 
 def _is_numbers(z: Any) -> bool:
-    """Whether this is a number, or nested lists of numbers, which stand for an array."""
+    """Return whether this is a number, or nested lists of numbers, which stand for an array."""
     if isinstance(z, list | tuple) and not hasattr(z, "_fields"):
         return bool(z) and all(map(_is_numbers, z))
     return isinstance(z, _PLAIN)
 
 
 def combined(weights: Any, terms: Any, prior: Prior | None) -> Array:
-    """Return T(sum_i w_i z_i) for weights [..., n], whose leading axes lead; the sum itself without a prior.
+    """Return T(sum_i w_i z_i) for weights [..., n], whose leading axes lead in the result.
+
+    Without a prior it is the sum itself.
 
     Raises:
       ValueError: as `otgen.ot.latent.combine`.
@@ -88,7 +90,7 @@ def walked(key: Key, z: Any, num: int, radius: Any, prior: Prior) -> Array:
 
 
 def _compiles(prior: Prior) -> bool:
-    """Whether the map of a prior can be part of a jitted function: the prior is a pytree, and solves nothing."""
+    """Return whether the map of a prior can be part of a jitted function: the prior is a pytree and runs no solver."""
     return not prior.on_host and not jax.tree_util.all_leaves([prior])
 
 
@@ -119,14 +121,14 @@ def _one(prior: Prior | None, weights: Array, terms: Any, fixed: Any) -> Array:
 
 
 def _types(terms: Any) -> tuple[Any, Any]:
-    """The type of the result, and that of the arithmetic: float32 at least."""
+    """Return the type of the result, and that of the arithmetic, which is float32 at least."""
     dtype = jnp.result_type(terms) if hasattr(terms, "ndim") else jnp.result_type(*terms)
     working = at_least_float32(dtype)
     return (dtype if jnp.issubdtype(dtype, jnp.floating) else working), working
 
 
 def _scaled(weights: Array) -> Array:
-    """Weights of a size whose powers can be written down: a factor common to all does not move the latent."""
+    """Return the weights over a common factor, so that powers stay in range; the factor does not move the latent."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(weights)))
     extreme = ((largest < 1e-6) | (largest > 1e6)) & (largest > 0)
     return weights / jnp.where(extreme, largest, 1.0)
@@ -162,7 +164,7 @@ def _walked(prior: Prior, prepared: Any, weights: Array, key: Key, z: Any, num: 
 
 
 def _weights(weights: Any, num: int) -> Array:
-    """Weights [..., n] of n latents."""
+    """Return weights [..., n] of n latents, checked."""
     weights = jnp.asarray(_native(weights), jnp.result_type(float))
     if weights.ndim < 1 or weights.shape[-1] != num:
         raise ValueError(f"weights of shape {weights.shape} for {num} latents: give one weight per latent.")
@@ -178,14 +180,14 @@ def _weights(weights: Any, num: int) -> Array:
 
 
 def _native(weights: Any) -> Any:
-    """An array, or a list of numbers of which some may be traced."""
+    """Return an array, also of a list of numbers of which some are traced."""
     if isinstance(weights, list | tuple) and is_traced(*weights):
         return jnp.stack([jnp.asarray(weight) for weight in weights])
     return native("weights", weights)
 
 
 def _terms(terms: Any, prior: Prior | None) -> Any:
-    """Latents of one shape, which suits the prior."""
+    """Return latents as arrays, once they have one shape and it suits the prior."""
     if hasattr(terms, "ndim"):
         terms = native("the latents", terms)
         if terms.ndim == 0:
@@ -206,7 +208,7 @@ def _terms(terms: Any, prior: Prior | None) -> Any:
 
 def _require_inside(terms: Any, prior: Prior) -> None:
     low, high = prior.support
-    # Constants of somebody's jit have values too.
+    # Constants inside a caller's jit have values too.
     with jax.ensure_compile_time_eval():
         outside = bool(_outside(terms, low, high))
     if outside:
@@ -216,6 +218,6 @@ def _require_inside(terms: Any, prior: Prior) -> None:
 
 @jax.jit
 def _outside(terms: Any, low: Array, high: Array) -> Array:
-    slack = 1e-3 * (high - low)  # half precision rounds
-    # NaN compares false and passes: it comes out as NaN.
+    slack = 1e-3 * (high - low)  # leaves room for the rounding of half precision
+    # NaN compares false and passes here; the result is then NaN.
     return jnp.stack([jnp.any((z < low - slack) | (z > high + slack)) for z in jax.tree.leaves(terms)]).any()

@@ -77,7 +77,7 @@ def lerp(t: Any, z0: Any, z1: Any, prior: Prior = STANDARD, *, equal_speed: bool
 
 
 def _parameter(name: str, number: Any) -> Array:
-    """A number or an array of them, finite."""
+    """Return a parameter, a finite number or an array of such, as an array."""
     return as_array(name, number).astype(jnp.result_type(float))
 
 
@@ -133,7 +133,7 @@ def centroid(z: Any, prior: Prior = STANDARD) -> Any:
 
 
 def analogy(a: Any, b: Any, c: Any, prior: Prior = STANDARD) -> Any:
-    """Return what is to c as b is to a: c + (b - a), brought back to the prior.
+    """Return the latent that is to c as b is to a: c + (b - a), brought back to the prior.
 
     Example:
       >>> print(og.latent.analogy(jnp.array([1.0]), jnp.array([2.0]), jnp.array([4.0])), 5 / np.sqrt(3))
@@ -171,7 +171,7 @@ def _floating(dtype: Any) -> Any:
 
 
 def walk(key: Key, z: ArrayLike, num: int, radius: Any, prior: Prior = STANDARD) -> Array:
-    """Return a random walk [num + 1, ...] from z by steps of `vicinity`: stationary, whatever its length.
+    """Return a random walk [num + 1, ...] from z by steps of `vicinity`. Every point of it has the prior's law.
 
     For Gaussian latents it is an autoregression with correlation 1 / sqrt(1 + radius^2) a step.
 
@@ -215,7 +215,7 @@ def subspace(coordinates: Any, z: Any, prior: Prior = STANDARD) -> Any:
 
 
 def raw(weights: Any, z: Any) -> Any:
-    """Return sum_i w_i z_i and leave it there: the combination that does not keep the prior, for comparison.
+    """Return sum_i w_i z_i itself, a combination that does not keep the prior, for comparison.
 
     Example:
       >>> print(og.latent.raw(jnp.array([0.5, 0.5]), jnp.array([[2.0], [4.0]])))
@@ -225,10 +225,11 @@ def raw(weights: Any, z: Any) -> Any:
 
 
 def slerp(t: Any, z0: Any, z1: Any) -> Any:
-    """Interpolate along the great circle of the last axis: folklore, for comparison. t = 0 is z0.
+    """Interpolate along the great circle of the last axis, as is often done; for comparison. t = 0 is z0.
 
-    (sin((1 - t) angle) z0 + sin(t angle) z1) / sin(angle). The norm keeps its mean but loses spread, and latents of a
-    bounded prior leave their support. Between opposite latents every great circle is as short: one is chosen by z0.
+    The result is (sin((1 - t) angle) z0 + sin(t angle) z1) / sin(angle). Its norms have about the mean of the prior's
+    but a smaller spread, and latents of a bounded prior leave their support. Between opposite latents all great circles
+    are equally short, and z0 decides which one is taken.
 
     Args:
       t: a number, or an array [...] of them, which makes the leading axes of the result.
@@ -263,7 +264,7 @@ def _slerp(t: Array, z0: Any, z1: Any) -> Array:
 
 
 def lol(weights: Any, z: Any, prior: Prior = STANDARD) -> Any:
-    """Gaussianise, combine, and map back: keeps priors of independent coordinates, but is not the smallest change.
+    """Gaussianise, combine, and map back. This keeps priors of independent coordinates, but is not the smallest change.
 
     Example:
       >>> z = jnp.array([[0.5], [0.5]])

@@ -1,12 +1,13 @@
 """Laws of latents, each with the Monge map that brings a weighted sum of its draws back to it.
 
 A prior is a frozen dataclass with `sample(key, shape)`, `match(weights, y)` and, for laws of independent coordinates,
-`cdf`, `ppf` and (where it has a closed form) `log_prob`. `match` is the whole of the method: T = F^-1(F_Q(y)) for
-independent coordinates, with F_Q the law of the sum, and the same along the radius for rotation-invariant laws.
+`cdf`, `ppf` and (where it has a closed form) `log_prob`. `match` is that map: T = F^-1(F_Q(y)) for independent
+coordinates, where F_Q is the distribution function of the sum, and the same along the radius for rotation-invariant
+laws.
 
 A prior is also a law of the source (`otgen.types.Sampler`): it is called as `prior(key, num, dim)`, and laws with
-quantiles map the unit cube to themselves by `from_cube`. As a static argument it stands for its content: laws of one
-class with equal parameters are equal and have one hash, arrays among the parameters included.
+quantiles map uniform points of the unit cube to their draws by `from_cube`. As a static argument it stands for its
+content: laws of one class with equal parameters are equal and have one hash, arrays among the parameters included.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from otgen.ot.check import (
 from otgen.ot.latent import sums
 from otgen.types import Array, Key, as_pytree
 
-LEAST = 2.0**-24  # smallest coordinate of points of the unit cube, which quantile functions are then taken of
+LEAST = 2.0**-24  # smallest coordinate of random points of the unit cube, so that quantiles are finite
 
 
 def law(*static: str):
@@ -56,12 +57,12 @@ def _equal(one: Prior, other: Any) -> Any:
 
 
 def _hash(prior: Prior) -> int:
-    """Raises TypeError for traced parameters, whose values are not known."""
+    """Return the hash of class and content. Traced parameters have no values, and raise TypeError."""
     return hash((type(prior), _content(prior)))
 
 
 def _content(prior: Prior) -> tuple:
-    """The fields of a law, arrays as shape, type and bytes; read from the device once, as a law is frozen."""
+    """Return the fields of a law, its arrays as shape, type and bytes. They are read from the device once."""
     if "_content" not in vars(prior):
         set_fields(prior, _content=tuple(_plain(getattr(prior, it.name)) for it in dataclasses.fields(prior)))
     return prior._content
@@ -98,7 +99,7 @@ def set_fields(prior: Any, **values: Any) -> None:
 
 
 def placed(prior: Any) -> dict[str, Any]:
-    """The position and the width of a law, checked."""
+    """Return the position and the width of a law, checked."""
     return {"loc": parameter("loc", prior.loc), "scale": parameter("scale", prior.scale, positive=True)}
 
 
@@ -120,8 +121,8 @@ def require_order(low: Any, high: Any) -> None:
 class Prior:
     """A law of latents, and of the source of a semi-discrete map. Sub-classes give `sample` and `match`.
 
-    A law whose map for sums is laborious to find splits `match` in two: `prepare`, which does not need the sums and is
-    done once in a walk, and `finish`. Register sub-classes as pytrees, or every call outside jit is traced again.
+    A law whose map for sums takes much work splits `match` into `prepare`, which does not need the sums and runs once
+    in a walk, and `finish`. Register sub-classes as pytrees, or every call outside jit is traced again.
 
     Example:
       >>> print(isinstance(og.latent.Uniform(), og.latent.Prior), og.latent.Uniform().support)
@@ -132,8 +133,8 @@ class Prior:
       True True
     """
 
-    support: tuple[float, float] | None = None  # of every coordinate, where it is bounded
-    on_host: bool = False  # whether `prepare` cannot be part of a jitted function
+    support: tuple[float, float] | None = None  # of every coordinate, if it is bounded
+    on_host: bool = False  # whether `prepare` must run outside of jitted functions
 
     def sample(self, key: Key, shape: tuple[int, ...]) -> Array:
         """Draw latents of a shape.
@@ -170,7 +171,7 @@ class Prior:
         raise TypeError(f"{type(self).__name__} has no map for sums of its draws.")
 
     def draws(self, num: int, shape: tuple[int, ...]) -> Any:
-        """Random numbers behind the maps of all sums of `num` latents of a shape, drawn once for many weights."""
+        """Return random numbers, or None, by which sums of `num` latents are matched; one draw serves many weights."""
         return None
 
     def prepare(self, weights: Array, shape: tuple[int, ...], draws: Any = None) -> Any:
@@ -178,18 +179,18 @@ class Prior:
         return weights
 
     def finish(self, prepared: Any, y: Array) -> Array:
-        """Map sums y by what was prepared for their weights."""
+        """Map sums y, given what `prepare` has returned for their weights."""
         return self.match(prepared, y)
 
     def unfold(self, y: Array, z: Array) -> Array:
-        """Return sums y, moved where the map has no value; z is the first of the latents."""
+        """Return sums y, with those moved for which the map is not defined; z is the first of the latents."""
         return y
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Refuse latents of a shape that does not suit the parameters.
 
         Raises:
-          ValueError: naming both.
+          ValueError: which names both shapes.
         """
         for leaf in jax.tree.leaves(self):
             require_broadcast(type(self).__name__, leaf, shape)

@@ -15,7 +15,7 @@ from otgen.ot.latent.priors import Prior, law, parameter, set_fields
 from otgen.ot.latent.tabulated import NODES
 from otgen.types import Array, Key
 
-_DRAWS = 2**20  # draws behind a tabulated law
+_DRAWS = 2**20  # random draws that a table is made of
 
 
 @law("event_ndim")
@@ -53,7 +53,7 @@ class Sphere(Prior):
         return self._project(y)
 
     def unfold(self, y: Array, z: Array) -> Array:
-        """Return y; where latents cancel, as opposite ones do half-way, the direction at right angles to the first."""
+        """Return y; where latents cancel, as opposite ones do half-way, a direction at right angles to the first."""
         _, zero = great_circle.unit(y, self.event_ndim)
         return jnp.where(zero, great_circle.orthogonal(z, self.event_ndim), y)
 
@@ -75,14 +75,14 @@ class _Radial(Prior):
         return self.finish(self.prepare(weights, y.shape), y)
 
     def draws(self, num: int, shape: tuple[int, ...]) -> Any:
-        """Norms [num, DRAWS] in units of the width, and cosines of angles between them [num - 1, DRAWS]."""
+        """Return norms [num, DRAWS] in units of the width, and cosines of angles between vectors [num - 1, DRAWS]."""
         key, dim = jax.random.key(7), shape[-1]
         keys = [jax.random.split(jax.random.fold_in(key, i)) for i in range(num)]
         radii = [self.radii(radius_key, (_DRAWS,), dim) / self.unit for radius_key, _ in keys]
         return radii, [2 * _half_beta(angle_key, dim) - 1 for _, angle_key in keys[1:]]
 
     def prepare(self, weights: Array, shape: tuple[int, ...], draws: Any = None) -> Any:
-        """The table."""
+        """Return the table."""
         return self.table(weights, shape[-1], draws)
 
     def finish(self, prepared: Any, y: Array) -> Array:
@@ -90,7 +90,7 @@ class _Radial(Prior):
         return self.apply(prepared, y)
 
     def table(self, weights: Array, dim: int, draws: Any = None) -> Array:
-        """Sorted norms of sums of draws, from radii and angles alone: the angle to a random direction is one number."""
+        """Return the sorted norms of sums of draws, by the radius of each draw and its angle to the sum so far."""
         radii, cosines = self.draws(weights.shape[0], (dim,)) if draws is None else draws
         square = (jnp.abs(weights[0]) * radii[0]) ** 2
         for weight, radius, cosine in zip(weights[1:], radii[1:], cosines, strict=True):
@@ -111,7 +111,7 @@ class _Radial(Prior):
 
 
 def _half_beta(key: Key, dim: int) -> Array:
-    """Draws of (1 + cos)/2 for the angle between random directions: Beta((d-1)/2, (d-1)/2)."""
+    """Return draws of (1 + cos)/2 for the angle between random directions, which has the law Beta((d-1)/2, (d-1)/2)."""
     if dim == 1:
         return jax.random.bernoulli(key, 0.5, (_DRAWS,)).astype(jnp.result_type(float))
     first, second = jax.random.split(key)
@@ -153,7 +153,8 @@ class Ball(_Radial):
     def from_cube(self, u: Array) -> Array:
         """Map points u [n, d] of the unit cube to the ball: Gaussian vectors whose norms become those of the ball.
 
-        The square of a Gaussian vector's norm has a chi2 law, whose distribution function is that of (norm / radius)^d.
+        The chi2 distribution function of a Gaussian vector's squared norm is uniform, as (norm / radius)^d is in the
+        ball.
         """
         dim, z = u.shape[-1], jax.scipy.special.ndtri(u)
         square = jnp.sum(z**2, -1, keepdims=True)
@@ -191,7 +192,7 @@ class MultivariateT(_Radial):
 
     def radius_ppf(self, q: Array, dim: int) -> Array:
         """Quantile function of the norm: r^2 / d follows Fisher's law with (d, df) degrees of freedom."""
-        nodes = jnp.linspace(-14.0, 14.0, NODES)  # of log(r^2 / df), over which the law is a beta law
+        nodes = jnp.linspace(-14.0, 14.0, NODES)  # values of log(r^2 / df); r^2 / (r^2 + df) has a beta law
         share = jax.nn.sigmoid(nodes)
         below = betainc(dim / 2.0, self.df / 2.0, share)
         above = betainc(self.df / 2.0, dim / 2.0, jax.nn.sigmoid(-nodes))

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from otgen.types import Array
 
-CELLS = 2**17  # of the grid on which laws are convolved
+CELLS = 2**17  # cells of the grid on which laws are convolved
 MAX_TERMS = 8  # the closed form for uniform variables has 2^n terms
 
 
@@ -34,12 +34,12 @@ class Table(NamedTuple):
 def table(cdf: Callable[[Array], Array], reach: Array | float, weights: Float[Array, " n"]) -> Table:
     """Tabulate the law of sum_i w_i u_i for independent u_i of distribution function `cdf`.
 
-    Every term's probabilities of the cells of one grid are exact; they are convolved by FFT, so the error is of second
-    order in the cell, also for weights near 0.
+    All terms share one grid, and the probabilities of its cells are exact for each term. FFT convolves them, so that
+    the error is of second order in the cell, also for weights near 0.
 
     Args:
       cdf: elementwise distribution function of one variable.
-      reach: |u| stays below this, but for a negligible probability.
+      reach: the absolute value that u exceeds with a negligible probability only.
       weights: [n], not all 0.
 
     Returns:
@@ -53,8 +53,8 @@ def table(cdf: Callable[[Array], Array], reach: Array | float, weights: Float[Ar
     safe = jnp.where(size > 1e-12 * size.sum(), weights, 1e-12 * size.sum())
     levels = cdf(edges / safe[:, None])
     levels = jnp.where(safe[:, None] > 0, levels, 1 - levels)
-    # Rising already, but the running maximum also keeps XLA from evaluating the two ends of a cell in two ways, whose
-    # rounding would not cancel.
+    # The values rise already. The running maximum keeps XLA from evaluating the two ends of a cell in two ways, whose
+    # rounding errors would not cancel.
     masses = jnp.diff(jax.lax.cummax(levels, axis=1), axis=1)
     spectrum = jnp.fft.rfft(jnp.roll(masses, -(CELLS // 2), axis=1), axis=1)
     law = jnp.roll(jnp.fft.irfft(jnp.prod(spectrum, axis=0), CELLS), CELLS // 2)
@@ -67,7 +67,7 @@ def table(cdf: Callable[[Array], Array], reach: Array | float, weights: Float[Ar
 
 
 def tails(table: Table, y: Array) -> tuple[Array, Array]:
-    """Probabilities below and above y, elementwise, by linear interpolation."""
+    """Return the probabilities below and above y, elementwise, by linear interpolation."""
     place = jnp.clip((y - table.edge) / table.cell, 0, CELLS * (1 - 1e-7))
     index = jnp.nan_to_num(jnp.floor(place)).astype(jnp.int32)
     share = place - index
@@ -78,12 +78,13 @@ def tails(table: Table, y: Array) -> tuple[Array, Array]:
     return at(table.below), at(table.above)
 
 
-@jax.jit  # or every call outside jit compiles the branches of its cond again
+@jax.jit  # without it every call outside jit would compile the branches of its cond again
 def uniform_match(weights: Float[Array, " n"], y: Array) -> Array:
     """Map y = sum_i w_i u_i, u_i uniform on [-1, 1], to the uniform law by T(y) = 2 F_Q(y) - 1, elementwise.
 
-    Closed forms where float32 carries them, else the table: for two terms of sizes a >= b, T(y) = y / a where
-    |y| <= a - b, and sgn(y) (1 - (a + b - |y|)^2 / (4 a b)) beyond; for up to 8 terms the alternating sum over signs.
+    It is computed in closed form where float32 has enough digits, else by a table. For two terms of sizes a >= b,
+    T(y) = y / a where |y| <= a - b, and sgn(y) (1 - (a + b - |y|)^2 / (4 a b)) beyond. For up to 8 terms it is an
+    alternating sum over signs.
 
     Args:
       weights: [n], not all 0.
@@ -109,7 +110,7 @@ def uniform_match(weights: Float[Array, " n"], y: Array) -> Array:
         rounding = jnp.finfo(jnp.result_type(float)).eps / 2
         growth = size.sum() ** num / (math.factorial(num) * 2**num * jnp.maximum(jnp.prod(size), 1e-37))
         matched = jax.lax.cond(rounding * growth < 1e-6, lambda y: _alternating(size, y), tabulated, y)
-    # With all weight but two terms' at exactly 0, the two-term form is exact; with one, so is the identity.
+    # If all weights but two are exactly 0, the two-term form is exact; if all but one are, the identity is.
     return jnp.where(size[2] == 0, _two_uniforms(size[0], size[1], y), matched)
 
 
@@ -120,7 +121,7 @@ def _two_uniforms(a: Array, b: Array, y: Array) -> Array:
 
 
 def _alternating(size: Array, y: Array) -> Array:
-    """2 F_Q - 1 by inclusion and exclusion over the corners of the cube, evaluated in the lower tail."""
+    """Return 2 F_Q - 1 by inclusion and exclusion over the corners of the cube, evaluated in the lower tail."""
     num = size.shape[0]
     total = jnp.zeros_like(y)
     for signs in itertools.product((-1.0, 1.0), repeat=num):

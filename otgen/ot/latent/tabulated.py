@@ -27,7 +27,7 @@ from otgen.ot.latent.priors import (
 )
 from otgen.types import Array, Key
 
-NODES = 4096  # of a tabulated quantile function
+NODES = 4096  # nodes of a tabulated quantile function
 
 
 class _Tabulated(Coordinates):
@@ -37,8 +37,8 @@ class _Tabulated(Coordinates):
         return self.finish(self.prepare(weights, jnp.shape(y)), y)
 
     def prepare(self, weights: Array, shape: tuple[int, ...], draws: Any = None) -> Any:
-        """The table, and whether the sum is one of the latents itself."""
-        untouched = (jnp.sum(weights != 0) == 1) & (jnp.max(weights) == 1)  # exact at the ends of a path
+        """Return whether the sum is one of the latents itself, and the table of the sum's law."""
+        untouched = (jnp.sum(weights != 0) == 1) & (jnp.max(weights) == 1)  # at the ends of a path
         return untouched, self.table(weights)
 
     def finish(self, prepared: Any, y: Array) -> Array:
@@ -47,7 +47,7 @@ class _Tabulated(Coordinates):
         return jnp.where(untouched, y, self.apply(table, y))
 
     def table(self, weights: Array) -> sums.Table:
-        """The law of the sum, to be used again by `apply` for other sums of the same weights."""
+        """Return the law of the sum as a table, which `apply` uses for all sums of the same weights."""
         return sums.table(self.cdf, self.reach(), weights)
 
     def apply(self, table: sums.Table, y: Array) -> Array:
@@ -142,11 +142,11 @@ class StudentT(_Tabulated):
         return self.loc + self.scale * jnp.where(below < above, -size, size)
 
     def _far(self) -> Array:
-        # The tail falls as x^-df, with a constant below 1 for df >= 2 once x is large.
+        # For large x the tail is a constant times x^-df, and the constant is below 1 for df >= 2.
         return 10.0 ** (7.0 / self.df) * jnp.sqrt(self.df) + 3.0
 
     def reach(self) -> Array:
-        """Beyond this lies less than about 1e-7."""
+        """The absolute value that is exceeded with a probability of about 1e-7 at most."""
         return jnp.abs(self.loc) + self.scale * self._far()
 
     def log_prob(self, z: Array) -> Array:
@@ -201,13 +201,13 @@ class MixturePrior(_Tabulated):
         z = jnp.interp(below, self.cdf(nodes), nodes)
         unit = jnp.max(self._parts()[2])
         for _ in range(2):
-            density = jnp.maximum(jnp.exp(self.log_prob(z) + jnp.log(unit)), 1e-6)  # per unit
+            density = jnp.maximum(jnp.exp(self.log_prob(z) + jnp.log(unit)), 1e-6)  # per unit of length
             step = jnp.clip((self.cdf(z) - below) / density, -0.1, 0.1)
             z = z - unit * step * (jnp.minimum(below, above) > 1e-4)
         return z
 
     def reach(self) -> Array:
-        """Beyond this lies less than 1e-7."""
+        """The absolute value that is exceeded with a probability below 1e-7."""
         _, locs, scales = self._parts()
         return jnp.max(jnp.abs(locs) + 5.5 * scales)
 
@@ -280,7 +280,7 @@ class Empirical(_Tabulated):
         return jnp.max(jnp.abs(self.values))
 
     def prepare(self, weights: Array, shape: tuple[int, ...], draws: Any = None) -> Any:
-        # Of columns a table each, of 131,072 cells: made one at a time, when it is needed.
+        # Each column has a table of its own, of 131,072 cells, which is made one at a time, when it is needed.
         return weights if jnp.ndim(self.values) == 2 else super().prepare(weights, shape, draws)
 
     def finish(self, prepared: Any, y: Array) -> Array:
@@ -289,7 +289,7 @@ class Empirical(_Tabulated):
         return _match_columns(self.values, prepared, y)
 
 
-@jax.jit  # or every call outside jit compiles its loop again
+@jax.jit  # without it every call outside jit would compile its loop again
 def _match_columns(values: Array, weights: Array, y: Array) -> Array:
     def column(pair: tuple[Array, Array]) -> Array:
         prior, y = Empirical(pair[0]), pair[1]
@@ -305,7 +305,7 @@ class CustomPrior(_Tabulated):
     Attributes:
       cdf: elementwise distribution function, defined at module level (it is static).
       inverse: elementwise quantile function (static).
-      bound: |z| stays below this, but for a probability of about 1e-7 (static).
+      bound: the absolute value that is exceeded with a probability of about 1e-7 at most (static).
 
     Example:
       >>> logistic = og.latent.CustomPrior(cdf=jax.nn.sigmoid, inverse=jax.scipy.special.logit, bound=16.0)

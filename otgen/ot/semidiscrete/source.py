@@ -117,7 +117,7 @@ def as_sampler(sampler: Sampler) -> Sampler:
     """Return a source law as it is.
 
     Raises:
-      ValueError: for what cannot be called, or is no static argument because it has no hash.
+      ValueError: for what cannot be called, for a class, or for what is no static argument because it has no hash.
     """
     try:
         hash(sampler)
@@ -125,6 +125,8 @@ def as_sampler(sampler: Sampler) -> Sampler:
         raise ValueError(
             f"sampler = {sampler!r} has no hash: give a function, a frozen dataclass, or a prior made outside jit."
         ) from None
+    if isinstance(sampler, type):
+        raise ValueError(f"sampler is the class {sampler.__name__}: give a law of it, such as og.latent.Normal().")
     if not callable(sampler):
         raise ValueError(
             f"sampler = {sampler!r}: give a law such as og.source.uniform_cube or og.latent.Normal(), or a function "

@@ -1,13 +1,13 @@
-"""One smoothing inside another: how a datum answers potentials of latents, softly in noise and more firmly in code.
+"""One smoothing inside another: the best density of a datum for given potentials of the latents.
 
-What `structured`, `plan` and `perturbed` are made of. The regulariser of one datum's density r [K, M] is
+`solver`, `plans` and `perturbed` are made of these functions. The regulariser of one datum's density r [K, M] is
 epsilon E f(r) - lam E f(r_c), with r_c = E_n r and delta = epsilon - lam. The level g at which the best density for
 the scores v + g has mass one is
 
   entropic: minus a log-mean-exp over noises at temperature epsilon inside one over codes at temperature delta;
   quadratic: the threshold of a sparsemax over noises inside one over codes, found by sorting.
 
-The idea of paper A (arXiv 1912.02160); the formulas are derived here by convex duality.
+The idea is that of paper A (arXiv 1912.02160); the formulas are derived here by convex duality.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from otgen.ot.check import as_array, is_traced, native, poison, probability, req
 from otgen.ot.dual.smoothing import ENTROPIC, QUADRATIC, by_name, hinge_level, log_mean_exp
 from otgen.types import Array
 
-_BEYOND = 1e4  # times epsilon: costs at points of weight zero count no further, so that zero times them is zero
-_FAR = 60.0  # log density at which points of weight zero are cut off: no point that carries mass comes near
+_BEYOND = 1e4  # times epsilon: larger costs at points of weight zero are cut to this: infinity times zero is NaN
+_FAR = 60.0  # the log density of points of weight zero is cut off here, far above that of points that carry mass
 
 
 class Weights(NamedTuple):
-    """The laws of codes, noises and data; None stands for uniform, zeros are allowed, each sums to 1.
+    """The laws of codes, noises and data. Each sums to 1, zeros are allowed, and None stands for the uniform law.
 
     Attributes:
       code: [K].
@@ -48,7 +48,7 @@ class Weights(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Best answer to f: level g [B], slope f'(r_c) and density r_c [K, B], density r [K, M, B]."""
+    """The best answer to potentials f: level g [B], slope f'(r_c) [K, B], densities r_c [K, B] and r [K, M, B]."""
 
     g: Array
     slope: Array
@@ -80,7 +80,7 @@ def prepare(cost: Any, weights: Weights | None, epsilon: Any, lam: Any, smoothin
 
 @jax.jit
 def _limited(cost: Array, weights: Weights, epsilon: Array) -> Array:
-    """The cost, bounded where there is no mass."""
+    """Return the cost, bounded at points of weight zero."""
     mass = (weights.code[:, None] * weights.noise)[..., None] * weights.data
     limit = jax.lax.stop_gradient(_BEYOND * jnp.asarray(epsilon, cost.dtype))
     return jnp.where((mass > 0) | (jnp.abs(cost) < limit), cost, limit)
@@ -156,8 +156,8 @@ def mean_potential(f: Array, weights: Weights) -> Array:
 def _quadratic_taken(u: Array, weights: Weights, epsilon: ArrayLike, lam: ArrayLike) -> tuple[Array, Array, Array]:
     """Solve epsilon r_c = E_n max(u + lam r_c, 0) for r_c [K, B] by sorting the scores u [K, M, B] over noises.
 
-    The k largest take part as long as epsilon u_k + lam sum_{i <= k} w_i (u_i - u_k) > 0; over those,
-    r_c = S / (epsilon - lam sum w) with S = sum w u. Which take part is locally constant.
+    The k largest scores take part as long as epsilon u_k + lam sum_{i <= k} w_i (u_i - u_k) > 0. With sums over those,
+    r_c = S / (epsilon - lam sum w), where S = sum w u. The set of scores that take part is locally constant.
 
     Returns:
       Weights of those that take part [K, M, B], S [K, B], and epsilon - lam sum w [K, B].
@@ -168,7 +168,7 @@ def _quadratic_taken(u: Array, weights: Weights, epsilon: ArrayLike, lam: ArrayL
     inside = epsilon * top + lam * (jnp.cumsum(mass * top, 1) - top * jnp.cumsum(mass, 1)) > 0
     count = jnp.sum(inside, 1, keepdims=True)
     last = jnp.take_along_axis(top, jnp.maximum(count, 1) - 1, 1)
-    tie = 16 * jnp.finfo(u.dtype).eps * jnp.abs(last)  # compilers may compute u twice, rounded differently
+    tie = 16 * jnp.finfo(u.dtype).eps * jnp.abs(last)  # a compiler may compute u twice and round it differently
     taken = jnp.where((jax.lax.stop_gradient(u) >= last - tie) & (count > 0), w, 0.0)
     return taken, jnp.sum(taken * u, 1), epsilon - lam * jnp.sum(taken, 1)
 
@@ -181,11 +181,11 @@ def quadratic_density(u: Array, weights: Weights, epsilon: ArrayLike, lam: Array
 
 
 def _quadratic_level(v: Array, weights: Weights, epsilon: ArrayLike, lam: ArrayLike) -> Array:
-    """The g [B] at which E_c r_c = 1 for the scores v + g.
+    """Return the g [B] at which E_c r_c = 1 for the scores v + g.
 
-    r_c is convex and piecewise linear in g: with v sorted over noises its slope becomes W_k / (epsilon - lam W_k), W_k
-    the weight of the k largest, at g_k = -v_k - (lam / epsilon) sum_{i <= k} w_i (v_i - v_k). So E_c r_c = sum of
-    hinges.
+    r_c is convex and piecewise linear in g. Sort v over noises, and let W_k be the weight of the k largest: the slope
+    of r_c becomes W_k / (epsilon - lam W_k) at g_k = -v_k - (lam / epsilon) sum_{i <= k} w_i (v_i - v_k). So E_c r_c is
+    a sum of hinges, whose level `hinge_level` finds.
     """
     w, lam = jnp.broadcast_to(weights.noise[..., None], v.shape), epsilon - delta_of(epsilon, lam, v.dtype)
     order = jnp.argsort(-v, axis=1)
@@ -200,7 +200,7 @@ def _quadratic_level(v: Array, weights: Weights, epsilon: ArrayLike, lam: ArrayL
 
 @functools.partial(jax.jit, static_argnames="smoothing")
 def respond(v, weights, epsilon, lam, smoothing) -> Answer:
-    """Return the density with mass one at every datum that is best for the scores v = f - C, [K, M, B]."""
+    """Return the best answer to the scores v = f - C [K, M, B], among densities with mass one at every datum."""
     if smoothing == QUADRATIC:
         g = jax.lax.stop_gradient(_quadratic_level(v, weights, epsilon, lam))
         code, full = quadratic_density(v + g, weights, epsilon, lam)
@@ -208,7 +208,7 @@ def respond(v, weights, epsilon, lam, smoothing) -> Answer:
     inner = log_mean_exp(v / epsilon, weights.noise[..., None], axis=1)
     delta = delta_of(epsilon, lam, v.dtype, power=1.0)
     top = jnp.max(jnp.where(weights.code[:, None] > 0, inner, -jnp.inf), 0)
-    top = jax.lax.stop_gradient(top)  # taken off before epsilon / delta, which may be huge, is multiplied in
+    top = jax.lax.stop_gradient(top)  # subtracted before the product with epsilon / delta, which may be huge
     outer = epsilon / delta * (inner - top)
     level = log_mean_exp(outer, weights.code[:, None], axis=0)
     log_code = outer - level
@@ -222,7 +222,7 @@ def respond(v, weights, epsilon, lam, smoothing) -> Answer:
 def conjugate(u, weights, epsilon, lam, smoothing) -> Array:
     """Return the conjugate of the regulariser at u = f + g - C, for every datum [B]."""
     if smoothing == QUADRATIC:
-        # E u r - epsilon E r^2 / 2 + lam E r_c^2 / 2 = E u r / 2, written without differences of large numbers.
+        # E u r - epsilon E r^2 / 2 + lam E r_c^2 / 2 = E u r / 2; the right side has no difference of large numbers.
         taken, total, rest = _quadratic_taken(u, weights, epsilon, lam)
         return mean_code(jnp.sum(taken * u**2, 1) + lam * total**2 / rest, weights) / (2 * epsilon)
     delta = delta_of(epsilon, lam, u.dtype)

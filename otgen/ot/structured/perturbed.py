@@ -1,14 +1,15 @@
 """The structured plan as plain smoothed transport for a perturbed ground cost, in three readings: `og.perturbed`.
 
-  (i) C - p(c, x), p = lam f'(r_c): cheaper where code and datum already go together, so the rich get richer
-    (`perturbation`);
-  (ii) C - lam log Q(c | x) / P(c): p is learned by an encoder Q, or found by alternation (`encoder_perturbation`,
-    `alternate`);
-  (iii) C + p(c, n, x): an adversary raises the cost, who may do so along noise but not along the code (`adversary`).
+  (i) C - p(c, x) with p = lam f'(r_c): the cost falls where code and datum already go together (`perturbation`);
+  (ii) C - lam log Q(c | x) / P(c): the perturbation is learned by an encoder Q (`encoder_perturbation`), or found by
+    alternation (`alternate`);
+  (iii) C + p(c, n, x): an adversary raises the cost, along noise but not along the code (`adversary`).
 
-`perturbed_cost` makes the ground cost that `sinkhorn.run` and `dual.run` take. Notation as in `otgen.ot.structured`.
+`perturbed_cost` makes the ground cost that `sinkhorn.run` and `dual.run` take. The notation is that of
+`otgen.ot.structured`.
 
-After paper A (arXiv 1912.02160), derived here; reading (iii) after Paty and Cuturi (2020), arXiv 2002.03229.
+The readings follow paper A (arXiv 1912.02160) and are derived here; the third follows Paty and Cuturi (2020), arXiv
+2002.03229.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ def perturbation(
 ) -> Float[Array, "K B"]:
     """Return p = lam f'(r_c), by which the ground cost falls where code and datum go together: reading (i).
 
-    Plain smoothed transport with the cost C - p has the structured plan as its solution. Entropic: lam times the
-    pointwise mutual information log r_c; quadratic: lam r_c. Arguments as in `run`; use `perturbed_cost(cost, p)`.
+    Plain smoothed transport with the cost C - p, which `perturbed_cost(cost, p)` makes, has the structured plan as its
+    solution. With entropic smoothing p is lam times the pointwise mutual information log r_c, with quadratic smoothing
+    lam r_c. Arguments are as in `run`.
 
     Example:
       >>> cost = jnp.array([[[0.0, 1.0]], [[1.0, 0.0]]])
@@ -60,7 +62,7 @@ def perturbed_cost(cost: ArrayLike, p: ArrayLike) -> DenseCost:
 
     Args:
       cost: [K, M, B], or a matrix [K, B] without noise.
-      p: what the cost falls by, [K, B], or [K, M, B]; for an adversary's p, which raises the cost, give -p.
+      p: how much the cost falls, [K, B] or [K, M, B]; give -p for the p of an adversary, which raises the cost.
 
     Returns:
       DenseCost [K M, B]; the latent (c, n) is row c M + n, with weight code[c] noise[n].
@@ -85,9 +87,9 @@ def perturbed_cost(cost: ArrayLike, p: ArrayLike) -> DenseCost:
 def encoder_perturbation(log_q: ArrayLike, code: ArrayLike | None = None, *, lam: ArrayLike) -> Float[Array, "K B"]:
     """Return p = lam log(Q(c | x) / P(c)) of an encoder Q: reading (ii), with the encoder as a ground cost.
 
-    As E_pi log Q(c|x) / P(c) <= I(c; x) with equality at the plan's posterior, the best encoder makes C - p the cost of
-    reading (i), and training it is -E_pi log Q. Any lam >= 0: beyond epsilon the joint problem is not convex, and
-    strong codes emerge.
+    E_pi log Q(c|x) / P(c) <= I(c; x), with equality where Q is the plan's posterior. So the best encoder makes C - p
+    the cost of reading (i), and the loss that trains it is -E_pi log Q. Any lam >= 0 is allowed; for lam > epsilon the
+    joint problem is not convex, and codes become more informative.
 
     Args:
       log_q: log-probabilities of the codes for every datum [K, B], such as log_softmax(logits, 0).
@@ -129,8 +131,8 @@ def alternate(
 
       W <= V(q) = min_pi <C - lam q, pi> + epsilon I_f(pi) + lam E f*(q),   equal at the optimal q.
 
-    V(q) never rises from step to step (convex-concave procedure); for lam <= epsilon the limit is W, beyond it a local
-    optimum. Starting from q = f'(1) the first transport is plain.
+    V(q) never rises from step to step (convex-concave procedure). Its limit is W for lam <= epsilon, and a local
+    optimum for larger lam. With q = f'(1) the first step is plain smoothed transport.
 
     Args:
       q: [K, B], reward of the pair (c, x) in units of lam.
@@ -179,9 +181,9 @@ def adversary(
 
       W = max_p min_pi <C + p, pi> - J*(p) + delta E f(r_c),   the best p = epsilon (f'(r) - f'(r_c)).
 
-    Entropic: the adversary's budget is E_n exp(p / epsilon) <= 1 for every code and datum, J* = 0; p = epsilon log r /
-    r_c. Quadratic: E_n p = 0 and J*(p) = E p^2 / (2 epsilon). Along the code nothing is blurred but by delta: for lam =
-    epsilon the plan is as sparse in the code as unsmoothed transport. Arguments as in `run`.
+    With entropic smoothing the adversary's budget is E_n exp(p / epsilon) <= 1 for every code and datum, J* = 0, and
+    p = epsilon log r / r_c. With quadratic smoothing E_n p = 0 and J*(p) = E p^2 / (2 epsilon). The code is smoothed by
+    delta only: for lam = epsilon the plan is as sparse in the code as unsmoothed transport. Arguments are as in `run`.
 
     Example:
       >>> cost = jnp.array([[[0.0, 1.0], [0.2, 1.2]], [[1.0, 0.0], [1.0, 0.0]]])
@@ -214,8 +216,8 @@ def evaluate_payoff(
 ) -> Float[Array, ""]:
     """Return the payoff <C + p, pi> - J*(p) + delta E f(r_c) of reading (iii), for a p within the adversary's budget.
 
-    At the optimum it is W, which no other p within the budget raises and no other feasible plan lowers.
-    Arguments as in `dual_value`; p from `adversary`, density r of the plan, both [K, M, B].
+    At the optimum it is W, which no other p within the budget raises and no other feasible plan lowers. Arguments are
+    as in `dual_value`; p comes from `adversary`, and density is the r of the plan, both [K, M, B].
 
     Example:
       >>> cost, numbers = jnp.array([[[0.0, 1.0], [0.2, 1.2]], [[1.0, 0.0], [1.0, 0.0]]]), {"epsilon": 0.5, "lam": 0.2}

@@ -1,7 +1,7 @@
-"""What the structured plan says: its density, the law of the latent given a datum, what the code tells about the data.
+"""Functions of a structured plan: its density, the law of the latent given a datum, the information in the code.
 
-Of potentials: `dual_density`, `conditional`. Of a solution of `structured.run`: `density`. Of any density:
-`information`, `regulariser`.
+`dual_density` and `conditional` are functions of potentials, `density` of a solution of `structured.run`, `information`
+and `regulariser` of any density.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def dual_density(
 ) -> Float[Array, "K M B"]:
     """Return the density of the plan that potentials stand for, minus the gradient of the dual in the cost.
 
-    Entropic: r = exp(u / epsilon) M^(lam / delta). Quadratic: r = max(u + lam r_c, 0) / epsilon. Arguments as in
-    `dual_value`.
+    With entropic smoothing r = exp(u / epsilon) M^(lam / delta), with quadratic smoothing
+    r = max(u + lam r_c, 0) / epsilon. Arguments are as in `dual_value`, which explains u and M.
 
     Example:
       >>> cost = jnp.array([[[0.0, 1.0]], [[1.0, 0.0]]])
@@ -119,8 +119,9 @@ def conditional(
 ) -> Float[Array, "K M B"]:
     """Return w(c, n | x), the plan's law of the latent of every datum: sums to 1 over codes and noises.
 
-    Entropic: softmax over codes of (epsilon / delta) log M times softmax over noises of (f - C) / epsilon, for weights
-    that are not uniform multiplied by them. Its sum over noises is the code posterior. Arguments as in `dual_value`.
+    With entropic smoothing it is the softmax over codes of (epsilon / delta) log M, times the softmax over noises of
+    (f - C) / epsilon; both are weighted by the laws of codes and noises. Its sum over noises is the posterior of the
+    code. Arguments are as in `dual_value`.
 
     Example:
       >>> cost = jnp.array([[[0.0, 1.0]], [[1.0, 0.0]]])
@@ -139,13 +140,13 @@ def conditional(
 
 
 def split(epsilon: ArrayLike, lam: ArrayLike) -> tuple[Array, Array]:
-    """Return the part of lam that one solve can bear, and the rest, which proximal steps add."""
+    """Return the part of lam that one solve takes into account, and the rest, which proximal steps add."""
     part = jnp.minimum(lam, _WORK * epsilon)
     return part, lam - part
 
 
 def answer_of(cost, f, proximal, weights, epsilon, lam, smoothing) -> Answer:
-    """Return the answer to the potentials of a State."""
+    """Return the best answer to the potentials of a State."""
     part, _ = split(epsilon, lam)
     proximal = as_array("state.proximal", proximal, (cost.shape[0], cost.shape[2]), finite=False)
     return respond(f[..., None] - cost + proximal[:, None], weights, epsilon, part, smoothing)
@@ -162,7 +163,7 @@ def density(
 ) -> Float[Array, "K M B"]:
     """Return the density r of the plan that `run` found, also for lam = epsilon, where potentials alone do not show it.
 
-    The mass of every datum is exact, that of the latents to `Info.error`. Arguments as in `run`.
+    The mass of every datum is exact; that of the latents is right up to `Info.error`. Arguments are as in `run`.
 
     Example:
       >>> cost = jnp.array([[[0.0, 1.0]], [[1.0, 0.0]]])
@@ -203,8 +204,8 @@ def regulariser(
 ) -> Float[Array, ""]:
     """Return epsilon E f(r) - lam E f(r_c) of a density r.
 
-    It equals delta E f(r_c) + epsilon (E f(r) - E f(r_c)), for the entropic f
-    delta I(c; x) + epsilon I(n; x | c), the chain rule of information. Arguments as in `dual_value`.
+    It equals delta E f(r_c) + epsilon (E f(r) - E f(r_c)). For the entropic f this is
+    delta I(c; x) + epsilon I(n; x | c), by the chain rule of information. Arguments are as in `dual_value`.
 
     Example:
       >>> density = jnp.array([[[2.0, 0.0]], [[0.0, 2.0]]])
@@ -223,7 +224,7 @@ def regulariser_of(density, weights, epsilon, lam, smoothing) -> Array:
 
 
 def repaired(density: Array, weights: Weights) -> Array:
-    """Give a density the exact marginals: scale down what is too heavy, add what is missing as a product."""
+    """Return a density with the exact marginals: rows and columns too heavy are scaled down, missing mass is added."""
     density = density / jnp.maximum(density @ weights.data, 1)[..., None]
     density = density / jnp.maximum(mean_latent(density, weights), 1)
     lack = jnp.maximum(1 - density @ weights.data, 0)

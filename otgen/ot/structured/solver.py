@@ -28,7 +28,7 @@ from otgen.ot.structured.nested import (
 from otgen.ot.structured.plans import State, regulariser_of, repaired, split
 from otgen.types import Array, averaged, status_of
 
-_SIGMA = 0.01  # a proximal step is solved to this share of how far it moves the code-data marginal
+_SIGMA = 0.01  # the error of a proximal step is at most this share of the change it makes in the code-data marginal
 
 
 def dual_value(
@@ -46,8 +46,8 @@ def dual_value(
 
     Entropic: E f + E g - delta E_{c,x}[M^(epsilon/delta) - 1] with M = E_n exp(u / epsilon), u = f + g - C.
     Quadratic: E f + E g - E[u r - epsilon r^2 / 2] - lam E[r_c^2] / 2 with r = max(u + lam r_c, 0) / epsilon.
-    Differentiable in everything; the gradient in the cost is the plan that the potentials stand for. delta is kept
-    above sqrt(machine precision) epsilon; for small delta prefer `semidual`, which cannot overflow.
+    The value is differentiable in all arguments; its gradient in the cost is the plan that the potentials stand for.
+    delta is kept above sqrt(machine precision) epsilon; for small delta prefer `semidual`, which cannot overflow.
 
     Args:
       cost: C of every code, noise and datum [K, M, B], or a matrix [K, B] without noise, which counts as M = 1.
@@ -91,11 +91,11 @@ def semidual(
     """Return the semi-dual value E f + E_x g(x), g the best for f: potentials ascend it, a generator descends it.
 
     Entropic: g(x) = -delta log E_c exp((epsilon / delta) log E_n exp((f - C) / epsilon)), min over codes for delta = 0.
-    Quadratic: the level at which E_c r_c = 1, exactly, by sorting; differentiated by the envelope theorem.
-    By Danskin's theorem the gradient in the cost is the plan w(c, n | x) of `conditional`, not differentiated itself,
-    so a generator's gradient is E_w grad C without stopping anything; f must not depend on the generator (give it
-    stop_gradient of the generated points). On a batch it is unbiased in the data; codes and noises that are samples
-    bias it upwards by O(1/M). Arguments, result and errors as in `dual_value`.
+    Quadratic: g(x) is the level at which E_c r_c = 1, found exactly by sorting, differentiated by the envelope theorem.
+    By Danskin's theorem the gradient in the cost is the plan w(c, n | x) of `conditional`, with no derivative of the
+    plan itself, so that a generator's gradient is E_w grad C. Only f must not depend on the generator: compute it from
+    stop_gradient of the generated points. On a batch the value is unbiased in the data; codes and noises that are
+    samples bias it upwards by O(1/M). Arguments, result and errors are as in `dual_value`.
 
     Example:
       >>> cost = jnp.array([[[0.0, 1.0]], [[1.0, 0.0]]])
@@ -125,7 +125,9 @@ def transform(
     lam: ArrayLike,
     smoothing: str | Smoothing = "entropic",
 ) -> Float[Array, " B"]:
-    """Return the g that maximises the dual for given f (formulas in `semidual`). Arguments as in `dual_value`.
+    """Return the g that maximises the dual for given f, by the formulas in `semidual`.
+
+    Arguments are as in `dual_value`.
 
     Example:
       >>> cost = jnp.array([[[0.0, 1.0]], [[1.0, 0.0]]])
@@ -149,10 +151,10 @@ def run(
 ) -> tuple[State, Info]:
     """Solve the structured problem until the duality gap is below `tol`, for any lam in [0, epsilon].
 
-    The semi-dual is maximised by L-BFGS, some dozens of steps at a time. For lam near epsilon it is hardly smooth in
-    the code; there the solver adds (lam - 0.9 epsilon) times the divergence of r_c from that of the step before, a
-    proximal point method whose limit is not changed by it. The result carries no gradient: `semidual(cost, state.f,
-    ...)` has the value and, for lam < epsilon, the gradient of W.
+    The semi-dual is maximised by L-BFGS, some dozens of steps at a time. For lam near epsilon the semi-dual is hardly
+    smooth in the code. There the solver adds to the objective (lam - 0.9 epsilon) times the divergence of r_c from the
+    r_c of the step before; this is a proximal point method, whose limit is the solution of the problem as given. The
+    result has no derivative; that of `value` has, for lam < epsilon.
 
     Args:
       cost, weights, epsilon, lam, smoothing: as in `dual_value`.
@@ -203,7 +205,7 @@ def value(
     """Solve the structured problem and return its value W, differentiable in the cost, weights, epsilon and lam.
 
     It is `semidual` at the potentials of `run`, a lower bound of W. The gradient is that of the semi-dual with the
-    potentials held fixed, by Danskin's theorem W's own, for lam < epsilon.
+    potentials held fixed, which for lam < epsilon is W's own gradient by Danskin's theorem.
 
     Args:
       cost, weights, epsilon, lam, smoothing: as in `dual_value`.
@@ -250,7 +252,7 @@ def _run(cost, f, proximal, weights, epsilon, lam, tol, max_steps, smoothing) ->
     def bounds(f: Array, density: Array) -> tuple[Array, Array]:
         density, v = repaired(density, weights), f[..., None] - cost
         level = level_value(v, weights, epsilon, lam, smoothing)
-        # The excess of a density over the best one for its datum: large potentials cancel before they are summed.
+        # How much worse a density is than the best one for its datum; large potentials cancel before they are summed.
         excess = regulariser_of(density, weights, epsilon, lam, smoothing) - mean_latent(density * v, weights) - level
         return jnp.abs(weights.data @ excess), mean_potential(f, weights) + weights.data @ level
 

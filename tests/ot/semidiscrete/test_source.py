@@ -177,6 +177,11 @@ def test_a_law_with_traced_parameters_is_no_static_argument(key):
         jax.jit(lambda scale: source.independent(key, latent.Normal(0.0, scale), 4, 2))(2.0)
 
 
+def test_a_class_is_no_law(key):
+    with pytest.raises(ValueError, match=r"give a law of it, such as og.latent.Normal\(\)"):
+        source.independent(key, latent.Normal, 4, 2)
+
+
 def test_a_law_refuses_dimensions_that_its_parameters_do_not_have(key):
     law = latent.Normal(np.zeros(3))
     for call in (lambda: law(key, 4, 2), lambda: source.draw(key, law, 0, 4, 2)):

@@ -1,11 +1,11 @@
 """Optimal transport between Gaussian mixtures, through plans between their components (Delon and Desolneux 2020).
 
-Among the plans between two mixtures that are mixtures themselves, an optimal one joins component k of p and component l
-of q by the Gaussian optimal plan, with a share pi_kl that solves the transport problem between the weights for the
-squared 2-Wasserstein distances of the components: a linear program of k x l unknowns, whatever the dimension. Its value
-MW_2^2 bounds W_2^2 from above. pi is a vertex: of its entries at most k + l - 1 are positive, so that maps and
-derivatives are computed for as many pairs only, not for all. Components of weight zero change nothing, whatever they
-hold.
+Only plans between two mixtures that are mixtures themselves are considered. The best of them joins component k of p
+and component l of q by the optimal plan between these two Gaussians. The share pi_kl of this pair solves the transport
+problem between the weights for the squared 2-Wasserstein distances of the components: a linear program of k x l
+unknowns, whatever the dimension. Its value MW_2^2 bounds W_2^2 from above. pi is a vertex of the polytope of plans: at
+most k + l - 1 of its entries are positive, and maps and derivatives are computed for these pairs only. Components of
+weight zero change nothing, whatever numbers they hold.
 
 `plans` has distances and plans, `maps` densities and what a plan does to points.
 """

@@ -17,13 +17,13 @@ from otgen.ot.gaussian.maps import geodesic_cov, map_matrix
 from otgen.ot.gaussian.mixture.plans import Mixture, alive, as_mixture, both, solve, support
 from otgen.types import Array, Key
 
-TILE = 2**22  # entries of the matrices gathered for a stretch of points
+TILE = 2**22  # entries of the matrices that are gathered at once, for a stretch of the points
 
 
 def log_density(p: Mixture | tuple, x: ArrayLike) -> Float[Array, " n"]:
     """Return the log density of a mixture at points.
 
-    Differentiable. Components of weight zero may be singular.
+    It is differentiable. Components of weight zero may have singular covariances.
 
     Args:
       p: Mixture.
@@ -68,7 +68,7 @@ def _regular(p: Mixture) -> Array:
 
 @jax.jit
 def _log_joint(p: Mixture, x: Array) -> Array:
-    """log(a_k g_k(x)) [k, n], -inf for components of weight zero."""
+    """Return log(a_k g_k(x)) [k, n], which is -inf for components of weight zero."""
     alive = p.weights > 0
     eye = jnp.eye(x.shape[1], dtype=p.covs.dtype)
     lower = jnp.linalg.cholesky(jnp.where(alive[:, None, None], p.covs, eye))
@@ -169,7 +169,7 @@ def _sampled(key: Key, mass: Array, p: Mixture, q: Mixture, x: Array) -> Array:
 
 
 def _turned(matrices: Array, index: Array, vectors: Array) -> Array:
-    """matrices[index[i]] @ vectors[i], gathering the matrices of a stretch of points at a time."""
+    """Return matrices[index[i]] @ vectors[i]; the matrices are gathered for a stretch of the points at a time."""
 
     def one(of: tuple[Array, Array]) -> Array:
         return product(matrices[of[0]], of[1])
@@ -213,7 +213,9 @@ def geodesic(t: ArrayLike, p: Mixture | tuple, q: Mixture | tuple) -> Mixture:
 
 
 def sample(key: Key, p: Mixture | tuple, num: int) -> Float[Array, "n d"]:
-    """Draw independent points from a mixture; its covariances may be singular. Without a derivative in them.
+    """Draw independent points from a mixture; its covariances may be singular.
+
+    The points have no derivative in the covariances.
 
     Args:
       key: random key.

@@ -1,4 +1,4 @@
-"""Plans between the components of two mixtures: distances, the linear program, its derivative."""
+"""Plans between the components of two mixtures: distances of components, the linear program and its derivative."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def as_mixture(name: str, mixture: Mixture | tuple) -> Mixture:
 
 
 def alive(p: Mixture) -> Mixture:
-    """Return the mixture with its heaviest component in place of those of weight zero, whose numbers may be any."""
+    """Return the mixture with its heaviest component in place of those of weight zero, which may hold any numbers."""
     dead, heaviest = p.weights == 0, jnp.argmax(p.weights)
     means = jnp.where(dead[:, None], p.means[heaviest], p.means)
     return Mixture(p.weights, means, jnp.where(dead[:, None, None], p.covs[heaviest], p.covs))
@@ -85,9 +85,9 @@ def both(p: Mixture | tuple, q: Mixture | tuple) -> tuple[Mixture, Mixture]:
 def component_costs(p: Mixture | tuple, q: Mixture | tuple) -> Float[Array, "k l"]:
     """Return the squared 2-Wasserstein distances |m_k - m_l|^2 + bures_sq(C_k, C_l) between all components.
 
-    Twice differentiable in means and covariances. They go to `bures_sq` as covariances, not as factors, whose
-    derivatives would not lead back to the covariances; factoring each k x l times costs a few per cent of the singular
-    values of all the pairs.
+    They are twice differentiable in means and covariances. Each covariance is factored anew for every pair, because a
+    derivative in factors found once would not lead back to the covariances; this costs a few per cent of the time that
+    the singular values of all pairs take.
 
     Args:
       p: Mixture of k components.
@@ -119,8 +119,8 @@ class Info(NamedTuple):
     """How good the plan between the components is, by its own certificate.
 
     Attributes:
-      error: L1 distance of the plan's marginals from the weights, plus what its value exceeds that of the dual
-        potentials by, relative to the largest cost between components that carry mass.
+      error: the L1 distance of the plan's marginals from the weights, plus the duality gap of the plan relative to the
+        largest cost between components that carry mass.
       status: CONVERGED if the error is below 1e-5 (1e-8 in float64); see `otgen.types.Status`.
 
     Example:
@@ -147,10 +147,10 @@ def w2_sq(
 ) -> Float[Array, ""] | tuple[Float[Array, ""], Info]:
     """Return MW_2^2(p, q) = min over plans pi between the weights of sum_kl pi_kl W_2^2(p_k, q_l).
 
-    The linear program is exact: see `exact.plan` for what it takes. Differentiable in weights, means and covariances by
-    the envelope theorem; in means and covariances twice, as long as the plan stands still. The derivative in the
-    weights is that on the simplex: they are divided by their sum. Derivatives are NaN if the plan is not optimal, as
-    Info says.
+    The linear program is solved exactly, within the limits of `exact.plan`. The value is differentiable in weights,
+    means and covariances by the envelope theorem, and twice in means and covariances as long as the plan does not
+    change. The derivative in the weights is that on the simplex, since the weights are divided by their sum.
+    Derivatives are NaN if the plan is not optimal, which Info tells.
 
     Args:
       p: Mixture of k components.
@@ -207,13 +207,14 @@ def _solve_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     _, dcost = jax.jvp(pairs, (p.means, p.covs, q.means, q.covs), (dp.means, dp.covs, dq.means, dq.covs))
     along = jnp.sum(jnp.where(mass > 0, mass * dcost, 0.0))
     along = along + jnp.sum(found.f * dp.weights) + jnp.sum(found.g * dq.weights)
-    along = along * jnp.where(info.status == Status.CONVERGED, 1.0, jnp.nan)  # a factor, which reverse mode keeps
+    # written as a factor, so that reverse mode keeps it
+    along = along * jnp.where(info.status == Status.CONVERGED, 1.0, jnp.nan)
     still = exact.Plan(*map(jnp.zeros_like, found[:3]), along)
     return (found, info), (still, Info(jnp.zeros_like(info.error), np.zeros(info.status.shape, jax.dtypes.float0)))
 
 
 def support(mass: Array) -> tuple[Array, Array, Array]:
-    """Return the pairs (k, l) of positive mass and their masses, filled up to the k + l - 1 of a vertex."""
+    """Return the pairs (k, l) of positive mass and their masses, filled up to the k + l - 1 pairs of a vertex."""
     height, width = mass.shape
     mass, index = jax.lax.top_k(mass.ravel(), min(height * width, height + width - 1))
     return index // width, index % width, mass

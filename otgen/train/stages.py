@@ -1,0 +1,73 @@
+"""Where the stages of a fit save: in checkpoints that are given, or each in its own part of one folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from otgen.train.checkpoint import Checkpoints
+
+Place = Checkpoints | Path | str
+
+
+@contextlib.contextmanager
+def opened(place: Place | None, name: str, /, *configs: Any, **given: Any) -> Iterator[Checkpoints | None]:
+    """Give the checkpoints of a stage of a fit; those of a folder are made for it and closed at the end.
+
+    A folder is tied to what makes the numbers: the fields of the configurations, and what else is given. Of that, keys
+    are known by their data, functions by name, arrays of NumPy by shape, type and checksum, those of JAX, which may be
+    computed elsewhere, by shape and type.
+
+    Args:
+      place: what the fit was given: nothing, the checkpoints of its only stage, or a folder.
+      name: of the stage, and of its folder in that folder.
+      *configs: configurations, dataclasses of numbers, text and tuples.
+      **given: the key and the data of the stage, and further settings.
+
+    Raises:
+      ValueError: if the folder holds checkpoints of another configuration, naming what differs.
+      OSError: if nothing can be written there.
+
+    Example:
+      >>> import tempfile
+      >>> from otgen.train.stages import opened
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with opened(folder, "map", key=jax.random.key(0), tol=0.1) as checkpoints:
+      ...         checkpoints.save(10, {"w": jnp.ones(2)})
+      ...     with opened(folder, "map", key=jax.random.key(0), tol=0.1) as checkpoints:
+      ...         print(checkpoints.newest())
+      10
+    """
+    if place is None or isinstance(place, Checkpoints):
+        yield place
+        return
+    fields = {it.name: getattr(config, it.name) for config in configs for it in dataclasses.fields(config)}
+    about = {name: _told(value) for name, value in {**fields, **given}.items()}
+    with Checkpoints(Path(place) / name, about) as checkpoints:
+        yield checkpoints
+
+
+def _told(value: Any, exact: bool = False) -> Any:
+    """A value as JSON; of a structure all numbers count."""
+    from otgen.store.description import describe
+
+    if dataclasses.is_dataclass(value):
+        fields = {it.name: _told(getattr(value, it.name), exact=True) for it in dataclasses.fields(value)}
+        return {"class": type(value).__qualname__, **fields}
+    if callable(value):
+        return getattr(value, "__qualname__", type(value).__qualname__)
+    if not isinstance(value, jax.Array | np.ndarray):
+        return describe(value)[0]
+    if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return np.asarray(jax.random.key_data(value)).tolist()
+    told = [list(value.shape), str(value.dtype)]
+    if isinstance(value, jax.Array) and not exact:
+        return told
+    return [*told, zlib.crc32(np.ascontiguousarray(value).reshape(-1).view(np.uint8))]
