@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.lab import command, compare_table, sets, variants
-from experiments.lab.judge import judged
+from experiments.lab.judge import judged, require_features
 from experiments.lab.trials import note_failure, place_of, run_missing, save
 from otgen import data
 from otgen import eval as evaluate
@@ -114,10 +114,8 @@ def main(config: Config) -> dict[str, Any]:
     wanted = [(name, seed) for seed in config.seed_list() for name in (REFERENCE, *config.names())]
     runs = run_missing(wanted, lambda trial: _place(config, *trial), lambda trial: run(bench(), *trial))
     results = compare_table.gather(config, runs)
-    command.write(folder / "results.json", results)
-    (folder / "table.md").write_text(compare_table.markdown(results) + "\n")
     compare_table.figures(folder, results, [_place(config, name, config.seed_list()[0]) for name in config.names()])
-    return results
+    return command.close_folder(folder, results, compare_table.markdown(results))
 
 
 def check(config: Config) -> None:
@@ -130,8 +128,7 @@ def check(config: Config) -> None:
     settings, _ = config.setting()
     if config.is_toy() and (settings.network != "mlp" or config.features != "auto"):
         raise ValueError("toys are points: they have neither network='conv' nor features to choose.")
-    if config.features != "auto":  # raises for unknown features and missing weights
-        evaluate.extractor_of(config.dataset, config.data_dir, config.features)
+    require_features(config)
 
 
 def prepare(config: Config) -> Bench:

@@ -23,24 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from experiments.lab import command, informative_gan_figures, sets, table, variants
-from experiments.lab.command import write
-from experiments.lab.informative_gan_scores import COLUMNS, REFERENCE, Sets, reference, scores_of
-from experiments.lab.trials import note_failure, place_of, read, run_missing, save, stage
-from otgen import data, store
-from otgen.data import sprites, toy
-from otgen.models import ae_ot as autoencoder
-from otgen.models import baselines
-from otgen.models.baselines import wgan_gp
-from otgen.models.informative import info_gan, informative_gan
+from experiments.lab.informative_gan_scores import COLUMNS, REFERENCE, reference, scores_of
+from experiments.lab.informative_gan_sets import Sets, is_ring, load
+from experiments.lab.informative_gan_training import BASELINES, training
+from experiments.lab.trials import note_failure, place_of, read_all, run_missing, save, stage
+from otgen import store
+from otgen.models.informative import informative_gan
 from otgen.nn.augment import Augment
 from otgen.train import hosts
-from otgen.train.budget import flops
 from otgen.train.loop import NonFinite
-from otgen.train.settings import GeneratorSettings
 
 _RING = {
     "output": "real",
@@ -82,9 +75,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "adversarial": {"ground": "adversarial"},
     "autoencoder": {"ground": "features"},
 }
-BASELINES = ("infogan", "wgan_gp")
-_CODE_EPOCHS = 12  # of the autoencoder whose codes are in the ground cost
-_DATA_SEED = 2000  # of the points of the rings, the same for all seeds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,7 +99,7 @@ class Config(command.Scored, command.Options):
         """A run of seconds, for tests."""
         small = {"steps": 4, "batch_size": 40, "num_points": 400, "num_eval": 120, "draws": 2, "progress": False}
         dataset = changes.get("dataset", cls.dataset)
-        if not _is_ring(dataset):
+        if not is_ring(dataset):
             small |= {"limit": 400, "batch_size": 120 if dataset == "dsprites" else 200}  # what codes x noises divide
         return cls(**{**small, **changes})
 
@@ -135,12 +125,9 @@ class Config(command.Scored, command.Options):
             raise ValueError(
                 f"variant {variant!r} is unknown: choose among {', '.join((*VARIANTS, *BASELINES))}, or FIELD=VALUE."
             )
-        if change.get("ground") == "features" and (variant != "autoencoder" or _is_ring(self.dataset)):
+        if change.get("ground") == "features" and (variant != "autoencoder" or is_ring(self.dataset)):
             raise ValueError(f"variant {variant!r}: images can have features, by the variant autoencoder.")
-        try:
-            return informative_gan.Config(**{**fields, **change}), steps
-        except (TypeError, ValueError) as error:  # such as a word for a number
-            raise ValueError(f"variant {variant!r}: the field cannot have such a value ({error}).") from error
+        return variants.built(variant, informative_gan.Config, {**fields, **change}), steps
 
     def identity(self) -> dict[str, Any]:
         """What makes the numbers of a seed and a variant: all but these, and where and how it runs."""
@@ -171,24 +158,11 @@ def main(config: Config) -> dict[str, Any]:
     )
     if not hosts.is_first():
         return {}
-    runs = _scored(folder, groups)
-    drawn = informative_gan_figures.draw(config, folder, _is_ring(config.dataset))
+    runs = read_all(folder, groups)
+    drawn = informative_gan_figures.draw(config, folder, is_ring(config.dataset))
     results = {"dataset": config.dataset, "features": runs[0]["features"], "figures": drawn}
     results |= {"rows": table.gather(runs), "runs": runs}
-    write(folder / "results.json", results)
-    (folder / "table.md").write_text(table.markdown(results["rows"], COLUMNS) + "\n")
-    return results
-
-
-def _scored(folder: Path, groups: list[str]) -> list[dict[str, Any]]:
-    """Scores of all seeds and variants in the folder, of this run and of those before it; by seed, then `groups`."""
-    runs = [read(path.parent) for path in sorted(folder.glob("checkpoints/seed-*/*/scores.json"))]
-    places = {group: i for i, group in enumerate(groups)}
-    return sorted(runs, key=lambda run: (run["seed"], places.get(run["group"], len(places))))
-
-
-def _is_ring(dataset: str) -> bool:
-    return dataset.endswith("ring")
+    return command.close_folder(folder, results, table.markdown(results["rows"], COLUMNS))
 
 
 def check(config: Config) -> None:
@@ -196,30 +170,14 @@ def check(config: Config) -> None:
     command.require(config, _SETS, limit=100, num_points=100, num_eval=30, draws=1, steps=1)
     if not config.names():
         raise ValueError("no variant: give at least one, such as default.")
-    if _is_ring(config.dataset) and config.limit is not None:
+    if is_ring(config.dataset) and config.limit is not None:
         raise ValueError("limit is for images: give num_points for rings.")
-    images = config.num_points if _is_ring(config.dataset) else config.limit
+    images = config.num_points if is_ring(config.dataset) else config.limit
     for name in config.names():
         settings, _ = config.settings(name)
         if images is not None:
             settings.fitting(images)
     config.seed_list()
-
-
-def load(config: Config) -> Sets:
-    """Training and held-out data; the points of a ring as images of one row and column."""
-    if config.dataset == "dsprites" and config.limit:  # all of it is 2.5 GiB
-        factors = sprites.factors_of(sprites.indices("train")[: config.limit])
-        train = data.Dataset(sprites.render(factors), factors[:, 0].copy())
-        return Sets(config.dataset, train, data.load("dsprites", "test"), config.data_dir)
-    if not _is_ring(config.dataset):
-        return Sets(config.dataset, *sets.images(config), config.data_dir)
-    parts, centres = [], toy.eight_gaussians_centres()
-    for key in jax.random.split(jax.random.key(_DATA_SEED)):
-        points = toy.eight_gaussians(key, config.num_points)
-        labels = jnp.sum((points[:, None] - centres) ** 2, axis=-1).argmin(1)
-        parts.append(data.Dataset(np.asarray(points)[:, None, None], np.asarray(labels)))
-    return Sets(config.dataset, *parts, None)
 
 
 def run(config: Config, place: Path, seed: int, group: str, of: Sets, progress: Any) -> None:
@@ -229,7 +187,7 @@ def run(config: Config, place: Path, seed: int, group: str, of: Sets, progress: 
         rows, shown = reference(seed, of, **options)
         save(place, {"group": group, "seed": seed, "features": of.extract.name, "rows": rows}, shown)
         return
-    fit, total = _training(config, group, seed, of.train.images)
+    fit, total = training(config, group, seed, of.train.images)
     entry = {"group": group, "seed": seed, "features": of.extract.name}
     try:
         model, seconds = stage(config, place, f"{group}, seed {seed}", total, progress, fit)
@@ -242,57 +200,6 @@ def run(config: Config, place: Path, seed: int, group: str, of: Sets, progress: 
     key = jax.random.fold_in(jax.random.key(seed), 3000)
     scores, shown = scores_of(key, model, of, **options)
     save(place, {**entry, "rows": {group: {**scores, "seconds": seconds}}}, shown)
-
-
-def _training(config: Config, group: str, seed: int, images: np.ndarray) -> tuple[Any, int]:
-    """What trains a variant, `fit(callback=, checkpoints=)`, and its number of steps."""
-    key = jax.random.key(seed)
-    settings, steps = config.settings("default" if group in BASELINES else group)
-    settings = settings.fitting(len(images))
-    rows = settings.batch_size * (settings.dual_steps + 1)
-    if group not in BASELINES:
-        fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-        fields["epochs"] = steps * rows / len(images)
-        if settings.ground == "features":
-            return functools.partial(_fit_on_codes, key, images, fields), steps
-        return functools.partial(informative_gan.fit, key, images, **fields), steps
-    example = jnp.asarray(images[:1])
-    budget = steps * _flops(informative_gan, settings, example, rows, unit=informative_gan.unit_of(images))
-    shared = {"output": settings.output, "network": settings.network, "hidden": settings.hidden}
-    shared |= {"width": settings.width}
-    if group == "wgan_gp":
-        wanted = GeneratorSettings(**shared, latent_dim=settings.latent.dim)
-        chosen = baselines.image_config("wgan_gp", wanted, example, len(images), budget)
-        fields = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
-        return functools.partial(wgan_gp.fit, key, images, **fields), baselines.steps_of(chosen, len(images))
-    code = {name: getattr(settings, name) for name in ("categorical", "uniform", "normal", "latent_dim")}
-    chosen = info_gan.Config(**shared, **code)
-    rows = min(chosen.batch_size, len(images)) * chosen.critic_steps
-    steps = max(1, round(budget / _flops(info_gan, chosen, example, rows)))
-    fields = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
-    fields["epochs"] = steps * rows / len(images)
-    return functools.partial(info_gan.fit, key, images, **fields), steps
-
-
-def _fit_on_codes(key: Any, images: np.ndarray, fields: dict[str, Any], **watch: Any) -> informative_gan.Model:
-    """Train with a ground cost of pixels and an autoencoder's codes; the autoencoder is trained first."""
-    networks = {name: fields[name] for name in ("network", "hidden", "width", "latent_dim")}
-    config = autoencoder.Config(**networks, epochs=_CODE_EPOCHS)
-    module, params = autoencoder.train_autoencoder(jax.random.fold_in(key, 1), images, config)
-    params = jax.tree.map(np.asarray, params)  # constants of the step: no device's own
-
-    def codes(images: Any) -> Any:
-        return module.apply({"params": params}, images, method="encode")
-
-    return informative_gan.fit(key, images, features=codes, **watch, **fields)
-
-
-def _flops(model: Any, settings: Any, example: Any, rows: int, **options: Any) -> float:
-    """Floating-point operations of a training step."""
-    key = jax.random.key(0)
-    module, state = model.init(key, settings, example, 100, **options)
-    batch = jnp.zeros((rows, *example.shape[1:]), example.dtype)
-    return flops(model.make_step(module, 100), state, batch, key)
 
 
 def cli() -> None:

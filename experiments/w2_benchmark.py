@@ -154,8 +154,7 @@ def main(config: Config) -> dict[str, Any]:
     pair_of = functools.lru_cache(1)(lambda dim: load(dim, config.data_dir))
     run_missing(runs, config.place, lambda run: solve(config, pair_of(run.dim), run))
     results = gather(config, runs)
-    command.write(folder / "results.json", results)
-    (folder / "table.md").write_text(markdown(results) + "\n")
+    command.close_folder(folder, results, markdown(results))
     figure(config, runs, results)
     if config.json:
         brief = [{name: value for name, value in one.items() if name != "curve"} for one in results["runs"]]

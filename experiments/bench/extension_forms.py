@@ -124,10 +124,8 @@ def main(config: Config) -> dict[str, Any]:
     }
     figure(folder / "forms.png", config, rows)
     results["figures"] = ["forms.png"]
-    command.write(folder / "results.json", results)
-    (folder / "table.md").write_text(
-        f"{table.markdown(rows, COLUMNS)}\n\n{table.of_judge(results)}.\n\n{in_words(results)}\n"
-    )
+    written = f"{table.markdown(rows, COLUMNS)}\n\n{table.of_judge(results)}.\n\n{in_words(results)}"
+    command.close_folder(folder, results, written)
     if config.json:
         told = {"command": machine.command("bench.extension_forms", config, "dataset", "dims", "seeds", "thresholds")}
         told |= machine.record("machine", "device", "python", "jax", "date")

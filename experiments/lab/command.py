@@ -118,6 +118,16 @@ class Scored(Seeds):
     """Draws that every score averages over."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Featured(Scored):
+    """The options of experiments that can be scored again in other features."""
+
+    features: str = "auto"
+    """Space of the distances of images: auto (LeNet or pixels), pixels, lenet, inception."""
+    feature_images: int = 5000
+    """Images of the one draw that a seed is scored with in features other than auto."""
+
+
 def require(config: Any, datasets: Iterable[str] = (), **least: int) -> None:
     """Raise ValueError for another data set than these, a number below its least, or an output folder that is a file.
 
@@ -182,6 +192,13 @@ def open_folder(config: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write(stored, config.identity())
     return folder
+
+
+def close_folder(folder: Path, results: dict[str, Any], table: str) -> dict[str, Any]:
+    """Write what a run found, results.json and table.md, and return it."""
+    write(folder / "results.json", results)
+    (folder / "table.md").write_text(table + "\n")
+    return results
 
 
 def progress_of(config: Any, folder: Path) -> Callable[[str, int | None], Any]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.lab.informative_gan_sets import Sets
 from experiments.lab.sets import drawn_from
-from otgen import data
 from otgen import eval as evaluate
 from otgen.data import sprites, toy
 from otgen.models.apply import sample
@@ -40,47 +39,10 @@ COLUMNS = {  # of the table
     "seconds": "seconds",
 }
 PLANE = np.linspace(-2.8, 2.8, 57)  # coordinates of the maps of the ground cost
-_COMPONENTS = 20  # principal components of the training pixels, the features of digits
 _TAIL = 1e-3  # share of test images that is called faint, and filled
 _PLAN = 2000  # data whose codes are inferred from the plan
 _SPECTRAL = 10_000
 _FACTORS = 120  # rows, at the least, that classifiers of a factor's 40 values are trained on
-
-
-class Sets:
-    """The data, and the features in which samples are compared.
-
-    Args:
-      dataset: its name.
-      train, test: images and labels.
-      data_dir: folder of feature weights.
-    """
-
-    def __init__(self, dataset: str, train: data.Dataset, test: data.Dataset, data_dir: str | None):
-        self.dataset, self.train, self.test, self._data_dir = dataset, train, test, data_dir
-        self.is_ring = dataset.endswith("ring")
-
-    @functools.cached_property
-    def extract(self) -> evaluate.Extractor:
-        """Images to features."""
-        if self.is_ring:
-            return evaluate.pixels
-        if self.dataset in ("digits", "dsprites"):
-            pixels = np.asarray(evaluate.pixels(to_unit(self.train.images[:10_000])))
-            mean = pixels.mean(0)
-            axes = np.linalg.svd(pixels - mean, full_matrices=False)[2][:_COMPONENTS].T
-            return evaluate.Extractor(
-                f"{_COMPONENTS} principal components", lambda x: (evaluate.pixels(x) - mean) @ axes
-            )
-        return evaluate.extractor_of(self.dataset, self._data_dir)
-
-    def features(self, images: Any) -> Array:
-        """Features [n, d] of images."""
-        return self.extract(to_unit(images))
-
-    def real(self, num: int) -> Array:
-        """Features of the first `num` test images."""
-        return self.features(self.test.images[:num])
 
 
 def reference(seed: int, sets: Sets, *, num: int, draws: int) -> tuple[dict[str, Any], dict[str, Any]]:

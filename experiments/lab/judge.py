@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.lab.sets import Draw
-from otgen.eval import Judge, PointJudge, over_draws
+from otgen.eval import Judge, PointJudge, extractor_of, over_draws
 from otgen.models import ae_ot
 from otgen.types import Array, Key
 
@@ -20,6 +20,12 @@ def extent(config: Any) -> tuple[int, int]:
 def place_of_scores(config: Any, place: Path) -> Path:
     """The folder of the scores of what is in `place`; those in features asked for are beside the data set's own."""
     return place if config.features == "auto" else place / f"{config.features}-{config.feature_images}"
+
+
+def require_features(config: Any) -> None:
+    """Raise for unknown features, and for those asked for whose weights are missing."""
+    if config.features != "auto":
+        extractor_of(config.dataset, config.data_dir, config.features)
 
 
 def judged(judge: Judge | PointJudge, key: Key, draw: Draw, draws: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from experiments.lab.command import write
 from experiments.lab.judge import extent, judged
 from experiments.lab.sets import Draw
 from otgen.data import Dataset
+from otgen.eval import Judge
 from otgen.train import Checkpoints, hosts
 from otgen.train.loop import NonFinite
 from otgen.types import Key
@@ -56,6 +57,13 @@ def run_parts(folder: Path, parts: dict[str, Callable[[], Any]]) -> dict[str, An
 def read(place: Path) -> dict[str, Any]:
     """The scores of a trial."""
     return json.loads((place / "scores.json").read_text())
+
+
+def read_all(folder: Path, groups: list[str], places: Path = Path("checkpoints/seed-*/*")) -> list[dict[str, Any]]:
+    """Scores of all seeds and groups in the folder, of this run and of those before it; by seed, then `groups`."""
+    runs = [read(path.parent) for path in folder.glob(str(places / "scores.json"))]
+    order = {group: i for i, group in enumerate(groups)}
+    return sorted(runs, key=lambda run: (run["seed"], order.get(run["group"], len(order)), run["group"]))
 
 
 def note_failure(place: Path, name: str, entry: dict[str, Any], error: NonFinite) -> None:
@@ -141,6 +149,11 @@ class OfSeed:
         self._train, self._test = train, test
         self._keys = jax.random.split(jax.random.key(seed), 4)
         self._num, self._draws_of_a_row = extent(config)
+
+    def _judge_of(self, encode: Callable[[Any], Any]) -> Judge:
+        """A judge of images in the features asked for, that measures memorisation in the codes of an encoder."""
+        rest = {"num": self._num, "data_dir": self._config.data_dir, "features": self._config.features}
+        return Judge(self._config.dataset, self._train, self._test, encode, **rest)
 
     def _scores(self, judge: Any, key: Key, row: str, draw: Draw) -> dict[str, Any]:
         """Scores of a row of the table; reconstructions are no draws, and are scored once."""

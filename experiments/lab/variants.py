@@ -33,3 +33,15 @@ def change(variant: str, model: type, skip: tuple[str, ...] = ()) -> tuple[str, 
         return name, ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return name, text
+
+
+def built(variant: str, model: type, fields: dict[str, Any]) -> Any:
+    """The configuration of a variant.
+
+    Raises:
+      ValueError: for a value that a field cannot have, such as a word for a number.
+    """
+    try:
+        return model(**fields)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"variant {variant!r}: the field cannot have such a value ({error}).") from error

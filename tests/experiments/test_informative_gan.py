@@ -12,7 +12,8 @@ import pytest
 from experiments import informative_gan as experiment
 from experiments.informative_gan import Config
 from experiments.lab import informative_gan_scores as scores
-from experiments.lab.informative_gan_scores import Sets
+from experiments.lab.informative_gan_sets import Sets
+from experiments.lab.informative_gan_training import training
 from otgen import data
 from otgen import eval as evaluate
 from otgen.data import sprites, toy
@@ -131,7 +132,7 @@ def test_identities():
 def test_as_many_steps_as_asked(images):
     """Also where the data do not fill the batches."""
     points = np.random.default_rng(0).normal(size=(images, 1, 1, 2)).astype(np.float32)
-    fit, total = experiment._training(Config(steps=10), "default", 0, points)
+    fit, total = training(Config(steps=10), "default", 0, points)
     assert total == 10
     settings = informative_gan.Config(**{k: v for k, v in fit.keywords.items() if k != "callback"}).fitting(images)
     assert round(settings.epochs * images / (settings.batch_size * (settings.dual_steps + 1))) == 10
