@@ -144,7 +144,7 @@ VALID = {
     "exact.coupling_line": {"x": X[:, 0], "y": Y[:, 0], "a": W, "b": W},
     "exact.plan": {"cost": MATRIX, "a": W, "b": W},
     "exact.value_line": {"x": X[:, 0], "y": Y[:, 0], "a": W, "b": W},
-    "extension.check_form": {"method": "pairs", "angle": 0.5},
+    "extension.check_form": {"form": "pairs", "angle": 0.5},
     "extension.dihedral_angle": {"a": X, "b": Y},
     "extension.init": {"key": KEY, "state": SD, "y": Y, "num": 256, "quantile": 0.9},
     "extension.sample": {"key": KEY, "extension": EXT, "state": SD, "y": Y, "num": 4},

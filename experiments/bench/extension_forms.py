@@ -168,7 +168,7 @@ def laws(config: Config, model: model_of.Model, train: data.Dataset) -> Iterator
         if share is not None:
             angle = float(extension.threshold(key, transport, transport.y, quantile=share))
             word = f"quantile {share:g}"
-        for form in extension.METHODS:
+        for form in extension.FORMS:
             yield f"{form}, {word}", angle, draw(form, angle)
 
 
@@ -214,7 +214,7 @@ def best(rows: dict[str, dict[str, Any]], dim: int, novelty: float) -> dict[str,
         }
         return min(fit, key=fit.__getitem__, default=None)
 
-    found = {form: least(f"d = {dim}: {form},") for form in extension.METHODS}
+    found = {form: least(f"d = {dim}: {form},") for form in extension.FORMS}
     there = [name for name in found.values() if name is not None]
     return {**found, "all": min(there, key=lambda name: rows[name]["frechet"]["mean"], default=None)}
 
@@ -234,7 +234,7 @@ def figure(path: Path, config: Config, rows: dict[str, dict[str, Any]]) -> None:
     dims = list(dict.fromkeys(dim for dim, _ in config.runs()))
     sheet, (axes,) = canvas(1, len(dims), 5.4, 3.8)
     for ax, dim in zip(axes, dims, strict=True):
-        for colour, form in zip(plot.CYCLE, extension.METHODS, strict=False):
+        for colour, form in zip(plot.CYCLE, extension.FORMS, strict=False):
             own = [row for name, row in rows.items() if name.startswith(f"d = {dim}: {form},")]
             own = sorted(own, key=lambda row: row["angle"]["mean"])
             x, y = ([row[score]["mean"] for row in own] for score in ("lmem", "frechet"))

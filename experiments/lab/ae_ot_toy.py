@@ -46,9 +46,9 @@ def run(config: Any, folder: Path, progress: Any) -> dict[str, Any]:
     transport = transport.extended(extend_key)
     angle = transport.extension.angle if config.angle is None else config.angle
     samples = {}
-    for form in extension.METHODS:
+    for form in extension.FORMS:
         for word, limit in (("on", angle), ("off", math.pi)):
-            new = transport.sample(sample_key, config.num_eval, method=form, angle=limit)
+            new = transport.sample(sample_key, config.num_eval, form=form, angle=limit)
             samples[f"{form}, filter {word}"] = new * scale + mean
     masses = transport.masses(extend_key, 2**20)
     results = {

@@ -110,7 +110,7 @@ class AEOT(nn.Module):
         self, key: Key, x: Array, form: str = extension.DEFAULT, angle: Any = None, labels: Array | None = None
     ) -> Array:
         """Map noise x [n, d] to standardised codes [n, d] by the extended map."""
-        return _map(self._transport()).move(key, x, method=form, angle=angle, labels=labels).points
+        return _map(self._transport()).move(key, x, form=form, angle=angle, labels=labels).points
 
     def sample(self, key: Key, num: int, form: str = extension.DEFAULT, angle: Array | float | None = None) -> Array:
         """Draw images [num, h, w, c] in [0, 1]: noise -> extended map -> decoder."""

@@ -53,7 +53,7 @@ def test_a_run_on_digits_scores_every_form_and_is_not_done_twice(tmp_path):
     found = tmp_path / "found.json"
     config = Config.smoke(out=str(tmp_path / "run"), json=str(found))
     results = extension_forms.main(config)
-    names = [f"d = 3: {form}, {word}" for word in ("quantile 0.9", "filter off") for form in extension.METHODS]
+    names = [f"d = 3: {form}, {word}" for word in ("quantile 0.9", "filter off") for form in extension.FORMS]
     assert list(results["rows"]) == [f"d = 3: {extension_forms.REAL}", f"d = 3: {extension_forms.MAP}", *names]
     angles = [results["rows"][name]["angle"]["mean"] for name in (names[0], names[-1])]
     assert 0 < angles[0] < angles[1] == pytest.approx(3.14159, abs=1e-5)

@@ -127,8 +127,8 @@ def semidiscrete(it):
         state = og.semidiscrete.step(keys[1], state, y, it.b, batch_size=64)
     ext = og.extension.init(keys[0], state, y, num=64)
     new = {
-        form: og.extension.transport(keys[2], ext, state, y, x, method=form, angle=3.0).points
-        for form in og.extension.METHODS
+        form: og.extension.transport(keys[2], ext, state, y, x, form=form, angle=3.0).points
+        for form in og.extension.FORMS
     }
     faces = og.extension.singular_angles(state, y, x)
     inverse = og.coupling.invert(keys[0], state, y, jnp.arange(len(it.b)), num_sweeps=1)

@@ -179,11 +179,11 @@ def _transport(
     most = max(int(budget / (2 * codes.size)), 2048)
     law, info = latent_law.transport(key, codes, max_samples=most, callback=callback, checkpoints=checkpoints)
 
-    def draw(method: str) -> Draw:
-        return lambda key, num: law.sample(key, num, method=method)
+    def draw(form: str) -> Draw:
+        return lambda key, num: law.sample(key, num, form=form)
 
     notes = {**{name: float(value) for name, value in info._asdict().items()}, "angle": float(law.extension.angle)}
-    return {f"ae_ot, {method}": draw(method) for method in extension.METHODS}, notes
+    return {f"ae_ot, {form}": draw(form) for form in extension.FORMS}, notes
 
 
 def _flow_config(codes: Array, budget: float, pairing: str) -> latent_flow.Config:

@@ -46,7 +46,7 @@ from otgen.ot.semidiscrete.solution import matching, source_of
 from otgen.ot.semidiscrete.source import as_sampler, draw, uniform_cube
 from otgen.types import Array, Key, Sampler
 
-METHODS = ("pairs", "simplex", "stochastic", "local")
+FORMS = ("pairs", "simplex", "stochastic", "local")
 DEFAULT = "local"  # with "stochastic" nearest to held-out images among codes as new as theirs: docs/methods/ae-ot.md
 
 
@@ -184,14 +184,14 @@ def _local(key, extension, h, y, x, angle, labels):
     return index, used * (1 + num * noise - noise.sum(1, keepdims=True)) / num
 
 
-_FORMS = dict(zip(METHODS, (_pairs, _simplex, _stochastic, _local), strict=True))
+_FORMS = dict(zip(FORMS, (_pairs, _simplex, _stochastic, _local), strict=True))
 
 
-@functools.partial(jax.jit, static_argnames="method")
-def _transport(key, extension, h, y, x, angle, labels, method) -> Combination:
+@functools.partial(jax.jit, static_argnames="form")
+def _transport(key, extension, h, y, x, angle, labels, form) -> Combination:
     y = jnp.where(lying_out(h)[:, None], 0, y)
     centred, h = shifted(y, h)
-    index, weight = _FORMS[method](key, extension, h, centred, x, angle, labels)
+    index, weight = _FORMS[form](key, extension, h, centred, x, angle, labels)
     points = y[index[:, 0]] + jnp.sum(weight[:, 1:, None] * (y[index[:, 1:]] - y[index[:, :1]]), axis=1)
     return Combination(points, index, weight)
 
@@ -203,7 +203,7 @@ def transport(
     y: ArrayLike,
     x: ArrayLike,
     *,
-    method: str = DEFAULT,
+    form: str = DEFAULT,
     angle: ArrayLike | None = None,
     labels: ArrayLike | None = None,
 ) -> Combination:
@@ -215,7 +215,7 @@ def transport(
       state: heights of the map.
       y: points [N, d].
       x: source samples [n, d].
-      method: "pairs", "simplex", "stochastic" or "local" (the default). Static.
+      form: "pairs", "simplex", "stochastic" or "local" (the default). Static.
       angle: threshold in radians, in [0, pi]; None for the extension's. pi switches the filter off, and 0 gives T(x).
       labels: [N] integers, if given: only points of one label are combined.
 
@@ -223,7 +223,7 @@ def transport(
       Combination of the targets for every sample.
 
     Raises:
-      ValueError: for an unknown method, an angle outside [0, pi], or arrays that do not match.
+      ValueError: for an unknown form, an angle outside [0, pi], or arrays that do not match.
 
     Example:
       >>> y = jnp.array([[-1.1, 0.0], [-1.0, 0.0], [1.0, 0.0], [1.1, 0.0]])  # two pairs; the map jumps between them
@@ -238,23 +238,23 @@ def transport(
     if not isinstance(extension, Extension):
         raise ValueError(f"extension is a {type(extension).__name__}: give the Extension that `init` returns.")
     angle = extension.angle if angle is None else angle
-    check_form(method, angle)
+    check_form(form, angle)
     y, x = matching(state, y, x), as_points("x", x, 1)
     extension = extension._replace(centres=as_array("centres", extension.centres, y.shape, finite=False))
     if labels is not None:
         labels = native("labels", labels)
         if labels.shape != y.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
             raise ValueError(f"labels have shape {labels.shape} and type {labels.dtype}: give one integer per point.")
-    return _transport(as_key(key), extension, state.h, y, x, jnp.asarray(angle, y.dtype), labels, method)
+    return _transport(as_key(key), extension, state.h, y, x, jnp.asarray(angle, y.dtype), labels, form)
 
 
-def check_form(method: str, angle: ArrayLike) -> None:
+def check_form(form: str, angle: ArrayLike) -> None:
     """Raise ValueError for an unknown form of the extension or (outside jit) an angle outside [0, pi].
 
     Example:
       >>> og.extension.check_form("pairs", 0.5)  # says nothing: both are legal
     """
-    require_choice("method", method, METHODS)
+    require_choice("form", form, FORMS)
     require_between("angle, in radians,", angle, 0.0, math.pi)
 
 
@@ -265,7 +265,7 @@ def sample(
     y: ArrayLike,
     num: int,
     *,
-    method: str = DEFAULT,
+    form: str = DEFAULT,
     angle: ArrayLike | None = None,
     labels: ArrayLike | None = None,
     sampler: Sampler | None = None,
@@ -276,7 +276,7 @@ def sample(
       key: random key.
       num: how many. Static.
       sampler: the source law the heights were solved for; None for that of a Map, or uniform_cube. Static.
-      extension, state, y, method, angle, labels: as in `transport`.
+      extension, state, y, form, angle, labels: as in `transport`.
 
     Returns:
       New points [num, d].
@@ -295,7 +295,7 @@ def sample(
     y = matching(state, y)
     source_key, place_key = jax.random.split(as_key(key))
     x = source_samples(source_key, num, y.shape[1], source_of(state, sampler))
-    return transport(place_key, extension, state, y, x, method=method, angle=angle, labels=labels).points
+    return transport(place_key, extension, state, y, x, form=form, angle=angle, labels=labels).points
 
 
 def source_samples(key: Key, num: int, dim: int, sampler: Sampler = uniform_cube) -> Float[Array, "num dim"]:

@@ -95,21 +95,21 @@ class Map:
         found = extension.init(key, self, self.y, num=num, quantile=quantile)
         return dataclasses.replace(self, extension=found)
 
-    def move(self, key: Key, x: ArrayLike, **form: Any) -> extension.Combination:
-        """Move samples [n, d] by the extended map; `form`, method, angle and labels, as in `extension.transport`.
+    def move(self, key: Key, x: ArrayLike, **how: Any) -> extension.Combination:
+        """Move samples [n, d] by the extended map; `how`, form, angle and labels, as in `extension.transport`.
 
         Raises:
           ValueError: for a map that is not `extended`, and as there.
         """
-        return extension.transport(key, self._extension(), self, self.y, x, **form)
+        return extension.transport(key, self._extension(), self, self.y, x, **how)
 
-    def sample(self, key: Key, num: int, **form: Any) -> Float[Array, "num d"]:
-        """Draw points [num, d] by the extended map; `form`, method, angle and labels, as in `extension.sample`.
+    def sample(self, key: Key, num: int, **how: Any) -> Float[Array, "num d"]:
+        """Draw points [num, d] by the extended map; `how`, form, angle and labels, as in `extension.sample`.
 
         Raises:
           ValueError: for a map that is not `extended`, and as there.
         """
-        return extension.sample(key, self._extension(), self, self.y, num, **form)
+        return extension.sample(key, self._extension(), self, self.y, num, **how)
 
     def _extension(self) -> extension.Extension:
         if self.extension is None:

@@ -149,14 +149,14 @@ def test_local_points_have_the_moments_of_the_cells_around(key):
     y = jax.random.normal(key, (300, 2))
     x = jnp.tile(jax.random.uniform(jax.random.key(1), (1, 2)) - 0.5, (20_000, 1))
     state, ext = semidiscrete.from_heights(jnp.zeros(300)), extension.Extension(jnp.zeros((300, 2)), jnp.float32(0.5))
-    made = extension.transport(jax.random.key(2), ext, state, y, x, method="local", angle=np.pi)
+    made = extension.transport(jax.random.key(2), ext, state, y, x, form="local", angle=np.pi)
     order = np.argsort(-np.asarray(x[0] @ (y - y.mean(0)).T))[: extension.NEIGHBOURS + 1]
     near = np.asarray(y)[order]
     cov = np.cov(near.T)
     np.testing.assert_allclose(made.points.mean(0), near.mean(0), atol=4 * np.sqrt(np.trace(cov) / 20_000))
     np.testing.assert_allclose(np.cov(made.points.T), cov, atol=4 * np.sqrt(2 / 20_000) * np.trace(cov))
     np.testing.assert_allclose(made.weight.sum(1), 1, atol=1e-5)
-    alone = extension.transport(jax.random.key(2), ext, state, y, x[:10], method="local", angle=0.0)
+    alone = extension.transport(jax.random.key(2), ext, state, y, x[:10], form="local", angle=0.0)
     np.testing.assert_allclose(alone.points, np.tile(y[order[0]], (10, 1)), atol=1e-6)
 
 

@@ -139,7 +139,7 @@ def test_arrays_of_the_other_byte_order(key):
             semidiscrete.step(key, start, it(y), it(weights), batch_size=64).h,
             extension.singular_angles(state, it(y), it(x)),
             extension.dihedral_angle(it(y[0]), it(x[0])),
-            extension.transport(key, ext, state, it(y), it(x), method="pairs"),
+            extension.transport(key, ext, state, it(y), it(x), form="pairs"),
             coupling.nearest(it(y), it(x)),
             coupling.pair(key, 0, state, it(y), 64),
         ]
@@ -267,7 +267,7 @@ BAD = {
     "extension is a ": lambda: extension.sample(KEY, None, STATE, Y, 3),
     "centres has shape": lambda: extension.transport(KEY, EXT._replace(centres=Y[1:]), STATE, Y, X),
     "angle, in radians, = 4": lambda: extension.transport(KEY, EXT, STATE, Y, X, angle=4.0),
-    "method = 'spline'": lambda: extension.transport(KEY, EXT, STATE, Y, X, method="spline"),
+    "form = 'spline'": lambda: extension.transport(KEY, EXT, STATE, Y, X, form="spline"),
     "step = -1": lambda: coupling.pair(KEY, -1, STATE, Y, 8),
     "step = 4294967296": lambda: coupling.pair(KEY, 2**32, STATE, Y, 8),
     "start = 0.5": lambda: coupling.pairs(KEY, STATE, Y, 8, start=0.5),

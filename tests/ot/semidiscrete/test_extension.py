@@ -40,24 +40,24 @@ def test_cells_without_samples_are_left_out(solved, key):
     ext = measured(key, state, y)
     assert np.isinf(ext.centres[3]).all()
     x = extension.source_samples(jax.random.key(4), DRAWS, 2)
-    for method in extension.METHODS:
-        made = extension.transport(key, ext, state, y, x, method=method, angle=math.pi)
+    for form in extension.FORMS:
+        made = extension.transport(key, ext, state, y, x, form=form, angle=math.pi)
         assert np.isfinite(made.points).all()
-    made = extension.transport(key, ext, state, y, x, method="simplex", angle=math.pi)
+    made = extension.transport(key, ext, state, y, x, form="simplex", angle=math.pi)
     assert (np.asarray(made.weight)[np.asarray(made.index) == 3] == 0).all()
     assert float(np.max(made.points)) <= np.delete(np.asarray(y), 3, 0).max()
 
 
-@pytest.mark.parametrize("method", extension.METHODS)
-def test_combinations_start_at_the_map_and_keep_to_the_angle(solved, method):
+@pytest.mark.parametrize("form", extension.FORMS)
+def test_combinations_start_at_the_map_and_keep_to_the_angle(solved, form):
     ext, state, y = solved
     x = extension.source_samples(jax.random.key(4), DRAWS, 2)
-    made = extension.transport(jax.random.key(5), ext, state, y, x, method=method)
+    made = extension.transport(jax.random.key(5), ext, state, y, x, form=form)
     points, index, weight = (np.asarray(part) for part in made)
     np.testing.assert_array_equal(index[:, 0], semidiscrete.assign(state, y, x))
     y = np.asarray(y)
     np.testing.assert_allclose(weight.sum(1), 1, atol=1e-6)
-    assert weight.min() >= 0 or method in ("stochastic", "local")
+    assert weight.min() >= 0 or form in ("stochastic", "local")
     np.testing.assert_allclose(points, np.einsum("nk,nkd->nd", weight, y[index]), atol=1e-5)
     normal = np.concatenate([y - y.mean(0), -np.ones((NUM, 1))], axis=1, dtype=np.float64)
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
@@ -65,11 +65,11 @@ def test_combinations_start_at_the_map_and_keep_to_the_angle(solved, method):
     assert np.where(weight != 0, fold, 0).max() <= float(ext.angle) + 1e-6
 
 
-@pytest.mark.parametrize("method", extension.METHODS)
-def test_angle_zero_is_the_map_itself(solved, method):
+@pytest.mark.parametrize("form", extension.FORMS)
+def test_angle_zero_is_the_map_itself(solved, form):
     ext, state, y = solved
     x = extension.source_samples(jax.random.key(4), DRAWS, 2)
-    made = extension.transport(jax.random.key(5), ext, state, y, x, method=method, angle=0.0)
+    made = extension.transport(jax.random.key(5), ext, state, y, x, form=form, angle=0.0)
     np.testing.assert_array_equal(made.points, np.asarray(y)[np.asarray(semidiscrete.assign(state, y, x))])
 
 
@@ -77,8 +77,8 @@ def test_labels_are_not_mixed(solved):
     ext, state, y = solved
     labels = jnp.asarray(np.asarray(y)[:, 0] > 0, jnp.int32)
     x = extension.source_samples(jax.random.key(4), DRAWS, 2)
-    for method in extension.METHODS:
-        made = extension.transport(jax.random.key(5), ext, state, y, x, method=method, angle=math.pi, labels=labels)
+    for form in extension.FORMS:
+        made = extension.transport(jax.random.key(5), ext, state, y, x, form=form, angle=math.pi, labels=labels)
         index = np.asarray(made.index)
         used = np.where(np.asarray(made.weight) != 0, np.asarray(labels)[index], np.asarray(labels)[index[:, :1]])
         assert (used == used[:, :1]).all()
@@ -94,29 +94,29 @@ def test_the_angle_filter_keeps_samples_on_the_modes(name):
     own = mode_scores(np.tile(y, (2 * DRAWS // NUM, 1)) * scale + mean, centres, deviation).within_sd
     xs = [extension.source_samples(key, DRAWS, 2) for key in jax.random.split(jax.random.key(2))]
 
-    def scores(method, angle):
+    def scores(form, angle):
         parts = [
-            extension.transport(jax.random.key(i), ext, state, y, x, method=method, angle=angle).points
+            extension.transport(jax.random.key(i), ext, state, y, x, form=form, angle=angle).points
             for i, x in enumerate(xs)
         ]
         return mode_scores(np.concatenate(parts) * scale + mean, centres, deviation)
 
-    for method in extension.METHODS:
-        on, off = scores(method, None), scores(method, math.pi)
+    for form in extension.FORMS:
+        on, off = scores(form, None), scores(form, math.pi)
         assert int(on.modes) == len(centres)
         # The covariance of a few points is uncertain, so that the forms with noise have heavier tails.
-        assert float(on.share_4sd) >= (0.99 if method in ("stochastic", "local") else 0.995)
+        assert float(on.share_4sd) >= (0.99 if form in ("stochastic", "local") else 0.995)
         assert 0.8 <= float(on.within_sd / own) <= 1.1
         assert float(on.share_4sd - off.share_4sd) > 0.003
-        assert method == "pairs" or float(on.share_4sd - off.share_4sd) > 0.05  # plainly mixed without the filter
+        assert form == "pairs" or float(on.share_4sd - off.share_4sd) > 0.05  # plainly mixed without the filter
 
 
 def test_the_noise_of_the_stochastic_form_has_the_covariance_of_the_weighted_corners(solved):
     ext, state, y = solved
-    num, form = 10 * DRAWS, {"angle": math.pi}
+    num, given = 10 * DRAWS, {"angle": math.pi}
     x = jnp.asarray(np.tile(np.asarray(extension.source_samples(jax.random.key(8), DRAWS, 2))[17], (DRAWS, 1)))
-    corners = extension.transport(jax.random.key(9), ext, state, y, x, method="simplex", **form)
-    made = [extension.transport(jax.random.key(i), ext, state, y, x, method="stochastic", **form) for i in range(10)]
+    corners = extension.transport(jax.random.key(9), ext, state, y, x, form="simplex", **given)
+    made = [extension.transport(jax.random.key(i), ext, state, y, x, form="stochastic", **given) for i in range(10)]
     index = np.asarray(corners.index)[0]
     np.testing.assert_array_equal(np.asarray(made[0].index)[0], index)
     share, points = np.asarray(corners.weight, np.float64)[0], np.asarray(y, np.float64)[index]
@@ -137,7 +137,7 @@ def test_the_threshold_is_the_quantile_of_the_smallest_angles(solved):
     for quantile in (0.5, 0.9, 1.0):
         angle = extension.threshold(jax.random.key(1), state, y, quantile=quantile)
         x = extension.source_samples(jax.random.key(11), DRAWS, 2)
-        made = extension.transport(jax.random.key(12), ext, state, y, x, method="pairs", angle=angle)
+        made = extension.transport(jax.random.key(12), ext, state, y, x, form="pairs", angle=angle)
         shares[quantile] = np.mean(np.asarray(made.weight)[:, 1] > 0)
     assert shares == pytest.approx({0.5: 0.5, 0.9: 0.9, 1.0: 1.0}, abs=0.03)
     assert float(extension.init(jax.random.key(1), state, y, num=2**14, quantile=0.5).angle) < float(ext.angle)
@@ -150,9 +150,9 @@ def test_shifted_points_give_shifted_samples(solved):
     x = extension.source_samples(jax.random.key(6), DRAWS, 2)
     y = np.round(np.asarray(y) * 2**12) / 2**12  # the shift itself rounds nothing
     shifted, y = jnp.asarray(y + 128.0), jnp.asarray(y)
-    for method in extension.METHODS:
-        here = extension.transport(jax.random.key(6), ext, state, y, x, method=method).points
-        there = extension.transport(jax.random.key(6), ext, state, shifted, x, method=method).points
+    for form in extension.FORMS:
+        here = extension.transport(jax.random.key(6), ext, state, y, x, form=form).points
+        there = extension.transport(jax.random.key(6), ext, state, shifted, x, form=form).points
         # but for samples on an edge of a cell or an angle at the threshold, which the mean's rounding decides
         assert np.mean(np.abs(np.asarray(there) - 128.0 - here).max(1) < 1e-3) > 0.99
 
@@ -165,7 +165,7 @@ def test_angles_outside_the_range_raise(solved, angle):
 
 def test_unknown_forms_raise(solved):
     with pytest.raises(ValueError, match="'pairs', 'simplex'"):
-        extension.sample(jax.random.key(0), *solved, 10, method="delaunay")
+        extension.sample(jax.random.key(0), *solved, 10, form="delaunay")
 
 
 def test_sampling_runs_inside_jit_with_a_traced_angle(solved):

@@ -47,8 +47,8 @@ def test_methods_are_the_functions(extended):
         (extended.move(key, NOISE), og.extension.transport(key, extended.extension, state, Y, NOISE)),
     ):
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-    drawn = og.extension.sample(key, extended.extension, state, Y, 50, method="pairs", **law)
-    np.testing.assert_array_equal(extended.sample(key, 50, method="pairs"), drawn)
+    drawn = og.extension.sample(key, extended.extension, state, Y, 50, form="pairs", **law)
+    np.testing.assert_array_equal(extended.sample(key, 50, form="pairs"), drawn)
 
 
 def test_noise_of_the_points_is_sent_back_to_them(extended):
