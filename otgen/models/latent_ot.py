@@ -167,7 +167,7 @@ class LatentOT(nn.Module):
             )
         unseen = jnp.full_like(map_.codes, jnp.inf)  # these forms read no centres
         extended = extension.Extension(unseen, self.get_variable("transport", "angle"))
-        more = {"method": form, "labels": labels}
+        more = {"form": form, "labels": labels}
         return extension.transport(key, extended, neural_map.heights(map_), map_.codes, noise, **more).points
 
     def sample(self, key: Key, num: int, form: str | None = None, temperature: ArrayLike | None = None) -> Array:
