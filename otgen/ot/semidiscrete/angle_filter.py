@@ -37,7 +37,7 @@ def ranked(x: Array, y: Array, h: Array) -> Array:
 
 def distinct(y: Array, index: Array) -> Array:
     """Which neighbours [n, k-1] lie elsewhere than the winner: joining points that coincide makes nothing new."""
-    return jnp.any(y[index[:, 1:]] != y[index[:, :1]], axis=-1)
+    return (index[:, 1:] != index[:, :1]) & jnp.any(y[index[:, 1:]] != y[index[:, :1]], axis=-1)
 
 
 def threshold(

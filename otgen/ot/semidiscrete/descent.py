@@ -114,10 +114,15 @@ def lying_out(h: Array) -> Array:
 
 
 def shifted(y: Array, h: Array) -> tuple[Array, Array]:
-    """The points less the mean of those that take part, and heights; of the others 0 and -inf, whatever their row."""
+    """Return the points less the mean of those that take part, and heights; of the others 0 and -inf.
+
+    What stands in the rows of the others does not matter. The points are held, not computed again for every use: XLA
+    may round the same point to two numbers in two places, and cells are told apart by whether points are equal.
+    """
     out = lying_out(h)
     mean = jnp.mean(y, 0, where=~out[:, None])
-    return jnp.where(out[:, None], 0, y - mean), jnp.where(out, -jnp.inf, h)
+    points = jax.lax.optimization_barrier(jnp.where(out[:, None], 0, y - mean))
+    return points, jnp.where(out, -jnp.inf, h)
 
 
 def of_one_type(*arrays: Array) -> list[Array]:

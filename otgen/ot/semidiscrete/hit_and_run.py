@@ -178,7 +178,8 @@ def _violated(y: Array, h: Array, index: Array, x: Array) -> tuple[Array, Array,
     value, winner = top_scores(x, y, h)
     own = jnp.einsum("nd,nd->n", x, y[index], precision=lax.Precision.HIGHEST) + h[index]
     normal = y[index] - y[winner[:, 0]]
-    return jnp.all(normal == 0, axis=1), jnp.maximum(value[:, 0] - own, 0.0), normal
+    found = (winner[:, 0] == index) | jnp.all(normal == 0, axis=1)
+    return found, jnp.maximum(value[:, 0] - own, 0.0), normal
 
 
 def _rotation(key: Key, dim: int, dtype: jnp.dtype) -> Array:

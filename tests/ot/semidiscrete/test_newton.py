@@ -118,16 +118,16 @@ def test_a_solve_with_newton_steps_counts_their_samples_and_resumes_bit_identica
         callback=lambda step, found: shown.append(found),
         **options,
     )
-    assert int(info.num_steps) == int(whole.step)
-    assert float(info.num_samples) == 1024 * int(whole.step)
+    last = int(info.num_steps)
+    assert float(info.num_samples) == 1024 * last
     assert [found["samples"] for found in shown] == sorted(found["samples"] for found in shown)
     stages = sorted({(int(state.schedule.first), int(state.schedule.length)) for state in saved})
-    ends = [*(first for first, _ in stages[1:]), int(whole.step)]
+    ends = [*(first for first, _ in stages[1:]), last]
     assert any(end > first + length for (first, length), end in zip(stages, ends, strict=True))  # Newton's samples
     _, more = semidiscrete.run(key, y, state=whole, callback=lambda step, found: again.append(step), **options)
-    assert float(more.num_samples) <= 2_500_000
+    assert float(more.num_samples) <= 2_500_000  # counted anew, from the heights of the map
+    assert more.error <= 1.5 * info.error
     assert again == sorted(again)
-    assert again[0] >= int(whole.step)
     middle = next(state for state in saved if int(state.schedule.first) == stages[1][0])
     resumed, _ = semidiscrete.run(key, y, state=middle, **options)
     np.testing.assert_array_equal(resumed.h, whole.h)
