@@ -43,7 +43,7 @@ class Config(ae_ot_stages.Config):
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
-        """A run of seconds, for tests."""
+        """Return a run of seconds, for tests."""
         small = {"epochs": 3, "limit": 400, "tol": 0.2, "num_eval": 64, "draws": 2, "mixture_components": 4}
         return cls(**{**small, "progress": False, **changes})
 
@@ -76,7 +76,7 @@ def run_images(config: Config, folder: Path, progress: Any) -> dict[str, Any]:
 
 
 def show(config: Config, results: dict[str, Any]) -> str:
-    """The table, and where the figure is."""
+    """Return the table, and where the figure is."""
     return f"{ae_ot_table.in_words(results)}\nfigure: {config.folder() / results['figure']}"
 
 

@@ -86,27 +86,27 @@ class Config(command.Featured, command.Options):
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
-        """A run of seconds, for tests."""
+        """Return a run of seconds, for tests."""
         small = {"epochs": 3.0, "gan_epochs": 1.0, "warmup": 2, "num_eval": 200, "draws": 2, "progress": False}
         small |= {"num_points": 300} if changes.get("dataset", cls.dataset) in toy.DISTRIBUTIONS else {"limit": 400}
         return cls(**{**small, **changes})
 
     def is_toy(self) -> bool:
-        """Whether the data are points of the plane."""
+        """Return whether the data are points of the plane."""
         return self.dataset in toy.DISTRIBUTIONS
 
     def names(self) -> list[str]:
-        """The variants asked for."""
+        """Return the variants asked for."""
         return variants.names(self.variants)
 
     def base(self) -> base_model.Config:
-        """The AE-OT."""
+        """Return the AE-OT."""
         networks = sets.NETWORKS.get(self.dataset, {})
         asked = self.given("epochs", "latent_dim", "hidden", "network")
         return base_model.Config(**{**networks, **self._set()["base"], **asked})
 
     def gan(self, variant: str) -> gan_model.Config:
-        """The last stage of a variant.
+        """Return the last stage of a variant.
 
         Raises:
           ValueError: for an unknown variant, or a value out of range.
@@ -126,7 +126,7 @@ class Config(command.Featured, command.Options):
         return variants.built(variant, gan_model.Config, {**fields, **own})
 
     def identity(self) -> dict[str, Any]:
-        """What makes the numbers of a seed and a variant: all but these, and where and how it runs."""
+        """Return what makes the numbers of a seed and a variant: all but these, and where and how it runs."""
         own = self.numbers("variants", "seeds", "features", "feature_images")
         own |= {"base": dataclasses.asdict(self.base()), "gan": dataclasses.asdict(self.gan("default"))}
         return json.loads(json.dumps(own))

@@ -55,7 +55,7 @@ class Config(command.Resumable):
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
-        """A run of seconds, for tests."""
+        """Return a run of seconds, for tests."""
         small = {"dim": 5, "depths": (1, 2), "least": (1.0,), "targets": 1, "image_depths": (2,), "rank": 5}
         return cls(**{**small, "progress": False, **changes})
 
@@ -81,7 +81,7 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def images(config: Config, folder: Path) -> dict[str, Any]:
-    """A linear generator of images by the Bures loss, against PCA of the same rank."""
+    """Return a linear generator of images by the Bures loss, against PCA of the same rank."""
     train = data.load(config.dataset, "train", config.data_dir, cache_dir=config.cache_dir)
     progress = command.progress_of(config, folder)
     rank = config.rank or (20 if config.dataset == "digits" else 50)

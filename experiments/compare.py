@@ -63,27 +63,27 @@ class Config(command.Scored, command.Resumable):
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
-        """A run of seconds, for tests."""
+        """Return a run of seconds, for tests."""
         small = {"budget": 3, "limit": 400, "num_points": 300, "num_eval": 200, "draws": 2, "progress": False}
         return cls(**{**small, **changes})
 
     def is_toy(self) -> bool:
-        """Whether the data are points of the plane."""
+        """Return whether the data are points of the plane."""
         return self.dataset in toy.DISTRIBUTIONS
 
     def names(self) -> list[str]:
-        """The models asked for."""
+        """Return the models asked for."""
         return variants.names(self.models)
 
     def seed_list(self) -> list[int]:
-        """The seeds asked for."""
+        """Return the seeds asked for."""
         seeds = super().seed_list()
         if _JUDGE_SEED in seeds:
             raise ValueError(f"seed {_JUDGE_SEED} is that of the judge's autoencoder: choose others.")
         return seeds
 
     def setting(self) -> tuple[GeneratorSettings, float]:
-        """Networks and training of the autoencoder, and the budget in its epochs."""
+        """Return networks and training of the autoencoder, and the budget in its epochs."""
         chosen = _TOY if self.is_toy() else {**sets.NETWORKS[self.dataset], "budget": _BUDGETS[self.dataset]}
         chosen = {**chosen, **self.given("latent_dim", "network", "budget")}
         budget = chosen.pop("budget")
@@ -92,7 +92,7 @@ class Config(command.Scored, command.Resumable):
         return GeneratorSettings(**chosen, epochs=2 / 3 * budget), budget
 
     def identity(self) -> dict[str, Any]:
-        """What makes the numbers: all but which models and seeds there are."""
+        """Return what makes the numbers: all but which models and seeds there are."""
         return self.numbers("models", "seeds")
 
 
@@ -150,7 +150,7 @@ def prepare(config: Config) -> Bench:
 
 
 def autoencoder(config: Config, seed: int, train: data.Dataset) -> tuple[Any, Any]:
-    """The encoder and the decoder of a seed, in standardised codes; the identity for toys."""
+    """Return the encoder and the decoder of a seed, in standardised codes; the identity for toys."""
     if config.is_toy():
         _, mean, scale = toy.standardise(jnp.asarray(train.images)[:, 0, 0])
         return lambda x: (x[:, 0, 0] - mean) / scale, lambda codes: (codes * scale + mean)[:, None, None]
@@ -194,7 +194,7 @@ def run(bench: Bench, name: str, seed: int) -> None:
 
 
 def fit(bench: Bench, name: str, seed: int, place: Path) -> tuple[dict[str, Draw], dict[str, Any]]:
-    """What draws images, by row of the table, and facts about the training."""
+    """Return what draws images, by row of the table, and facts about the training."""
     config, images = bench.config, bench.train.images
     if name == REFERENCE:
         encode, decode = autoencoder(config, seed, bench.train)
@@ -226,7 +226,7 @@ def _place(config: Config, name: str, seed: int) -> Path:
 
 
 def show(config: Config, results: dict[str, Any]) -> str:
-    """The table, and where the figures are."""
+    """Return the table, and where the figures are."""
     figures = ", ".join(str(config.folder() / name) for name in ("samples.png", "scores.png"))
     return f"{compare_table.markdown(results)}\nfigures: {figures}"
 

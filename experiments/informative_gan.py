@@ -96,7 +96,7 @@ class Config(command.Scored, command.Options):
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
-        """A run of seconds, for tests."""
+        """Return a run of seconds, for tests."""
         small = {"steps": 4, "batch_size": 40, "num_points": 400, "num_eval": 120, "draws": 2, "progress": False}
         dataset = changes.get("dataset", cls.dataset)
         if not is_ring(dataset):
@@ -104,11 +104,11 @@ class Config(command.Scored, command.Options):
         return cls(**{**small, **changes})
 
     def names(self) -> list[str]:
-        """The variants asked for."""
+        """Return the variants asked for."""
         return variants.names(self.variants)
 
     def settings(self, variant: str) -> tuple[informative_gan.Config, int]:
-        """The model of a variant, its epochs aside, and its steps.
+        """Return the model of a variant, its epochs aside, and its steps.
 
         Raises:
           ValueError: for an unknown variant, or a value out of range.
@@ -130,14 +130,14 @@ class Config(command.Scored, command.Options):
         return variants.built(variant, informative_gan.Config, {**fields, **change}), steps
 
     def identity(self) -> dict[str, Any]:
-        """What makes the numbers of a seed and a variant: all but these, and where and how it runs."""
+        """Return what makes the numbers of a seed and a variant: all but these, and where and how it runs."""
         own = self.numbers("seeds", "variants")
         settings = dataclasses.asdict(self.settings("default")[0])
         return json.loads(json.dumps({**own, "settings": settings}))
 
 
 def _change(variant: str) -> dict[str, Any]:
-    """The field that a variant FIELD=VALUE changes, and its value."""
+    """Return the field that a variant FIELD=VALUE changes, and its value."""
     name, value = variants.change(variant, informative_gan.Config, skip=("epochs",))
     kinds = {"debias": bool, "augment": dict | None}  # the model looks at its numbers and names itself
     if not isinstance(value, kinds.get(name, object)):

@@ -75,16 +75,16 @@ class Config(command.Resumable):
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
-        """A run of seconds, for tests."""
+        """Return a run of seconds, for tests."""
         small = {"samples": 20_000, "epochs": 3, "pairs": 2, "num_eval": 300, "tol": 0.2, "progress": False}
         return cls(**{**small, **changes})
 
     def dim(self) -> int:
-        """Dimension of the codes."""
+        """Return the dimension of the codes."""
         return 8 if self.dataset == "digits" else 16
 
     def base(self) -> ae_ot_stages.Config:
-        """The AE-OT on whose latents images are drawn."""
+        """Return the AE-OT on whose latents images are drawn."""
         names = ("dataset", "seed", "tol", "data_dir", "cache_dir", "progress")
         epochs = self.epochs or (150 if self.dataset == "digits" else 12)
         return ae_ot_stages.Config(**self.given(*names), latent_dim=self.dim(), network="mlp", epochs=epochs)
@@ -112,7 +112,7 @@ def distance(x: Array, cdf: Callable[[Array], Array]) -> float:
 
 
 def laws(config: Config) -> dict[str, dict[str, dict[str, float]]]:
-    """Distances from the prior for every prior, operation and method."""
+    """Return distances from the prior for every prior, operation and method."""
     table: dict[str, dict[str, dict[str, float]]] = {}
     for name, prior in PRIORS.items():
         table[name] = {}
@@ -129,7 +129,7 @@ def laws(config: Config) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def generator(config: Config, folder: Path) -> tuple[Callable[[Key, Array], Array], data.Dataset]:
-    """An AE-OT model as a function of a key and noise on the cube, and its training images."""
+    """Return an AE-OT model as a function of a key and noise on the cube, and its training images."""
     train, _ = sets.images(config.base())
     model = ae_ot_stages.fit(config.base(), folder, train, command.progress_of(config, folder), {})
     transport = model.variables["transport"]
@@ -167,7 +167,7 @@ def images(config: Config, generate: Callable[[Key, Array], Array], train: data.
 
 
 def show(config: Config, results: dict[str, Any]) -> str:
-    """The results as tables, and where the figures are."""
+    """Return the results as tables, and where the figures are."""
     lines = [f"KS distance from the prior, {results['samples']} draws: raw / matched / lol"]
     for prior, operations in results["laws"].items():
         lines.append(prior)

@@ -77,27 +77,27 @@ class Config(command.Featured, command.Options):
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
-        """A run of seconds, for tests."""
+        """Return a run of seconds, for tests."""
         small = {"epochs": 3.0, "limit": 400, "num_steps": 24, "num_points": 256, "num_eval": 200, "draws": 2}
         if changes.get("dataset", cls.dataset) not in _SETS:
             small = {"num_steps": 24, "num_points": 256, "num_eval": 200}
         return cls(**{**small, "progress": False, **changes})
 
     def names(self) -> list[str]:
-        """The solvers asked for."""
+        """Return the solvers asked for."""
         return variants.names(self.solvers)
 
     def options(self, solver: str) -> dict[str, Any]:
-        """Fields of the solver's Config, or with "network" those of the distillation, that are not its own."""
+        """Return fields of the solver's Config, or with "network" those of the distillation, that are not its own."""
         return {**_SETS.get(self.dataset, _TOY)[solver], **self.given("num_steps")}
 
     def model(self, solver: str) -> latent_ot.Config:
-        """The model on images with a solver."""
+        """Return the model on images with a solver."""
         fields = {**_SETS[self.dataset]["model"], **self.given("latent_dim", "hidden", "epochs", "neighbours")}
         return latent_ot.Config(**fields, solver=solver, solver_options=self.options(solver))
 
     def identity(self) -> dict[str, Any]:
-        """What makes the numbers of a seed and a solver: all but these, and where and how it runs."""
+        """Return what makes the numbers of a seed and a solver: all but these, and where and how it runs."""
         own = self.numbers("seeds", "solvers", "distil", "features", "feature_images", "rows")
         return {**own, "settings": _SETS.get(self.dataset, _TOY)}
 
@@ -145,7 +145,7 @@ def check(config: Config) -> None:
 
 
 def in_words(results: dict[str, Any]) -> str:
-    """What the scores were made with."""
+    """Return what the scores were made with."""
     if "judge" in results:
         return table.of_judge(results)
     chi2 = (f"{truth['chi2']:.2g} ± {truth['chi2_error']:.1g}" for truth in results["truth"].values())

@@ -21,7 +21,7 @@ from otgen.train import hosts
 
 
 def free_address() -> str:
-    """An address of this machine that nobody listens to yet."""
+    """Return an address of this machine that nobody listens to yet."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{free.getsockname()[1]}"

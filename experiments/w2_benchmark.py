@@ -86,33 +86,33 @@ class Config(command.Seeds, command.Resumable):
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
-        """A run of seconds, for tests."""
+        """Return a run of seconds, for tests."""
         small = {"dims": "2", "seeds": "0", "num_codes": 1024, "num_eval": 512, "num_steps": 24, "batch_size": 128}
         return cls(**{**small, "progress": False, **changes})
 
     def rows(self) -> list[str]:
-        """The rows asked for."""
+        """Return the rows asked for."""
         return variants.names(self.solvers)
 
     def first_alone(self) -> list[str]:
-        """The rows that get one seed."""
+        """Return the rows that get one seed."""
         return variants.names(self.once)
 
     def folder(self) -> Path:
-        """The output folder."""
+        """Return the output folder."""
         return Path(self.out or Path("runs") / self.NAME)
 
     def settings(self, name: str, dim: int) -> MapSettings:
-        """The solver's configuration in a row of the table."""
+        """Return the solver's configuration in a row of the table."""
         row = ROWS[name]
         return neural_map.config_of(row.solver, **{**row.fields, **self.given("num_steps", "batch_size")})
 
     def identity(self) -> dict[str, Any]:
-        """What makes the numbers: all but which maps there are."""
+        """Return what makes the numbers: all but which maps there are."""
         return self.numbers("dims", "solvers", "seeds", "once", "json")
 
     def identity_of(self, run: Run) -> dict[str, Any]:
-        """What makes the numbers of a run."""
+        """Return what makes the numbers of a run."""
         common = {**run._asdict(), "num_codes": self.num_codes, "num_eval": self.num_eval}
         if run.row == REFERENCE:
             return common
@@ -121,7 +121,7 @@ class Config(command.Seeds, command.Resumable):
         return {**common, "solver": row.solver, "form": row.form, "settings": settings}
 
     def place(self, run: Run) -> Path:
-        """The folder of a run."""
+        """Return the folder of a run."""
         return place_of(self.folder(), run.seed, f"d{run.dim}, {run.row}")
 
 
@@ -220,7 +220,7 @@ def solve(config: Config, pair: Pair, run: Run) -> None:
 
 
 def references(config: Config, pair: Pair, key: Key, codes: Array) -> dict[str, dict[str, float | None]]:
-    """Scores of maps that need no training, and of the truth."""
+    """Return scores of maps that need no training, and of the truth."""
     x = pair.sampler(jax.random.fold_in(key, 2), config.num_codes, codes.shape[1])
     own, other = gaussian.moments(x), gaussian.moments(codes)
     forward = gaussian.transport_map(own.mean, own.covariance(), other.mean, other.covariance())
@@ -289,14 +289,14 @@ def learned(config: Config, pair: Pair, run: Run, key: Key, codes: Array) -> tup
 
 
 def _curve(entries: dict[int, dict[str, float]], updates: int, most: int = 200) -> dict[str, Any]:
-    """The objective (of "lp": the loss of the regression), at no more than `most` updates."""
+    """Return the objective (of "lp": the loss of the regression), at no more than `most` updates."""
     shown = list(entries)[:: -(-len(entries) // most)]
     values = [round(entries[step].get("objective", entries[step].get("loss")), 6) for step in shown]
     return {"updates": [step * updates for step in shown], "objective": values}
 
 
 def show(config: Config, results: dict[str, Any]) -> str:
-    """The table, and where the figure is."""
+    """Return the table, and where the figure is."""
     return f"{markdown(results)}\nfigure: {config.folder() / 'maps.png'}"
 
 

@@ -71,28 +71,28 @@ class Config(command.Seeds, command.Resumable):
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
-        """A run of seconds, for tests."""
+        """Return a run of seconds, for tests."""
         small = {"dims": "3", "thresholds": "0.9,off", "epochs": 2, "limit": 300, "num_eval": 100, "draws": 2}
         return cls(**{**small, "progress": False, **changes})
 
     def identity(self) -> dict[str, Any]:
-        """What makes the numbers: all but which rows there are, and what is said of them."""
+        """Return what makes the numbers: all but which rows there are, and what is said of them."""
         return self.numbers("dims", "seeds", "thresholds", "novelty", "json")
 
     def base(self, dim: int, seed: int) -> ae_ot_stages.Config:
-        """The AE-OT whose map is extended."""
+        """Return the AE-OT whose map is extended."""
         names = ("dataset", "epochs", "limit", "data_dir", "cache_dir", "num_eval", "progress")
         out = str(place_of(self.folder(), seed, f"dim-{dim}"))
         return ae_ot_stages.Config(**self.given(*names), latent_dim=dim, seed=seed, out=out)
 
     def runs(self) -> list[tuple[int, int]]:
-        """Dimensions and seeds."""
+        """Return dimensions and seeds."""
         own = ae_ot_stages.Config(dataset=self.dataset).model().latent_dim
         dims = command.numbers_of("dims", self.dims or str(own))
         return [(dim, seed) for dim in dims for seed in self.seed_list()]
 
     def shares(self) -> list[float | None]:
-        """The quantiles asked for, None for no filter.
+        """Return the quantiles asked for, None for no filter.
 
         Raises:
           ValueError: for other words, and for numbers outside [0, 1].
@@ -145,7 +145,7 @@ def check(config: Config) -> None:
 
 
 def trained(base: ae_ot_stages.Config, train: data.Dataset) -> model_of.Model:
-    """The model of a dimension and a seed, trained unless it is there."""
+    """Return the model of a dimension and a seed, trained unless it is there."""
     place = base.folder() / "model"
     if place.exists():
         return store.load(place)
@@ -155,7 +155,7 @@ def trained(base: ae_ot_stages.Config, train: data.Dataset) -> model_of.Model:
 
 
 def laws(config: Config, model: model_of.Model, train: data.Dataset) -> Iterator[tuple[str, float | None, sets.Draw]]:
-    """The rows: a name, the angle, and a function (key, num) -> images in [0, 1]."""
+    """Yield the rows: a name, the angle, and a function (key, num) -> images in [0, 1]."""
 
     def draw(form: str, angle: float) -> sets.Draw:
         return lambda key, num: model_of.sample(key, model, num, form=form, angle=angle)
@@ -175,7 +175,7 @@ def laws(config: Config, model: model_of.Model, train: data.Dataset) -> Iterator
 def scores(
     config: Config, base: ae_ot_stages.Config, model: model_of.Model, train: data.Dataset, test: data.Dataset
 ) -> dict[str, Any]:
-    """Scores of every row, the mean of the draws; every row is written when it is done."""
+    """Return scores of every row, the mean of the draws; every row is written when it is done."""
     place = base.folder() / "scores.json"
     held = {"dim": base.latent_dim, "seed": base.seed, "rows": {}}
     if place.exists():
@@ -220,7 +220,7 @@ def best(rows: dict[str, dict[str, Any]], dim: int, novelty: float) -> dict[str,
 
 
 def in_words(results: dict[str, Any]) -> str:
-    """The best rows."""
+    """Return the best rows."""
     lines = [f"Least Frechet distance at lmem >= {results['novelty']:g} and class TV <= {_CLASS_TV:g}:"]
     for dim, found in results["best"].items():
         for form, row in found.items():

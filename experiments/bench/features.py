@@ -44,13 +44,13 @@ class Config:
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
-        """A run of a minute, for tests."""
+        """Return a run of a minute, for tests."""
         small = {"train": 60, "test": 30, "timed": 16, "repeats": 1, "inverse_penalties": (1e-2,), "out": ""}
         return cls(**{**small, **changes})
 
 
 def balanced(labels: np.ndarray, seed: int) -> np.ndarray:
-    """An order of all images in which every run of ten has every class once."""
+    """Return an order of all images in which every run of ten has every class once."""
     rng = np.random.default_rng(seed)
     return np.stack([rng.permutation(np.flatnonzero(labels == label)) for label in range(10)], 1).ravel()
 
@@ -58,7 +58,7 @@ def balanced(labels: np.ndarray, seed: int) -> np.ndarray:
 def extract(
     config: Config, split: str, num: int, network: Callable[[np.ndarray], dict[int, Any]]
 ) -> tuple[dict[int, np.ndarray], np.ndarray]:
-    """Features {dim: [num, dim]} and labels [num], from files where they exist."""
+    """Return features {dim: [num, dim]} and labels [num], from files where they exist."""
     images, labels = data.load("cifar10", split, config.data_dir)
     order = balanced(labels, config.seed)[:num]
     pieces = []
@@ -75,7 +75,7 @@ def extract(
 
 
 def images_per_minute(config: Config, network: Callable[[np.ndarray], dict[int, Any]]) -> dict[str, int]:
-    """All layers of CIFAR-10 images in one pass, compiled before."""
+    """Return all layers of CIFAR-10 images in one pass, compiled before."""
     images = data.load("cifar10", "test", config.data_dir).images[: config.timed]
     seconds, _ = repeated(lambda: network(images), config.repeats)
     return {

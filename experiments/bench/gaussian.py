@@ -48,19 +48,19 @@ class Config:
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
-        """A run of seconds, for tests."""
+        """Return a run of seconds, for tests."""
         small = {"pairs": 16, "dim": 8, "features": 60, "feature_dim": 12, "repeats": 1, "condition": (1e2,)}
         return cls(**{**small, **changes})
 
 
 def timed(work: Callable[[], Any], repeats: int) -> tuple[float, Any]:
-    """Median seconds of a call and its result; a first call warms up."""
+    """Return the median seconds of a call and its result; a first call warms up."""
     times, result = repeated(work, repeats, pause=0.2)
     return statistics.median(times), result
 
 
 def covariances(config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Two batches of Wishart matrices of 2 d samples, float64."""
+    """Return two batches of Wishart matrices of 2 d samples, float64."""
     random = np.random.default_rng(config.seed)
     x = random.normal(size=(2, config.pairs, config.dim, 2 * config.dim))
     return tuple(np.einsum("kij,klj->kil", part, part) / (2 * config.dim) for part in x)
@@ -74,7 +74,7 @@ def ott_value(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def pairs(config: Config) -> dict[str, dict[str, float]]:
-    """Seconds for all pairs, and the largest relative error."""
+    """Return seconds for all pairs, and the largest relative error."""
     a, b = covariances(config)
     factors = np.linalg.cholesky(np.stack([a, b]))
     overlap = np.linalg.svd(np.swapaxes(factors[0], -1, -2) @ factors[1], compute_uv=False).sum(-1)
@@ -105,7 +105,7 @@ def pairs(config: Config) -> dict[str, dict[str, float]]:
 
 
 def selves(config: Config) -> dict[str, dict[str, float]]:
-    """Distances of a covariance to itself over its trace, by condition number."""
+    """Return distances of a covariance to itself over its trace, by condition number."""
     table: dict[str, dict[str, float]] = {}
     basis = np.linalg.qr(np.random.default_rng(config.seed).normal(size=(config.dim, config.dim)))[0]
     for condition in config.condition:
@@ -123,7 +123,7 @@ def selves(config: Config) -> dict[str, dict[str, float]]:
 
 
 def frechet(config: Config) -> dict[str, dict[str, float]]:
-    """Seconds and relative errors of the Frechet distance between two sets of features, float64."""
+    """Return seconds and relative errors of the Frechet distance between two sets of features, float64."""
     random = np.random.default_rng(config.seed + 1)
     mixing = random.normal(size=(config.feature_dim,) * 2) * np.logspace(0, -2, config.feature_dim)
     a, b = (

@@ -31,7 +31,7 @@ class Config:
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
-        """A run of seconds, for tests."""
+        """Return a run of seconds, for tests."""
         return cls(**{"elements": 10**5, "repeats": 3, **changes})
 
 

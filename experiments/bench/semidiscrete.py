@@ -84,7 +84,7 @@ def problems(seed: int, shrink: int) -> Iterator[tuple[str, jax.Array, int]]:
 
 
 def held_out(h: Any, y: jax.Array, shrink: int) -> dict[str, float]:
-    """The chi2 of heights, its error, and the cells that no sample fell into."""
+    """Return the chi2 of heights, its error, and the cells that no sample fell into."""
     num, weights = max(HELD_OUT // shrink, 4096), jnp.full(len(y), 1 / len(y))
     counts = measure.count(jax.random.key(77), y, weights, jnp.asarray(h, jnp.float32), num, uniform_cube).counts
     chi2, error = measure.chi2_of(counts, weights)
@@ -92,12 +92,12 @@ def held_out(h: Any, y: jax.Array, shrink: int) -> dict[str, float]:
 
 
 def heights_of(g: Any, y: jax.Array) -> np.ndarray:
-    """Heights from a dual potential of the cost |x - y|^2."""
+    """Return heights from a dual potential of the cost |x - y|^2."""
     return (np.asarray(g) - np.sum(np.asarray(y) ** 2, 1)) / 2
 
 
 def otgen(seed: int, y: jax.Array, samples: int) -> og.semidiscrete.State:
-    """The solver as it comes, with as many samples: no tolerance that it could reach before."""
+    """Return the solver as it comes, with as many samples: no tolerance that it could reach before."""
     return og.semidiscrete.run(jax.random.key(seed), y, tol=1e-9, max_samples=samples)[0]
 
 
@@ -119,7 +119,7 @@ def ott_solver(kind: str, steps: int) -> SemidiscreteSolver:
 
 
 def by_ott(kind: str, seed: int, y: jax.Array, steps: int) -> tuple[float, np.ndarray]:
-    """Seconds and heights of OTT-JAX."""
+    """Return seconds and heights of OTT-JAX."""
     run = jax.jit(lambda key, y: ott_solver(kind, steps)(key, ott_problem(y)).g)
     compiled = run.lower(jax.random.key(seed), y).compile()
     seconds, g = clock(lambda: compiled(jax.random.key(seed), y))
@@ -127,7 +127,7 @@ def by_ott(kind: str, seed: int, y: jax.Array, steps: int) -> tuple[float, np.nd
 
 
 def by_pot(seed: int, y: jax.Array, steps: int) -> tuple[float, np.ndarray]:
-    """Seconds and heights of POT with its defaults."""
+    """Return seconds and heights of POT with its defaults."""
     random, points = np.random.default_rng(seed), np.asarray(y)
 
     def sample(num: int) -> np.ndarray:
@@ -138,7 +138,7 @@ def by_pot(seed: int, y: jax.Array, steps: int) -> tuple[float, np.ndarray]:
 
 
 def table(config: Config) -> dict[str, Any]:
-    """The four problems by all solvers, seed by seed."""
+    """Return the four problems by all solvers, seed by seed."""
     rows: dict[str, Any] = {}
     for seed in config.seeds:
         for name, y, samples in problems(seed, config.shrink):
@@ -179,7 +179,7 @@ def eta(config: Config) -> dict[str, Any]:
 
 
 def clustered(seed: int, shrink: int) -> Iterator[tuple[str, jax.Array]]:
-    """Clouds of points whose scales differ: 25 Gaussians on a grid, and ten tight clusters."""
+    """Yield clouds of points whose scales differ: 25 Gaussians on a grid, and ten tight clusters."""
     grid = toy.DISTRIBUTIONS["twenty_five_gaussians"](jax.random.key(1000 + seed), 2500 // shrink)
     yield "grid of 25 Gaussians, N=2500, d=2", toy.standardise(grid)[0]
     for dim, width in ((2, 0.01), (2, 0.001), (3, 0.01), (3, 0.001)):
@@ -189,7 +189,7 @@ def clustered(seed: int, shrink: int) -> Iterator[tuple[str, jax.Array]]:
 
 
 def newton(config: Config) -> dict[str, Any]:
-    """Samples and seconds to tol = .001, with and without Newton's steps."""
+    """Return samples and seconds to tol = .001, with and without Newton's steps."""
     rows: dict[str, Any] = {}
     for seed in config.seeds:
         for name, y in clustered(seed, config.shrink):
@@ -204,7 +204,7 @@ def newton(config: Config) -> dict[str, Any]:
 
 
 def per_second(samples: int, work: Callable[[], Any], repeats: int = 7) -> float:
-    """Samples a second: the median over repeats, after a first call."""
+    """Return samples a second: the median over repeats, after a first call."""
     return samples / statistics.median(repeated(work, repeats)[0])
 
 
@@ -228,14 +228,14 @@ def _ott_start(solver: SemidiscreteSolver, y: jax.Array) -> Any:
 
 
 def otgen_steps(y: jax.Array, batch: int, steps: int) -> Callable[[], Any]:
-    """Some steps of the solver: sampling, scores, update and average."""
+    """Return some steps of the solver: sampling, scores, update and average."""
     key, weights = jax.random.key(0), jnp.full(len(y), 1 / len(y))
     state = og.semidiscrete.stage(key, og.semidiscrete.init(key, y), y, weights, 1000, batch)
     return lambda: devices.advance(key, state, y, weights, steps, uniform_cube, batch).h
 
 
 def rate(config: Config) -> dict[str, Any]:
-    """Samples a second."""
+    """Return samples a second."""
     num, dim = 10_000 // config.shrink, 64
     y = jax.random.normal(jax.random.key(0), (num, dim))
     h = -0.14 * jnp.sum(y**2, 1)

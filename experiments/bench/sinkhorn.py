@@ -46,12 +46,12 @@ class Config:
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
-        """A run of seconds, for tests."""
+        """Return a run of seconds, for tests."""
         return cls(**{"sizes": (64,), "dims": (2,), "repeats": 1, **changes})
 
 
 def points(num: int, dim: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A normal cloud and a mixture of five."""
+    """Return a normal cloud and a mixture of five."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(num, dim))
     centres = 1.5 * rng.normal(size=(5, dim))
@@ -60,7 +60,7 @@ def points(num: int, dim: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sq_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The cost matrix in float64."""
+    """Return the cost matrix in float64."""
     x, y = x.astype(np.float64), y.astype(np.float64)
     return np.maximum((x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T, 0)
 
@@ -142,7 +142,7 @@ def calibrate(solver: Solver, problem: tuple, tol: float, limit_s: float) -> tup
 
 
 def timed(work: Callable[[], Any]) -> float:
-    """Seconds of one call, after a pause and, where it is short, two calls that warm the caches."""
+    """Return seconds of one call, after a pause and, where it is short, two calls that warm the caches."""
     time.sleep(PAUSE_S)
     for _ in range(3):
         seconds, _ = clock(work)
@@ -152,7 +152,7 @@ def timed(work: Callable[[], Any]) -> float:
 
 
 def cell(problem: tuple, tol: float, solvers: dict[str, Solver], config: Config) -> dict[str, Any]:
-    """All solvers on one problem: seconds, recomputed errors, steps."""
+    """Return all solvers on one problem: seconds, recomputed errors, steps."""
     x, y, _, epsilon = problem
     found: dict[str, tuple | None] = {}
     for name, solver in solvers.items():

@@ -53,7 +53,7 @@ class Config:
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
-        """A run of seconds, for tests."""
+        """Return a run of seconds, for tests."""
         return cls(**{"steps": 100, "small_steps": 100, "repeats": 2, **changes})
 
 
@@ -85,7 +85,7 @@ def images_of(config: Config) -> np.ndarray:
 
 
 def measure(images: np.ndarray, model: ae_ot.Config, steps: int, repeats: int) -> dict[str, Any]:
-    """Seconds a step of every way to run it, and their ratios."""
+    """Return seconds a step of every way to run it, and their ratios."""
     key, rows, every = jax.random.key(0), model.batch_size, 100
     module, start = ae_ot.init(key, model, images[:1], steps)
     step = ae_ot.make_step(module, steps)
@@ -161,25 +161,25 @@ class Clock:
         self._times[max(self._times)] = time.perf_counter()
 
     def per_step(self) -> float:
-        """Seconds a step."""
+        """Return seconds a step."""
         return (self._times[max(self._times)] - self._times[self._every]) / (max(self._times) - self._every)
 
 
 def ratio(seconds: dict[str, list[float]], one: str, other: str) -> dict[str, float]:
-    """The median, least and largest ratio of two ways over the repeats."""
+    """Return the median, least and largest ratio of two ways over the repeats."""
     found = [a / b for a, b in zip(seconds[one], seconds[other], strict=True)]
     return {"median": statistics.median(found), "least": min(found), "largest": max(found)}
 
 
 def ceiling(repeats: int, side: int = 2048) -> float:
-    """Operations per second of a product of float32 matrices."""
+    """Return operations per second of a product of float32 matrices."""
     x = jax.random.normal(jax.random.key(0), (side, side))
     product = jax.jit(lambda x: jnp.matmul(x, x, precision=jax.lax.Precision.HIGHEST))
     return 2 * side**3 / statistics.median(repeated(lambda: product(x), repeats)[0])
 
 
 def show(config: Config, results: dict[str, Any]) -> str:
-    """The results as lines to print."""
+    """Return the results as lines to print."""
     lines = [f"ceiling {results['ceiling_gflops']:.0f} GFLOP/s"]
     for name in ("autoencoder", "small network"):
         found = results[name]

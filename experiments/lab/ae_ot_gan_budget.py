@@ -14,17 +14,17 @@ _SHARED = ("latent_dim", "network", "hidden", "width", "epochs", "learning_rate"
 
 
 def settings_of(base: ae_ot.Config) -> GeneratorSettings:
-    """Networks and training of a rival like those of the AE-OT."""
+    """Return networks and training of a rival like those of the AE-OT."""
     return GeneratorSettings(**{name: getattr(base, name) for name in _SHARED})
 
 
 def autoencoder(base: ae_ot.Config, images: np.ndarray) -> float:
-    """Operations of the first stage on images [n, h, w, c]."""
+    """Return operations of the first stage on images [n, h, w, c]."""
     return baselines.budget_of(settings_of(base), jnp.asarray(images[:1]), len(images), base.epochs)
 
 
 def gan(config: ae_ot_gan.Config, model: ae_ot.Model, images: np.ndarray) -> float:
-    """Operations of the last stage on an AE-OT: its steps, and the products of new codes with all others.
+    """Return operations of the last stage on an AE-OT: its steps, and the products of new codes with all others.
 
     XLA counts one block of those products, so they are added; the block is counted twice. The measured gradients of the
     warm-up are left out, and so is the transport, which every row of AE-OT shares.

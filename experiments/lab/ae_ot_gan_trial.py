@@ -68,7 +68,7 @@ def compare_classes(runs: list[dict[str, Any]]) -> None:
 
 
 def scores_at(config: Any, folder: Path, seed: int, group: str) -> Path:
-    """Where the scores of a group are."""
+    """Return where the scores of a group are."""
     return place_of_scores(config, place_of(folder, seed, group))
 
 
@@ -83,7 +83,7 @@ def load(config: Any) -> tuple[data.Dataset, data.Dataset]:
 
 
 def _bounds(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A box a tenth wider than the points on either side."""
+    """Return a box a tenth wider than the points on either side."""
     low, high = points.min((0, 1, 2)), points.max((0, 1, 2))
     return low - 0.1 * (high - low), high + 0.1 * (high - low)
 
@@ -118,7 +118,7 @@ class Trial(OfSeed):
         return sets.points(self._config.dataset, self._config.num_points)
 
     def _shown(self, module: gan_model.AEOTGAN, base: base_model.Model) -> Callable[[Any], Array]:
-        """What draws 64 images from a state in training, always of the same noise."""
+        """Return what draws 64 images from a state in training, always of the same noise."""
         codes = base_model.AEOT.codes
 
         def images_of(state: Any) -> Array:
@@ -139,7 +139,7 @@ class Trial(OfSeed):
         return stage(self._config, place, title, total, self._progress, work, told)
 
     def _ae_ot(self, group: str, config: base_model.Config) -> tuple[base_model.Model, float | None]:
-        """An AE-OT, and the seconds of both its stages."""
+        """Return an AE-OT, and the seconds of both its stages."""
         images, labels = self._train.images, self._train.labels
         train = functools.partial(base_model.train_autoencoder, self._keys[0], images, config)
         total = base_model.num_steps_of(config, len(images))
@@ -156,7 +156,7 @@ class Trial(OfSeed):
         return self._ae_ot(REFERENCE, self._config.base())
 
     def _draws(self, group: str) -> tuple[dict[str, Draw], dict[str, dict[str, Any]], dict[str, Any]]:
-        """What draws images and what is known, by row of the table; and what the figures need beside samples."""
+        """Return what draws images and what is known, by row of the table; and what the figures need beside samples."""
         train, test = self._train.images, self._test.images
         base, seconds = self._start
         form = self._config.gan("default").form
@@ -213,12 +213,12 @@ class Trial(OfSeed):
         return self._stage(name, "images", baselines.steps_of(config, len(images)), fit, config)
 
     def _content(self, model: base_model.Model) -> float:
-        """Mean squared pixel error of the reconstructions of training images."""
+        """Return the mean squared pixel error of the reconstructions of training images."""
         images = self._train.images[:_PAIRS]
         return float(np.mean((np.asarray(_reconstructed(model, images)) - np.asarray(to_unit(images))) ** 2))
 
     def _speed(self, draw: Draw) -> dict[str, float]:
-        """Images per second of draws, the best of three."""
+        """Return images per second of draws, the best of three."""
         keys = iter([self._keys[3], *(jax.random.fold_in(self._keys[3], i) for i in range(3))])
         spent, _ = repeated(lambda: draw(next(keys), _TIMED), 3)
         return {"images_per_second": round(_TIMED / min(spent), 1)}
@@ -233,7 +233,7 @@ class Trial(OfSeed):
 
 
 def _params_of(train: Callable[..., Any]) -> Callable[..., tuple[None, Any]]:
-    """What trains an autoencoder, without the module in its result: a stage waits for arrays only."""
+    """Return what trains an autoencoder, without the module in its result: a stage waits for arrays only."""
     return lambda **watch: (None, train(**watch)[1])
 
 

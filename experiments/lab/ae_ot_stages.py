@@ -48,7 +48,7 @@ class Config(command.Options):
     """Images per draw in the table; at most the number of test images."""
 
     def model(self) -> ae_ot.Config:
-        """The model this run trains."""
+        """Return the model this run trains."""
         own = {**NETWORKS[self.dataset], "epochs": _EPOCHS[self.dataset]}
         own |= self.given("latent_dim", "network", "epochs", "batch_size", "tol")
         return ae_ot.Config(**own, learning_rate=self.learning_rate, max_samples=self.max_samples)

@@ -34,7 +34,7 @@ HEADERS = {
 
 
 def rows(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> Iterator[tuple[str, Draw]]:
-    """The laws compared: a name, and a function (key, num) -> images in [0, 1]."""
+    """Yield the laws compared: a name, and a function (key, num) -> images in [0, 1]."""
     transport = model.variables["transport"]
     codes = transport["codes"]
 
@@ -93,7 +93,7 @@ def _interpolate(codes: Array) -> Draw:
 
 
 def judge_of(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset, **options: Any) -> evaluate.Judge:
-    """A judge that measures memorisation in the codes of the model itself; options as in `otgen.eval.Judge`."""
+    """Return a judge that measures memorisation in the codes of the model itself; options as in `otgen.eval.Judge`."""
     options = {"num": config.num_eval, "data_dir": config.data_dir, **options}
     return evaluate.Judge(config.dataset, train, test, codes_of(model), **options)
 
@@ -135,7 +135,7 @@ def table(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> dic
 
 
 def unseen(config: Any, model: ae_ot.Model, num: int = 2**20) -> dict[str, float]:
-    """Cells that 2^20 fresh samples miss, beside how many they would miss if all masses were right."""
+    """Return cells that 2^20 fresh samples miss, beside how many they would miss if all masses were right."""
     transport = ae_ot.map_of(model)
     size = len(transport.y)
     num = min(num, 64 * size)
@@ -145,7 +145,7 @@ def unseen(config: Any, model: ae_ot.Model, num: int = 2**20) -> dict[str, float
 
 
 def in_words(results: dict[str, Any]) -> str:
-    """The results as a table to print."""
+    """Return the results as a table to print."""
     if "rows" not in results:
         return "\n".join(f"{name}: {value}" for name, value in results.items() if name != "figure")
     lines = [

@@ -19,20 +19,20 @@ LATE = (-5.0, -4.0)  # log10 of the loss where rates are measured: the slowest m
 
 
 def figure(columns: int, width: float = 4.6) -> tuple[Any, Any]:
-    """A figure of one row, and its axes."""
+    """Return a figure of one row, and its axes."""
     sheet, (axes,) = canvas(1, columns, width, 3.6)
     return sheet, axes
 
 
 def start_of(config: Any, least: float, depth: int, seed: int, tau: float = 0.0) -> tuple[Any, Any]:
-    """A random target, and balanced weights near it with a positive margin deficiency."""
+    """Return a random target, and balanced weights near it with a positive margin deficiency."""
     target_key, weights_key = jax.random.split(jax.random.key(seed))
     target = zipf_covariance(target_key, config.dim, least)
     return target, linear.close_weights(weights_key, target, (config.dim,) * (depth + 1), tau=tau)
 
 
 def flow_of(config: Any, least: float, depth: int, seed: int, tau: float = 0.0) -> bounds.Assessment:
-    """The gradient flow from such a start, judged."""
+    """Return the gradient flow from such a start, judged."""
     target, weights = start_of(config, least, depth, seed, tau)
     rate = bounds.local_rate(float(jnp.linalg.eigvalsh(target)[0]), tau, depth)
     path = dynamics.flow(weights, target, times=np.linspace(0, 14 / rate, 300), tau=tau)
@@ -40,7 +40,7 @@ def flow_of(config: Any, least: float, depth: int, seed: int, tau: float = 0.0) 
 
 
 def flows(config: Any, path: Path) -> dict[str, Any]:
-    """Loss against time, with the envelope of the theory and the one of the eigenvalues met on the way."""
+    """Return the loss against time, with the envelope of the theory and the one of the eigenvalues met on the way."""
     results = {}
     taus = (0.0, 0.1)
     drawing, axes = figure(len(taus))
@@ -136,7 +136,7 @@ def spectra(path: Path) -> dict[str, Any]:
 
 
 def deficient(config: Any, path: Path) -> dict[str, Any]:
-    """Gradient descent from weights of rank 1 and from small ones, with and without the perturbation."""
+    """Return the runs of gradient descent from weights of rank 1 and from small ones, with and without the perturbation."""
     depth, steps, size = 2, 3000, 1e-3
     target = zipf_covariance(jax.random.key(config.seed), config.dim, 1.0)
     widths = (config.dim,) * (depth + 1)

@@ -50,16 +50,16 @@ class Place:
     NAME = ""  # of the experiment, where it is said once: the folder below runs/
 
     def folder(self) -> Path:
-        """The output folder."""
+        """Return the output folder."""
         seed = f"-seed-{self.seed}" if hasattr(self, "seed") else ""
         return Path(self.out or Path("runs") / self.NAME / f"{self.dataset}{seed}")
 
     def given(self, *names: str) -> dict[str, Any]:
-        """The fields among these that are not None."""
+        """Return the fields among these that are not None."""
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def numbers(self, *skip: str) -> dict[str, Any]:
-        """The fields that make the numbers, less those to be skipped."""
+        """Return the fields that make the numbers, less those to be skipped."""
         not_these = {*skip, *(field.name for field in dataclasses.fields(Options))}
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in not_these}
 
@@ -76,7 +76,7 @@ class Resumable(Place):
     """Delete the run in the output folder and start again."""
 
     def identity(self) -> dict[str, Any]:
-        """What makes the numbers of the run, as JSON reads it."""
+        """Return what makes the numbers of the run, as JSON reads it."""
         return json.loads(json.dumps(self.numbers()))
 
 
@@ -100,7 +100,7 @@ class Seeds:
     """Such as 0-2 or 0,3,7."""
 
     def seed_list(self) -> list[int]:
-        """The seeds asked for."""
+        """Return the seeds asked for."""
         return numbers_of("seeds", self.seeds)
 
 
@@ -146,7 +146,7 @@ def require(config: Any, datasets: Iterable[str] = (), **least: int) -> None:
 
 
 def numbers_of(name: str, text: str) -> list[int]:
-    """The numbers in a text such as 0-2 or 0,3,7, each once; `name` is what the text is called.
+    """Return the numbers in a text such as 0-2 or 0,3,7, each once; `name` is what the text is called.
 
     Raises:
       ValueError: for another text.
@@ -202,7 +202,7 @@ def close_folder(folder: Path, results: dict[str, Any], table: str) -> dict[str,
 
 
 def progress_of(config: Any, folder: Path) -> Callable[[str, int | None], Any]:
-    """A function (stage, total) -> context manager of a callback that shows and records progress."""
+    """Return a function (stage, total) -> context manager of a callback that shows and records progress."""
 
     @contextlib.contextmanager
     def progress(stage: str, total: int | None) -> Iterator[Any]:
@@ -272,6 +272,6 @@ def cli(kind: type, main: Callable[[Any], Any], description: str | None, show: C
 
 
 def show_table(config: Any, results: dict[str, Any]) -> str:
-    """The table of a run, and where its figures are."""
+    """Return the table of a run, and where its figures are."""
     figures = ", ".join(str(config.folder() / name) for name in results["figures"])
     return f"{(config.folder() / 'table.md').read_text()}\nfigures: {figures}"

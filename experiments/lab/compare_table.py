@@ -52,7 +52,7 @@ def gather(config: Any, runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The table: mean over seeds, with the standard deviation over them."""
+    """Return the table: mean over seeds, with the standard deviation over them."""
     lines = [table.markdown(results["rows"], COLUMNS, _cell)]
     lines += [f"\n{run['model']}, seed {run['seed']}, failed: {run['why']}" for run in results["failed"]]
     if results["judge"]:

@@ -25,7 +25,7 @@ def pyplot() -> Any:
 
 
 def canvas(lines: int, columns: int, width: float, height: float, **options: Any) -> tuple[Any, Any]:
-    """A figure of panels of a width and height in inches, and its axes [lines, columns]."""
+    """Return a figure of panels of a width and height in inches, and its axes [lines, columns]."""
     size = {"figsize": (width * columns, height * lines), "squeeze": False, "layout": "constrained"}
     return pyplot().subplots(lines, columns, **{**size, **options})
 
@@ -37,7 +37,7 @@ def save(figure: Any, path: Path, dpi: int = 150, **options: Any) -> None:
 
 
 def sheet(shown: dict[str, Any], draw: Callable[[Any, str, Any], Any], columns: int, size: tuple[float, float]) -> Any:
-    """A figure with a panel for everything shown.
+    """Return a figure with a panel for everything shown.
 
     Args:
       shown: what is drawn, by title.
@@ -60,7 +60,7 @@ def rows_of_images(ax: Any, name: str, images: Array) -> None:
 
 
 def recorded(path: Path) -> dict[str, dict[int, dict[str, float]]]:
-    """The metrics of metrics.jsonl by stage and step; the last word of a run that was resumed counts."""
+    """Return the metrics of metrics.jsonl by stage and step; the last word of a run that was resumed counts."""
     found: dict[str, dict[int, dict[str, float]]] = {}
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):  # a line that a killed run left unfinished

@@ -61,7 +61,7 @@ def reference(seed: int, sets: Sets, *, num: int, draws: int) -> tuple[dict[str,
 
 
 def _clusterings(seed: int, sets: Sets) -> dict[str, float]:
-    """Accuracy of clusters of pixels, after the best matching."""
+    """Return the accuracy of clusters of pixels, after the best matching."""
     from sklearn.cluster import KMeans, SpectralClustering
 
     number = len(np.unique(sets.train.labels))
@@ -99,7 +99,7 @@ def scores_of(key: Key, model: Any, sets: Sets, *, num: int, draws: int) -> tupl
 
 
 def _sample_scores(key: Key, draw: Any, sets: Sets, num: int, draws: int) -> dict[str, float]:
-    """Means over draws of distances to the test data."""
+    """Return means over draws of distances to the test data."""
     found = []
     for i in range(draws):
         images = draw(jax.random.fold_in(key, i), num)
@@ -116,7 +116,7 @@ def _sample_scores(key: Key, draw: Any, sets: Sets, num: int, draws: int) -> dic
 
 
 def _odd(images: Array, real: Array) -> dict[str, float]:
-    """Percentages of images fainter than all but a thousandth of the real ones, and with more ink.
+    """Return percentages of images fainter than all but a thousandth of the real ones, and with more ink.
 
     Faint: by the mean of the brightest tenth of the pixels. Ink: by the mean of all pixels.
     """
@@ -162,7 +162,7 @@ def _code_scores(key: Key, model: Any, sets: Sets) -> tuple[dict[str, float], di
 
 
 def _costs_of_a_latent(key: Key, model: Any) -> dict[str, Any]:
-    """The ground cost of one latent over the plane, the perturbed one, and its point; nothing for a baseline."""
+    """Return the ground cost of one latent over the plane, the perturbed one, and its point; nothing for a baseline."""
     if not isinstance(model, informative_gan.Model):
         return {}
     plane = jnp.stack(jnp.meshgrid(PLANE, PLANE), axis=-1).reshape(-1, 1, 1, 2)
@@ -174,7 +174,7 @@ def _costs_of_a_latent(key: Key, model: Any) -> dict[str, Any]:
 
 
 def _matching(codes: np.ndarray, labels: np.ndarray, size: int, classes: int) -> np.ndarray:
-    """The values of a code in the order of the classes that they match."""
+    """Return the values of a code in the order of the classes that they match."""
     from scipy.optimize import linear_sum_assignment
 
     table = np.zeros((max(size, classes), size))
@@ -183,7 +183,7 @@ def _matching(codes: np.ndarray, labels: np.ndarray, size: int, classes: int) ->
 
 
 def _disentanglement(key: Key, model: Any, num: int) -> dict[str, float]:
-    """Scores of the encoder's codes against the factors of sprites."""
+    """Return scores of the encoder's codes against the factors of sprites."""
 
     def codes_of(factors: np.ndarray) -> np.ndarray:
         reading = code_reading.predict(model, sprites.render(factors))

@@ -21,7 +21,7 @@ _COMPONENTS = 20  # principal components of the training pixels, the features of
 
 
 def is_ring(dataset: str) -> bool:
-    """Whether the data are points of a ring of Gaussians."""
+    """Return whether the data are points of a ring of Gaussians."""
     return dataset.endswith("ring")
 
 
@@ -53,11 +53,11 @@ class Sets:
         return evaluate.extractor_of(self.dataset, self._data_dir)
 
     def features(self, images: Any) -> Array:
-        """Features [n, d] of images."""
+        """Return features [n, d] of images."""
         return self.extract(to_unit(images))
 
     def real(self, num: int) -> Array:
-        """Features of the first `num` test images."""
+        """Return features of the first `num` test images."""
         return self.features(self.test.images[:num])
 
 

@@ -22,7 +22,7 @@ _CODE_EPOCHS = 12  # of the autoencoder whose codes are in the ground cost
 
 
 def training(config: Any, group: str, seed: int, images: np.ndarray) -> tuple[Any, int]:
-    """What trains a variant, `fit(callback=, checkpoints=)`, and its number of steps."""
+    """Return what trains a variant, `fit(callback=, checkpoints=)`, and its number of steps."""
     key = jax.random.key(seed)
     settings, steps = config.settings("default" if group in BASELINES else group)
     settings = settings.fitting(len(images))

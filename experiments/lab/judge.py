@@ -36,6 +36,6 @@ def judged(judge: Judge | PointJudge, key: Key, draw: Draw, draws: int) -> dict[
 
 
 def codes_of(model: ae_ot.Model) -> Callable[[Any], Array]:
-    """A function of images to the standardised codes of an AE-OT."""
+    """Return a function of images to the standardised codes of an AE-OT."""
     known = model.variables["transport"]
     return lambda images: (ae_ot.encode(model.module, model.variables, images) - known["mean"]) / known["scale"]

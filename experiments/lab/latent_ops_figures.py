@@ -19,7 +19,7 @@ CUBE = latent.Uniform(-0.5, 0.5)
 
 
 def midpoints(corners: list[Array]) -> dict[str, Array]:
-    """The midpoints compared, from four sets of noise [n, d]."""
+    """Return the midpoints compared, from four sets of noise [n, d]."""
     return {
         "matched, two points": latent.lerp(0.5, *corners[:2], CUBE),
         "lerp, two points": latent.raw([0.5, 0.5], corners[:2]),

@@ -59,13 +59,13 @@ def run(config: Any, folder: Path, progress: Any) -> tuple[list[dict[str, Any]],
 
 
 def _scores(config: Any, folder: Path, seed: int, group: str) -> Path:
-    """Where the scores of a group are; those of chosen rows are apart."""
+    """Return where the scores of a group are; those of chosen rows are apart."""
     place = place_of_scores(config, place_of(folder, seed, group))
     return place if config.rows is None else place / f"rows-{config.rows}"
 
 
 def _names_of(config: Any, group: str) -> list[str]:
-    """Names of the rows of a group that are asked for."""
+    """Return names of the rows of a group that are asked for."""
     if group == _REFERENCE:
         names = ["real training images", "reconstructed test images", "Gaussian prior"]
     else:
@@ -74,7 +74,7 @@ def _names_of(config: Any, group: str) -> list[str]:
 
 
 def groups_of(config: Any) -> list[str]:
-    """What is trained and scored together, as far as rows of it are asked for."""
+    """Return what is trained and scored together, as far as rows of it are asked for."""
     groups = [_REFERENCE, *config.names()]
     if config.distil:
         groups.append(f"{config.names()[0]}, network")
@@ -138,7 +138,7 @@ class Trial(OfSeed):
         return self._stage(solver, total, solve)
 
     def _draws(self, group: str) -> tuple[dict[str, sets.Draw], float | None, dict[str, Any]]:
-        """What draws images, by row of the table, the seconds of its training, and what is known of it."""
+        """Return what draws images, by row of the table, the seconds of its training, and what is known of it."""
         if group == _REFERENCE:
             train, test = self._train.images, self._test.images
             law = latent_law.gaussian(self._encode(to_unit(train)))

@@ -70,7 +70,7 @@ def run(config: Any, folder: Path, progress: Any) -> tuple[list[dict[str, Any]],
 def truth(
     config: Any, folder: Path, points: Array, progress: Any
 ) -> tuple[list[Callable[[Array], Array]], dict[str, Any]]:
-    """The optimal map solved with two keys, and what is known of both."""
+    """Return the optimal map solved with two keys, and what is known of both."""
     place, facts = folder / "checkpoints" / "truth", {}
     if not is_done(place):
         heights = {}
@@ -95,7 +95,7 @@ def truth(
 def learn(
     config: Any, place: Path, seed: int, solver: str, points: Array, progress: Any
 ) -> tuple[dict[str, Callable[[Array], Array]], dict[str, dict[str, Any]]]:
-    """The forms of a learned map, and what is known of each, by row of the table."""
+    """Return the forms of a learned map, and what is known of each, by row of the table."""
     options = config.options(solver)
     total = plan(neural_map.config_of(solver, **options), len(points)).calls
     key = jax.random.fold_in(jax.random.key(seed), list(FORMS).index(solver))
@@ -199,7 +199,7 @@ def figure(config: Any, folder: Path, points: Array, w2_sq: float, runs: list[di
 
 
 def _infima(points: np.ndarray, w2_sq: float) -> dict[str, float]:
-    """What the objectives fall to, in the solvers' standard units, for noise N(0, I) in the plane."""
+    """Return what the objectives fall to, in the solvers' standard units, for noise N(0, I) in the plane."""
     scale = float(np.sqrt(points.var(0).mean()))
     inner = (2 + float(np.sum(points**2, axis=1).mean()) - w2_sq) / (2 * scale)  # of the optimal pairs
     return {"c_transform": 2 * inner - 4, "icnn": inner}

@@ -16,14 +16,14 @@ import jax
 
 
 def clock(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of a call until its arrays are there, and its result."""
+    """Return seconds of a call until its arrays are there, and its result."""
     start = time.perf_counter()
     result = jax.block_until_ready(work())
     return time.perf_counter() - start, result
 
 
 def repeated(work: Callable[[], Any], repeats: int, pause: float = 0.0) -> tuple[list[float], Any]:
-    """Seconds of every repeat after a first call that compiles, and the last result.
+    """Return seconds of every repeat after a first call that compiles, and the last result.
 
     Args:
       work: the call.
@@ -39,7 +39,7 @@ def repeated(work: Callable[[], Any], repeats: int, pause: float = 0.0) -> tuple
 
 
 def record(*fields: str, packages: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Where numbers were made: the fields asked for, and the versions of packages (None: not installed)."""
+    """Return where numbers were made: the fields asked for, and the versions of packages (None: not installed)."""
     devices = jax.local_devices()
     known: dict[str, Callable[[], Any]] = {
         "machine": lambda: f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores",
@@ -56,7 +56,7 @@ def record(*fields: str, packages: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def command(module: str, config: Any, *options: str) -> str:
-    """The command line that makes numbers again, with some of the options of a run."""
+    """Return the command line that makes numbers again, with some of the options of a run."""
     told = [f"--{name.replace('_', '-')} {value}" for name, value in config.given(*options).items()]
     return " ".join([f"python -m experiments.{module}", *told])
 

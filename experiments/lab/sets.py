@@ -41,7 +41,7 @@ def points(dataset: str, num: int) -> tuple[data.Dataset, data.Dataset]:
 
 
 def drawn_from(images: np.ndarray) -> Draw:
-    """What draws images of a set, in [0, 1]; without replacement as far as they go."""
+    """Return what draws images of a set, in [0, 1]; without replacement as far as they go."""
 
     def draw(key: Key, num: int) -> Array:
         return to_unit(images[np.asarray(chosen(key, len(images), num))])
@@ -50,5 +50,5 @@ def drawn_from(images: np.ndarray) -> Draw:
 
 
 def chosen(key: Key, total: int, num: int) -> Array:
-    """Numbers [num] below a total, without replacement as far as they go."""
+    """Return numbers [num] below a total, without replacement as far as they go."""
     return jax.random.choice(key, total, (num,), replace=num > total)

@@ -11,7 +11,7 @@ Summary = dict[str, Any]
 
 
 def summary(values: list[float]) -> Summary:
-    """Mean, standard deviation (None of one number), and how many there are."""
+    """Return mean, standard deviation (None of one number), and how many there are."""
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {"mean": float(np.mean(values)), "sd": sd, "seeds": len(values)}
 
@@ -28,14 +28,14 @@ def gather(runs: Iterable[dict[str, Any]]) -> dict[str, dict[str, Summary]]:
 
 
 def written(cell: Summary | None, digits: int) -> str:
-    """Mean ± standard deviation with as many digits; nothing for None."""
+    """Return mean ± standard deviation with as many digits; nothing for None."""
     if cell is None:
         return ""
     return f"{cell['mean']:.{digits}f}" + ("" if cell["sd"] is None else f" ± {cell['sd']:.{digits}f}")
 
 
 def sized(cell: Summary | None) -> str:
-    """Mean ± standard deviation with digits that suit the size of the mean; whole numbers without."""
+    """Return mean ± standard deviation with digits that suit the size of the mean; whole numbers without."""
     if cell is None:
         return ""
     size, exact = abs(cell["mean"]), cell["mean"].is_integer() and not cell["sd"]
@@ -47,21 +47,21 @@ def markdown(
     columns: dict[str, str],
     cell: Callable[[Summary | None], str] = sized,
 ) -> str:
-    """The table of rows of summaries, in the columns (name: title) that any row has."""
+    """Return the table of rows of summaries, in the columns (name: title) that any row has."""
     shown = [name for name in columns if any(name in row for row in rows.values())]
     lines = {name: [cell(row.get(column)) for column in shown] for name, row in rows.items()}
     return grid([columns[name] for name in shown], lines)
 
 
 def grid(titles: Iterable[str], lines: dict[str, list[str]], corner: str = "") -> str:
-    """A table in Markdown: its titles, and by name the cells of every line."""
+    """Return a table in Markdown: its titles, and by name the cells of every line."""
     whole = [[corner, *titles], *([name, *cells] for name, cells in lines.items())]
     head, *rest = ["| " + " | ".join(line) + " |" for line in whole]
     return "\n".join([head, "|---" * len(whole[0]) + "|", *rest])
 
 
 def of_judge(results: dict[str, Any]) -> str:
-    """What the scores of a table were made with, in a line."""
+    """Return what the scores of a table were made with, in a line."""
     judge = results["judge"]
     return (
         f"{results['dataset']}, features: {judge['features']}; classes: {judge['classifier']}; "

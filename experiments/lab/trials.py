@@ -55,7 +55,7 @@ def run_parts(folder: Path, parts: dict[str, Callable[[], Any]]) -> dict[str, An
 
 
 def read(place: Path) -> dict[str, Any]:
-    """The scores of a trial."""
+    """Return the scores of a trial."""
     return json.loads((place / "scores.json").read_text())
 
 
@@ -108,12 +108,12 @@ def stage(
 
 
 def place_of(folder: Path, seed: int, group: str) -> Path:
-    """Where the checkpoints and scores of a group of rows of the table are."""
+    """Return where the checkpoints and scores of a group of rows of the table are."""
     return folder / "checkpoints" / f"seed-{seed}" / group.replace(", ", "-")
 
 
 def is_done(place: Path) -> bool:
-    """Whether a group has scores, on the first host."""
+    """Return whether a group has scores, on the first host."""
     return hosts.agreed((place / "scores.json").exists())
 
 
@@ -125,7 +125,7 @@ def save(place: Path, scores: dict[str, Any], shown: dict[str, Any]) -> None:
 
 
 def load_shown(places: Iterable[Path]) -> dict[str, np.ndarray]:
-    """The arrays that trials left for the figures, by name."""
+    """Return the arrays that trials left for the figures, by name."""
     shown: dict[str, np.ndarray] = {}
     for place in places:
         if (place / "samples.npz").exists():
@@ -151,11 +151,11 @@ class OfSeed:
         self._num, self._draws_of_a_row = extent(config)
 
     def _judge_of(self, encode: Callable[[Any], Any]) -> Judge:
-        """A judge of images in the features asked for, that measures memorisation in the codes of an encoder."""
+        """Return a judge of images in the features asked for, that measures memorisation in the codes of an encoder."""
         rest = {"num": self._num, "data_dir": self._config.data_dir, "features": self._config.features}
         return Judge(self._config.dataset, self._train, self._test, encode, **rest)
 
     def _scores(self, judge: Any, key: Key, row: str, draw: Draw) -> dict[str, Any]:
-        """Scores of a row of the table; reconstructions are no draws, and are scored once."""
+        """Return scores of a row of the table; reconstructions are no draws, and are scored once."""
         found = judged(judge, key, draw, 1 if row.startswith("reconstructed") else self._draws_of_a_row)
         return {**found["mean"], "sd_over_draws": found["sd"], "class_shares": found["class_shares"]}

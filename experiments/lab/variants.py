@@ -11,12 +11,12 @@ COMMA = re.compile(r",(?![^(\[{]*[)\]}])")  # outside brackets
 
 
 def names(words: str) -> list[str]:
-    """The variants in a text with commas, each once; a comma inside brackets belongs to a value."""
+    """Return the variants in a text with commas, each once; a comma inside brackets belongs to a value."""
     return list(dict.fromkeys(name.strip() for name in COMMA.split(words) if name.strip()))
 
 
 def change(variant: str, model: type, skip: tuple[str, ...] = ()) -> tuple[str, Any]:
-    """The field that a variant FIELD=VALUE changes, and its value: a Python literal, or else the text itself.
+    """Return the field that a variant FIELD=VALUE changes, and its value: a Python literal, or else the text itself.
 
     Args:
       variant: the text.
@@ -36,7 +36,7 @@ def change(variant: str, model: type, skip: tuple[str, ...] = ()) -> tuple[str, 
 
 
 def built(variant: str, model: type, fields: dict[str, Any]) -> Any:
-    """The configuration of a variant.
+    """Return the configuration of a variant.
 
     Raises:
       ValueError: for a value that a field cannot have, such as a word for a number.

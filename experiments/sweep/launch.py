@@ -70,7 +70,7 @@ class Config:
     cpus_per_task: int = 4
 
     def folder(self) -> Path:
-        """The output folder."""
+        """Return the output folder."""
         return Path(self.out or Path("runs") / "sweep" / self.experiment).absolute()
 
 
@@ -136,7 +136,7 @@ def plan(config: Config) -> list[Run]:
 
 
 def _model(name: str) -> Any:
-    """The class of an experiment's options."""
+    """Return the class of an experiment's options."""
     try:
         model = importlib.import_module(_module(name)).Config
     except (ModuleNotFoundError, AttributeError) as error:
@@ -168,7 +168,7 @@ def _run(config: Config, model: Any, options: dict[str, str], setting: dict[str,
 def _pairs(
     words: tuple[tuple[str, ...], ...], fields: dict[str, Any], comma: re.Pattern | None = None
 ) -> list[tuple[str, list[str]]]:
-    """Names and values of texts FIELD=VALUE,VALUE; one value each where no comma is given."""
+    """Return names and values of texts FIELD=VALUE,VALUE; one value each where no comma is given."""
     found = []
     for word in itertools.chain(*words):
         name, equals, text = word.partition("=")
@@ -185,13 +185,13 @@ def _pairs(
 
 
 def folder_name(setting: dict[str, str], seed: int) -> str:
-    """The folder of a run: readable, and another for every other setting (values are quoted as in a URL)."""
+    """Return the folder of a run: readable, and another for every other setting (values are quoted as in a URL)."""
     parts = [f"{name}={quote(value, safe=',+()')}" for name, value in setting.items()]
     return "-".join([*parts, f"seed={seed}"])
 
 
 def _words(field: str, value: str, kind: Any) -> list[str]:
-    """A field and its value as the experiment reads them from its command line."""
+    """Return a field and its value as the experiment reads them from its command line."""
     option = "--" + field.replace("_", "-")
     if kind is bool and value in ("True", "False"):
         return [option if value == "True" else option.replace("--", "--no-", 1)]

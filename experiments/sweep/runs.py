@@ -33,12 +33,12 @@ Report = Callable[[Run, str | None], None]
 
 
 def results_of(run: Run) -> Path:
-    """Where the results of a run are."""
+    """Return where the results of a run are."""
     return run.folder / "results.json"
 
 
 def finished(run: Run) -> bool:
-    """Whether a run has ended well before."""
+    """Return whether a run has ended well before."""
     return (run.folder / "done.json").exists() and results_of(run).exists()
 
 

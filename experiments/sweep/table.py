@@ -64,7 +64,7 @@ def gather(found: list[tuple[dict[str, str], int, Any]]) -> list[dict[str, Any]]
 
 
 def choose(rows: list[dict[str, Any]], wanted: str = "") -> list[str]:
-    """Names of the numbers to show: those that are called like a part of `wanted`, or at most MOST scores.
+    """Return names of the numbers to show: those that are called like a part of `wanted`, or at most MOST scores.
 
     Args:
       rows: from `gather`.
@@ -100,7 +100,7 @@ def _varies(cells: list[dict[str, Any] | None]) -> bool:
 
 
 def markdown(results: dict[str, Any], chosen: list[str]) -> str:
-    """The table, with the longer of settings and numbers downwards; below it seeds and failed runs."""
+    """Return the table, with the longer of settings and numbers downwards; below it seeds and failed runs."""
     rows, titles = results["rows"], list(_short(chosen).values())
     settings = [in_words(row["setting"]) for row in rows]
     cells = [[_cell(row["metrics"].get(name), len(row["seeds"])) for name in chosen] for row in rows]
@@ -118,12 +118,12 @@ def markdown(results: dict[str, Any], chosen: list[str]) -> str:
 
 
 def in_words(setting: dict[str, str]) -> str:
-    """A setting as words."""
+    """Return a setting as words."""
     return ", ".join(f"{name} = {value}" for name, value in setting.items()) or "all"
 
 
 def _short(names: list[str]) -> dict[str, str]:
-    """Names less the leading parts that all of them share, and less the part `rows`."""
+    """Return names less the leading parts that all of them share, and less the part `rows`."""
     parts, shared = [name.removeprefix("rows / ").split(" / ") for name in names], 0
     while parts and all(len(part) > shared + 1 and part[shared] == parts[0][shared] for part in parts):
         shared += 1
@@ -131,7 +131,7 @@ def _short(names: list[str]) -> dict[str, str]:
 
 
 def _cell(summary: dict[str, Any] | None, seeds: int) -> str:
-    """Mean and standard deviation, the latter to two digits; the number of seeds where some lack the number."""
+    """Return mean and standard deviation, the latter to two digits; the number of seeds where some lack the number."""
     if summary is None:
         return ""
     mean, sd = summary["mean"], summary["sd"]
@@ -222,7 +222,7 @@ def _against(ax: Any, panel: dict[tuple[str, str], list[tuple[str, dict[str, Any
 
 
 def _numbers(values: list[str]) -> tuple[dict[str, float], bool]:
-    """Where the values lie on the axis, and whether they are numbers."""
+    """Return where the values lie on the axis, and whether they are numbers."""
     try:
         places = {value: float(value) for value in values}
     except ValueError:
@@ -231,7 +231,7 @@ def _numbers(values: list[str]) -> tuple[dict[str, float], bool]:
 
 
 def _spread(means: list[float]) -> bool:
-    """Whether an axis of these numbers should be logarithmic."""
+    """Return whether an axis of these numbers should be logarithmic."""
     return min(means) > 0 and max(means) / min(means) >= 30
 
 

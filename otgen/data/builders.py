@@ -86,7 +86,7 @@ def _pixels(data: bytes | Path, size: int, name: str) -> np.ndarray:
 
 
 def _members(path: Path) -> Iterator[tuple[str, bytes | Path]]:
-    """Images below a folder or inside an archive, as (relative name, file), in a fixed order for folders."""
+    """Yield images below a folder or inside an archive, as (relative name, file), in a fixed order for folders."""
     if path.is_dir():
         for file in sorted(path.rglob("*")):
             if file.suffix.lower() in IMAGE_ENDINGS:
@@ -173,7 +173,7 @@ class FolderImages(tfds.core.GeneratorBasedBuilder):
 
 
 def class_of(name: str) -> str:
-    """The class of an image by its path: the folder that holds it."""
+    """Return the class of an image by its path: the folder that holds it."""
     return name.split("/")[-2] if "/" in name else ""
 
 

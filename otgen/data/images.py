@@ -110,7 +110,7 @@ def _dsprites(split: str) -> Dataset:
 
 
 def _wanted(name: str) -> str:
-    """What raw files a set is made from, in words."""
+    """Return what raw files a set is made from, in words."""
     from otgen.data import builders
 
     if name in builders.SHA256:
@@ -122,7 +122,7 @@ def _wanted(name: str) -> str:
 
 
 def _prepared_by_tfds(folder: Path):
-    """The newest version of a data set that TFDS has prepared in this folder, if there is one."""
+    """Return the newest version of a data set that TFDS has prepared in this folder, if there is one."""
     import tensorflow_datasets as tfds
 
     found = folder.glob("**/dataset_info.json") if folder.is_dir() else ()
@@ -172,7 +172,7 @@ def _from_raw(name: str, places: list[Path], cache: Path, verify: bool):
 
 
 def _find_idx(name: str, places: list[Path]):
-    """The folder that holds all four IDX files; otherwise None and the missing names."""
+    """Return the folder that holds all four IDX files; otherwise None and the missing names."""
     from otgen.data.builders import SHA256
 
     for place in places:

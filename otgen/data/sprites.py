@@ -194,7 +194,7 @@ def _in_ellipse(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _in_heart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Whether points lie in the curve x = 16 sin^3 t, y = 13 cos t - 5 cos 2t - 2 cos 3t - cos 4t, y upwards.
+    """Return whether points lie in the curve x = 16 sin^3 t, y = 13 cos t - 5 cos 2t - 2 cos 3t - cos 4t, y upwards.
 
     An x belongs to t and pi - t, which share the terms even in cos t and differ in the sign of the odd ones.
     """

@@ -25,7 +25,7 @@ def _mixture(key: Key, num: int, centres: Array, deviation: float) -> Array:
 
 
 def eight_gaussians_centres() -> Array:
-    """The 8 centres [8, 2] on a circle of radius 2.
+    """Return the 8 centres [8, 2] on a circle of radius 2.
 
     Example:
       >>> print(og.data.toy.eight_gaussians_centres()[:2])
@@ -37,7 +37,7 @@ def eight_gaussians_centres() -> Array:
 
 
 def twenty_five_gaussians_centres() -> Array:
-    """The 25 centres [25, 2] on the grid {-4, -2, 0, 2, 4}^2.
+    """Return the 25 centres [25, 2] on the grid {-4, -2, 0, 2, 4}^2.
 
     Example:
       >>> print(og.data.toy.twenty_five_gaussians_centres()[:2])

@@ -313,7 +313,7 @@ def _newton(benchmark: Benchmark, y: Array, tol: ArrayLike, max_steps: int) -> A
 
 
 def _potential(benchmark: Benchmark, x: Array) -> Array:
-    """The potential at one point x [d]."""
+    """Return the potential at one point x [d]."""
     values = jax.vmap(_network, (0, None))(benchmark.params, x)
     return (values.sum() - jnp.sum(benchmark.mean * x)) / benchmark.scale
 
@@ -340,7 +340,7 @@ def _as_rows(name: str, points: ArrayLike, benchmark: Benchmark) -> Array:
 
 
 def _files(dim: int, data_dir: str | os.PathLike | None) -> list[Path]:
-    """The files of the two networks, once they are known to be there."""
+    """Return the files of the two networks, once they are known to be there."""
     data_dir = data_dir or os.environ.get("OTGEN_DATA")
     if not data_dir:
         raise FileNotFoundError(

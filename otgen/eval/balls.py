@@ -72,7 +72,7 @@ def _resolved(x: Array, y: Array, size: Array, index: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnums=1)
 def square_radii(points: Array, neighbours: tuple[int, ...]) -> Array:
-    """Squared distance of every point [m] to its k-th nearest other one, for each k: [r, m]."""
+    """Return the squared distance of every point [m] to its k-th nearest other one, for each k: [r, m]."""
     square, _ = nearest_squares(points, points, max(neighbours) + 1)
     return square[:, jnp.array(neighbours)].T
 
@@ -120,13 +120,13 @@ class _Bounds(NamedTuple):
     columns: tuple[Array, Array]
 
     def compare(self, products: Array, row: Any, column: Any) -> tuple[Array, Array]:
-        """Which pairs may be inside, and which are for sure."""
+        """Return which pairs may be inside, and which are for sure."""
         maybe, sure = (products >= r[row] + c[column] for r, c in zip(self.rows, self.columns, strict=True))
         return maybe, sure
 
 
 def _by_products(x: Array, centres: Array, limits: Array) -> tuple[Array, Array]:
-    """Counts [r, b] and balls that hold any [r, m], of a block of rows."""
+    """Return counts [r, b] and balls that hold any [r, m], of a block of rows."""
     middle = centres.mean(0)
     ours, theirs = x - middle, centres - middle
     a, b = 0.5 * jnp.sum(ours**2, 1), 0.5 * jnp.sum(theirs**2, 1)

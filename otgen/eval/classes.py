@@ -89,7 +89,7 @@ def class_histogram(labels: ArrayLike, num_classes: int) -> Array:
 
 
 def _as_labels(labels: ArrayLike, num_classes: int) -> Held:
-    """Integers [n], n >= 1, outside jit in range."""
+    """Return integers [n], n >= 1, outside jit in range."""
     labels = native("labels", labels)
     if labels.ndim != 1 or not labels.size or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"labels has shape {labels.shape} and type {labels.dtype}: give integers [n], n >= 1.")
@@ -324,7 +324,7 @@ def mixture_score(features: ArrayLike, known: ArrayLike, labels: ArrayLike) -> A
 
 @jax.jit
 def _mixture_score(features: Array, known: Array, rows: Array) -> Array:
-    """The scores [n], from the rows [classes, most] of the known features that make up every class."""
+    """Return the scores [n], from the rows [classes, most] of the known features that make up every class."""
 
     def closest(row):
         distance, index = nearest(features, known[row], 1)

@@ -295,18 +295,18 @@ def _checked(codes: ArrayLike, factors: ArrayLike) -> tuple[np.ndarray, np.ndarr
 
 
 def _cut(codes: np.ndarray) -> int:
-    """Rows to train on; a third is held out."""
+    """Return rows to train on; a third is held out."""
     return len(codes) - len(codes) // 3
 
 
 def _gap(matrix: np.ndarray) -> Gap:
-    """Best minus second best row of each column; a single code competes with one that knows nothing."""
+    """Return the best minus the second best row of each column; a single code competes with one that knows nothing."""
     first, second = np.sort(np.concatenate([matrix, np.zeros((1, matrix.shape[1]))]), axis=0)[[-1, -2]]
     return Gap(float(np.mean(first - second)), first - second, matrix)
 
 
 def _concentration(importance: np.ndarray) -> float:
-    """How far rows are from uniform: 1 minus their entropy over its maximum, weighted by their sums."""
+    """Return how far rows are from uniform: 1 minus their entropy over its maximum, weighted by their sums."""
     total = importance.sum(1, keepdims=True)
     share = importance / np.where(total > 0, total, 1)
     spread = -xlogy(share, share).sum(1) / max(np.log(importance.shape[1]), np.finfo(float).tiny)

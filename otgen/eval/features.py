@@ -41,7 +41,7 @@ class Extractor:
     apply: Callable[[Any], Any] = dataclasses.field(repr=False)
 
     def __call__(self, images: ArrayLike) -> Array:
-        """Features [n, d] of images [n, ...].
+        """Return features [n, d] of images [n, ...].
 
         Raises:
           ValueError: for channels first, or if the function returns anything but one row per image.

@@ -29,7 +29,7 @@ def contingency(codes: ArrayLike, labels: ArrayLike) -> np.ndarray:
 
 
 def _as_labels(name: str, labels: ArrayLike) -> np.ndarray:
-    """Labels of any kind, numbers without NaN."""
+    """Return labels of any kind, numbers without NaN."""
     if np.asarray(labels).dtype.kind in "OUST" and not isinstance(labels, np.ma.MaskedArray):
         return np.asarray(labels)
     labels = np.asarray(native(name, labels))

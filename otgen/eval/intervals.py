@@ -182,7 +182,7 @@ def _as_sample(array: ArrayLike) -> Array:
 
 
 def _resampled(statistic: Callable[..., Any], samples: tuple[Array, ...], paired: bool, key: Key) -> Any:
-    """The statistic of rows drawn with replacement."""
+    """Return the statistic of rows drawn with replacement."""
     sizes = [sample.shape[0] for sample in samples]
     bits = jax.random.bits(key, (max(sizes) if paired else sum(sizes),), "uint32")
     starts = [0] * len(sizes) if paired else np.cumsum([0, *sizes[:-1]])
@@ -191,7 +191,7 @@ def _resampled(statistic: Callable[..., Any], samples: tuple[Array, ...], paired
 
 
 def _without(statistic: Callable[..., Any], samples: tuple[Array, ...], group: tuple[int, ...], i: Array) -> Any:
-    """The statistic without row i of the arrays in the group."""
+    """Return the statistic without row i of the arrays in the group."""
     others = jnp.arange(samples[group[0]].shape[0] - 1)
     rows = others + (others >= i)
     return statistic(*(sample[rows] if k in group else sample for k, sample in enumerate(samples)))
@@ -200,7 +200,7 @@ def _without(statistic: Callable[..., Any], samples: tuple[Array, ...], group: t
 def _map(
     of: Callable[..., Any], statistic: Any, samples: tuple[Array, ...], how: Any, over: Array, block: int
 ) -> Array:
-    """Values of a statistic over keys or rows, a block at a time in one compiled loop if it can be traced."""
+    """Return values of a statistic over keys or rows, a block at a time in one compiled loop if it can be traced."""
     try:
         return _compiled(of, statistic, samples, how, over, block)
     except _NOT_TRACEABLE:

@@ -200,7 +200,7 @@ class Judge:
         return np.concatenate([self._labels // 100, self._labels // 10 % 10, self._labels % 10])
 
     def _classifier(self, data_dir: str | os.PathLike | None, neighbours: bool) -> Callable[[Array, Array], Any]:
-        """A function of images and their features to labels."""
+        """Return a function of images and their features to labels."""
         if self._dataset in ("mnist", "stacked_mnist") and not neighbours:
             self.classifier = "LeNet"
             logits = digit_classifier(_folder(data_dir))
@@ -211,7 +211,7 @@ class Judge:
         return lambda images, features: nearest_label(features, self._train, self._labels, self._classes)
 
     def __call__(self, images: ArrayLike) -> Verdict:
-        """Scores of images [n, h, w, c] in [0, 1], or uint8, and their class shares.
+        """Return scores of images [n, h, w, c] in [0, 1], or uint8, and their class shares.
 
         Raises:
           ValueError: for another shape than that of the data set, pixels out of range, or fewer than 6 images.
@@ -253,7 +253,7 @@ class Judge:
 
 
 def _checked(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
-    """Both parts of a data set, of one shape, with labels of every image, and enough held out."""
+    """Return both parts of a data set, of one shape, with labels of every image, and enough held out."""
     train, test = _part("train", train), _part("test", test)
     if train.images.shape[1:] != test.images.shape[1:]:
         raise ValueError(
@@ -327,7 +327,7 @@ class PointJudge:
         self._test_distance = nearest(self._test, self._train)[0][:, 0]
 
     def __call__(self, points: ArrayLike) -> Verdict:
-        """Scores of points [n, d] or [n, 1, 1, d], and no class shares.
+        """Return scores of points [n, d] or [n, 1, 1, d], and no class shares.
 
         Raises:
           ValueError: for points of another dimension, not finite, or fewer than 6.

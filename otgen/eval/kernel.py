@@ -169,14 +169,14 @@ def _variance(values: Array) -> Array:
 
 
 def _second_within(rows: Array, squares: Array) -> Array:
-    """Variance of k(x, x') less its parts of one point, from the sums of rows without the diagonal."""
+    """Return the variance of k(x, x') less its parts of one point, from the sums of rows without the diagonal."""
     n = rows.shape[0]
     explained = _variance(rows) * (n - 1) / (n - 2) + 0.5 * n / (n - 1) * rows.mean() ** 2
     return jnp.maximum(0.5 * squares - explained, 0) / n / (n - 3) * 2
 
 
 def _second_between(rows: Array, columns: Array, squares: Array) -> Array:
-    """Variance of k(x, y) less its parts of one point, from the sums of rows [n] and of columns [m]."""
+    """Return the variance of k(x, y) less its parts of one point, from the sums of rows [n] and of columns [m]."""
     n, m = rows.shape[0], columns.shape[0]
     explained = _variance(rows) * (n - 1) / m + _variance(columns) * (m - 1) / n + n / m * rows.mean() ** 2
     return jnp.maximum(squares - explained, 0) / (n - 1) / (m - 1)

@@ -48,7 +48,7 @@ class Diagnosis(NamedTuple):
     num: int
 
     def ok(self, level: float = 0.001) -> bool:
-        """Whether no test rejects at a level, coordinates taken together by Bonferroni."""
+        """Return whether no test rejects at a level, coordinates taken together by Bonferroni."""
         least = min(self.ks_p.min(), self.cvm_p.min()) * len(self.ks)
         return bool(least > level and self.norm_p > level and self.outside == 0)
 
@@ -134,6 +134,6 @@ def _of_column(column: np.ndarray, i: int, fresh: Array, prior: Any) -> tuple[fl
 
 
 def _autocorrelation(path: np.ndarray) -> float:
-    """Correlation of all coordinates at one step with the next."""
+    """Return the correlation of all coordinates at one step with the next."""
     centred = path - path.mean()
     return float((centred[1:] * centred[:-1]).mean() / (centred**2).mean())

@@ -123,7 +123,7 @@ def distinct_modes(labels: ArrayLike, num_modes: int, weights: ArrayLike | None 
 
 
 def _kl_term(num: int, weight: float) -> float:
-    """The expected share times log(share / weight) of one mode among `num` samples."""
+    """Return the expected share times log(share / weight) of one mode among `num` samples."""
     if weight == 0:
         return 0.0
     mean = (num - 1) * weight

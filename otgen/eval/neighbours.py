@@ -155,7 +155,7 @@ def density_coverage(real: ArrayLike, generated: ArrayLike, k: int = 5) -> tuple
 
 
 def _pair(real: ArrayLike, generated: ArrayLike, k_real: int, k_generated: int) -> tuple[Array, Array]:
-    """Both clouds, with neighbours enough."""
+    """Return both clouds, with neighbours enough."""
     real, generated = as_samples(1, real=real, generated=generated)
     for name, cloud, k in (("real", real, k_real), ("generated", generated, k_generated)):
         if cloud.shape[0] < k + 1:
@@ -209,7 +209,7 @@ def memorisation(
 
 @jax.jit
 def _ratio(ours: Array, known: Array) -> Estimate:
-    """The ratio of two independent means, its error to first order."""
+    """Return the ratio of two independent means, its error to first order."""
     ours, known = ours / known.mean(), known / known.mean()  # before squares are taken
     ratio = ours.mean()
     variance = ours.var(ddof=1) / ours.size + ratio**2 * known.var(ddof=1) / known.size

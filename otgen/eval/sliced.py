@@ -72,7 +72,7 @@ def sliced_w2_sq(
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _directions(key: Key, sets: int, size: int, d: int) -> Array:
-    """Unit vectors [sets * size, d], orthonormal within a set; each is uniform on the sphere."""
+    """Return unit vectors [sets * size, d], orthonormal within a set; each is uniform on the sphere."""
     normal = jax.random.normal(key, (sets, d, size))
     if size == 1:
         return (normal / jnp.linalg.norm(normal, axis=1, keepdims=True))[..., 0]
@@ -146,7 +146,7 @@ def _projected_weighted(x: Array, y: Array, directions: Array, a: Array, b: Arra
 
 
 def _at(levels: Array, shadow: Array, amid: Array) -> Array:
-    """The quantiles of a weighted sample on the line at levels between its own."""
+    """Return the quantiles of a weighted sample on the line at levels between its own."""
     return shadow[jnp.minimum(jnp.searchsorted(levels, amid), shadow.shape[0] - 1)]
 
 

@@ -122,7 +122,7 @@ def subset_divergence(
 
 
 def _mean_cost(x: Array, y: Array) -> Array:
-    """The mean of |x - y|^2 over all pairs, from moments."""
+    """Return the mean of |x - y|^2 over all pairs, from moments."""
     between = jnp.sum((x.mean(0) - y.mean(0)) ** 2)
     return jnp.sum(x.var(0)) + jnp.sum(y.var(0)) + between
 
@@ -156,7 +156,7 @@ def _over_subsets(
 
 
 def _subsets(key: Key, points: Array, num: int, repeats: int) -> Iterator[Array]:
-    """Random subsets; those out of one permutation are disjoint."""
+    """Yield random subsets; those out of one permutation are disjoint."""
     each = points.shape[0] // num
     for r in range(repeats):
         if r % each == 0:

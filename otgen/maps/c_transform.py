@@ -77,7 +77,7 @@ def potential(params: Any, module: Potential, table: Table, y: Array) -> Array:
 
 
 def heights(params: Any, module: Potential, table: Table, y: Array) -> Array:
-    """Heights h [n] of points y [n, d], of the scores <y, x> + h that the map maximises, block by block."""
+    """Return heights h [n] of points y [n, d], of the scores <y, x> + h that the map maximises, block by block."""
 
     def block(y: Array) -> Array:
         return 0.5 * (potential(params, module, table, y) - jnp.sum(y**2, axis=1))

@@ -90,7 +90,7 @@ def init(key: Key, config: Config, sampler: Sampler, codes: Array) -> tuple[Conv
 
 
 def potential(params: Any, module: Convex, name: str = "forward") -> Callable[[Array], Array]:
-    """The convex function [n, d] -> [n] of one of the networks."""
+    """Return the convex function [n, d] -> [n] of one of the networks."""
     return lambda x: module.apply({"params": params[name]}, x)
 
 
@@ -101,7 +101,7 @@ def gradient(params: Any, module: Convex, table: Any, x: Array, name: str = "for
 
 
 def conjugates(params: Any, module: Convex, table: Table, y: Array) -> conjugate.Conjugate:
-    """Conjugates of points y [n, d] that start from what the table [n] says, block by block."""
+    """Return conjugates of points y [n, d] that start from what the table [n] says, block by block."""
     psi = potential(params, module)
 
     def block(one: tuple) -> conjugate.Conjugate:

@@ -66,7 +66,7 @@ def potential(params: Any, module: Potential, table: tuple[()], y: Array) -> Arr
 
 
 def heights(params: Any, module: Potential, table: tuple[()], y: Array) -> Array:
-    """Heights h [n] of points y [n, d], of the scores <y, x> + h that the argmax form maximises."""
+    """Return heights h [n] of points y [n, d], of the scores <y, x> + h that the argmax form maximises."""
     return 0.5 * (potential(params, module, table, y) - jnp.sum(y**2, axis=1))
 
 
@@ -105,7 +105,7 @@ def make_update(module: Potential, config: Config, sampler: Sampler):
 
 
 def _solve(x: Array, y: Array, axis_name: str | None) -> tuple[Array, Array, Array]:
-    """Potentials f, g [b] and partners [b, d] of this device's rows, in the problem of all devices' rows."""
+    """Return potentials f, g [b] and partners [b, d] of this device's rows, in the problem of all devices' rows."""
     size, first = x.shape[0], 0 if axis_name is None else jax.lax.axis_index(axis_name) * x.shape[0]
     x, y = gathered((x, y), axis_name)
     cost = PairwiseCost(x, y)

@@ -109,7 +109,7 @@ class Info(NamedTuple):
 
 
 def default_form(solver: str) -> str:
-    """The form of the map that suits a solver: the gradient of a convex potential, else the winning code.
+    """Return the form of the map that suits a solver: the gradient of a convex potential, else the winning code.
 
     Example:
       >>> print(og.maps.neural_map.default_form("icnn"), og.maps.neural_map.default_form("c_transform"))
@@ -226,7 +226,7 @@ def _conjugates(module: Any, params: Any, table: Any, y: Array) -> conjugate.Con
 
 
 def _weights(values: Array, temperature: ArrayLike) -> Array:
-    """Softmax of scores [n, k], of which two make a difference of costs."""
+    """Return the softmax of scores [n, k], of which two make a difference of costs."""
     return jax.nn.softmax(2 * values / temperature, axis=1)
 
 
@@ -479,7 +479,7 @@ def evaluate(key: Key, map_: Map, truth: Any = None, *, num: int = 2**14, form: 
 
 @jax.jit
 def _potentials(map_: Map, x: Array) -> tuple[Array, Array]:
-    """Potentials f [n] at points of the source and g [N] at the codes, f_i + g_j <= |x_i - y_j|^2.
+    """Return potentials f [n] at points of the source and g [N] at the codes, f_i + g_j <= |x_i - y_j|^2.
 
     f(x) = |x - m|^2 - 2 s u(x') and g(y) = |y - m|^2 + 2 s h with m the mean of the codes, s the product of the scales
     and u(x') >= <x', y'> + h: products of large means never arise.

@@ -108,7 +108,7 @@ def units_of(key: Key, sampler: Sampler, codes: Array, num: int = 2**15) -> Unit
 
 
 def standard(sampler: Sampler, units: Units) -> Sampler:
-    """The source, centred and scaled."""
+    """Return the source, centred and scaled."""
     return functools.partial(_standard, sampler, units)
 
 
@@ -117,7 +117,7 @@ def _standard(sampler: Sampler, units: Units, key: Key, num: int, dim: int) -> A
 
 
 def noise(sampler: Sampler, key: Key, step: Array, num: int, dim: int, axis_name: str | None) -> Array:
-    """Draws [num, dim] of the source for this device's samples of an update."""
+    """Return draws [num, dim] of the source for this device's samples of an update."""
     return jax.vmap(lambda one: sampler(one, 1, dim)[0])(sample_keys(key, step, num, axis_name))
 
 
@@ -129,7 +129,7 @@ def plan(settings: MapSettings, num_codes: int) -> Plan:
 
 
 def start(params: Any, settings: MapSettings, table: Any) -> State:
-    """The state that training starts from."""
+    """Return the state that training starts from."""
     return State(begun(optimiser(settings), params), params, table, jnp.int32(0))
 
 

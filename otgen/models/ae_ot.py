@@ -92,11 +92,11 @@ class AEOT(nn.Module):
         return self.autoencoder(images)
 
     def encode(self, images: Array) -> Array:
-        """Codes [n, d] of images [n, h, w, c] in [0, 1], in the autoencoder's own scale."""
+        """Return codes [n, d] of images [n, h, w, c] in [0, 1], in the autoencoder's own scale."""
         return self.autoencoder.encode(images)
 
     def decode(self, codes: Array) -> Array:
-        """Images [n, h, w, c] in [0, 1] of codes [n, d] in the autoencoder's own scale."""
+        """Return images [n, h, w, c] in [0, 1] of codes [n, d] in the autoencoder's own scale."""
         return self.autoencoder.decode(codes)
 
     def codes(self, key: Key, num: int, form: str = extension.DEFAULT, angle: Array | float | None = None) -> Array:
@@ -146,7 +146,7 @@ class Model(NamedTuple):
 
 
 def num_steps_of(config: Config, num_images: int) -> int:
-    """Batches of the autoencoder: whole ones per epoch, times the epochs, up to a multiple of those accumulated.
+    """Return batches of the autoencoder: whole ones per epoch, times the epochs, up to a multiple of those accumulated.
 
     Example:
       >>> config = og.models.ae_ot.Config(epochs=3, batch_size=10)
@@ -237,7 +237,7 @@ def make_step(module: AEOT, num_steps: int):
 
 
 def encode(module: AEOT, variables: Any, images: Any) -> Array:
-    """Codes [n, d] of images [n, h, w, c], uint8 or in [0, 1], in the autoencoder's own scale.
+    """Return codes [n, d] of images [n, h, w, c], uint8 or in [0, 1], in the autoencoder's own scale.
 
     Example:
       >>> images = og.data.load("digits").images[:100]
@@ -250,7 +250,7 @@ def encode(module: AEOT, variables: Any, images: Any) -> Array:
 
 
 def decode(module: AEOT, variables: Any, codes: Array) -> Array:
-    """Images [n, h, w, c] in [0, 1] of codes [n, d] in the autoencoder's own scale.
+    """Return images [n, h, w, c] in [0, 1] of codes [n, d] in the autoencoder's own scale.
 
     Example:
       >>> images = og.data.load("digits").images[:100]
@@ -445,7 +445,7 @@ def sample(
 
 
 def _codes_of_class(key: Key, model: Model, num: int, label: int, form: str, angle: float | None) -> Array:
-    """Codes [num, d] whose winner carries the label: noise is drawn until enough of it falls in such cells."""
+    """Return codes [num, d] whose winner carries the label: noise is drawn until enough of it falls in such cells."""
     require_label(label, [] if model.labels is None else np.unique(np.asarray(model.labels)).tolist())
     transport, labels = model.variables["transport"], np.asarray(model.labels)
 

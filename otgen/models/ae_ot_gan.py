@@ -150,7 +150,7 @@ class AEOTGAN(ae_ot.AEOT):
         return nn.sigmoid(self.logits(codes))
 
     def value(self, images: Array) -> Array:
-        """Values [n] that the critic gives to images [n, h, w, c]."""
+        """Return values [n] that the critic gives to images [n, h, w, c]."""
         return self.critic(images)
 
     def codes(self, key: Key, num: int, form: str | None = None, angle: Array | float | None = None) -> Array:
@@ -194,7 +194,7 @@ def new_codes(module: AEOTGAN, fixed: Any, key: Key, num: int, axis_name: str | 
 
 
 def num_steps_of(config: Config, num_images: int) -> int:
-    """Steps of the last stage, those of the critic alone among them.
+    """Return steps of the last stage, those of the critic alone among them.
 
     Example:
       >>> config = og.models.ae_ot_gan.Config(epochs=2, batch_size=10, warmup=5)

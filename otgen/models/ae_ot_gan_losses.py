@@ -74,7 +74,7 @@ def terms(params: Any, module: nn.Module, critic: Any, fixed: Any, batch: Batch,
 
 
 def _content(kind: str, logits: Array, made: Array, known: Array) -> Array:
-    """How far images [n, h, w, c] are from those of the pairs, 0 where they agree: mean over images of a sum."""
+    """Return how far images [n, h, w, c] are from those of the pairs, 0 where they agree: mean over images of a sum."""
     if kind == "squared":
         apart = (made - known) ** 2
     else:

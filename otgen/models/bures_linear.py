@@ -127,7 +127,7 @@ class BuresLinear(nn.Module):
         return (self.mean.value + self.generator(z)).reshape(-1, *self.data_shape)
 
     def matrix(self) -> Array:
-        """The end-to-end matrix W [dim, rank]."""
+        """Return the end-to-end matrix W [dim, rank]."""
         return self.generator.matrix()
 
     def sample(self, key: Key, num: int) -> Array:

@@ -80,7 +80,7 @@ class Config(Settings):
         self.between("quantile", 0.0, 1.0)
 
     def options(self) -> dict[str, Any]:
-        """The fields of the solver's Config that are set."""
+        """Return the fields of the solver's Config that are set."""
         return dict(self.solver_options)
 
 
@@ -117,15 +117,15 @@ class LatentOT(nn.Module):
         return self.autoencoder(images)
 
     def encode(self, images: Array) -> Array:
-        """Codes [n, d] of images [n, h, w, c] in [0, 1], in the autoencoder's own scale."""
+        """Return codes [n, d] of images [n, h, w, c] in [0, 1], in the autoencoder's own scale."""
         return self.autoencoder.encode(images)
 
     def decode(self, codes: Array) -> Array:
-        """Images [n, h, w, c] in [0, 1] of codes [n, d] in the autoencoder's own scale."""
+        """Return images [n, h, w, c] in [0, 1] of codes [n, d] in the autoencoder's own scale."""
         return self.autoencoder.decode(codes)
 
     def map(self) -> neural_map.Map:
-        """The map from N(0, I) to the standardised codes."""
+        """Return the map from N(0, I) to the standardised codes."""
         transport_of(self.variables)
         known = {name: self.get_variable("transport", name) for name in _KNOWN}
         params = self.variables["params"]["potential"]
@@ -158,7 +158,7 @@ class LatentOT(nn.Module):
         return moved * self.get_variable("transport", "scale") + self.get_variable("transport", "mean")
 
     def _extended(self, key: Key, noise: Array, form: str, labels: Array | None) -> Array:
-        """Standardised codes by the extension of the map."""
+        """Return standardised codes by the extension of the map."""
         map_ = self.map()
         if not self.has_variable("transport", "angle"):
             raise ValueError(
@@ -387,7 +387,7 @@ def distil(key: Key, model: Model, **options: Any) -> Model:
 
 
 def encode(model: Model, images: Any) -> Array:
-    """Codes [n, d] of images [n, h, w, c], uint8 or in [0, 1], in the autoencoder's own scale.
+    """Return codes [n, d] of images [n, h, w, c], uint8 or in [0, 1], in the autoencoder's own scale.
 
     Example:
       >>> images = og.data.load("digits").images[:100]
@@ -401,7 +401,7 @@ def encode(model: Model, images: Any) -> Array:
 
 
 def decode(model: Model, codes: Array) -> Array:
-    """Images [n, h, w, c] in [0, 1] of codes [n, d] in the autoencoder's own scale.
+    """Return images [n, h, w, c] in [0, 1] of codes [n, d] in the autoencoder's own scale.
 
     Example:
       >>> images = og.data.load("digits").images[:100]
@@ -421,7 +421,7 @@ def _sample(module: LatentOT, variables: Any, key: Key, num: int, form: str | No
 
 @functools.partial(jax.jit, static_argnames=("module", "form"))
 def _of_winners(module: LatentOT, variables: Any, key: Key, labels: Array, form: str | None, temperature: Any) -> Any:
-    """Codes [TILE, d] of noise, and the labels of the codes that win it."""
+    """Return codes [TILE, d] of noise, and the labels of the codes that win it."""
     noise = gaussian(key, semidiscrete.TILE, module.config.latent_dim)
     map_ = module.apply(variables, method="map")
     winner = semidiscrete.assign(neural_map.heights(map_), map_.codes, noise)

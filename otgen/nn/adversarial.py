@@ -60,6 +60,6 @@ def penalty(kind: str, value: Value, real: Array, fake: Array, share: Array) -> 
 
 
 def _slope_sq(value: Value, images: Array) -> Array:
-    """Squared norms [n] of the gradients of a critic's values in its images."""
+    """Return squared norms [n] of the gradients of a critic's values in its images."""
     slope = jax.grad(lambda x: value(x).sum())(images)
     return jnp.sum(slope**2, axis=(1, 2, 3))

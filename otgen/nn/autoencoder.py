@@ -91,7 +91,7 @@ class ConvDecoder(nn.Module):
 
 
 def num_levels(image_shape: tuple[int, int, int]) -> int:
-    """How often both sides of an image can be halved before they are odd or at most 7 pixels."""
+    """Return how often both sides of an image can be halved before they are odd or at most 7 pixels."""
     height, width, _ = image_shape
     levels = 0
     while height % 2 == width % 2 == 0 and min(height, width) > 7:
@@ -110,7 +110,7 @@ def compute_type(precision: str) -> Any:
 
 
 def widened(x: Array) -> Array:
-    """Outputs of a network in float32, or as they are if wider."""
+    """Return outputs of a network in float32, or as they are if wider."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -192,7 +192,7 @@ class Autoencoder(nn.Module):
         return self.logits(self.encode(images))
 
     def encode(self, images: Array) -> Array:
-        """Codes [n, latent_dim] of images [n, h, w, c] in [0, 1]."""
+        """Return codes [n, latent_dim] of images [n, h, w, c] in [0, 1]."""
         return self.encoder(images)
 
     def logits(self, codes: Array) -> Array:
@@ -200,7 +200,7 @@ class Autoencoder(nn.Module):
         return self.decoder(codes)
 
     def decode(self, codes: Array) -> Array:
-        """Images [n, h, w, c] in [0, 1] of codes [n, latent_dim]."""
+        """Return images [n, h, w, c] in [0, 1] of codes [n, latent_dim]."""
         return nn.sigmoid(self.logits(codes))
 
 

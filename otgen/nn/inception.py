@@ -36,7 +36,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Responses [n, h', w', features] to x [n, h, w, c], not rectified."""
+        """Return responses [n, h', w', features] to x [n, h, w, c], not rectified."""
         kernel = self.param("kernel", nn.initializers.he_normal(), (*self.kernel, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         if self.kernel == (1, 1):  # as a product of matrices: twice as fast as a convolution on a CPU
@@ -99,17 +99,17 @@ class Inception(nn.Module):
 
 
 def max_pool(x: Array) -> Array:
-    """Largest values of x [n, h, w, c] in windows of 3 x 3, two pixels apart, without padding."""
+    """Return largest values of x [n, h, w, c] in windows of 3 x 3, two pixels apart, without padding."""
     return nn.max_pool(x, (3, 3), (2, 2), "VALID")
 
 
 def average_pool(x: Array) -> Array:
-    """Averages of x [n, h, w, c] over windows of 3 x 3; at the border over the pixels inside."""
+    """Return averages of x [n, h, w, c] over windows of 3 x 3; at the border over the pixels inside."""
     return nn.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)
 
 
 def _unit(name: str, x: Array, features: int, kernel: tuple[int, int] = (1, 1), **options: Any) -> Array:
-    """A rectified convolution of the module whose compact method is running."""
+    """Return a rectified convolution of the module whose compact method is running."""
     return nn.relu(Convolution(features, kernel, name=name, **options)(x))
 
 
@@ -127,7 +127,7 @@ def _pooled(name: str, x: Array, features: int) -> Array:
 
 
 def _narrow(name: str, x: Array, pooled: int) -> Array:
-    """A block at 35 x 35: windows of 1, 5, and 3 twice, and an average pool."""
+    """Return a block at 35 x 35: windows of 1, 5, and 3 twice, and an average pool."""
     towers = [
         _chain(name, x, (64, (1, 1))),
         _chain(f"{name}_tower", x, (48, (1, 1)), (64, (5, 5))),
@@ -138,7 +138,7 @@ def _narrow(name: str, x: Array, pooled: int) -> Array:
 
 
 def _wide(name: str, x: Array, inner: int) -> Array:
-    """A block at 17 x 17: windows of 7 once and twice, as rows and columns in turn, and an average pool."""
+    """Return a block at 17 x 17: windows of 7 once and twice, as rows and columns in turn, and an average pool."""
     row, column = (1, 7), (7, 1)
     twice = [(inner, (1, 1)), (inner, column), (inner, row), (inner, column), (192, row)]
     towers = [
@@ -168,7 +168,7 @@ def resize(images: ArrayLike, side: int = SIDE) -> Array:
 
 
 def _interpolation(length: int, side: int) -> np.ndarray:
-    """The matrix [side, length] that interpolates between the entries of a line."""
+    """Return the matrix [side, length] that interpolates between the entries of a line."""
     place = np.arange(side, dtype=np.float32) * (np.float32(length) / np.float32(side))
     low = np.minimum(np.floor(place).astype(int), length - 1)
     share = (place - low).astype(np.float32)

@@ -60,13 +60,13 @@ class DeepLinear(nn.Module):
         self.weights = self.param("weights", draw)
 
     def __call__(self, z: Array) -> Array:
-        """Points [..., d_N] of latents z [..., d_0]."""
+        """Return points [..., d_N] of latents z [..., d_0]."""
         for matrix in self.weights:
             z = z @ matrix.T
         return z
 
     def matrix(self) -> Array:
-        """The end-to-end matrix W_N ... W_1 [d_N, d_0]."""
+        """Return the end-to-end matrix W_N ... W_1 [d_N, d_0]."""
         return end_to_end(self.weights)
 
 

@@ -30,7 +30,7 @@ class Potential(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n d"]) -> Float[Array, " n"]:
-        """Values [n]."""
+        """Return values [n]."""
         for width in self.hidden:
             x = nn.silu(nn.Dense(width)(x))
         return nn.Dense(1, kernel_init=nn.initializers.zeros)(x)[:, 0]
@@ -88,7 +88,7 @@ class Convex(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n d"]) -> Float[Array, " n"]:
-        """Values [n]."""
+        """Return values [n]."""
         scale = x.shape[1] ** -0.5
         root = self.param("root", lambda _, size: jnp.eye(size, dtype=x.dtype), x.shape[1])
         shift = self.param("shift", nn.initializers.zeros, x.shape[1:], x.dtype)

@@ -28,7 +28,7 @@ class Velocity(nn.Module):
 
     @nn.compact
     def __call__(self, t: Array, x: Array) -> Array:
-        """Velocities [n, dim]; zero before training."""
+        """Return velocities [n, dim]; zero before training."""
         phase = t[:, None] * jnp.pi * 2.0 ** jnp.arange(5)
         waves = jnp.concatenate([t[:, None], jnp.sin(phase), jnp.cos(phase)], axis=1)
         time = nn.gelu(nn.Dense(self.width)(waves))

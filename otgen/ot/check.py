@@ -19,7 +19,7 @@ SAME = 1e-5  # totals of weights that are further apart, relative, are another p
 
 
 def is_traced(*arrays: Any) -> bool:
-    """Whether any of the arrays has no value yet because a transformation is tracing."""
+    """Return whether any of the arrays has no value yet because a transformation is tracing."""
     return any(isinstance(array, jax.core.Tracer) for array in arrays)
 
 
@@ -113,14 +113,14 @@ def now(function: Callable[..., Any], *arrays: Any) -> Any:
 
 
 def at_hand(array: Any) -> bool:
-    """Whether the values can be read without a copy from a device."""
+    """Return whether the values can be read without a copy from a device."""
     return not isinstance(array, jax.Array) or (
         array.is_fully_addressable and all(device.platform == "cpu" for device in array.devices())
     )
 
 
 def all_finite(array: Any) -> bool:
-    """Whether an array that is not traced has finite entries only; of a device's array one bool comes home."""
+    """Return whether an array that is not traced has finite entries only; of a device's array one bool comes home."""
     if not at_hand(array):
         return bool(now(_all_finite, array))
     values = np.asarray(array)

@@ -161,7 +161,7 @@ def _advance(evaluate: Callable, y: Array, now: _Search) -> _Search:
 
 
 def _direction(now: _Search) -> Array:
-    """The inverse curvature remembered, applied to the gradient: the two-loop recursion, newest step first."""
+    """Return the inverse curvature remembered, applied to the gradient: the two-loop recursion, newest step first."""
     direction, weights = now.slope, []
     for move, turn, inverse in zip(now.moves, now.turns, now.inverse, strict=True):
         weight = inverse * jnp.sum(move * direction, axis=1)

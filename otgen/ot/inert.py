@@ -91,7 +91,7 @@ def middle(x: Array, y: Array, a: ArrayLike | None = None, b: ArrayLike | None =
 
 
 def _means_of_groups(points: Array, weights: ArrayLike | None) -> tuple[Array, Array]:
-    """Means [k, d] of every k-th point, and how many points they are of; NaN of none."""
+    """Return means [k, d] of every k-th point, and how many points they are of; NaN of none."""
     num = points.shape[0]
     groups = min(num, GROUPS)
     counted = jnp.ones(num, points.dtype) if weights is None else (jnp.asarray(weights) > 0).astype(points.dtype)

@@ -99,7 +99,7 @@ def curves(
 
 
 def _curve(name: str, given: Any, log: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """The x, y and deviation of one curve."""
+    """Return the x, y and deviation of one curve."""
     given = given if isinstance(given, tuple) else (given,)
     parts = [np.asarray(native(f"curve {name!r}", part), float) for part in given]
     if len(parts) == 1:
@@ -161,7 +161,7 @@ def table(rows: Mapping[str, Mapping[str, Any]], ax: Axes | None = None, title: 
 
 
 def _column(entries: list[Any], name: str, digits: int) -> list[str]:
-    """The entries of a column in words, all with as many decimals."""
+    """Return the entries of a column in words, all with as many decimals."""
     try:
         read = [() if it is None else tuple(np.asarray(it).reshape(-1).tolist()) for it in entries]
         numbers = [number for it in read for number in it]
@@ -177,7 +177,7 @@ def _column(entries: list[Any], name: str, digits: int) -> list[str]:
 
 
 def _form(sizes: list[float], deviations: list[float], digits: int) -> str:
-    """The format of a column of numbers of these sizes, with deviations of those."""
+    """Return the format of a column of numbers of these sizes, with deviations of those."""
 
     def decimals(size: float, digits: int) -> int:
         return digits - 1 - math.floor(math.log10(size))

@@ -112,7 +112,7 @@ def _sheet(images: np.ndarray, columns: int, ax: Axes) -> Axes:
 
 
 def _ticks(name: str, labels: Sequence[object] | None, num: int, side: int, gap: int) -> tuple[np.ndarray, list[str]]:
-    """Places and words of labels, in the middle of every image."""
+    """Return places and words of labels, in the middle of every image."""
     if labels is None:
         return np.zeros(0), []
     if not isinstance(labels, Sequence | np.ndarray) or len(labels) != num:

@@ -73,14 +73,14 @@ def axis(ax: Axes | None, **options: Any) -> Axes:
 
 
 def ink() -> tuple[float, float, float]:
-    """The colour of text in the active style."""
+    """Return the colour of text in the active style."""
     import matplotlib as mpl
 
     return mpl.colors.to_rgb(mpl.rcParams["text.color"])
 
 
 def cycle() -> tuple[str, ...]:
-    """Colours of lines that can be seen on the page that the active style's text is written on."""
+    """Return colours of lines that can be seen on the page that the active style's text is written on."""
     return _ON_DARK if np.dot(ink(), (0.2126, 0.7152, 0.0722)) > 0.5 else _ON_LIGHT
 
 

@@ -120,7 +120,7 @@ def plan(x: Array, y: Array, plan: Any, ax: Axes | None = None, title: str = "",
 
 
 def _lines(plan: Any, n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The pairs of a plan, and the mass of each as a share of the largest."""
+    """Return the pairs of a plan, and the mass of each as a share of the largest."""
     if isinstance(plan, tuple):
         if len(plan) != 2:
             raise ValueError(f"a plan of {len(plan)} arrays: give the two arrays of indices (i, j), or masses [n, m].")
@@ -200,7 +200,7 @@ def _differ(winner: np.ndarray, unlike: Callable[[np.ndarray, np.ndarray], np.nd
 
 
 def _singular(winner: np.ndarray, y: np.ndarray, angle: float) -> np.ndarray:
-    """The faces folded by more than the angle, three pixels wide, in the colour of text [r, r, 4]."""
+    """Return the faces folded by more than the angle, three pixels wide, in the colour of text [r, r, 4]."""
     centred = jnp.asarray(y - y.mean(0))
     folded = _differ(winner, lambda a, b: np.asarray(dihedral_angle(centred[a], centred[b]) > angle))
     wide = folded.copy()
@@ -212,7 +212,7 @@ def _singular(winner: np.ndarray, y: np.ndarray, angle: float) -> np.ndarray:
 
 
 def colours(y: Array) -> np.ndarray:
-    """A colour [N, 3] for every point of the plane [N, 2]: hue by its direction, lightness by its distance.
+    """Return a colour [N, 3] for every point of the plane [N, 2]: hue by its direction, lightness by its distance.
 
     Example:
       >>> colours(np.array([[1.0, 0.0], [-1.0, 0.0]])).round(2)  # opposite hues
@@ -231,7 +231,7 @@ def colours(y: Array) -> np.ndarray:
 
 
 def _grid(limits: tuple[float, float], resolution: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers along a side [r], and the points of the grid [r * r, 2]."""
+    """Return numbers along a side [r], and the points of the grid [r * r, 2]."""
     resolution = as_count("resolution", resolution, 2)
     low, high = as_array("limits", limits, (2,)).tolist()
     if not low < high:

@@ -67,5 +67,5 @@ async def _write(folder: Path, numbers: dict[str, np.ndarray], facts: dict[str, 
 
 
 def checksum_of(leaves: Any) -> int:
-    """A checksum of what is known of the arrays, their checksums included."""
+    """Return a checksum of what is known of the arrays, their checksums included."""
     return zlib.crc32(json.dumps(leaves, sort_keys=True).encode())

@@ -66,7 +66,7 @@ def build(description: Any, arrays: dict[str, tuple[np.ndarray, str]], path: Pat
 
 @functools.cache
 def extended() -> dict[str, np.dtype]:
-    """Number types that NumPy knows through JAX only, which .npy files cannot name."""
+    """Return number types that NumPy knows through JAX only, which .npy files cannot name."""
     import ml_dtypes
 
     found = (getattr(ml_dtypes, name) for name in dir(ml_dtypes) if name[:1].islower())
@@ -75,14 +75,14 @@ def extended() -> dict[str, np.dtype]:
 
 
 def version() -> str:
-    """The version of otgen."""
+    """Return the version of otgen."""
     import otgen
 
     return otgen.__version__
 
 
 def _describe(value: Any, at: tuple[str, ...], arrays: dict[str, tuple[np.ndarray, str]]) -> Any:
-    """The description of a value that lies at a path in the model; its arrays are added to `arrays`."""
+    """Return the description of a value that lies at a path in the model; its arrays are added to `arrays`."""
     if value is None or type(value) in (bool, int, str):
         return value
     if type(value) is float:
@@ -133,7 +133,7 @@ def _note(value: Any, at: tuple[str, ...], arrays: dict[str, tuple[np.ndarray, s
 
 
 def _own(cls: Any) -> bool:
-    """Whether a class is one that a module of otgen has under its name."""
+    """Return whether a class is one that a module of otgen has under its name."""
     name = getattr(cls, "__module__", None) or ""
     return name.startswith("otgen.") and getattr(sys.modules.get(name), cls.__name__, None) is cls
 
@@ -143,7 +143,7 @@ def _path_of(cls: type) -> str:
 
 
 def _fields(cls: type) -> list[str] | None:
-    """Names of the fields that make an instance; None for what is neither a NamedTuple nor a dataclass."""
+    """Return names of the fields that make an instance; None for what is neither a NamedTuple nor a dataclass."""
     if issubclass(cls, tuple):
         return list(getattr(cls, "_fields", ())) or None
     if not dataclasses.is_dataclass(cls):
@@ -157,7 +157,7 @@ def _is_object(value: Any) -> bool:
 
 
 def _defaulted(cls: type) -> set[str]:
-    """Fields of a class that need not be given."""
+    """Return fields of a class that need not be given."""
     if issubclass(cls, tuple):
         return set(cls._field_defaults)
     missing = dataclasses.MISSING
@@ -181,7 +181,7 @@ def _constant_of(value: Any) -> str | None:
 
 
 def _cannot(value: Any, at: tuple[str, ...]) -> str:
-    """Why a value is not saved, and what to do."""
+    """Return why a value is not saved, and what to do."""
     cls = type(value)
     if callable(value) and hasattr(value, "__qualname__"):
         what = f"the function {value.__module__}.{value.__qualname__}"
@@ -215,7 +215,7 @@ class _Builder:
     arrays: dict[str, Any]
 
     def build(self, node: Any) -> Any:
-        """The value that a description stands for."""
+        """Return the value that a description stands for."""
         if isinstance(node, list):
             return [self.build(part) for part in node]
         if not isinstance(node, dict):
@@ -244,7 +244,7 @@ class _Builder:
         raise self._outdated(f"{inside} is something else now")
 
     def _instance(self, name: str, fields: dict[str, Any]) -> Any:
-        """An instance of a class of otgen."""
+        """Return an instance of a class of otgen."""
         cls = self._found(name)
         names = _fields(cls) if isinstance(cls, type) and _own(cls) else None
         if names is None:
@@ -260,7 +260,7 @@ class _Builder:
             raise self._outdated(f"{name} refuses its fields ({error})") from error
 
     def _found(self, name: str) -> Any:
-        """What a module of otgen has under a name; only modules of otgen are imported."""
+        """Return what a module of otgen has under a name; only modules of otgen are imported."""
         module, _, attribute = current(str(name)).rpartition(".")
         if not module.startswith("otgen."):
             raise ValueError(f"{self.path} names {name!r}, which is outside otgen: it is not loaded. Is it a forgery?")
@@ -277,7 +277,7 @@ class _Builder:
 
 
 def _placed(path: Path, name: str, array: np.ndarray, held: str) -> Any:
-    """An array as it was held: by NumPy, or by JAX on the default device."""
+    """Return an array as it was held: by NumPy, or by JAX on the default device."""
     if held in ("numpy", "scalar"):
         return array if held == "numpy" else array[()]
     placed = jax.device_put(array)

@@ -120,7 +120,7 @@ def _sum(array: np.ndarray) -> str:
 
 
 def _text_sum(content: dict[str, Any]) -> str:
-    """Checksum of everything in the text but the checksum itself; the order of entries counts."""
+    """Return the checksum of everything in the text but the checksum itself; the order of entries counts."""
     rest = {name: part for name, part in content.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(rest).encode()).hexdigest()
 
@@ -137,7 +137,7 @@ def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _read_text(path: Path) -> dict[str, Any]:
-    """What model.json holds, if it is whole, unchanged and of a format that is known."""
+    """Return what model.json holds, if it is whole, unchanged and of a format that is known."""
     if not path.exists():
         raise FileNotFoundError(f"there is nothing at {path}: give the folder of a model that og.save has written.")
     if not (path / _TEXT).is_file():
@@ -164,7 +164,7 @@ def _read_text(path: Path) -> dict[str, Any]:
 
 
 def _read_arrays(path: Path, known: dict[str, dict[str, Any]]) -> dict[str, tuple[np.ndarray, str]]:
-    """The arrays, compared with their checksums, and how they were held."""
+    """Return the arrays, compared with their checksums, and how they were held."""
     found = {}
     try:
         with zipfile.ZipFile(path / _ARRAYS) as folder:

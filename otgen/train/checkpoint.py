@@ -104,7 +104,7 @@ class Checkpoints:
             self._best.save(step, tree, metrics)
 
     def _least(self, metric: str) -> float | None:
-        """The metric of the newest checkpoint; None if there is none that can be read, which is put aside."""
+        """Return the metric of the newest checkpoint; None if there is none that can be read, which is put aside."""
         step = self.newest()
         if step is None:
             return None
@@ -151,7 +151,7 @@ class Checkpoints:
             ) from error
 
     def newest(self) -> int | None:
-        """The newest complete step, or None; on the first host."""
+        """Return the newest complete step, or None; on the first host."""
         if self._manager is None:
             return None
         with self._writing():
@@ -289,7 +289,7 @@ class _Damage(Exception):
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of otgen, Python and the libraries that make the numbers."""
+    """Return versions of otgen, Python and the libraries that make the numbers."""
     names = ("otgen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     found = {}
     for name in names:
@@ -299,17 +299,17 @@ def versions() -> dict[str, str]:
 
 
 def _named(tree: Any) -> list[tuple[str, Any]]:
-    """The leaves of a pytree with their paths."""
+    """Return the leaves of a pytree with their paths."""
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
 
 
 def _kind(leaf: Any) -> list[Any]:
-    """Shape and type of a leaf."""
+    """Return shape and type of a leaf."""
     return [list(leaf.shape), str(leaf.dtype)]
 
 
 def _bytes_of(name: str, leaf: Any) -> np.ndarray:
-    """The numbers of a leaf as bytes, in memory of their own: that of the leaf is given to the next step."""
+    """Return the numbers of a leaf as bytes, in memory of their own: that of the leaf is given to the next step."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         raise ValueError(f"{name} is a typed random key: keep jax.random.key_data of it in the state.")
     return np.array(leaf, order="C", copy=True).reshape(-1).view(np.uint8)
@@ -327,7 +327,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _free(path: Path) -> Path:
-    """The path, or the first of path-1, path-2 ... that is not taken."""
+    """Return the path, or the first of path-1, path-2 ... that is not taken."""
     names = (path if i == 0 else path.with_name(f"{path.name}-{i}") for i in range(1000))
     return next(name for name in names if not name.exists())
 

@@ -46,7 +46,7 @@ def environment(address: str, num: int, index: int) -> dict[str, str]:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes, logs and draws."""
+    """Return whether this is the process that writes, logs and draws."""
     return jax.process_index() == 0
 
 

@@ -154,7 +154,7 @@ def _check(log_every: int, save_every: int, steps_per_call: int, saves: bool) ->
 
 
 def _calls(batches: Iterable[Any], start: int, most: int) -> Iterator[tuple[int, Any]]:
-    """Batches one by one or `most` together along a second axis, always the same ones, wherever a run resumes."""
+    """Yield batches one by one or `most` together along a second axis, always the same ones, wherever a run resumes."""
     left, now = (jax.tree.map(_held, batch) for batch in batches), start
     while found := list(itertools.islice(left, most - now % most)):
         whole = len(found) == most
@@ -166,12 +166,12 @@ def _calls(batches: Iterable[Any], start: int, most: int) -> Iterator[tuple[int,
 
 
 def _held(leaf: Any) -> Any:
-    """An array that stays as it is: a feed may fill the same memory again before this batch is used."""
+    """Return an array that stays as it is: a feed may fill the same memory again before this batch is used."""
     return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
 def _ahead(calls: Iterable[tuple[int, Any]], num: int = 2) -> Iterator[tuple[int, int, Placed]]:
-    """Steps, rows and batch of every call; the next batches are on their way to the devices."""
+    """Yield steps, rows and batch of every call; the next batches are on their way to the devices."""
     queue: collections.deque = collections.deque()
     for steps, batch in calls:
         rows = jax.tree.leaves(batch)[0].shape[0] * jax.process_count()
@@ -228,7 +228,7 @@ def save(step: int, state: Any, checkpoints: Checkpoints | None, metrics: dict[s
 
 @jax.jit
 def _finite(state: Any) -> Array:
-    """Whether all numbers of a pytree are finite."""
+    """Return whether all numbers of a pytree are finite."""
     leaves = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
     return jnp.array([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 

@@ -61,7 +61,7 @@ def mapped(
 
 
 def alone() -> bool:
-    """Whether there is one device in all, over all hosts."""
+    """Return whether there is one device in all, over all hosts."""
     return jax.device_count() == 1
 
 
@@ -101,7 +101,7 @@ def replicated(state: Any, *, copy: bool = False) -> Any:
 
 @functools.cache
 def _over_devices(*axes: str) -> Sharding:
-    """Arrays on the devices of this host: split along the first axis if it is named, else all of it on each."""
+    """Return arrays on the devices of this host: split along the first axis if it is named, else all of it on each."""
     if alone():
         return SingleDeviceSharding(jax.devices()[0])
     return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(*axes))

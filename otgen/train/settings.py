@@ -124,7 +124,7 @@ class Settings(Checked):
         self.positive("epochs", "learning_rate")
 
     def networks(self) -> tuple[str, tuple[int, ...], int, str]:
-        """What `nn.autoencoder.encoder`, `decoder` and `Autoencoder` take after their shapes."""
+        """Return what `nn.autoencoder.encoder`, `decoder` and `Autoencoder` take after their shapes."""
         return self.network, tuple(self.hidden), self.width, self.precision
 
 

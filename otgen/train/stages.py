@@ -56,7 +56,7 @@ def opened(place: Place | None, name: str, /, *configs: Any, **given: Any) -> It
 
 
 def _told(value: Any, exact: bool = False) -> Any:
-    """A value as JSON; of a structure all numbers count."""
+    """Return a value as JSON; of a structure all numbers count."""
     from otgen.store.description import describe
 
     if dataclasses.is_dataclass(value):

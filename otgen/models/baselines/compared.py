@@ -52,7 +52,7 @@ def budget_of(settings: Settings, example: Array, num_images: int, epochs: float
 
 
 def _per_image(model: Any, config: Settings, example: Array, rows: int) -> float:
-    """Operations of a training step over the images that it uses."""
+    """Return operations of a training step over the images that it uses."""
     key, example = jax.random.key(0), jnp.asarray(native("example", example))
     module, state = model.init(key, config, example, 100)
     batch = jnp.zeros((rows, *example.shape[1:]), example.dtype)
@@ -91,7 +91,7 @@ def image_config(name: str, settings: GeneratorSettings, example: Array, num_ima
 
 
 def steps_of(config: Settings, num_images: int) -> int:
-    """Steps of the training of a model of images.
+    """Return steps of the training of a model of images.
 
     Example:
       >>> config = og.models.wgan_gp.Config(epochs=3, batch_size=10, critic_steps=2)
@@ -102,7 +102,7 @@ def steps_of(config: Settings, num_images: int) -> int:
 
 
 def _rows_of(config: Settings, num_images: int) -> int:
-    """Images of a step."""
+    """Return images of a step."""
     return rows_of(config, num_images, getattr(config, "critic_steps", 1))
 
 
@@ -175,7 +175,7 @@ def fit_codes(
 def _transport(
     key: Key, codes: Array, budget: float, callback: Callback | None, checkpoints: Any
 ) -> tuple[dict[str, Draw], dict[str, Any]]:
-    """A training sample costs one product of 2 N d operations."""
+    """Return the draws of the solved map; a training sample costs one product of 2 N d operations."""
     most = max(int(budget / (2 * codes.size)), 2048)
     law, info = latent_law.transport(key, codes, max_samples=most, callback=callback, checkpoints=checkpoints)
 

@@ -108,7 +108,7 @@ def loss(params: Any, module: Velocity, noise: Array, codes: Array, t: Array) ->
 
 
 def _paired(key: Key, noise: Array, codes: Array, epsilon: float, axis_name: str | None) -> Array:
-    """Codes [n, d] in the order of their noise [n, d], by the plan between the whole batches."""
+    """Return codes [n, d] in the order of their noise [n, d], by the plan between the whole batches."""
     size = noise.shape[0]
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * size
     noise, codes = gathered((noise, codes), axis_name)

@@ -81,16 +81,16 @@ class VAE(nn.Module):
         return self.decoder(beside(self, codes, classes)), mean, log_variance
 
     def posterior(self, images: Array) -> tuple[Array, Array]:
-        """Mean and log-variance [n, d] of the codes of images [n, h, w, c]."""
+        """Return mean and log-variance [n, d] of the codes of images [n, h, w, c]."""
         mean, log_variance = jnp.split(self.encoder(images), 2, axis=1)
         return mean, log_variance
 
     def encode(self, images: Array) -> Array:
-        """Mean codes [n, d] of images [n, h, w, c]."""
+        """Return mean codes [n, d] of images [n, h, w, c]."""
         return self.posterior(images)[0]
 
     def decode(self, codes: Array, classes: Array | None = None) -> Array:
-        """Images [n, h, w, c] of codes [n, d] and classes [n]."""
+        """Return images [n, h, w, c] of codes [n, d] and classes [n]."""
         return pixels_of(self.decoder(beside(self, codes, classes)), self.config.output)
 
     def sample(self, key: Key, num: int, of_class: Array | None = None) -> Array:

@@ -80,16 +80,16 @@ class WAE(nn.Module):
         self.log_scale = self.param("log_scale", nn.initializers.zeros, ())
 
     def __call__(self, images: Array, classes: Array | None = None) -> tuple[Array, Array]:
-        """Last layer of the decoder [n, h, w, c], and codes [n, d], of images [n, h, w, c] and classes [n]."""
+        """Return the last layer of the decoder [n, h, w, c], and codes [n, d], of images [n, h, w, c] and classes [n]."""
         codes = self.encode(images)
         return self.decoder(beside(self, codes, classes)), codes
 
     def encode(self, images: Array) -> Array:
-        """Codes [n, d] of images [n, h, w, c]."""
+        """Return codes [n, d] of images [n, h, w, c]."""
         return self.encoder(images)
 
     def decode(self, codes: Array, classes: Array | None = None) -> Array:
-        """Images [n, h, w, c] of codes [n, d] and classes [n]."""
+        """Return images [n, h, w, c] of codes [n, d] and classes [n]."""
         return pixels_of(self.decoder(beside(self, codes, classes)), self.config.output)
 
     def sample(self, key: Key, num: int, of_class: Array | None = None) -> Array:

@@ -86,16 +86,16 @@ class WGAN(nn.Module):
         self.generator = decoder(self.image_shape, *c.networks())
 
     def __call__(self, noise: Array, classes: Array | None = None) -> Array:
-        """Values [n] that the critic gives to the images generated from noise [n, d] and classes [n]."""
+        """Return values [n] that the critic gives to the images generated from noise [n, d] and classes [n]."""
         return self.value(self.decode(noise, classes), classes)
 
     def value(self, images: Array, classes: Array | None = None) -> Array:
-        """Values [n] of images [n, h, w, c] of classes [n]."""
+        """Return values [n] of images [n, h, w, c] of classes [n]."""
         values, hot = self.critic(images), one_hot(self, classes, len(images))
         return jnp.sum(values * hot, axis=1) if self.num_classes else values[:, 0]
 
     def decode(self, noise: Array, classes: Array | None = None) -> Array:
-        """Images [n, h, w, c] of noise [n, d] and classes [n]."""
+        """Return images [n, h, w, c] of noise [n, d] and classes [n]."""
         return pixels_of(self.generator(beside(self, noise, classes)), self.config.output)
 
     def sample(self, key: Key, num: int, of_class: Array | None = None) -> Array:
@@ -242,7 +242,7 @@ def make_step(module: WGAN, num_steps: int):
 
 
 def _draw(key: Key, dim: int) -> tuple[Array, Array]:
-    """Noise [dim] and a place on the segment from a fake to a real image."""
+    """Return noise [dim] and a place on the segment from a fake to a real image."""
     noise_key, share_key = jax.random.split(key)
     return jax.random.normal(noise_key, (dim,)), jax.random.uniform(share_key)
 

@@ -111,7 +111,7 @@ def couple(key: Key, model: Any, images: ArrayLike, num: int) -> tuple[Coupling,
 
 
 def _checked(model: Any, images: ArrayLike) -> tuple[Any, Any]:
-    """The configuration of an informative OT-GAN, and images that it can read; ValueError for others."""
+    """Return the configuration of an informative OT-GAN, and images that it can read; ValueError for others."""
     module, _ = parts_of(model, InformativeGAN)
     return module.config, check_images(images, module.config.output, module.image_shape)
 
@@ -273,7 +273,7 @@ def _part(latent: Latent, name: str) -> tuple[str, int, int | None]:
 
 
 def _possible(values: np.ndarray, size: int | None) -> bool:
-    """Whether a part can have these values; `size` as in `_part`."""
+    """Return whether a part can have these values; `size` as in `_part`."""
     if size is None:
         return values.dtype.kind in "iuf" and bool(np.isfinite(values).all())
     return values.dtype.kind in "iu" and bool(((values >= 0) & (values < size)).all())

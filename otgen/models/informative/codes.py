@@ -158,7 +158,7 @@ class Latent(Checked):
         return mean, _LEAST + jax.nn.softplus(raw)
 
     def _digits(self, number: Array) -> Array:
-        """Values of the categorical parts [n, parts] of the combination with this number."""
+        """Return values of the categorical parts [n, parts] of the combination with this number."""
         parts = []
         for size in self.categorical:
             parts.append(number % size)

@@ -123,24 +123,24 @@ class InfoGAN(nn.Module):
         self.reader = nn.Sequential([nn.Dense(_FEATURES), nn.gelu, nn.Dense(c.latent.outputs)])
 
     def __call__(self, codes: Codes, noise: Array) -> tuple[Array, Array]:
-        """Logits [n] of the discriminator and outputs [n, outputs] of Q for the images of codes and noise."""
+        """Return logits [n] of the discriminator and outputs [n, outputs] of Q for the images of codes and noise."""
         return self.judge(self.decode(codes, noise))
 
     def judge(self, images: Array) -> tuple[Array, Array]:
-        """Logits [n] of the discriminator and outputs [n, outputs] of Q for images [n, h, w, c]."""
+        """Return logits [n] of the discriminator and outputs [n, outputs] of Q for images [n, h, w, c]."""
         features = nn.gelu(self.trunk(images))
         return self.verdict(features)[:, 0], self.reader(features)
 
     def value(self, images: Array) -> Array:
-        """Logits [n] of the discriminator for images [n, h, w, c]; positive for what it takes for data."""
+        """Return logits [n] of the discriminator for images [n, h, w, c]; positive for what it takes for data."""
         return self.judge(images)[0]
 
     def read(self, images: Array) -> Array:
-        """Outputs [n, outputs] of Q for images [n, h, w, c]: see `Latent.log_laws`, `Latent.moments`."""
+        """Return outputs [n, outputs] of Q for images [n, h, w, c]: see `Latent.log_laws`, `Latent.moments`."""
         return self.judge(images)[1]
 
     def decode(self, codes: Codes, noise: Array) -> Array:
-        """Images [n, h, w, c] of codes and noise [n, latent_dim]."""
+        """Return images [n, h, w, c] of codes and noise [n, latent_dim]."""
         return pixels_of(self.generator(self.config.latent.join(codes, noise)), self.config.output)
 
     def sample(self, key: Key, num: int) -> Array:

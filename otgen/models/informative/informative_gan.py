@@ -243,7 +243,7 @@ class InformativeGAN(nn.Module):
         return self.potential(codes, images), self.own_potential(images), self.read(images), self.embed(images)
 
     def decode(self, codes: Codes, noise: Array) -> Array:
-        """Images [n, h, w, c] of codes and noise [n, latent_dim]."""
+        """Return images [n, h, w, c] of codes and noise [n, latent_dim]."""
         return pixels_of(self.generator(self.config.latent.join(codes, noise)), self.config.output)
 
     def potential(self, codes: Codes, images: Array) -> Array:
@@ -259,7 +259,7 @@ class InformativeGAN(nn.Module):
         return self.encoder(images)
 
     def embed(self, images: Array) -> Array:
-        """Features [n, p] of images [n, h, w, c] in the ground cost; [n, 0] where it has none."""
+        """Return features [n, p] of images [n, h, w, c] in the ground cost; [n, 0] where it has none."""
         if self.config.ground == "features":
             return self.known(images)
         return self.features(images) if self.config.ground == "adversarial" else jnp.zeros((images.shape[0], 0))

@@ -131,7 +131,7 @@ class Losses:
         return Coupling(*(by_code(of, num_codes) for of in (cost, seen - reward, potential)))
 
     def critic(self, params: Any, encoder: Any, features: Any, codes: Codes, points: Array, data: Array):
-        """Minus the semi-dual value on codes, points [n, h, w, c] generated from them, and data [m, h, w, c].
+        """Return minus the semi-dual value on codes, points [n, h, w, c] generated from them, and data [m, h, w, c].
 
         Metrics: `value`, the smoothed transport cost less the reward.
         """
@@ -223,5 +223,5 @@ class Losses:
         return averaged(plan.sum(2, keepdims=True), self._axis)
 
     def adversary(self, params: Any, generator: Any, critic: Any, own: Any, encoder: Any, *batch: Any):
-        """Minus the generator's loss, of the parameters of the features. No metrics."""
+        """Return minus the generator's loss, of the parameters of the features. No metrics."""
         return -self.generator(generator, (critic, own, encoder, params), *batch)[0], {}

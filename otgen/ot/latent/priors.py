@@ -284,11 +284,11 @@ class Normal(Coordinates):
         return self.loc + (y - weights.sum() * self.loc) / length
 
     def cdf(self, z: Array) -> Array:
-        """Distribution function of the coordinates (of the marginals, for a full covariance)."""
+        """Return distribution function of the coordinates (of the marginals, for a full covariance)."""
         return ndtr((z - self.loc) / self._deviation())
 
     def ppf(self, q: Array) -> Array:
-        """Quantile function of the coordinates."""
+        """Return the quantile function of the coordinates."""
         return self.loc + self._deviation() * ndtri(q)
 
     def log_prob(self, z: Array) -> Array:
@@ -365,11 +365,11 @@ class Cauchy(Coordinates):
         return self.loc + (y - weights.sum() * self.loc) / jnp.sum(jnp.abs(weights))
 
     def cdf(self, z: Array) -> Array:
-        """Distribution function."""
+        """Return distribution function."""
         return 0.5 + jnp.arctan((z - self.loc) / self.scale) / jnp.pi
 
     def ppf(self, q: Array) -> Array:
-        """Quantile function."""
+        """Return the quantile function."""
         return self.loc + self.scale * jnp.tan(jnp.pi * (q - 0.5))
 
     def log_prob(self, z: Array) -> Array:
@@ -409,11 +409,11 @@ class Uniform(Coordinates):
         return middle + half * sums.uniform_match(weights, (y - weights.sum() * middle) / half)
 
     def cdf(self, z: Array) -> Array:
-        """Distribution function."""
+        """Return distribution function."""
         return jnp.clip((z - self.low) / (self.high - self.low), 0, 1)
 
     def ppf(self, q: Array) -> Array:
-        """Quantile function."""
+        """Return the quantile function."""
         return self.low + (self.high - self.low) * q
 
     def log_prob(self, z: Array) -> Array:

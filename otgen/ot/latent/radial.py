@@ -143,11 +143,11 @@ class Ball(_Radial):
         return self.radius
 
     def radii(self, key: Key, shape: tuple[int, ...], dim: int) -> Array:
-        """Draws of the norm."""
+        """Return draws of the norm."""
         return self.radius_ppf(jax.random.uniform(key, shape), dim)
 
     def radius_ppf(self, q: Array, dim: int) -> Array:
-        """Quantile function of the norm."""
+        """Return the quantile function of the norm."""
         return self.radius * q ** (1 / dim)
 
     def from_cube(self, u: Array) -> Array:
@@ -185,13 +185,13 @@ class MultivariateT(_Radial):
         return self.scale
 
     def radii(self, key: Key, shape: tuple[int, ...], dim: int) -> Array:
-        """Draws of the norm."""
+        """Return draws of the norm."""
         above, below = jax.random.split(key)
         gaussian = jnp.sqrt(2 * jax.random.gamma(above, dim / 2, shape))
         return self.scale * gaussian / jnp.sqrt(2 * jax.random.gamma(below, self.df / 2.0, shape) / self.df)
 
     def radius_ppf(self, q: Array, dim: int) -> Array:
-        """Quantile function of the norm: r^2 / d follows Fisher's law with (d, df) degrees of freedom."""
+        """Return the quantile function of the norm: r^2 / d follows Fisher's law with (d, df) degrees of freedom."""
         nodes = jnp.linspace(-14.0, 14.0, NODES)  # values of log(r^2 / df); r^2 / (r^2 + df) has a beta law
         share = jax.nn.sigmoid(nodes)
         below = betainc(dim / 2.0, self.df / 2.0, share)

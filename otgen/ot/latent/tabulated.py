@@ -59,7 +59,7 @@ class _Tabulated(Coordinates):
         return self.ppf(jax.random.uniform(key, shape, minval=LEAST))
 
     def ppf(self, q: Array) -> Array:
-        """Quantile function."""
+        """Return the quantile function."""
         return self.quantile(q, 1 - q)
 
 
@@ -84,12 +84,12 @@ class TruncatedNormal(_Tabulated):
             require_order(self.low, self.high)
 
     def cdf(self, z: Array) -> Array:
-        """Distribution function."""
+        """Return distribution function."""
         u = jnp.clip((z - self.loc) / self.scale, self.low, self.high)
         return (ndtr(u) - ndtr(self.low)) / (ndtr(self.high) - ndtr(self.low))
 
     def quantile(self, below: Array, above: Array) -> Array:
-        """Quantile from both tail probabilities."""
+        """Return the quantile from both tail probabilities."""
         low, mass = ndtr(self.low), ndtr(self.high) - ndtr(self.low)
         left = ndtri(low + below * mass)
         right = -ndtri(ndtr(-jnp.asarray(self.high)) + above * mass)
@@ -97,7 +97,7 @@ class TruncatedNormal(_Tabulated):
         return self.loc + self.scale * u
 
     def reach(self) -> Array:
-        """Largest absolute value."""
+        """Return the largest absolute value."""
         return jnp.abs(self.loc) + self.scale * jnp.maximum(jnp.abs(self.low), jnp.abs(self.high))
 
     def log_prob(self, z: Array) -> Array:
@@ -127,7 +127,7 @@ class StudentT(_Tabulated):
             raise ValueError(f"df = {self.df}: give 2 or more degrees of freedom; 1 is og.latent.Cauchy().")
 
     def cdf(self, z: Array) -> Array:
-        """Distribution function."""
+        """Return distribution function."""
         u = (z - self.loc) / self.scale
         return jnp.where(u < 0, self._tail(u), 1 - self._tail(u))
 
@@ -135,7 +135,7 @@ class StudentT(_Tabulated):
         return 0.5 * betainc(self.df / 2.0, 0.5, self.df / (self.df + u**2))
 
     def quantile(self, below: Array, above: Array) -> Array:
-        """Quantile from both tail probabilities, by a table of the logarithm of the tail."""
+        """Return the quantile from both tail probabilities, by a table of the logarithm of the tail."""
         nodes = jnp.sinh(jnp.linspace(0.0, jnp.arcsinh(self._far()), NODES))
         tail = jnp.maximum(jnp.minimum(below, above), jnp.finfo(jnp.result_type(float)).tiny)
         size = jnp.interp(-jnp.log(tail), -jnp.log(self._tail(nodes)), nodes)
@@ -146,7 +146,7 @@ class StudentT(_Tabulated):
         return 10.0 ** (7.0 / self.df) * jnp.sqrt(self.df) + 3.0
 
     def reach(self) -> Array:
-        """The absolute value that is exceeded with a probability of about 1e-7 at most."""
+        """Return the absolute value that is exceeded with a probability of about 1e-7 at most."""
         return jnp.abs(self.loc) + self.scale * self._far()
 
     def log_prob(self, z: Array) -> Array:
@@ -191,12 +191,12 @@ class MixturePrior(_Tabulated):
         return tuple(jnp.asarray(part, jnp.result_type(float)) for part in (self.weights, self.locs, self.scales))
 
     def cdf(self, z: Array) -> Array:
-        """Distribution function."""
+        """Return distribution function."""
         weights, locs, scales = self._parts()
         return sum(w * ndtr((z - m) / s) for w, m, s in zip(weights, locs, scales, strict=True))
 
     def quantile(self, below: Array, above: Array) -> Array:
-        """Quantile from both tail probabilities, by a table refined by Newton steps."""
+        """Return the quantile from both tail probabilities, by a table refined by Newton steps."""
         nodes = jnp.linspace(-self.reach(), self.reach(), 4 * NODES)
         z = jnp.interp(below, self.cdf(nodes), nodes)
         unit = jnp.max(self._parts()[2])
@@ -207,7 +207,7 @@ class MixturePrior(_Tabulated):
         return z
 
     def reach(self) -> Array:
-        """The absolute value that is exceeded with a probability below 1e-7."""
+        """Return the absolute value that is exceeded with a probability below 1e-7."""
         _, locs, scales = self._parts()
         return jnp.max(jnp.abs(locs) + 5.5 * scales)
 
@@ -261,7 +261,7 @@ class Empirical(_Tabulated):
         return (jnp.arange(num) + 0.5) / num
 
     def cdf(self, z: Array) -> Array:
-        """Distribution function: the empirical one, joined linearly between observations."""
+        """Return distribution function: the empirical one, joined linearly between observations."""
         values, levels = self._sorted(), self._levels()
         if values.ndim == 1:
             return jnp.interp(z, values, levels, left=0.0, right=1.0)
@@ -269,14 +269,14 @@ class Empirical(_Tabulated):
         return every(z, values)
 
     def quantile(self, below: Array, above: Array) -> Array:
-        """Quantile from both tail probabilities."""
+        """Return the quantile from both tail probabilities."""
         values, levels = self._sorted(), self._levels()
         if values.ndim == 1:
             return jnp.interp(below, levels, values)
         return jax.vmap(lambda q, v: jnp.interp(q, levels, v), (-1, 1), -1)(below, values)
 
     def reach(self) -> Array:
-        """Largest absolute value."""
+        """Return the largest absolute value."""
         return jnp.max(jnp.abs(self.values))
 
     def prepare(self, weights: Array, shape: tuple[int, ...], draws: Any = None) -> Any:
@@ -324,11 +324,11 @@ class CustomPrior(_Tabulated):
         require_positive("bound", self.bound)
 
     def quantile(self, below: Array, above: Array) -> Array:
-        """Quantile from both tail probabilities."""
+        """Return the quantile from both tail probabilities."""
         return self.inverse(below)
 
     def reach(self) -> float:
-        """The bound."""
+        """Return the bound."""
         return self.bound
 
 

@@ -78,7 +78,7 @@ def threshold(
 
 
 def admitted_of(y: Array, index: Array, angle: Array, labels: Array | None) -> Array:
-    """Which neighbours [n, k-1] may be joined to the winner: small angle, same label if there are labels."""
+    """Return which neighbours [n, k-1] may be joined to the winner: small angle, same label if there are labels."""
     fold = dihedral_angle(y[index[:, :1]], y[index[:, 1:]])
     admitted = distinct(y, index) & (fold <= angle)
     return admitted if labels is None else admitted & (labels[index[:, :1]] == labels[index[:, 1:]])

@@ -379,7 +379,7 @@ def invert_all(
 
 @functools.partial(jax.jit, static_argnames=("tiles", "sampler"))
 def _first_hits(key: Key, h: Array, y: Array, tiles: int, sampler: Sampler) -> Inverse:
-    """The first of independent draws that falls in each cell; NaN where none does."""
+    """Return the first of independent draws that falls in each cell; NaN where none does."""
     y, h = shifted(*of_one_type(y, h))
 
     def visit(carry: Inverse, number: Array) -> tuple[Inverse, None]:

@@ -109,7 +109,7 @@ def _scales(key: Key, y: Array, weights: Array, h: Array, sampler: Sampler) -> t
 
 
 def lying_out(h: Array) -> Array:
-    """Whether each of heights [N] is that of a point that takes no part."""
+    """Return whether each of heights [N] is that of a point that takes no part."""
     return h <= EXCLUDED / 2
 
 
@@ -162,7 +162,7 @@ def _from_heights(h: Array) -> State:
 
 
 def _matched(state: State, y: ArrayLike, weights: ArrayLike) -> tuple[Array, Array]:
-    """Points and weights, if they and the heights are of one number; outside jit weights that sum to 1."""
+    """Return points and weights, if they and the heights are of one number; outside jit weights that sum to 1."""
     if not isinstance(state, State):
         raise ValueError(f"state is a {type(state).__name__}: give the State of from_heights, init or run.")
     y = as_points("y", y, 1)
@@ -240,7 +240,7 @@ def _stage(
 
 
 def among(weights: Array, h: Array) -> Array:
-    """The heights, EXCLUDED where the weight is zero."""
+    """Return the heights, EXCLUDED where the weight is zero."""
     return jnp.where(weights > 0, h, EXCLUDED)
 
 
@@ -312,7 +312,7 @@ def _step(
 
 
 def _done(state: State) -> Array:
-    """The share of the present stage that is behind."""
+    """Return the share of the present stage that is behind."""
     first, length, _, _ = state.schedule
     return ((state.step - first) / jnp.maximum(length, 1)).astype(state.h.dtype)
 
@@ -325,7 +325,7 @@ def _settled(state: State) -> Array:
 
 
 def rate(state: State) -> Array:
-    """The present step size, in units of the heights."""
+    """Return the present step size, in units of the heights."""
     _, _, begin, end = state.schedule
     return begin * (end / jnp.maximum(begin, 1e-30)) ** _done(state)
 
@@ -347,13 +347,13 @@ def _update(state: State, gradient: Array, weights: Array, points_axis: str | No
 
 
 def summed(values: Array, points_axis: str | None) -> Array:
-    """Sum over the points of all devices: the first axis, and the mapped one if there is one."""
+    """Return the sum over the points of all devices: the first axis, and the mapped one if there is one."""
     total = jnp.sum(values, axis=0)
     return total if points_axis is None else lax.psum(total, points_axis)
 
 
 def centred(y: Array, weights: Array, points_axis: str | None = None) -> tuple[Array, Array]:
-    """The points less their weighted mean, and that mean; 0 for points of weight zero, whatever their row."""
+    """Return the points less their weighted mean, and that mean; 0 for points of weight zero, whatever their row."""
     there = (weights > 0)[:, None]
     # A sum of products takes XLA 100 times as long as a matrix product.
     mean = jnp.matmul(weights, jnp.where(there, y, 0), precision=lax.Precision.HIGHEST)
@@ -362,7 +362,7 @@ def centred(y: Array, weights: Array, points_axis: str | None = None) -> tuple[A
 
 
 def winners(x: Array, y: Array, h: Array, points_axis: str | None = None) -> tuple[Array, Array, Array]:
-    """The best scores of samples x [n, d].
+    """Return the best scores of samples x [n, d].
 
     Returns:
       Largest score over the points of all devices [n], the index of the winner among the points here [n], and whether

@@ -27,7 +27,7 @@ _AXIS = "points"
 
 
 def mesh_of(devices: Sequence[jax.Device] | None) -> Mesh | None:
-    """The devices as a mesh with one axis; None where none are given, and all runs on the default device.
+    """Return the devices as a mesh with one axis; None where none are given, and all runs on the default device.
 
     Raises:
       ValueError: for devices that repeat, or none in the sequence.
@@ -57,7 +57,7 @@ def place(tree: Any, mesh: Mesh | None, fill: float = 0.0) -> Any:
 
 
 def place_state(state: descent.State, mesh: Mesh | None) -> descent.State:
-    """The state over the mesh; the heights of what pads a block never win."""
+    """Return the state over the mesh; the heights of what pads a block never win."""
     placed = place(state, mesh)
     if mesh is None:
         return placed
@@ -66,7 +66,7 @@ def place_state(state: descent.State, mesh: Mesh | None) -> descent.State:
 
 
 def collect(tree: Any, mesh: Mesh | None, num: int) -> Any:
-    """Arrays that were laid out over the mesh, back on the default device and without what pads them."""
+    """Return arrays that were laid out over the mesh, back on the default device and without what pads them."""
     if mesh is None:
         return tree
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[:num] if leaf.ndim else np.asarray(leaf)), tree)

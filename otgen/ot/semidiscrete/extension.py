@@ -166,7 +166,7 @@ def _simplex(key, extension, h, y, x, angle, labels):
 
 
 def _stochastic(key, extension, h, y, x, angle, labels):
-    """Weights l_k + sqrt(l_k) e_k - l_k sum_j sqrt(l_j) e_j around those of the simplex form, l.
+    """Return weights l_k + sqrt(l_k) e_k - l_k sum_j sqrt(l_j) e_j around those of the simplex form, l.
 
     They sum to 1, and the points have the mean m = sum_k l_k y_k and the covariance sum_k l_k (y_k - m)(y_k - m)^T.
     """

@@ -162,7 +162,7 @@ def walk(
 
 
 def inside(y: Array, h: Array, index: Array, x: Array) -> Bool[Array, " n"]:
-    """Whether each of x [n, d] lies in its cell: its point wins, or one that coincides with it.
+    """Return whether each of x [n, d] lies in its cell: its point wins, or one that coincides with it.
 
     Example:
       >>> from otgen.ot.semidiscrete import hit_and_run
@@ -187,7 +187,7 @@ def _rotation(key: Key, dim: int, dtype: jnp.dtype) -> Array:
 
 
 def _within(score: Array, slope: Array, index: Array, margin: Array) -> tuple[Array, Array]:
-    """The interval of the line that lies in the cell: every other score stays below the cell's own."""
+    """Return the interval of the line that lies in the cell: every other score stays below the cell's own."""
     own = jnp.take_along_axis(score, index[:, None], axis=1)
     room = jnp.maximum(own - score - margin, 0.0)
     rise = slope - slope[index][:, None]  # of the others over the cell's own, per unit of length
@@ -215,7 +215,7 @@ def _along(sampler: Sampler, x: Array, v: Array, lower: Array, upper: Array, u: 
 
 
 def _truncated_normal(lower: Array, upper: Array, u: Array) -> Array:
-    """A standard normal number given that it lies in [lower, upper], in the tail where digits are."""
+    """Return a standard normal number given that it lies in [lower, upper], in the tail where digits are."""
     flip = lower + upper > 0
     low, high = jnp.where(flip, -upper, lower), jnp.where(flip, -lower, upper)
     mass = ndtr(low) + u * (ndtr(high) - ndtr(low))

@@ -82,7 +82,7 @@ class Learned(Prior):
         return self.apply(self.table(weights), y)
 
     def prepare(self, weights: Array, shape: tuple[int, ...], draws: Any = None) -> Any:
-        """The solved heights."""
+        """Return the solved heights."""
         return self.table(weights)
 
     def finish(self, prepared: Any, y: Array) -> Array:

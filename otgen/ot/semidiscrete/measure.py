@@ -131,7 +131,7 @@ def merge(y: Array, weights: Array) -> tuple[Array, Array, np.ndarray | None]:
 
 
 def may_repeat(y: Held) -> bool:
-    """Whether two rows have one hash, as equal rows do; of a device's points one bool comes home.
+    """Return whether two rows have one hash, as equal rows do; of a device's points one bool comes home.
 
     Sorting a million rows takes several times their memory.
     """
@@ -151,7 +151,7 @@ def may_repeat(y: Held) -> bool:
 
 @jax.jit
 def _hashes_meet(y: Array) -> Array:
-    """Whether two rows have the same two hashes of 32 bits, on the device that holds the points."""
+    """Return whether two rows have the same two hashes of 32 bits, on the device that holds the points."""
     bits = jax.lax.bitcast_convert_type(jnp.where(y == 0, 0, y), jnp.uint32)  # of -0 and 0 one
     bits = bits.reshape(y.shape[0], -1)
     factors = np.random.default_rng(0).integers(2**32, size=(2, bits.shape[1]), dtype=np.uint32) | np.uint32(1)
@@ -161,7 +161,7 @@ def _hashes_meet(y: Array) -> Array:
 
 
 def merge_heights(h: Array, groups: np.ndarray | None) -> Array:
-    """Heights of the merged points: the highest of each group, since that one wins."""
+    """Return heights of the merged points: the highest of each group, since that one wins."""
     if groups is None:
         return h
     there = np.flatnonzero(groups >= 0)
@@ -169,7 +169,7 @@ def merge_heights(h: Array, groups: np.ndarray | None) -> Array:
 
 
 def repeated(values: Array, groups: np.ndarray | None, fill: float = 0.0) -> Array:
-    """Values of all points from those of the merged points; `fill` for points of weight zero."""
+    """Return values of all points from those of the merged points; `fill` for points of weight zero."""
     if groups is None:
         return values
     return jnp.where(groups >= 0, values[np.maximum(groups, 0)], jnp.asarray(fill, values.dtype))

@@ -61,17 +61,17 @@ class Count(NamedTuple):
     num: int
 
     def chi2(self, weights: np.ndarray) -> float:
-        """Divergence of the masses from the weights, with the noise of the samples in it."""
+        """Return the divergence of the masses from the weights, with the noise of the samples in it."""
         return float(np.sum((self.masses - weights) ** 2 / weights))
 
     def empty(self, weights: np.ndarray) -> np.ndarray:
-        """The cells without a sample that should have several."""
+        """Return the cells without a sample that should have several."""
         return np.flatnonzero((self.masses == 0) & (weights * self.num > _SURE))
 
 
 @functools.partial(jax.jit, static_argnames=("num", "sampler", "batch_size"))
 def _two_best(key: Key, h: Array, y: Array, first: Array | int, num: int, sampler: Sampler, batch_size: int):
-    """The two best points of the samples of `num` blocks [n, 2] and the gaps between their scores [n]."""
+    """Return the two best points of the samples of `num` blocks [n, 2] and the gaps between their scores [n]."""
 
     def visit(_, block):
         values, index = top_scores(draw(key, sampler, first + block, batch_size, y.shape[1], y.dtype), y, h, k=2)
@@ -83,7 +83,7 @@ def _two_best(key: Key, h: Array, y: Array, first: Array | int, num: int, sample
 
 @functools.partial(jax.jit, static_argnames=("sampler", "batch_size"))
 def _won(key: Key, h: Array, y: Array, first: Array | int, num: Array | int, sampler: Sampler, batch_size: int):
-    """Samples of `num` blocks that each point wins [N], int32."""
+    """Return samples of `num` blocks that each point wins [N], int32."""
 
     def visit(block, won):
         x = draw(key, sampler, first + block, batch_size, y.shape[1], y.dtype)
@@ -137,7 +137,7 @@ def direction(counted: Count, weights: np.ndarray, damping: float) -> np.ndarray
 
 
 def raised(key: Key, h: np.ndarray, y: Array, empty: np.ndarray, weights: np.ndarray, sampler: Sampler) -> np.ndarray:
-    """Heights [N] at which each empty cell, alone, would win half of its weight, or one of 65,536 samples."""
+    """Return heights [N] at which each empty cell, alone, would win half of its weight, or one of 65,536 samples."""
     x = draw(key, sampler, 0, _LACKING, y.shape[1], y.dtype)
     best = np.asarray(top_scores(x, y, jnp.asarray(h, y.dtype))[0])[:, 0]
     x, points, h = np.asarray(x), np.asarray(y), h.copy()
@@ -152,7 +152,7 @@ def raised(key: Key, h: np.ndarray, y: Array, empty: np.ndarray, weights: np.nda
 def unearth(
     key: Key, h: Float[Array, " N"], y: Float[Array, "N d"], weights: Float[Array, " N"], sampler: Sampler
 ) -> Float[Array, " N"]:
-    """Heights [N], mean 0, with every cell raised that none of 65,536 samples saw though several should have."""
+    """Return heights [N], mean 0, with every cell raised that none of 65,536 samples saw though several should have."""
     nu, y = np.asarray(weights, np.float64), centred(y, weights)[0]
     won = np.asarray(_won(key, h, y, 0, 1, sampler, _LACKING))
     empty = np.flatnonzero((won == 0) & (nu * _LACKING > _SURE))
@@ -161,7 +161,7 @@ def unearth(
 
 
 def _blocks_of(size: int, batch_size: int) -> int:
-    """Blocks of samples in the smallest count."""
+    """Return blocks of samples in the smallest count."""
     return -(-max(_PER_CELL * size, _LEAST) // batch_size)
 
 

@@ -31,7 +31,7 @@ def blocks(y: Array, h: Array) -> tuple[Array, Array]:
 
 
 def _group_maxima(x: Array, y: Array, h: Array) -> Array:
-    """Scores of x [t, d] against one block, reduced to the maximum of each group: [t, BLOCK // _GROUP]."""
+    """Return scores of x [t, d] against one block, reduced to the maximum of each group: [t, BLOCK // _GROUP]."""
     scores = jnp.matmul(x, y.T, precision=lax.Precision.HIGHEST) + h
     return scores.reshape(x.shape[0], BLOCK // _GROUP, _GROUP).max(-1)
 
@@ -54,7 +54,7 @@ def _best_group(x: Array, y: Array, h: Array) -> tuple[Array, Array]:
 
 
 def _best_groups(x: Array, y: Array, h: Array, k: int) -> Array:
-    """The k groups with the largest maxima, which hold the k largest scores between them: [t, k]."""
+    """Return the k groups with the largest maxima, which hold the k largest scores between them: [t, k]."""
     per_block = BLOCK // _GROUP
     within = jnp.arange(per_block, dtype=jnp.int32)
 
@@ -111,7 +111,7 @@ def _streamed(x: Array, y: Array, h: Array, *, k: int) -> tuple[Array, Array]:
 
 
 def _misfit(x: Array, y: Array, k: int) -> str | None:
-    """Why the kernel cannot be used for these, None if it can."""
+    """Return why the kernel cannot be used for these, None if it can."""
     if x.dtype != jnp.float32:
         return f"numbers of type {x.dtype}, and the kernel takes float32"
     if k > MOST:
@@ -139,7 +139,7 @@ def _scores(x: Array, y: Array, h: Array, k: int, kernel: str) -> tuple[Array, A
 
 @_scores.defjvp
 def _derivative(k, kernel, primals, tangents):
-    """The derivative of a value <y_i, x> + h_i at its point i, which does not move; of an excluded point 0."""
+    """Return the derivative of a value <y_i, x> + h_i at its point i, which does not move; of an excluded point 0."""
     x, y, h = primals
     of_x, of_y, of_h = tangents
     value, index = _scores(x, y, h, k, kernel)

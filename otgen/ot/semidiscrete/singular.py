@@ -73,7 +73,7 @@ class Walk(NamedTuple):
 
 
 def dihedral_angle(a: ArrayLike, b: ArrayLike) -> Float[Array, "*r"]:
-    """Angle between the planes z = <a, x> and z = <b, x>: how sharply the potential folds along a face.
+    """Return the angle between the planes z = <a, x> and z = <b, x>: how sharply the potential folds along a face.
 
     theta = arccos((1 + <a, b>) / sqrt((1 + |a|^2)(1 + |b|^2))), computed without loss of digits at small angles.
     It depends on the scale and the origin of the points.

@@ -114,7 +114,7 @@ def _info(
     tol: Array | float,
     batch_size: int,
 ) -> Info:
-    """The reader's numbers from a count of fresh samples."""
+    """Return the reader's numbers from a count of fresh samples."""
     counts, cost, dual, _, _ = counted
     value, spread = measure.chi2_of(counts, weights)
     total = counts.sum(0)
@@ -219,7 +219,7 @@ class _Problem(NamedTuple):
             state = stage(again, state, *self[:2], length, size, sampler=sampler, first=LATER_RATE)
 
     def raised(self, key: Key, state: State) -> State:
-        """The state with the heights of empty cells at which each would win something."""
+        """Return the state with the heights of empty cells at which each would win something."""
         h = newton.unearth(key, state.h, self.points, self.weights, self.sampler)
         return state._replace(h=h, iterate=h)
 
@@ -357,7 +357,7 @@ def run(
 
 
 def _from_clusters(key: Key, y: Array, weights: Array, sampler: Sampler) -> State:
-    """A start from the solution for the centres of clusters of the points."""
+    """Return a start from the solution for the centres of clusters of the points."""
     cluster_key, run_key, touch_key = jax.random.split(key, 3)
     centres, total = start.clusters(cluster_key, y, weights, min(y.shape[0] // _PER_CLUSTER, _MOST_CLUSTERS))
     kept = np.asarray(total) > 0
@@ -367,7 +367,7 @@ def _from_clusters(key: Key, y: Array, weights: Array, sampler: Sampler) -> Stat
 
 
 def _repeated(state: State, groups: np.ndarray | None) -> State:
-    """The state with one entry per point, from that of the merged problem."""
+    """Return the state with one entry per point, from that of the merged problem."""
     if groups is None:
         return state
     spread = jax.tree.map(lambda leaf: measure.repeated(leaf, groups) if leaf.ndim else leaf, state)
@@ -376,7 +376,7 @@ def _repeated(state: State, groups: np.ndarray | None) -> State:
 
 
 def _one_of_each(state: State, groups: np.ndarray) -> State:
-    """The state of the merged problem, from the one with an entry per point."""
+    """Return the state of the merged problem, from the one with an entry per point."""
     found, rows = np.unique(groups, return_index=True)
     rows = rows[found >= 0]
     return jax.tree.map(lambda leaf: leaf[rows] if leaf.ndim else leaf, state)

@@ -62,7 +62,7 @@ gaussian = Normal()
 
 @functools.lru_cache(maxsize=16)
 def _directions(dim: int) -> np.ndarray:
-    """Direction numbers [16, dim] as uint32, read off scipy's unscrambled sequence.
+    """Return direction numbers [16, dim] as uint32, read off scipy's unscrambled sequence.
 
     Point n of a Sobol sequence in Gray-code order is the XOR of the direction numbers at the set bits
     of n ^ (n >> 1), so point 2^(k+1) - 1 is direction number k.
@@ -89,7 +89,7 @@ def _scramble(key: Key, directions: Array) -> Array:
 
 
 def _of_net(key: Key, first: Array | int, num: int, dim: int) -> Array:
-    """Points first..first+num-1 of a scrambled Sobol net of NET points, the one of a key.
+    """Return points first..first+num-1 of a scrambled Sobol net of NET points, the one of a key.
 
     Linear scrambling and a digital shift make each point alone uniform and averages unbiased, while the points of the
     net fill the cube evenly.
@@ -108,7 +108,7 @@ def _of_net(key: Key, first: Array | int, num: int, dim: int) -> Array:
 
 
 def has_sobol(sampler: Sampler, num: int, dim: int) -> bool:
-    """Whether quasi-random points of this law exist at this size."""
+    """Return whether quasi-random points of this law exist at this size."""
     power_of_two = num & (num - 1) == 0
     return hasattr(sampler, "from_cube") and dim <= MAX_SOBOL_DIM and power_of_two and num <= NET
 
@@ -136,7 +136,7 @@ def as_sampler(sampler: Sampler) -> Sampler:
 
 
 def _laid_out(x: ArrayLike, sampler: Sampler, num: int, dim: int, dtype: jnp.dtype | None) -> Array:
-    """What a law gave, of the type asked for, if it is of the shape that was asked for."""
+    """Return what a law gave, of the type asked for, if it is of the shape that was asked for."""
     if jnp.shape(x) != (num, dim):
         raise ValueError(
             f"the sampler {getattr(sampler, 'name', sampler)} gave shape {jnp.shape(x)}: asked for {num} points in "

@@ -80,7 +80,7 @@ def _exact_on_the_line(y: Array, weights: Array, sampler: Sampler) -> Array:
 
 
 def _affine(x: Array, y: Array, weights: Array) -> Array:
-    """Heights of the optimal affine map between the first two moments of source and target.
+    """Return heights of the optimal affine map between the first two moments of source and target.
 
     If T(x) = A (x - m) with A symmetric positive then u*(y) = <y, A^-1 y>/2 + <m, y> and h = -u*. The covariance of the
     source is taken as s^2 I, so A^-1 = s Cov(y)^(-1/2), pseudo-inverted where y is flat.

@@ -28,7 +28,7 @@ class Problem:
     axis_name: str | None = field(default=None, metadata={"static": True})
 
     def at(self, ratio: Array) -> Problem:
-        """The same problem, rho as it is, at `ratio` times the temperature."""
+        """Return the same problem, rho as it is, at `ratio` times the temperature."""
         tau_a, tau_b = (tau / (tau + (1 - tau) * ratio) for tau in (self.tau_a, self.tau_b))
         return Problem(self.a, self.b, tau_a, tau_b, self.axis_name)
 
@@ -47,12 +47,12 @@ def _psum(values: Array, axis_name: str | None) -> Array:
 
 
 def pmax(values: Array, axis_name: str | None) -> Array:
-    """The maximum over devices."""
+    """Return the maximum over devices."""
     return values if axis_name is None else jax.lax.pmax(values, axis_name)
 
 
 def total(values: Array, axis_name: str | None) -> Array:
-    """Sum over the source points of all devices."""
+    """Return the sum over the source points of all devices."""
     return _psum(jnp.sum(values, 0), axis_name)
 
 

@@ -26,7 +26,7 @@ def typical(weights: Array) -> Array:
 
 
 def _middle(values: Array) -> Array:
-    """A robust level along the first axis, SAMPLE long: the largest of the minima of four parts.
+    """Return a robust level along the first axis, SAMPLE long: the largest of the minima of four parts.
 
     As the median it has a place in the middle, which neither a few values far below nor a third far above move; it
     needs no sorting, which is slow to compile.
@@ -35,7 +35,7 @@ def _middle(values: Array) -> Array:
 
 
 def level(potential: Array, columns: Array) -> Array:
-    """The middle of a potential over typical points."""
+    """Return the middle of a potential over typical points."""
     return _middle(potential[columns])
 
 

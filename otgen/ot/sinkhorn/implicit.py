@@ -70,7 +70,7 @@ def potentials(how: How, inputs: Inputs, solver: Solver) -> tuple[State, Array]:
 
 
 def _rows(inputs: Inputs, state: State) -> Array:
-    """What g says of f, tau_a times the softmin over the targets, as a function of the inputs near this state.
+    """Return what g says of f, tau_a times the softmin over the targets, as a function of the inputs near this state.
 
     The sum is taken relative to f itself, with the weights outside the exponential: a weight of zero then has the right
     derivatives of every order, which it has not as a logarithm.
@@ -81,7 +81,7 @@ def _rows(inputs: Inputs, state: State) -> Array:
 
 
 def _columns(inputs: Inputs, state: State) -> Array:
-    """What f says of g, as `_rows`."""
+    """Return what f says of g, as `_rows`."""
     epsilon, g = inputs.epsilon, jax.lax.stop_gradient(state.g / inputs.tau_b)
     sums = inputs.cost.map_blocks(lambda block, g: product(inputs.a, gibbs(block, state.f, g, epsilon)), g, axis=0)
     return inputs.tau_b * (g - epsilon * _log(sums))
@@ -92,12 +92,12 @@ def _log(sums: Array) -> Array:
 
 
 def _or_one(sums: Array) -> Array:
-    """Sums of the kernel, one where they vanish: at points without mass all of whose pairs are forbidden."""
+    """Return sums of the kernel, one where they vanish: at points without mass all of whose pairs are forbidden."""
     return jnp.where(sums == 0, 1.0, sums)
 
 
 def _conditionals(inputs: Inputs, state: State) -> tuple[Any, Any, Array]:
-    """Products with the conditional plans P(j | i) and P(i | j), and the row marginal, at given potentials."""
+    """Return products with the conditional plans P(j | i) and P(i | j), and the row marginal, at given potentials."""
     a, b, epsilon, (f, g) = inputs.a, inputs.b, inputs.epsilon, state
 
     if isinstance(inputs.cost, DenseCost):
@@ -169,7 +169,7 @@ def conjugate_gradients(system: Callable[[Array], Array], right: Array, *, max_s
 
 
 def _objective(inputs: Inputs, state: State) -> Array:
-    """The dual objective at given potentials: its partial derivatives in the inputs are the value's."""
+    """Return the dual objective at given potentials: its partial derivatives in the inputs are the value's."""
     f, g = state
     rows = inputs.cost.map_blocks(lambda block, f: jnp.sum(inputs.b * gibbs(block, f, g, inputs.epsilon), 1), f)
     return dual_value(state, inputs.a * rows, _problem(inputs), inputs.epsilon)

@@ -53,7 +53,7 @@ def as_masses(
 
 
 def _rounding(a: Held, b: Held) -> float:
-    """How far two totals that are the same may lie apart, relative: what summing in float32 loses."""
+    """Return how far two totals that are the same may lie apart, relative: what summing in float32 loses."""
     return max(SAME, float(np.finfo(np.float32).eps) * max(a.shape[0], b.shape[0]))
 
 

@@ -82,7 +82,7 @@ def _sums(values: Array) -> Array:
 
 
 def _target(kernel: Kernel, log_u: Array, shift: Array, problem: Problem, epsilon: Array) -> Array:
-    """The row marginal that f asks for: a, or a exp(-f / rho) where it is relaxed."""
+    """Return the row marginal that f asks for: a, or a exp(-f / rho) where it is relaxed."""
     return mass_at(problem.a, -rate(problem.tau_a) * (kernel.f / epsilon + log_u + shift))
 
 
@@ -217,7 +217,7 @@ def _advance(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Ar
 
 
 def _absorbed(cost: Cost, g: Array, epsilon: Array, problem: Problem) -> tuple[Kernel, Array]:
-    """The kernel near g, and the scaling that makes g of its potential."""
+    """Return the kernel near g, and the scaling that makes g of its potential."""
     kernel = absorb(cost, g, epsilon, problem)
     return kernel, jnp.minimum(jnp.where(problem.b > 0, (g - kernel.g) / epsilon, 0.0), CAP)
 

@@ -96,7 +96,7 @@ def marginals(
 def marginals_of(
     cost: Cost, f: Array, g: Array, a: Array, b: Array, epsilon: Array, axis_name: str | None
 ) -> tuple[Array, Array]:
-    """The marginals of a plan, unchecked, inside jit."""
+    """Return the marginals of a plan, unchecked, inside jit."""
     it = reading(cost, f, g, a, b, epsilon)
     if isinstance(it.cost, DenseCost):
         kernel = jax.lax.optimization_barrier(gibbs(it.cost.values, it.f, it.g, it.epsilon, jnp.inf))

@@ -24,7 +24,7 @@ def soft_rows(cost: Cost, g: Held, b: Held, epsilon: ArrayLike) -> Array:
 
 
 def soft_columns(cost: Cost, f: Held, a: Held, epsilon: ArrayLike, axis_name: str | None) -> Array:
-    """What the source potentials of all devices say of the target points."""
+    """Return what the source potentials of all devices say of the target points."""
     g = cost.softmin(epsilon, jnp.where(a > 0, f, 0.0), _log(a), axis=0)
     if axis_name is None:
         return g
@@ -33,7 +33,7 @@ def soft_columns(cost: Cost, f: Held, a: Held, epsilon: ArrayLike, axis_name: st
 
 
 def dual_value(state: State, rows: Array, problem: loop.Problem, epsilon: Held) -> Array:
-    """The dual objective, given the row marginal of the plan for its mass; defined for tau = 1 and below."""
+    """Return the dual objective, given the row marginal of the plan for its mass; defined for tau = 1 and below."""
 
     def side(mass: Array, potential: Array, tau: Array, axis_name: str | None) -> Array:
         rho = epsilon * tau / jnp.where(tau < 1, 1 - tau, 1.0)

@@ -123,7 +123,7 @@ def _sample(
 
 
 def _inverse(weights: Array, uniforms: Array) -> Array:
-    """The points at which the cumulated weights pass uniform numbers; never one without weight."""
+    """Return the points at which the cumulated weights pass uniform numbers; never one without weight."""
     cumulated = jnp.cumsum(weights)
     found = jnp.searchsorted(cumulated, uniforms * cumulated[-1], side="right")
     last = weights.shape[0] - 1 - jnp.argmax(weights[::-1] > 0)  # rounding may step over the end
@@ -131,7 +131,7 @@ def _inverse(weights: Array, uniforms: Array) -> Array:
 
 
 def _without_replacement(key: Key, cost: Cost, g: Array, epsilon: Array) -> Array:
-    """Each source point in random order draws a partner from its row of the plan among those still free."""
+    """Return each source point in random order draws a partner from its row of the plan among those still free."""
     n = cost.shape[0]
     order_key, draw_key = jax.random.split(key)
 
@@ -154,7 +154,7 @@ def _swap(key: Key, cost: Cost, epsilon: Array, partner: Array, num_sweeps: int)
     half = partner.shape[0] // 2
 
     def priced(one: tuple[Array, Array], two: tuple[Array, Array]) -> tuple[Array, Array]:
-        """The finite cost of two lists of pairs, and how many of each two are forbidden."""
+        """Return the finite cost of two lists of pairs, and how many of each two are forbidden."""
         costs = jnp.stack([cost.pairs(*one), cost.pairs(*two)])
         forbidden = costs == jnp.inf
         return jnp.where(forbidden, 0.0, costs).sum(0), forbidden.sum(0)
