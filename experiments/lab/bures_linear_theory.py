@@ -136,7 +136,7 @@ def spectra(path: Path) -> dict[str, Any]:
 
 
 def deficient(config: Any, path: Path) -> dict[str, Any]:
-    """Return the runs of gradient descent from weights of rank 1 and from small ones, with and without the perturbation."""
+    """Return runs of gradient descent from weights of rank 1 and from small ones, with and without the perturbation."""
     depth, steps, size = 2, 3000, 1e-3
     target = zipf_covariance(jax.random.key(config.seed), config.dim, 1.0)
     widths = (config.dim,) * (depth + 1)

@@ -80,7 +80,7 @@ class WAE(nn.Module):
         self.log_scale = self.param("log_scale", nn.initializers.zeros, ())
 
     def __call__(self, images: Array, classes: Array | None = None) -> tuple[Array, Array]:
-        """Return the last layer of the decoder [n, h, w, c], and codes [n, d], of images [n, h, w, c] and classes [n]."""
+        """Return the decoder's last layer [n, h, w, c], and codes [n, d], of images [n, h, w, c] and classes [n]."""
         codes = self.encode(images)
         return self.decoder(beside(self, codes, classes)), codes
 

@@ -91,7 +91,7 @@ def _ours() -> type:
             return self.cost_fn(x, y)
 
         def tree_flatten(self):
-            """A cost of OTT's kind whose parameters are leaves."""
+            """Return the cost, whose parameters are leaves."""
             return (self.cost_fn,), None
 
         @classmethod

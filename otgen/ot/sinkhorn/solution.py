@@ -56,6 +56,9 @@ class Solution:
     def __iter__(self) -> Iterator[Array]:
         return iter((self.f, self.g))
 
+    def __getitem__(self, place: int) -> Array:
+        return self.state[place]
+
     def plan(self) -> Float[Array, "n m"]:
         """Return the plan as a matrix, as `sinkhorn.plan`."""
         return plans.plan(self.cost, self.state, self.a, self.b, epsilon=self.epsilon)

@@ -35,6 +35,7 @@ def test_read_outs_are_those_of_the_problem(solution):
 def test_it_stands_where_potentials_do(solution):
     f, g = solution
     np.testing.assert_array_equal(f, solution.state.f)
+    np.testing.assert_array_equal(g, solution[1])
     cost = og.PairwiseCost(X, Y)
     again, info = og.sinkhorn.run(cost, A, B, epsilon=EPSILON, tol=1e-4, state=solution)
     assert info.num_steps <= 2
