@@ -155,8 +155,8 @@ def matching(state: Heights, y: ArrayLike, x: ArrayLike | None = None) -> Array:
     return y
 
 
-def source_of(state: Heights, sampler: Sampler | None) -> Sampler:
-    """Return the law that the heights were solved for: the one given, or that of a Map, or the uniform one on a cube.
+def source_of(state: Heights | None, sampler: Sampler | None) -> Sampler:
+    """Return the law that heights, if any, were solved for: the one given, that of a Map, or the uniform one on a cube.
 
     Raises:
       ValueError: for another law than that of a Map, and as `source.as_sampler`.

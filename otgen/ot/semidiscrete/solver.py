@@ -16,8 +16,7 @@ from otgen.ot.semidiscrete import devices as shared
 from otgen.ot.semidiscrete import measure, newton, start
 from otgen.ot.semidiscrete.descent import EXCLUDED, FIRST_RATE, LATER_RATE, State, centred, stage
 from otgen.ot.semidiscrete.descent import rate as _rate
-from otgen.ot.semidiscrete.solution import carried, init, matching
-from otgen.ot.semidiscrete.source import as_sampler, uniform_cube
+from otgen.ot.semidiscrete.solution import carried, init, matching, source_of
 from otgen.ot.semidiscrete.transport_map import Map
 from otgen.types import Array, Callback, Key, Sampler, Status, status_of
 
@@ -251,7 +250,7 @@ def run(
     y: ArrayLike,
     weights: ArrayLike | None = None,
     *,
-    sampler: Sampler = uniform_cube,
+    sampler: Sampler | None = None,
     tol: float = 0.05,
     max_samples: int | None = None,
     batch_size: int | None = None,
@@ -279,7 +278,7 @@ def run(
       y: points [N, d], N >= 2. Points that coincide are legal: they get one height and share their joint mass in
         proportion to their weights.
       weights: [N], summing to 1, zero for points that take no part; None for uniform.
-      sampler: the source law on R^d, hashable. Static.
+      sampler: the source law on R^d, hashable; None for that of a Map in `state`, or uniform_cube. Static.
       tol: error to reach, see `Info`. A chi2 of 0.05 is a relative error of the masses of 22 % in root mean square.
       max_samples: limit of the training samples; None for 16 first stages. A start from clusters draws up to 262,144
         more, each scored against a 25th of the points or fewer; neither the limit nor `Info` counts them.
@@ -299,7 +298,7 @@ def run(
       The Map, ready to be used, and Info, measured on fresh samples.
 
     Raises:
-      ValueError: for points, weights or limits that cannot be meant.
+      ValueError: for points, weights or limits that cannot be meant, or another law than that of a Map in `state`.
 
     Example:
       >>> y = jnp.array([[-1.0, 0.0], [1.0, 0.0]])
@@ -309,7 +308,7 @@ def run(
       >>> print(transport.assign(jnp.array([[0.1, 0.0], [0.4, 0.0]])))  # cut near x = 1 / 4
       [0 1]
     """
-    key, y, sampler = as_key(key), as_points("y", y), as_sampler(sampler)
+    key, y, sampler = as_key(key), as_points("y", y), source_of(state, sampler)
     weights = as_weights(weights, y.shape[0])
     require_positive("tol", tol)
     if max_samples is not None:

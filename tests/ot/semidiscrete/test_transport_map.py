@@ -70,9 +70,12 @@ def test_it_is_a_pytree_that_jit_takes_and_a_file_keeps(extended, tmp_path):
 
 def test_a_solve_goes_on_from_a_map():
     y = jax.random.normal(jax.random.key(8), (300, 4))
-    options = {"tol": 0.005, "batch_size": 256}
+    options = {"tol": 0.005, "batch_size": 256, "sampler": og.source.gaussian}
     first, early = og.semidiscrete.run(jax.random.key(9), y, max_samples=15_000, **options)
-    second, info = og.semidiscrete.run(jax.random.key(10), y, state=first, **options)
+    second, info = og.semidiscrete.run(jax.random.key(10), y, state=first, tol=0.005, batch_size=256)  # of its law
+    assert second.sampler == og.source.gaussian
+    with pytest.raises(ValueError, match="leave it out"):
+        og.semidiscrete.run(jax.random.key(10), y, state=first, sampler=og.source.uniform_cube)
     assert early.status == og.Status.MAX_STEPS
     assert info.status == og.Status.CONVERGED
     assert second.chi2(jax.random.key(11), 2**17)[0] < 0.5 * first.chi2(jax.random.key(11), 2**17)[0]
