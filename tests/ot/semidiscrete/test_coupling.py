@@ -174,6 +174,16 @@ def test_draws_of_gaussian_half_lines_and_centres(key):
     np.testing.assert_allclose(centre, [[-0.7979, 0], [0.7979, 0], [5.1865, 0]], atol=0.06)
 
 
+def test_draws_of_one_target_spread_over_its_cell():
+    y = jax.random.normal(jax.random.key(3), (12, 3)) * jnp.array([1.0, 1.0, 0.3])
+    state = semidiscrete.init(jax.random.key(0), y)
+    wanted = exact_draws(jax.random.key(1), state, y, 0, source.uniform_cube, 20_000)
+    noise, found = coupling.invert(jax.random.key(2), state, y, jnp.zeros(400, int))
+    assert found.all()
+    ratio = np.asarray(noise).std(0) / wanted.std(0)
+    assert ((ratio > 0.82) & (ratio < 1.18)).all()  # 5 standard errors: 1 / sqrt(2 * 400) at most
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", hit_and_run.SOURCES, ids=str)
 def test_draws_have_the_moments_of_rejected_ones(sampler):
