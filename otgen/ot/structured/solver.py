@@ -198,7 +198,7 @@ def value(
     lam: ArrayLike,
     smoothing: str | Smoothing = "entropic",
     tol: ArrayLike = 1e-5,
-    max_steps: ArrayLike = 5000,
+    max_steps: ArrayLike = 20000,
     state: State | None = None,
     return_info: bool = False,
 ) -> Float[Array, ""] | tuple[Float[Array, ""], Info]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -132,14 +132,6 @@ class Info(NamedTuple):
 
     error: Array
     status: Array
-
-
-@overload
-def w2_sq(p: Mixture | tuple, q: Mixture | tuple) -> Float[Array, ""]: ...
-
-
-@overload
-def w2_sq(p: Mixture | tuple, q: Mixture | tuple, *, return_info: bool) -> tuple[Float[Array, ""], Info]: ...
 
 
 def w2_sq(
