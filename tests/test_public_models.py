@@ -336,6 +336,11 @@ VALID = {
     "latent_flow.make_step": lambda: {"module": model("latent_flow").module, "config": config("latent_flow")},
     "latent_flow.sample": lambda: {"key": KEY, "flow": model("latent_flow"), "num": 2},
     "latent_law.gaussian": lambda: {"codes": X},
+    "latent_law.map_to": lambda: {
+        "codes": X,
+        "h": np.zeros(N, np.float32),
+        "extension": og.extension.Extension(X, jnp.float32(1)),
+    },
     "latent_law.mixture": lambda: {"seed": 0, "codes": X, "components": 2, "most": 8},
     "latent_law.transport": lambda: {"key": KEY, "codes": X, "tol": 0.5, "max_samples": 4096},
     "latent_ot.autoencoder": lambda: {"config": config("latent_ot")},

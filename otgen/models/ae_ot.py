@@ -31,7 +31,6 @@ from otgen.nn.autoencoder import Autoencoder
 from otgen.ot import semidiscrete
 from otgen.ot.check import as_count, as_key, require_kind
 from otgen.ot.semidiscrete import extension
-from otgen.ot.semidiscrete.source import uniform_cube
 from otgen.train.descent import descend
 from otgen.train.loop import check_readers
 from otgen.train.settings import Settings, adam, made, rows_of
@@ -477,10 +476,7 @@ def map_of(model: Model) -> semidiscrete.Map:
 
 
 def _map(known: dict[str, Array]) -> semidiscrete.Map:
-    codes, h = known["codes"], semidiscrete.from_heights(known["h"]).h
-    weights = jnp.full(len(codes), 1 / len(codes), codes.dtype)
-    found = extension.Extension(known["centres"], known["angle"])
-    return semidiscrete.Map(codes, h, weights, uniform_cube, found)
+    return latent_law.map_to(known["codes"], known["h"], extension.Extension(known["centres"], known["angle"]))
 
 
 def _move(model: Model, key: Key, x: Array, form: str, angle: float | None) -> Array:

@@ -12,6 +12,7 @@ import dataclasses
 import enum
 import functools
 import importlib
+import inspect
 import math
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from otgen.store.moved import current
+from otgen.store.moved import REMADE, current
 
 FORMAT = 1  # of the descriptions that this version makes; it builds all formats up to this one
 _KINDS = ("array", "dict", "tuple", "float", "enum", "class", "constant")
@@ -247,9 +248,12 @@ class _Builder:
         """Return an instance of a class of otgen."""
         cls = self._found(name)
         names = _fields(cls) if isinstance(cls, type) and _own(cls) else None
+        known = set() if names is None else _defaulted(cls)
+        if current(name) == REMADE:
+            names = list(inspect.signature(cls).parameters)
         if names is None:
             raise self._outdated(f"{name} is no model or configuration")
-        gone, new = sorted(set(fields) - set(names)), sorted(set(names) - set(fields) - _defaulted(cls))
+        gone, new = sorted(set(fields) - set(names)), sorted(set(names) - set(fields) - known)
         if gone or new:  # a field that came later has its default
             told = [f"{what} {', '.join(some)}" for what, some in (("without", gone), ("with", new)) if some]
             raise self._outdated(f"{name} is now {' and '.join(told)}")

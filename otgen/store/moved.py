@@ -43,11 +43,14 @@ _MOVED = (  # old package, new package, then modules: "old=new", or one name for
 def current(name: str) -> str:
     """Return the dotted name that a class, function or constant of otgen has now, given the one it was saved under."""
     module, _, attribute = name.rpartition(".")
+    if attribute == "Transport" and module.endswith(".latent_law"):
+        return REMADE
     if module == "otgen.ot.priors" and attribute in _TABULATED:
         return f"otgen.ot.latent.tabulated.{attribute}"
     return f"{_RENAMED.get(module, module)}.{attribute}"
 
 
+REMADE = "otgen.models.baselines.latent_law.map_to"  # makes a Map of what was a class with these fields
 _TABULATED = ("Custom", "Empirical", "Mixture", "StudentT", "TruncatedNormal")  # a file that priors.py gave them up to
 
 

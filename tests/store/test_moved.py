@@ -45,6 +45,20 @@ def test_a_learned_map_and_an_ae_ot():
     assert og.models.ae_ot.sample(jax.random.key(0), og.load(SAVED / "ae_ot"), 2).shape == (2, 4, 4, 1)
 
 
+def test_a_law_of_codes_is_a_map_now(tmp_path):
+    held = {name: {"array": name} for name in ("codes", "h", "centres", "angle")}
+    parts = {"centres": held["centres"], "angle": held["angle"]}
+    fields = {"codes": held["codes"], "h": held["h"]}
+    fields["extension"] = {"class": "otgen.ot.extension.Extension", "fields": parts}
+    saved = {"class": "otgen.models.latent_law.Transport", "fields": fields}
+    codes = np.array([[-1.0], [1.0]], np.float32)
+    values = {"codes": codes, "h": np.zeros(2, np.float32), "centres": codes / 4, "angle": np.float32(0.5)}
+    arrays = {name: (np.asarray(value), "jax") for name, value in values.items()}
+    law = build(saved, arrays, tmp_path, "0.1.0")
+    np.testing.assert_array_equal(law(np.array([[0.3], [-0.1]])), [[1.0], [-1.0]])
+    assert law.sample(jax.random.key(0), 5).shape == (5, 1)
+
+
 OLD = (
     "costs.Cost costs.DenseCost costs.PairwiseCost exact.Assignment exact.Coupling exact.Plan sinkhorn.Info dual.Info "
     "entropic.State dual.State heights.State plan.State mixture.Info mixture.Mixture semidiscrete.Info "

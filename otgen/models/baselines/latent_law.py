@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from otgen.ot import semidiscrete
-from otgen.ot.check import as_count, as_key, as_points
+from otgen.ot.check import as_array, as_count, as_key, as_points, require_kind
 from otgen.ot.gaussian.mixture import Mixture
+from otgen.ot.semidiscrete.extension import Extension
+from otgen.ot.semidiscrete.source import uniform_cube
 from otgen.train.loop import check_readers
 from otgen.train.stages import opened
 from otgen.types import Array, Callback, Key
@@ -134,3 +136,24 @@ def transport(
             save=None if saved is None else saved.save,
         )
     return found.extended(extend_key), info
+
+
+def map_to(codes: Array, h: Array, extension: Extension) -> semidiscrete.Map:
+    """Return the extended map from the uniform law on a cube to codes [N, d], equally likely, from its heights [N].
+
+    Version 0.1 saved such maps by these three.
+
+    Raises:
+      ValueError: for codes or heights of another shape or not finite, or what is no Extension.
+
+    Example:
+      >>> codes, ext = jnp.array([[-1.0], [1.0]]), og.extension.Extension(jnp.array([[-0.25], [0.25]]), jnp.float32(0))
+      >>> print(og.models.latent_law.map_to(codes, jnp.zeros(2), ext)(jnp.array([[0.3], [-0.1]])))
+      [[ 1.]
+       [-1.]]
+    """
+    codes = as_points("codes", codes)
+    h = as_array("h, one height per code,", h, codes.shape[:1])
+    require_kind("extension", extension, Extension)
+    weights = jnp.full(len(codes), 1 / len(codes), codes.dtype)
+    return semidiscrete.Map(codes, semidiscrete.from_heights(h).h, weights, uniform_cube, extension)
