@@ -226,7 +226,11 @@ VALID = {
     "sinkhorn.sample_plan": {"key": KEY, "cost": COST, "state": SK, "a": W, "b": W, **EPS, "num": 6},
     "sinkhorn.step": {"state": SK, "cost": COST, "a": W, "b": W, **EPS},
     "sinkhorn.value": {"cost": COST, "a": W, "b": W, **EPS, "tau_a": 1.0, "tau_b": 1.0, "tol": 1e-3, "max_steps": 100},
-    "sinkhorn_divergence": {"x": X, "y": Y, "a": W, "b": W, **EPS, "tol": 1e-3},
+    "sinkhorn_divergence": {
+        **{"x": X, "y": Y, "a": W, "b": W, "x_other": X + 1, "y_other": Y + 1, "a_other": W, "b_other": W},
+        **{**EPS, "diagonal": "keep", "tol": 1e-3},
+    },
+    "sinkhorn_divergence masked": {"x": X, "y": Y, "a": W, "b": W, **EPS, "diagonal": "mask", "tol": 1e-3},
     "data.sprites.factors_of": {"index": np.arange(3)},
     "data.sprites.index_of": {"factors": SPRITES},
     "data.sprites.render": {"factors": SPRITES},

@@ -28,10 +28,11 @@ SORTS = {
     "positive": "epsilon tol deviation radius scale df alpha tau_a tau_b budget epochs unit top temperature neighbours "
     "target_variance test_distance first",
     "number": "t s low high loc confidence quantile angle tau lam level least",
-    "name": "smoothing method name solver form phase split dense axis",
+    "name": "smoothing method name solver form phase split dense axis diagonal",
     "thing": "model module variables config settings map_ law flow reading prior cost benchmark extension",
     "weights": "weights a b h labels counts centres x",
-    "given": "classes sampler state p q devices kernel pairing callback save watch cost_fn clouds",
+    "given": "classes sampler state p q devices kernel pairing callback save watch cost_fn clouds "
+    "x_other y_other a_other b_other",
     "option": "how dtype precision",
     "folder": "checkpoints",
     "function": "function statistic codes_of mnist",

@@ -3,13 +3,15 @@
 Every algorithm is written with one primitive, `map_blocks`, which applies a function to the cost matrix a block of
 rows, or of columns, at a time.
 
-`ground` has the base class of costs and the cost that is a matrix, `pairwise` the cost of two clouds. `distances` has
-costs of one pair of points, and `functions` decides when two such functions count as the same. `potentials` has the
+`ground` has the base class of costs and the cost that is a matrix, `pairwise` the cost of two clouds, `masked` that of
+a cloud to itself where no point may stay. `distances` has costs of one pair of points, and `functions` decides when two
+such functions count as the same. `potentials` has the
 pair of potentials that solvers find; `adapters` converts from and to OTT-JAX's geometries; `padding` brings clouds of
 different sizes to one size.
 """
 
 from otgen.ot.costs.ground import Cost, DenseCost, along, product
+from otgen.ot.costs.masked import MaskedDiagonal
 from otgen.ot.costs.pairwise import BLOCK, PairwiseCost
 
-__all__ = ["BLOCK", "Cost", "DenseCost", "PairwiseCost", "along", "product"]
+__all__ = ["BLOCK", "Cost", "DenseCost", "MaskedDiagonal", "PairwiseCost", "along", "product"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from otgen.ot.check import native
-from otgen.ot.costs import PairwiseCost
+from otgen.ot.check import is_traced, native, require_choice
+from otgen.ot.costs import Cost, MaskedDiagonal, PairwiseCost
 from otgen.ot.sinkhorn import solver
 from otgen.types import Array, Status
 
@@ -23,6 +24,11 @@ def sinkhorn_divergence(
     b: ArrayLike | None = None,
     *,
     epsilon: ArrayLike,
+    x_other: ArrayLike | None = None,
+    y_other: ArrayLike | None = None,
+    a_other: ArrayLike | None = None,
+    b_other: ArrayLike | None = None,
+    diagonal: str = "keep",
     cost_fn: Any = None,
     tau_a: ArrayLike = 1.0,
     tau_b: ArrayLike = 1.0,
@@ -31,7 +37,7 @@ def sinkhorn_divergence(
     dense: bool | None = None,
     return_info: bool = False,
 ) -> Float[Array, ""] | tuple[Float[Array, ""], solver.Info]:
-    """Return the Sinkhorn divergence between two weighted clouds.
+    """Return the Sinkhorn divergence between two weighted clouds, or an estimate of that between their laws.
 
     S(x, y) = W(x, y) - W(x, x) / 2 - W(y, y) / 2 with W = `sinkhorn.value`, plus epsilon/2 (sum a - sum b)^2.
     For costs such as |x - y|^2 and |x - y| it is not negative, for tau_a = tau_b zero at equal clouds only, and convex
@@ -39,12 +45,25 @@ def sinkhorn_divergence(
     Differentiable in the points and weights. Rounded up to zero where the errors of its terms, squares of `tol`, took
     it below.
 
+    This form measures how far two clouds are from each other. A generator trained on small batches shrinks under it:
+    in W(x, x) every point is at distance 0 of itself, so that points are pushed apart less than W(x, y) pulls them to
+    y. For training give `x_other`, a second batch of the law of x: in W(x, y) - W(x, x_other) / 2 - W(y, y_other) / 2
+    these errors cancel. Or say diagonal="mask", which forbids i -> i in the plans of one cloud, and is nearly as good.
+    Both estimate the divergence of the laws, and may be negative. Gradients flow into all that is traced: a generator
+    that makes both batches gets half of the push apart from either, and would shrink if x_other were held constant by
+    `jax.lax.stop_gradient`.
+
     Args:
       x: points [n, d].
       y: points [m, d].
       a: weights of x [n]; uniform for None.
       b: weights of y [m]; uniform for None.
       epsilon: temperature, in units of the cost.
+      x_other: a second, independent batch of the law of x [k, d]; None for x itself.
+      y_other: the same for y [l, d]. It matters for values, not for gradients in x.
+      a_other: weights of x_other [k]; uniform for None.
+      b_other: weights of y_other [l]; uniform for None.
+      diagonal: what the plans of x to x and y to y may do: "keep" points where they are, or, with "mask", not. Static.
       cost_fn: symmetric ground cost, |x - y|^2 for None; see `PairwiseCost`.
       tau_a: rho_a / (rho_a + epsilon) of x's marginal, on both sides of its own term.
       tau_b: the same for y.
@@ -58,7 +77,8 @@ def sinkhorn_divergence(
       The divergence, in units of the cost. With `return_info` also Info.
 
     Raises:
-      ValueError: outside jit, as in `PairwiseCost` and `sinkhorn.run`.
+      ValueError: outside jit, as in `PairwiseCost` and `sinkhorn.run`; for a mask together with second batches, weights
+        of a batch that is not given, and with a mask for one point, or one that has more than half of all mass.
 
     Example:
       >>> x = jnp.array([[0.0], [1.0]])
@@ -66,21 +86,69 @@ def sinkhorn_divergence(
       0.0
       >>> print(og.sinkhorn_divergence(x, x + 3.0, epsilon=0.5))  # a shift s has s^2, whatever epsilon
       9.0
+      >>> x, x_other, y, y_other = jax.random.normal(jax.random.key(0), (4, 256, 2))  # batches of one law
+      >>> print(og.sinkhorn_divergence(x, y, epsilon=0.5), og.sinkhorn_divergence(x, y, epsilon=0.5, diagonal="mask"))
+      0.0816 0.0356
+      >>> print(og.sinkhorn_divergence(x, y, x_other=x_other, y_other=y_other, epsilon=0.5))
+      0.0358
 
     Reference: Genevay et al. (2018), arXiv 1706.00292; Feydy et al. (2019), arXiv 1810.08278; Sejourne et al. (2019),
     arXiv 1910.12958 (unbalanced).
     """
     options = {"epsilon": epsilon, "tol": tol, "max_steps": max_steps, "dense": dense, "return_info": return_info}
+    require_choice("diagonal", diagonal, ("keep", "mask"))
     cross = PairwiseCost(x, y, cost_fn)
+    own, a_own = _own("x", x, a, x_other, a_other, diagonal, cost_fn, tau_a)
+    other, b_own = _own("y", y, b, y_other, b_other, diagonal, cost_fn, tau_b)
     terms = [
-        solver.value(PairwiseCost(x, x, cost_fn), a, a, tau_a=tau_a, tau_b=tau_a, **options),
-        solver.value(PairwiseCost(y, y, cost_fn), b, b, tau_a=tau_b, tau_b=tau_b, **options),
+        solver.value(own, a, a_own, tau_a=tau_a, tau_b=tau_a, **options),
+        solver.value(other, b, b_own, tau_a=tau_b, tau_b=tau_b, **options),
         solver.value(cross, a, b, tau_a=tau_a, tau_b=tau_b, **options),
     ]
-    own, other, both = (term[0] if return_info else term for term in terms)
-    left, right = (1.0 if mass is None else jnp.sum(native("weights", mass)) for mass in (a, b))
-    debiased = jnp.maximum(both - 0.5 * (own + other) + 0.5 * epsilon * (left - right) ** 2, 0.0)
+    left, right, both = (term[0] if return_info else term for term in terms)
+    masses = (1.0 if mass is None else jnp.sum(native("weights", mass)) for mass in (a, b, a_own, b_own))
+    debiased = both - 0.5 * (left + right) + 0.5 * epsilon * _surplus(*masses)
+    if diagonal == "keep" and x_other is None and y_other is None:
+        debiased = jnp.maximum(debiased, 0.0)
     return (debiased, _worst(debiased, [info for _, info in terms])) if return_info else debiased
+
+
+def _own(
+    name: str,
+    x: ArrayLike,
+    a: ArrayLike | None,
+    other: ArrayLike | None,
+    a_other: ArrayLike | None,
+    diagonal: str,
+    cost_fn: Any,
+    tau: ArrayLike,
+) -> tuple[Cost, ArrayLike | None]:
+    """Return the cost of a cloud's own term, and the weights of its other side."""
+    weights = {"x": "a", "y": "b"}[name]
+    if other is not None and diagonal == "mask":
+        raise ValueError(
+            f"diagonal = 'mask' and {name}_other: a mask stands in for second batches, give the one or the other."
+        )
+    if other is None and a_other is not None:
+        raise ValueError(f"{weights}_other without {name}_other: give the batch whose weights they are.")
+    if other is not None:
+        return PairwiseCost(x, other, cost_fn), a_other
+    cost = PairwiseCost(x, x, cost_fn)
+    if diagonal == "keep":
+        return cost, a
+    if a is not None and not is_traced(a, tau) and tau == 1:
+        mass = np.asarray(native(weights, a), np.float64)
+        if mass.size and mass.max() > 0.5001 * mass.sum():
+            raise ValueError(
+                f"a point of {name} has {mass.max() / mass.sum():.3g} of the mass: with diagonal = 'mask' all of it "
+                "must go to others, so that no point may have more than half."
+            )
+    return MaskedDiagonal(cost), a
+
+
+def _surplus(a: ArrayLike, b: ArrayLike, a_other: ArrayLike, b_other: ArrayLike) -> ArrayLike:
+    """Return what the mass terms of the three KL leave, (a - b)^2 where the second batches are the first."""
+    return a * a_other + b * b_other - 2 * a * b
 
 
 def _worst(value: Array, infos: list[solver.Info]) -> solver.Info:

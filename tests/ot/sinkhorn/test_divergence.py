@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import otgen as og
 from tests.support.clouds import clouds, matrix, reference
@@ -44,3 +45,72 @@ def test_the_divergence_knows_the_mass_of_uniform_weights():
     options = {"epsilon": 0.5, "tau_a": 0.8, "tau_b": 0.8}
     implied = og.sinkhorn_divergence(x, y, None, 2 * b, **options)
     np.testing.assert_allclose(implied, og.sinkhorn_divergence(x, y, np.ones(10) / 10, 2 * b, **options), rtol=1e-4)
+
+
+def test_second_batches_stand_in_the_terms_of_one_law(x64):
+    x, y, a, b = clouds(20, 15, 3)
+    x_other, y_other, a_other, b_other = clouds(20, 15, 3, seed=1)
+    laws = (x, y, a, b), {"x_other": x_other, "y_other": y_other, "a_other": a_other, "b_other": b_other}
+
+    def divergence(x, x_other):
+        return og.sinkhorn_divergence(x, *laws[0][1:], **{**laws[1], "x_other": x_other}, epsilon=2.0, tol=1e-9)
+
+    pairs = ((x, y), (a, b)), ((x, x_other), (a, a_other)), ((y, y_other), (b, b_other))
+    both, own, other = (reference(matrix(*pair), *weights, 2.0)[1] for pair, weights in pairs)
+    np.testing.assert_allclose(divergence(x, x_other), both - 0.5 * (own + other), rtol=1e-6)
+    gradients = jax.grad(divergence, (0, 1))(jnp.asarray(x), jnp.asarray(x_other))
+    v, w = np.random.default_rng(1).normal(size=(2, 20, 3))
+    expected = (divergence(x + 1e-4 * v, x_other + 1e-4 * w) - divergence(x - 1e-4 * v, x_other - 1e-4 * w)) / 2e-4
+    np.testing.assert_allclose(jnp.sum(gradients[0] * v) + jnp.sum(gradients[1] * w), expected, rtol=1e-6)
+    own = {"x_other": x, "a_other": a, "y_other": y, "b_other": b}  # the same batch again is no second one
+    again = og.sinkhorn_divergence(*laws[0], **own, epsilon=2.0, tol=1e-9)
+    np.testing.assert_allclose(again, og.sinkhorn_divergence(*laws[0], epsilon=2.0, tol=1e-9), rtol=1e-6)
+
+
+def test_masses_of_unbalanced_second_batches(x64):
+    x, y, a, b = clouds(20, 15, 3)
+    options = {"epsilon": 2.0, "tau_a": 0.8, "tau_b": 0.8, "tol": 1e-9}
+    shuffled = np.random.default_rng(0).permutation(20)
+    again = {"x_other": x[shuffled], "a_other": a[shuffled]}
+    expected = og.sinkhorn_divergence(x, y, a, 1.5 * b, **options)
+    np.testing.assert_allclose(og.sinkhorn_divergence(x, y, a, 1.5 * b, **again, **options), expected, rtol=1e-6)
+
+
+def test_a_mask_forbids_points_to_stay(x64):
+    x, y, a, b = clouds(20, 20, 3)
+    a, b = (0.5 * (mass + 1 / mass.size) for mass in (a, b))
+
+    def divergence(x, dense=None):
+        return og.sinkhorn_divergence(x, y, a, b, epsilon=2.0, tol=1e-9, diagonal="mask", dense=dense)
+
+    far = 1e4  # exp(-far / epsilon) is zero
+    terms = [
+        reference(cost, *weights, 2.0)[1]
+        for cost, weights in (
+            (matrix(x, y), (a, b)),
+            (matrix(x, x) + far * np.eye(20), (a, a)),
+            (matrix(y, y) + far * np.eye(20), (b, b)),
+        )
+    ]
+    np.testing.assert_allclose(divergence(x), terms[0] - 0.5 * (terms[1] + terms[2]), rtol=1e-6)
+    v = np.random.default_rng(1).normal(size=x.shape)
+    expected = (divergence(x + 1e-4 * v) - divergence(x - 1e-4 * v)) / 2e-4
+    np.testing.assert_allclose(jnp.sum(jax.grad(divergence)(jnp.asarray(x), False) * v), expected, rtol=1e-6)
+
+
+def test_what_cannot_be_meant_by_a_second_batch_or_a_mask():
+    x, y, a, _ = clouds(6, 6, 2)
+    one, heavy = x[:1], np.array([0.6, 0.1, 0.1, 0.1, 0.1, 0.0])
+    for arguments, word in (
+        (((x, y), {"diagonal": "mask", "x_other": y}), "stands in"),
+        (((x, y), {"diagonal": "mask", "y_other": y}), "stands in"),
+        (((x, y), {"a_other": a}), "x_other"),
+        (((x, y), {"x_other": x[:, :1]}), "same space"),
+        (((one, y), {"diagonal": "mask"}), "two points"),
+        (((x, y, heavy), {"diagonal": "mask"}), "half"),
+        (((x, y), {"diagonal": "none"}), "diagonal"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            og.sinkhorn_divergence(*arguments[0], epsilon=1.0, **arguments[1])
+    with pytest.raises(ValueError, match="2 x 3"):
+        og.costs.MaskedDiagonal(og.DenseCost(np.ones((2, 3))))
