@@ -231,6 +231,10 @@ VALID = {
         **{**EPS, "diagonal": "keep", "tol": 1e-3},
     },
     "sinkhorn_divergence masked": {"x": X, "y": Y, "a": W, "b": W, **EPS, "diagonal": "mask", "tol": 1e-3},
+    "drift": {
+        **{"x": X, "y": Y, "x_other": X + 1, "a": W, "b": W, "a_other": W, **EPS, "tol": 1e-3, "max_steps": 100},
+        **{"epsilon_weights": np.ones(1, np.float32), "diagonal": "keep"},
+    },
     "data.sprites.factors_of": {"index": np.arange(3)},
     "data.sprites.index_of": {"factors": SPRITES},
     "data.sprites.render": {"factors": SPRITES},

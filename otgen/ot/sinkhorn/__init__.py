@@ -2,7 +2,8 @@
 
 `solver` has the calls, `inputs` their checks, `solution` what they return; `loop` the iteration and its stopping rule,
 on kernels of `absorption`, from the temperatures of `annealing`; `potentials` iterations in the log domain, `plans` the
-plan that potentials make, `implicit` derivatives, `sampling` drawn pairs, `divergence` the debiased divergence.
+plan that potentials make, `implicit` derivatives, `sampling` drawn pairs, `divergence` the debiased divergence,
+`drift` the velocity of points that descend it.
 """
 
 from otgen.ot.costs.potentials import State
