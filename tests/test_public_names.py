@@ -232,8 +232,8 @@ VALID = {
     },
     "sinkhorn_divergence masked": {"x": X, "y": Y, "a": W, "b": W, **EPS, "diagonal": "mask", "tol": 1e-3},
     "drift": {
-        **{"x": X, "y": Y, "x_other": X + 1, "a": W, "b": W, "a_other": W, **EPS, "tol": 1e-3, "max_steps": 100},
-        **{"epsilon_weights": np.ones(1, np.float32), "diagonal": "keep"},
+        **{"x": X, "y": Y, "x_other": X + 1, "a": W, "b": W, "a_other": W, "tol": 1e-3, "max_steps": 100},
+        **{"epsilon": np.array([0.5, 1.0]), "epsilon_weights": np.array([0.4, 0.6]), "diagonal": "keep"},
     },
     "data.sprites.factors_of": {"index": np.arange(3)},
     "data.sprites.index_of": {"factors": SPRITES},
@@ -469,7 +469,7 @@ def test_wrong_arguments_are_refused_in_words(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(VALID) - ASKS_FOR_MORE))
 def test_results_do_not_depend_on_how_arrays_are_given(name):
-    found = list(results(name, FUNCTIONS[name], VALID[name], UNREAD, SORTS.get(name)))
+    found = list(results(name, function_of(name), VALID[name], UNREAD, SORTS.get(name)))
     assert not found, "\n".join(found)
 
 
