@@ -30,6 +30,7 @@ from otgen.ot.gaussian import mixture as mixture
 from otgen.ot.semidiscrete import extension as extension
 from otgen.ot.semidiscrete import source as source
 from otgen.ot.sinkhorn.divergence import sinkhorn_divergence as sinkhorn_divergence
+from otgen.ot.sinkhorn.drift import drift as drift
 from otgen.ot.structured import perturbed as perturbed
 from otgen.types import Status as Status
 from otgen.types import explain as explain

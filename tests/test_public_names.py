@@ -240,6 +240,10 @@ VALID = {
         **{**EPS, "diagonal": "keep", "tol": 1e-3},
     },
     "sinkhorn_divergence masked": {"x": X, "y": Y, "a": W, "b": W, **EPS, "diagonal": "mask", "tol": 1e-3},
+    "drift": {
+        **{"x": X, "y": Y, "x_other": X + 1, "a": W, "b": W, "a_other": W, "tol": 1e-3, "max_steps": 100},
+        **{"epsilon": np.array([0.5, 1.0]), "epsilon_weights": np.array([0.4, 0.6]), "diagonal": "keep"},
+    },
     "data.sprites.factors_of": {"index": np.arange(3)},
     "data.sprites.index_of": {"factors": SPRITES},
     "data.sprites.render": {"factors": SPRITES},
@@ -476,7 +480,7 @@ def test_wrong_arguments_are_refused_in_words(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(VALID) - ASKS_FOR_MORE))
 def test_results_do_not_depend_on_how_arrays_are_given(name):
-    found = list(results(name, FUNCTIONS[name], VALID[name], UNREAD, SORTS.get(name)))
+    found = list(results(name, function_of(name), VALID[name], UNREAD, SORTS.get(name)))
     assert not found, "\n".join(found)
 
 
