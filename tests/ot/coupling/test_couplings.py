@@ -1,53 +1,43 @@
+"""Pairs of all couplings, for data on a grid whose maps are known exactly: three classes, side by side."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import norm
 
-import otgen as og
 from otgen.ot import coupling
+from tests.support.grids import grid
 
-CENTRES = np.array([[3.0, 0.0], [-3.0, 0.0], [0.0, 3.0]])
-
-
-@pytest.fixture(scope="module")
-def clusters():
-    """300 points in three clusters, and labels 5, 7, 9 of them, of unequal shares."""
-    random = np.random.default_rng(0)
-    number = random.choice(3, 300, p=[0.5, 0.3, 0.2])
-    return (CENTRES[number] + 0.3 * random.normal(size=(300, 2))).astype(np.float32), 2 * number + 5
-
-
-@pytest.fixture(scope="module")
-def solved(clusters):
-    """The semi-discrete couplings of the clusters, without and with labels."""
-    data, labels = clusters
-    return {
-        name: coupling.semidiscrete(jax.random.key(0), data, it)[0] for name, it in (("all", None), ("each", labels))
-    }
+_RANDOM = np.random.default_rng(0)
+LINES = [np.sort(_RANDOM.normal(size=18)) + 4 * (np.arange(18) // 6 - 1), np.sort(_RANDOM.normal(size=8))]
+DATA, H = grid(*LINES)
+LABELS = 2 * (np.arange(18).repeat(8) // 6) + 5  # 5, 7, 9 from left to right
+H_EACH = np.concatenate([grid(line, LINES[1])[1] for line in np.split(LINES[0], 3)])
+ALL, EACH = coupling.SemiDiscrete(DATA, H), coupling.SemiDiscrete(DATA, H_EACH, LABELS)
+SIZE = 32
 
 
-def cost(batch):
-    return float(jnp.mean(jnp.sum((batch.x0 - batch.x1) ** 2, 1)))
+@pytest.mark.parametrize("labels", [None, LABELS], ids=["all", "each"])
+def test_nearer_pairs_the_better_the_coupling(key, labels):
+    """By <x0, x1>, in which alone they differ in cost, of 64 batches with the same noise."""
+    solved = ALL if labels is None else EACH
+    couplings = coupling.Independent(DATA, labels), coupling.Minibatch(DATA, labels), solved
+    keys = [jax.random.fold_in(key, i) for i in range(64)]
+    batches = [[it.pair(one, SIZE) for one in keys] for it in couplings]
+    found = np.array([[jnp.sum(batch.x0 * batch.x1) / SIZE for batch in of] for of in batches])
+    for more in np.diff(found, axis=0):
+        assert more.mean() > 4 * more.std() / 8
 
 
-@pytest.mark.parametrize("which", ["all", "each"])
-def test_nearer_pairs_the_better_the_coupling(clusters, solved, key, which):
-    data, labels = clusters
-    labels = labels if which == "each" else None
-    independent, minibatch = coupling.Independent(data, labels), coupling.Minibatch(data, labels)
-    costs = [cost(it.pair(key, 512)) for it in (independent, minibatch, solved[which])]
-    assert costs[0] > costs[1] > costs[2]
-
-
-def test_labels_are_numbered_in_their_order(clusters, solved, key):
-    data, labels = clusters
-    for it in (coupling.Independent(data, labels), coupling.Minibatch(data, labels), solved["each"]):
-        batch = it.pair(key, 64)
+def test_labels_are_numbered_in_their_order(key):
+    for it in (coupling.Independent(DATA, LABELS), coupling.Minibatch(DATA, LABELS), EACH):
+        batch = it.pair(key, SIZE)
         np.testing.assert_array_equal(it.labels.known, [5, 7, 9])
-        np.testing.assert_array_equal(it.labels.known[batch.label], labels[batch.index])
-        np.testing.assert_array_equal(batch.x1, data[batch.index])
-        wanted = np.arange(64) % 3
-        np.testing.assert_array_equal(it.pair(key, 64, wanted).label, wanted)
+        np.testing.assert_array_equal(it.labels.known[batch.label], LABELS[batch.index])
+        np.testing.assert_array_equal(batch.x1, DATA[batch.index])
+        wanted = np.arange(SIZE) % 3
+        np.testing.assert_array_equal(it.pair(key, SIZE, wanted).label, wanted)
 
 
 def test_the_winner_of_its_class_is_found(key):
@@ -62,3 +52,13 @@ def test_the_winner_of_its_class_is_found(key):
         scores = np.asarray(batch.x0, np.float64) @ y.T + h
         scores[np.asarray(batch.label)[:, None] != labels] = -np.inf
         assert (scores.max(1) - scores[np.arange(num), batch.index]).max() < 1e-4
+
+
+def test_each_data_point_is_used_as_often_and_by_the_noise_of_its_cell(key):
+    for it in (ALL, EACH):
+        batch = it.pair(key, 2**14)
+        counts = np.bincount(batch.index, minlength=len(DATA))
+        chi2 = ((counts - counts.mean()) ** 2).sum() / counts.mean()
+        assert chi2 < len(DATA) + 4 * np.sqrt(2 * len(DATA))
+        second = norm.cdf(np.asarray(batch.x0)[:, 1]) * 8  # the second coordinate is cut at the octiles
+        np.testing.assert_array_equal(np.clip(second, 0, 7.999).astype(int), np.asarray(batch.index) % 8)
