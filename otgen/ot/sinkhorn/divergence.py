@@ -98,11 +98,11 @@ def sinkhorn_divergence(
     options = {"epsilon": epsilon, "tol": tol, "max_steps": max_steps, "dense": dense, "return_info": return_info}
     require_choice("diagonal", diagonal, ("keep", "mask"))
     cross = PairwiseCost(x, y, cost_fn)
-    own, a_own = _own("x", x, a, x_other, a_other, diagonal, cost_fn, tau_a)
-    other, b_own = _own("y", y, b, y_other, b_other, diagonal, cost_fn, tau_b)
+    own, a_own = own_term("x", x, a, x_other, a_other, diagonal, cost_fn, tau_a)
+    other, b_own = own_term("y", y, b, y_other, b_other, diagonal, cost_fn, tau_b)
     terms = [
-        solver.value(own, a, a_own, tau_a=tau_a, tau_b=tau_a, **options),
-        solver.value(other, b, b_own, tau_a=tau_b, tau_b=tau_b, **options),
+        _own_value(own, a, a_own, x_other is None, tau_a, options),
+        _own_value(other, b, b_own, y_other is None, tau_b, options),
         solver.value(cross, a, b, tau_a=tau_a, tau_b=tau_b, **options),
     ]
     left, right, both = (term[0] if return_info else term for term in terms)
@@ -110,10 +110,10 @@ def sinkhorn_divergence(
     debiased = both - 0.5 * (left + right) + 0.5 * epsilon * _surplus(*masses)
     if diagonal == "keep" and x_other is None and y_other is None:
         debiased = jnp.maximum(debiased, 0.0)
-    return (debiased, _worst(debiased, [info for _, info in terms])) if return_info else debiased
+    return (debiased, worst(debiased, [info for _, info in terms])) if return_info else debiased
 
 
-def _own(
+def own_term(
     name: str,
     x: ArrayLike,
     a: ArrayLike | None,
@@ -146,12 +146,23 @@ def _own(
     return MaskedDiagonal(cost), a
 
 
+def _own_value(
+    cost: Cost, a: ArrayLike | None, a_other: ArrayLike | None, same: bool, tau: ArrayLike, options: dict
+) -> Any:
+    """Return the value of a cloud's own term, by one potential where both sides are one cloud that may stay."""
+    exact = not is_traced(tau) and np.all(np.asarray(tau) == 1)
+    if same and exact and isinstance(cost, PairwiseCost) and cost.cost_fn.negative_type:
+        return solver.own_value(cost, a, **options)
+    return solver.value(cost, a, a_other, tau_a=tau, tau_b=tau, **options)
+
+
 def _surplus(a: ArrayLike, b: ArrayLike, a_other: ArrayLike, b_other: ArrayLike) -> ArrayLike:
     """Return what the mass terms of the three KL leave, (a - b)^2 where the second batches are the first."""
     return a * a_other + b * b_other - 2 * a * b
 
 
-def _worst(value: Array, infos: list[solver.Info]) -> solver.Info:
+def worst(value: Array, infos: list[solver.Info]) -> solver.Info:
+    """Return one Info of several solves: the largest error, the steps of all, the status of what ended worst."""
     error, steps, status = (jnp.stack([getattr(it, name) for it in infos]) for name in ("error", "num_steps", "status"))
     badness = jnp.asarray([_BADNESS.index(it) for it in sorted(_BADNESS)])
     worst = status[jnp.argmax(badness[status])]

@@ -202,7 +202,7 @@ def run(
     if cost.shape[0] * cost.shape[1] >= LARGE:
         held = _held(cost, problem.a, problem.b, dense)
     if num_iterations is None:
-        found, info = _solve(held, problem, state, epsilon, tol, _count(max_steps), anneal, dense)
+        found, info = _solve(held, problem, state, epsilon, tol, count(max_steps), anneal, dense)
     else:
         num = as_count("num_iterations", num_iterations)
         found, info = _fixed(held, problem, state, epsilon, tol, num, dense)
@@ -266,9 +266,27 @@ def value(
     cost = as_cost(cost)
     problem, state, epsilon, tol, anneal = _prepare(cost, a, b, epsilon, tau_a, tau_b, tol, state, anneal, None)
     inputs = implicit.Inputs(cost, problem.a, problem.b, epsilon, problem.tau_a, problem.tau_b)
-    solver = implicit.Solver(state, tol, _count(max_steps))
+    solver = implicit.Solver(state, tol, count(max_steps))
     require_choice("dense", dense, (None, True, False))
     return _value(implicit.How(bool(anneal), dense), inputs, solver, bool(return_info))
+
+
+def own_value(
+    cost: Cost,
+    a: ArrayLike | None = None,
+    *,
+    epsilon: ArrayLike,
+    tol: ArrayLike,
+    max_steps: ArrayLike,
+    dense: bool | None,
+    return_info: bool,
+) -> Float[Array, ""] | tuple[Float[Array, ""], Info]:
+    """Return `value` of a cost of negative type between a cloud and itself, by one potential; arguments as there."""
+    problem, state, epsilon, tol, _ = _prepare(cost, a, a, epsilon, 1.0, 1.0, tol, None, False, None)
+    inputs = implicit.Inputs(cost, problem.a, problem.b, epsilon, problem.tau_a, problem.tau_b)
+    require_choice("dense", dense, (None, True, False))
+    how = implicit.How(anneal=False, dense=dense, symmetric=True)
+    return _value(how, inputs, implicit.Solver(state, tol, count(max_steps)), bool(return_info))
 
 
 @jax.jit(static_argnums=(0, 3))
@@ -288,7 +306,8 @@ def _held(cost: Cost, a: Array, b: Array, dense: bool | None) -> Cost:
     return in_memory(cost.weighed(a, b), dense)
 
 
-def _count(steps: ArrayLike) -> Held:
+def count(steps: ArrayLike) -> Held:
+    """Return a limit on steps as a whole number, traced."""
     require_whole("max_steps", steps)
     return steps.astype(jnp.int32) if isinstance(steps, jax.Array) else np.asarray(steps, np.int32)
 
