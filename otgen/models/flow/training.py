@@ -298,10 +298,7 @@ def paired(
     """Return the coupling of a name for data and their labels, and how it was solved if it had to be."""
     if name == "semidiscrete":
         solved = {"tol": config.tol, "max_samples": config.max_samples}
-        told = {"labels": None if numbers is None else np.asarray(numbers), "data": np.asarray(data), "key": key}
-        with opened(checkpoints, "transport", **solved, **told) as saved:
-            more = {"callback": callback}
-            return couplings.semidiscrete(key, data, numbers, **solved, **more)
+        return couplings.semidiscrete(key, data, numbers, callback=callback, **solved)
     if name == "sinkhorn":
         return couplings.Sinkhorn(data, numbers, epsilon=config.epsilon), None
     kind = couplings.Minibatch if name == "minibatch" else couplings.Independent
@@ -329,7 +326,7 @@ def _labelling(labels: Any, num: int) -> tuple[dict[str, Any], Array | None, dic
 
 
 def _matched(coupling: Any, data: Array, numbers: Array | None) -> Sampler:
-    """Return the law of a coupling's noise; raise ValueError unless what it pairs is like the data, and warn of scales."""
+    """Return the law of a coupling's noise; refuse one that pairs other things than these data, warn of their scale."""
     found = jax.eval_shape(lambda key: coupling.pair(key, 2), jax.random.key(0))
     require_kind("what coupling.pair returns", found, couplings.Batch)
     for name in ("x0", "x1"):
