@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from pathlib import Path
@@ -27,11 +28,17 @@ _PROBED = 20_000  # pairs that a probe learns from, and as many that it is asked
 
 
 @as_pytree
+@dataclasses.dataclass(frozen=True)
 class Blind:
-    """The coupling of one map for data of all classes, its pairs told the class: noise then tells it too."""
+    """The coupling of one map for data of all classes, its pairs told the class: noise then tells it too.
 
-    def __init__(self, inner: Any, number: Array):
-        self.inner, self.number = inner, number
+    Attributes:
+      inner: the coupling.
+      number: class of every data point [N].
+    """
+
+    inner: couplings.SemiDiscrete
+    number: Array
 
     def pair(self, key: Key, num: int, labels: None = None) -> couplings.Batch:
         """Draw pairs."""
@@ -61,7 +68,8 @@ def run(config: Any, space: Space, place: Path, seed: int, name: str, progress: 
     cost = pairing_seconds(jax.random.key(seed), coupling, config.model())
     facts = {**solved, "pairing_seconds": cost, "seconds": seconds}
     facts["pairing_share"] = None if seconds is None else cost / seconds
-    facts["straightness"] = float(flow.straightness(key, model, 4096))
+    if hasattr(flow, "straightness"):
+        facts["straightness"] = float(flow.straightness(key, model, 4096))
     if space.labels is not None:
         facts["probe"] = probe(key, coupling)
     rows, shown = {name: facts}, {}
