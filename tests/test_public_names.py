@@ -38,6 +38,8 @@ COST = og.PairwiseCost(X, Y)
 SK = og.sinkhorn.State(jnp.zeros(N), jnp.zeros(N))
 MIX = og.mixture.Mixture(np.array([0.5, 0.5], np.float32), X[:2], np.stack([COV, COV]))
 SD = og.semidiscrete.from_heights(jnp.zeros(N))
+MAP = og.semidiscrete.Map(jnp.asarray(Y), jnp.zeros(N), jnp.asarray(W), og.source.gaussian)
+PAIRED = og.coupling.Independent(X, CODES)
 EXT = og.extension.Extension(jnp.asarray(Y), jnp.float32(0.5))
 Q = np.full((2, N), 0.5, np.float32)
 CUBE = _RANDOM.uniform(size=(2, 3, N)).astype(np.float32)  # codes, noises, data
@@ -88,6 +90,13 @@ VALID = {
     "DenseCost": {"values": MATRIX},
     "PairwiseCost": {"x": X, "y": Y},
     "adapters.to_ott": {"cost": COST, **EPS},
+    "coupling.Independent": {"data": X, "labels": CODES},
+    "coupling.Minibatch": {"data": X, "labels": CODES, "beta": 1.0},
+    "coupling.SemiDiscrete": {"data": X, "h": F, "labels": CODES},
+    "coupling.Sinkhorn": {"data": X, "labels": CODES, **EPS, "beta": 1.0},
+    "coupling.batches": {"coupling": PAIRED, "key": KEY, "batch_size": 2, "num": 1},
+    "coupling.from_map": {"transport": MAP, "data": Y},
+    "coupling.semidiscrete": {"key": KEY, "data": X, "labels": CODES, "tol": 0.5, "max_samples": 4096},
     "coupling.invert": {"key": KEY, "state": SD, "y": Y, "index": np.arange(3)},
     "coupling.invert_all": {"key": KEY, "state": SD, "y": Y},
     "coupling.nearest": {"y": Y, "codes": X},
@@ -352,6 +361,8 @@ WITHOUT = {  # what no row is for, by why
 }
 SORTS = {  # where the name does not tell
     "data.batches": {"arrays": "arrays", "start": "count"},
+    "coupling.batches": {"coupling": "thing", "repeats": "count", "pool": "count"},
+    "coupling.from_map": {"transport": "thing", "data": "array"},
     "coupling.pair": {"step": "step"},
     "data.batch_index": {"step": "step"},
     "data.load": {"data_dir": "folder", "cache_dir": "folder"},
