@@ -109,7 +109,12 @@ class Recorded:
     def pair(self, key: Key, num: int, labels: ArrayLike | None = None) -> Batch:
         """Draw recorded pairs; arguments and errors as in `Independent.pair`."""
         self._require_data()
-        return _drawn(self, *asked(self, key, num, labels))
+        key, num, wanted = asked(self, key, num, labels)
+        if wanted is not None and not is_traced(wanted, self.rows.start):
+            counts = np.diff(self.rows.start)[np.asarray(wanted)]
+            if not counts.all():
+                raise ValueError(f"no pair of class {int(wanted[counts.argmin()])} is recorded: record more.")
+        return _drawn(self, key, num, wanted)
 
     def _require_data(self) -> None:
         if self.data is None:
@@ -172,19 +177,17 @@ def record(coupling: Any, key: Key, num: int, *, batch_size: int = 4096) -> Reco
         if not hasattr(coupling, name):
             raise ValueError(f"coupling is a {type(coupling).__name__} without {name}: give one of og.coupling's.")
     key, num, size = as_key(key), as_count("num", num), as_count("batch_size", batch_size)
-    index, weight = [], []
-    for block in range(-(-num // size)):
-        part = jax.random.fold_in(key, block)
-        batch = coupling.pair(part, size)
-        if block == 0:
-            again = noise(parts_of(part)[0], jnp.arange(size), coupling.sampler, coupling.data)
-            if not np.allclose(again, batch.x0, rtol=1e-5, atol=1e-6):
-                raise ValueError(
-                    "the noise of this coupling is not that of its key: record one that does not resample, such as "
-                    "dataclasses.replace(coupling, imbalance='weight')."
-                )
-        index.append(np.asarray(batch.index))
-        weight.append(np.asarray(batch.weight))
+    batches = (coupling.pair(jax.random.fold_in(key, block), size) for block in range(-(-num // size)))
+    first = next(batches)
+    index, weight = [np.asarray(first.index)], [np.asarray(first.weight)]
+    for batch in batches:
+        index.append(np.asarray(batch.index)), weight.append(np.asarray(batch.weight))
     index, weight = np.concatenate(index)[:num], np.concatenate(weight)[:num]
     kept = None if (weight == 1).all() else as_array("weight", weight)
-    return Recorded(coupling.data, coupling.labels, coupling.sampler, key, index, kept, size)
+    recorded = Recorded(coupling.data, coupling.labels, coupling.sampler, key, index, kept, size)
+    if not np.allclose(recorded.at(jnp.arange(min(size, num))).x0, first.x0[:num], rtol=1e-5, atol=1e-6):
+        raise ValueError(
+            "the noise of this coupling is not that of its key: record one that does not resample, such as "
+            "dataclasses.replace(coupling, imbalance='weight')."
+        )
+    return recorded
