@@ -13,6 +13,7 @@ from otgen.models import ae_ot as ae_ot
 from otgen.models import ae_ot_gan as ae_ot_gan
 from otgen.models import baselines as baselines
 from otgen.models import bures_linear as bures_linear
+from otgen.models import flow as flow
 from otgen.models import latent_ot as latent_ot
 from otgen.models.baselines import latent_flow as latent_flow
 from otgen.models.baselines import latent_law as latent_law
