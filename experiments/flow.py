@@ -49,7 +49,10 @@ COLUMNS = {  # of the table
     "pairing_share": "pairing / training",
     "seconds": "training, s",
 }
-_TRAINING = {"width": 256, "depth": 3, "num_steps": 5000, "batch_size": 512, "learning_rate": 2e-3}
+_TRAINING = {  # by kind of data
+    "codes": {"width": 256, "depth": 3, "num_steps": 5000, "batch_size": 512, "learning_rate": 2e-3},
+    "plane": {"width": 128, "depth": 2, "num_steps": 3000, "batch_size": 256, "learning_rate": 2e-3},
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,11 +120,16 @@ class Config(command.Scored, command.Resumable):
     def model(self) -> flow.Config:
         """Return the network and its training, the same for all couplings."""
         own = self.given("num_steps", "batch_size", "width", "depth", "learning_rate", "repeats")
-        return flow.Config(**{**_TRAINING, **own}, tol=self.tol)
+        return flow.Config(**{**self.training(), **own}, tol=self.tol)
+
+    def training(self) -> dict[str, Any]:
+        """Return the network and its training that suit the data."""
+        return _TRAINING["plane" if self.is_toy() else "codes"]
 
     def identity(self) -> dict[str, Any]:
         """Return what makes the numbers of a seed and a coupling."""
-        return {**self.numbers("seeds", "couplings"), "settings": {**_TRAINING, **sets.NETWORKS.get(self.dataset, {})}}
+        settings = {**self.training(), **sets.NETWORKS.get(self.dataset, {})}
+        return {**self.numbers("seeds", "couplings"), "settings": settings}
 
 
 def main(config: Config) -> dict[str, Any]:
