@@ -230,9 +230,7 @@ FITS = {  # all fields of the configuration are among the arguments; one row for
     "ae_ot_gan.fit": lambda: fit_images("ae_ot_gan", labels=LABELS) | {"base": NETWORK},
     "ae_ot_gan.refine": lambda: fit_images("ae_ot_gan", model=model("ae_ot")),
     "bures_linear.fit": lambda: fitted(og.models.bures_linear.Config, SIZES["bures_linear"], data=X),
-    "flow.fit": lambda: fitted(
-        og.models.flow.Config, SIZES["flow"], data=X, labels=LABELS, coupling="independent"
-    ),
+    "flow.fit": lambda: fitted(og.models.flow.Config, SIZES["flow"], data=X, labels=LABELS, coupling="independent"),
     "info_gan.fit": lambda: fit_images("info_gan"),
     "informative_gan.fit": lambda: fit_images("informative_gan"),
     "latent_flow.fit": lambda: fitted(og.models.latent_flow.Config, SIZES["latent_flow"], codes=X),
