@@ -230,9 +230,7 @@ FITS = {  # all fields of the configuration are among the arguments; one row for
     "ae_ot_gan.fit": lambda: fit_images("ae_ot_gan", labels=LABELS) | {"base": NETWORK},
     "ae_ot_gan.refine": lambda: fit_images("ae_ot_gan", model=model("ae_ot")),
     "bures_linear.fit": lambda: fitted(og.models.bures_linear.Config, SIZES["bures_linear"], data=X),
-    "flow.fit": lambda: fitted(
-        og.models.flow.Config, SIZES["flow"], data=X, labels=LABELS, coupling="independent"
-    ),
+    "flow.fit": lambda: fitted(og.models.flow.Config, SIZES["flow"], data=X, labels=LABELS, coupling="independent"),
     "info_gan.fit": lambda: fit_images("info_gan"),
     "informative_gan.fit": lambda: fit_images("informative_gan"),
     "latent_flow.fit": lambda: fitted(og.models.latent_flow.Config, SIZES["latent_flow"], codes=X),
@@ -315,6 +313,14 @@ VALID = {
     "flow.decode": lambda: {"model": model("flow"), "noise": X, "label": LABELS},
     "flow.encode": lambda: {"model": model("flow"), "data": X, "label": LABELS},
     "flow.init": lambda: {"key": KEY, "config": config("flow"), "shape": (D,), "num_classes": 2, "num_conditions": 0},
+    "flow.log_prob": lambda: {
+        **{name: it for name, it in going().items() if name != "guidance"},
+        "x": X,
+        "label": LABELS,
+        "t": 0.5,
+        "key": KEY,
+        "num_probes": 2,
+    },
     "flow.loss": lambda: {
         "params": model("flow").variables["params"],
         "module": model("flow").module,
@@ -325,6 +331,8 @@ VALID = {
     "flow.move": lambda: {**going(), "x": X, "t0": 1.0, "t1": 0.5, "label": LABELS},
     "flow.sample": lambda: {**going(), "key": KEY, "num": 2},
     "flow.sample of a label": lambda: {**going(), "key": KEY, "num": 2, "label": 1},
+    "flow.score": lambda: {"model": model("flow"), "x": X, "t": 0.5, "label": LABELS, "guidance": 1.0},
+    "flow.straightness": lambda: {"key": KEY, "model": model("flow"), "num": 4, "label": np.arange(4) % 2},
     "flow.velocity": lambda: {"model": model("flow"), "x": X, "t": 0.5, "label": LABELS, "guidance": 1.0},
     "info_gan.discriminator_loss": lambda: {
         "critic": started("info_gan")[1].critic.params,
@@ -469,10 +477,13 @@ SORTS = {  # where the name does not tell
     "flow.decode": {"label": "array"},
     "flow.encode": {"label": "array"},
     "flow.init": {"shape": "counts", "num_conditions": "count"},
+    "flow.log_prob": {"label": "array", "num_probes": "count"},
     "flow.loss": {"batch": "thing"},
     "flow.move": {"label": "array", **dict.fromkeys(("t0", "t1"), "number"), "guidance": "number"},
     "flow.sample": {"guidance": "number"},
     "flow.sample of a label": {"label": "label", "guidance": "number"},
+    "flow.score": {"label": "array", "guidance": "number"},
+    "flow.straightness": {"label": "array"},
     "flow.velocity": {"label": "array", "guidance": "number"},
     "store.load": {"path": "path"},
     "store.save": {"path": "path", "model": "nothing"},
