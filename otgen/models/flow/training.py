@@ -7,12 +7,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from otgen.models.classes import check_labels, collection_of
 from otgen.nn.autoencoder import PRECISIONS
+from otgen.nn.unet import GROUPS, UNet
 from otgen.nn.velocity import Velocity, as_label
 from otgen.ot import coupling as couplings
 from otgen.ot import latent
@@ -37,7 +39,6 @@ from otgen.types import Array, Callback, Key, Sampler
 COUPLINGS = ("semidiscrete", "independent", "minibatch", "sinkhorn")
 METHODS = {"euler": 1, "midpoint": 2, "heun": 2, "adaptive": 0}  # evaluations of the velocity in a step
 TIMES = ("uniform", "logit-normal")
-FIELDS = (Velocity,)
 _POOL = 2**16  # pairs made at a time, where the run takes so many
 
 
@@ -46,8 +47,10 @@ class Config(Checked):
     """What makes a flow.
 
     Attributes:
-      width: units of the layers; None for 256.
-      depth: residual blocks; None for 3.
+      width: units of the layers; None for 256. Of images the channels at full size; None for 64.
+      depth: residual blocks; None for 3. Of images those of each level on the way down; None for 2.
+      levels: how often the sides of images are halved.
+      attention: whether the pixels of images attend to each other at the lowest level.
       precision: type that the network computes in, "float32" or "bfloat16".
       num_steps: training steps.
       batch_size: pairs a step, over all devices.
@@ -68,6 +71,8 @@ class Config(Checked):
 
     width: int | None = None
     depth: int | None = None
+    levels: int = 2
+    attention: bool = False
     precision: str = "float32"
     num_steps: int = 5000
     batch_size: int = 512
@@ -84,6 +89,7 @@ class Config(Checked):
 
     def __post_init__(self) -> None:
         self.whole("num_steps", "batch_size", "repeats")
+        self.whole("levels", least=0)
         self.whole_or_none("width", "depth", "max_samples", "sample_steps")
         self.positive("learning_rate", "tol", "epsilon")
         self.below_one("average", "label_dropout")
@@ -116,6 +122,17 @@ class Flow(NamedTuple):
     info: Any = None
 
 
+def require_field(module: Any) -> None:
+    """Refuse what is no velocity field: a module v(t, x, label) with a shape and the sizes of its labels.
+
+    Raises:
+      ValueError: saying so.
+    """
+    require_kind("module", module, nn.Module)
+    if not all(hasattr(module, name) for name in ("shape", "num_classes", "num_conditions")):
+        raise ValueError(f"a {type(module).__name__} is no velocity field: give one such as nn.velocity.Velocity.")
+
+
 def loss(params: Any, module: Any, batch: couplings.Batch, t: Array) -> tuple[Array, dict[str, Array]]:
     """Return the weighted mean over pairs at times t [n] of |v(t, x_t, label) - (x1 - x0)|^2, and metrics.
 
@@ -134,7 +151,7 @@ def loss(params: Any, module: Any, batch: couplings.Batch, t: Array) -> tuple[Ar
       >>> print(og.models.flow.loss(state.params, module, batch, jnp.linspace(0, 1, 4))[0].shape)
       ()
     """
-    require_kind("module", module, FIELDS), require_kind("batch", batch, couplings.Batch)
+    require_field(module), require_kind("batch", batch, couplings.Batch)
     x0 = as_array("x0", batch.x0, (None, *module.shape), finite=False)
     x1 = as_array("x1", batch.x1, x0.shape, finite=False)
     t = as_array("t", t, x0.shape[:1], finite=False)
@@ -171,7 +188,7 @@ def make_step(module: Any, config: Config) -> Callable[..., tuple[TrainState, di
       >>> print(step(state, batch, jax.random.key(2))[0].step)
       1
     """
-    require_kind("module", module, FIELDS), require_kind("config", config, Config)
+    require_field(module), require_kind("config", config, Config)
     transform = adam(config.learning_rate, config.num_steps)
 
     def step(state: TrainState, batch: couplings.Batch, key: Key, *, axis_name: str | None = None):
@@ -197,7 +214,7 @@ def init(
     Args:
       key: random key of the parameters.
       config: the flow.
-      shape: of one of the data, (d,).
+      shape: of one of the data, (d,) or (h, w, c).
       num_classes: classes that labels are numbers of, or 0.
       num_conditions: numbers in a label that is a vector, or 0.
 
@@ -217,7 +234,11 @@ def _field(config: Config, shape: tuple[int, ...], num_classes: int, num_conditi
     labels = {"num_classes": num_classes, "num_conditions": num_conditions, "precision": config.precision}
     if len(shape) == 1:
         return Velocity(shape[0], config.width or 256, config.depth or 3, **labels)
-    raise ValueError(f"shape = {shape}: give (d,), that of one vector.")
+    if len(shape) != 3:
+        raise ValueError(f"shape = {shape}: give (d,), that of one vector, or (h, w, c), that of one image.")
+    if (width := config.width or 64) % GROUPS:
+        raise ValueError(f"width = {width}: give a multiple of {GROUPS} for images, whose channels go in groups.")
+    return UNet(shape, width, config.depth or 2, config.levels, config.attention, **labels)
 
 
 def fit(
@@ -234,7 +255,8 @@ def fit(
 
     Args:
       key: random key.
-      data: [N, d], best of the scale of the noise, N(0, I): they are used as they are.
+      data: vectors [N, d], or images or latent maps [N, h, w, c], whose velocity is a UNet; best of the scale of the
+        noise, N(0, I): they are used as they are.
       labels: integers [N], or numbers [N, c], that the velocity is told; None for none.
       coupling: "semidiscrete" (solved here, a map for every class), "independent", "minibatch" or "sinkhorn"; or an
         object with a method `pair(key, num) -> og.coupling.Batch`, such as those of `og.coupling`, made of these data.
@@ -306,11 +328,11 @@ def paired(
 
 
 def as_data(data: Any) -> Array:
-    """Return data [N, d] to learn from, as float32 at least; raise ValueError otherwise."""
+    """Return data [N, d] or [N, h, w, c] to learn from, as float32 at least; raise ValueError otherwise."""
     data = native("data", data)
     require_channels_last("data", data.shape)
-    if data.ndim != 2 or len(data) < 2 or 0 in data.shape:
-        raise ValueError(f"data have shape {data.shape}: give at least 2 rows, [N, d].")
+    if data.ndim not in (2, 4) or len(data) < 2 or 0 in data.shape:
+        raise ValueError(f"data have shape {data.shape}: give at least 2 rows, [N, d] or [N, height, width, channels].")
     return as_array("data", data)
 
 
