@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from otgen.models.classes import check_labels, collection_of
 from otgen.nn.autoencoder import PRECISIONS
 from otgen.nn.unet import GROUPS, UNet
 from otgen.nn.velocity import Velocity, as_label
@@ -23,23 +20,16 @@ from otgen.ot.check import (
     as_count,
     as_counts,
     as_key,
-    native,
-    require_channels_last,
-    require_choice,
     require_kind,
 )
 from otgen.train.descent import descend
-from otgen.train.loop import check_readers, train
-from otgen.train.parallel import shared_rows
-from otgen.train.settings import Checked, adam, made
-from otgen.train.stages import opened
+from otgen.train.settings import Checked, adam
 from otgen.train.state import TrainState, start
-from otgen.types import Array, Callback, Key, Sampler
+from otgen.types import Array, Key, Sampler
 
 COUPLINGS = ("semidiscrete", "independent", "minibatch", "sinkhorn")
 METHODS = {"euler": 1, "midpoint": 2, "heun": 2, "adaptive": 0}  # evaluations of the velocity in a step
 TIMES = ("uniform", "logit-normal")
-_POOL = 2**16  # pairs made at a time, where the run takes so many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,154 +229,3 @@ def _field(config: Config, shape: tuple[int, ...], num_classes: int, num_conditi
     if (width := config.width or 64) % GROUPS:
         raise ValueError(f"width = {width}: give a multiple of {GROUPS} for images, whose channels go in groups.")
     return UNet(shape, width, config.depth or 2, config.levels, config.attention, **labels)
-
-
-def fit(
-    key: Key,
-    data: Any,
-    labels: Any = None,
-    *,
-    coupling: Any = "semidiscrete",
-    callback: Callback | None = None,
-    checkpoints: Any = None,
-    **config: Any,
-) -> Flow:
-    """Fit a flow from noise to data.
-
-    Args:
-      key: random key.
-      data: vectors [N, d], or images or latent maps [N, h, w, c], whose velocity is a UNet; best of the scale of the
-        noise, N(0, I): they are used as they are.
-      labels: integers [N], or numbers [N, c], that the velocity is told; None for none.
-      coupling: "semidiscrete" (solved here, a map for every class), "independent", "minibatch" or "sinkhorn"; or an
-        object with a method `pair(key, num) -> og.coupling.Batch`, such as those of `og.coupling`, made of these data.
-      callback: called with steps and metrics of all stages.
-      checkpoints: a folder in which the solve of the coupling ("transport") and the training ("flow") save, and from
-        which they go on, bit-identically.
-      **config: fields of Config.
-
-    Returns:
-      Flow.
-
-    Raises:
-      ValueError: for data or labels of another shape or not finite, an unknown coupling, or one that pairs data of
-        another shape, fields out of range, a folder of another configuration.
-      TypeError: for a field that Config does not have.
-
-    Example:
-      >>> data = jnp.array([1.5, 0.0]) + 0.5 * jax.random.normal(jax.random.key(0), (500, 2))
-      >>> tiny = {"width": 32, "num_steps": 300, "batch_size": 64, "average": 0.9, "tol": 0.2}
-      >>> model = og.models.flow.fit(jax.random.key(1), data, **tiny)
-      >>> new = og.models.flow.sample(jax.random.key(2), model, 1000, num_steps=1)
-      >>> print(bool(jnp.abs(new.mean(0) - data.mean(0)).max() < 0.2))
-      True
-    """
-    named = isinstance(coupling, str)
-    if named or not hasattr(coupling, "pair"):
-        require_choice("coupling", coupling, COUPLINGS)
-    check_readers(callback, checkpoints, stages=2 if named and coupling == "semidiscrete" else 1)
-    settings, data = made(Config, config), as_data(data)
-    known, numbers, sizes = _labelling(labels, len(data))
-    shared_rows(settings.batch_size, settings.batch_size)
-    solve_key, init_key, pair_key, step_key = jax.random.split(as_key(key), 4)
-    told, info = coupling, None
-    if named:
-        more = {"callback": callback, "checkpoints": checkpoints}
-        coupling, info = paired(coupling, solve_key, data, numbers, settings, **more)
-    source = _matched(coupling, data, numbers)
-    if settings.sample_steps is None:
-        independent = isinstance(coupling, couplings.Independent)
-        settings = dataclasses.replace(settings, sample_steps=32 if independent else 4)
-    module, state = init(init_key, settings, data.shape[1:], **sizes)
-    about = {"key": key, "data": np.asarray(data), "labels": None if labels is None else np.asarray(labels)}
-    with opened(checkpoints, "flow", settings, coupling=told, **about) as saved:
-        if saved is not None and (restored := saved.restore(state)) is not None:
-            state = restored
-        feed = _feed(coupling, pair_key, settings, int(state.step), numbers)
-        state = train(make_step(module, settings), state, feed, step_key, callback=callback, checkpoints=saved)
-    return Flow(module, {"params": state.average, **known}, settings, source, info)
-
-
-def paired(
-    name: str,
-    key: Key,
-    data: Array,
-    numbers: Array | None,
-    config: Config,
-    *,
-    callback: Callback | None = None,
-    checkpoints: Any = None,
-) -> tuple[Any, Any]:
-    """Return the coupling of a name for data and their labels, and how it was solved if it had to be."""
-    if name == "semidiscrete":
-        solved = {"tol": config.tol, "max_samples": config.max_samples}
-        return couplings.semidiscrete(key, data, numbers, callback=callback, **solved)
-    if name == "sinkhorn":
-        return couplings.Sinkhorn(data, numbers, epsilon=config.epsilon), None
-    kind = couplings.Minibatch if name == "minibatch" else couplings.Independent
-    return kind(data, numbers), None
-
-
-def as_data(data: Any) -> Array:
-    """Return data [N, d] or [N, h, w, c] to learn from, as float32 at least; raise ValueError otherwise."""
-    data = native("data", data)
-    require_channels_last("data", data.shape)
-    if data.ndim not in (2, 4) or len(data) < 2 or 0 in data.shape:
-        raise ValueError(f"data have shape {data.shape}: give at least 2 rows, [N, d] or [N, height, width, channels].")
-    return as_array("data", data)
-
-
-def _labelling(labels: Any, num: int) -> tuple[dict[str, Any], Array | None, dict[str, int]]:
-    """Return the collection of the classes, labels as the network reads them, and the sizes that tell it of them."""
-    if labels is None:
-        return {}, None, {}
-    labels = native("labels", labels)
-    if labels.ndim == 2 and jnp.issubdtype(labels.dtype, jnp.floating):
-        return {}, as_array("labels", labels, (num, None)), {"num_conditions": labels.shape[1]}
-    known, numbers = np.unique(np.asarray(check_labels(labels, num)), return_inverse=True)
-    return collection_of(labels), jnp.asarray(numbers, jnp.int32), {"num_classes": len(known)}
-
-
-def _matched(coupling: Any, data: Array, numbers: Array | None) -> Sampler:
-    """Return the law of a coupling's noise; refuse one that pairs other things than these data, warn of their scale."""
-    found = jax.eval_shape(lambda key: coupling.pair(key, 2), jax.random.key(0))
-    require_kind("what coupling.pair returns", found, couplings.Batch)
-    for name in ("x0", "x1"):
-        if getattr(found, name).shape != (2, *data.shape[1:]):
-            raise ValueError(
-                f"coupling pairs {name} of shape {getattr(found, name).shape[1:]}, but data have {data.shape[1:]}: "
-                "make it of these data."
-            )
-    if found.label is not None and numbers is None:
-        raise ValueError("coupling has labels, but the fit has none: give both the same labels.")
-    source = getattr(coupling, "sampler", latent.Normal())
-    noise = source(jax.random.key(0), 1000, data[0].size)
-    _warn_of_scales(np.asarray(noise), np.asarray(data).reshape(len(data), -1))
-    return source
-
-
-def _warn_of_scales(noise: np.ndarray, data: np.ndarray) -> None:
-    spread = [float(np.sqrt(x.var(0).mean())) for x in (noise, data)]
-    apart = float(np.sqrt(np.mean((data.mean(0) - noise.mean(0)) ** 2)))
-    if not (spread[0] / 3 < spread[1] < 3 * spread[0] and apart < 3 * spread[0]):
-        warnings.warn(
-            f"the data have a standard deviation of {spread[1]:.3g} about a mean {apart:.3g} away from that of the "
-            f"noise, whose standard deviation is {spread[0]:.3g}: they are used as they are, but a flow learns best "
-            "where both are alike. Standardise the data, (data - mean) / sd, and undo it on samples.",
-            stacklevel=4,
-        )
-
-
-def _feed(coupling: Any, key: Key, config: Config, first: int, numbers: Array | None) -> Iterator[couplings.Batch]:
-    """Yield this host's rows of the batches that follow a step, with the labels that the network reads."""
-    most = -(-config.num_steps // config.repeats) * config.batch_size  # pairs that the whole run takes
-    options = {"start": first, "num": config.num_steps - first, "repeats": config.repeats}
-    if most < _POOL:
-        options["pool"] = most
-    numbers = None if numbers is None else np.asarray(numbers)
-    share = config.batch_size // jax.process_count()
-    mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-    for batch in couplings.batches(coupling, key, config.batch_size, **options):
-        if numbers is not None and batch.label is None:
-            batch = batch._replace(label=numbers[np.asarray(batch.index)])
-        yield batch if share == config.batch_size else jax.tree.map(lambda leaf: leaf[mine], batch)
