@@ -7,16 +7,22 @@ import pytest
 
 import otgen as og
 from otgen.eval import nearest_label, pixels
-from otgen.models import vae, wae_mmd, wgan_gp
+from otgen.models import sinkhorn_generator, vae, wae_mmd, wgan_gp
 from otgen.models.classes import class_of, collection_of, drawn, rows_of_label
 
-MODELS = {"vae": vae, "wae_mmd": wae_mmd, "wgan_gp": wgan_gp}
+MODELS = {"vae": vae, "wae_mmd": wae_mmd, "wgan_gp": wgan_gp, "sinkhorn_generator": sinkhorn_generator}
 TINY = {"latent_dim": 2, "hidden": (16,), "epochs": 2, "batch_size": 20}
 slow = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    ("name", "epochs"), [("vae", 40), pytest.param("wae_mmd", 60, marks=slow), pytest.param("wgan_gp", 100, marks=slow)]
+    ("name", "epochs"),
+    [
+        ("vae", 40),
+        pytest.param("wae_mmd", 60, marks=slow),
+        pytest.param("wgan_gp", 100, marks=slow),
+        pytest.param("sinkhorn_generator", 100, marks=slow),
+    ],
 )
 def test_draws_of_a_label_are_of_that_class(name, epochs, digits):
     """By chance a tenth of 100 draws is right, with a standard error of 0.03: 0.5 is 13 of them away."""
