@@ -10,6 +10,7 @@ folder of the data; the numbers that they show are rounded.
 import importlib
 
 from otgen.ot import costs as costs
+from otgen.ot import coupling as coupling
 from otgen.ot import dual as dual
 from otgen.ot import exact as exact
 from otgen.ot import gaussian as gaussian
@@ -26,7 +27,6 @@ from otgen.ot.costs.adapters import to_ott as to_ott
 from otgen.ot.costs.padding import pad_clouds as pad_clouds
 from otgen.ot.dual import smoothing as smoothing
 from otgen.ot.gaussian import mixture as mixture
-from otgen.ot.semidiscrete import coupling as coupling
 from otgen.ot.semidiscrete import extension as extension
 from otgen.ot.semidiscrete import source as source
 from otgen.ot.sinkhorn.divergence import sinkhorn_divergence as sinkhorn_divergence

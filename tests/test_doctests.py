@@ -19,9 +19,12 @@ import matplotlib.pyplot as plt
 NAMES = {"og": og, "jax": jax, "jnp": jnp, "np": np}
 QUICK = ("otgen.types", "otgen.ot.", "otgen.eval.information", "otgen.train.log")
 SLOW = (
+    "otgen.ot.coupling.solved",
+    "otgen.ot.coupling.within",
     "otgen.ot.semidiscrete",
     "otgen.ot.semidiscrete.extension",
-    "otgen.ot.semidiscrete.coupling",
+    "otgen.ot.semidiscrete.inverse",
+    "otgen.ot.semidiscrete.pairing",
     "otgen.ot.semidiscrete.singular",
     "otgen.ot.sinkhorn.sampling",
     "otgen.ot.gaussian.mixture.maps",

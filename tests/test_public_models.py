@@ -21,6 +21,7 @@ from otgen.models.apply import Model
 from otgen.models.classes import collection_of
 from otgen.models.informative.codes import Codes, Latent
 from otgen.nn.potentials import Convex, Displacement, Potential
+from otgen.nn.velocity import Velocity
 from tests.support.doctests import public
 from tests.support.wrong import Reached, refusals, results, unsorted
 
@@ -38,6 +39,7 @@ SIZES = {
     "ae_ot": NETWORK,
     "ae_ot_gan": {"epochs": 1.0, "batch_size": 4, "warmup": 1},
     "bures_linear": {"rank": 2, "max_steps": 10},
+    "flow": {"width": 4, "depth": 1, "num_steps": 2, "batch_size": 4, "max_samples": 4096},
     "info_gan": {**NETWORK, **CODE},
     "informative_gan": {**NETWORK, **CODE, "dual_steps": 1},
     "latent_flow": {"width": 4, "depth": 1, "num_steps": 2, "batch_size": 4},
@@ -107,6 +109,10 @@ def model(name):
     if name == "bures_linear":
         module = og.models.bures_linear.BuresLinear((D,), config(name))
         return og.models.bures_linear.Model(module, drawn(lambda: module.init(KEY, jnp.zeros((1, 2)))), None)
+    if name == "flow":
+        module = Velocity(D, 4, 1, num_classes=2)
+        params = drawn(lambda: module.init(KEY, jnp.zeros(1), jnp.zeros((1, D)))["params"])
+        return og.models.flow.Flow(module, {"params": params, **collection_of(LABELS)}, config(name))
     if name == "latent_flow":
         module, state = og.models.latent_flow.Velocity(D, 4, 1), None
         params = drawn(lambda: module.init(KEY, jnp.zeros(1), jnp.zeros((1, D)))["params"])
@@ -213,6 +219,10 @@ def distilled(**own):
     return fitted(training.MapSettings, sizes, form="barycentre", temperature=1.0, num_pairs=8, **own)
 
 
+def going():
+    return {"model": model("flow"), "num_steps": 2, "method": "heun", "guidance": 1.0}
+
+
 def linear():
     return {"module": model("bures_linear").module, "factor": np.eye(D, 3, dtype=np.float32)}
 
@@ -222,6 +232,7 @@ FITS = {  # all fields of the configuration are among the arguments; one row for
     "ae_ot_gan.fit": lambda: fit_images("ae_ot_gan", labels=LABELS) | {"base": NETWORK},
     "ae_ot_gan.refine": lambda: fit_images("ae_ot_gan", model=model("ae_ot")),
     "bures_linear.fit": lambda: fitted(og.models.bures_linear.Config, SIZES["bures_linear"], data=X),
+    "flow.fit": lambda: fitted(og.models.flow.Config, SIZES["flow"], data=X, labels=LABELS, coupling="independent"),
     "info_gan.fit": lambda: fit_images("info_gan"),
     "informative_gan.fit": lambda: fit_images("informative_gan"),
     "latent_flow.fit": lambda: fitted(og.models.latent_flow.Config, SIZES["latent_flow"], codes=X),
@@ -302,6 +313,20 @@ VALID = {
         "values": np.array([0, 1]),
         "category": 0,
     },
+    "flow.decode": lambda: {"model": model("flow"), "noise": X, "label": LABELS},
+    "flow.encode": lambda: {"model": model("flow"), "data": X, "label": LABELS},
+    "flow.init": lambda: {"key": KEY, "config": config("flow"), "shape": (D,), "num_classes": 2, "num_conditions": 0},
+    "flow.loss": lambda: {
+        "params": model("flow").variables["params"],
+        "module": model("flow").module,
+        "batch": og.coupling.Batch(X, Y, LABELS, np.ones(N, np.float32), np.arange(N)),
+        "t": T,
+    },
+    "flow.make_step": lambda: {"module": model("flow").module, "config": config("flow")},
+    "flow.move": lambda: {**going(), "x": X, "t0": 1.0, "t1": 0.5, "label": LABELS},
+    "flow.sample": lambda: {**going(), "key": KEY, "num": 2},
+    "flow.sample of a label": lambda: {**going(), "key": KEY, "num": 2, "label": 1},
+    "flow.velocity": lambda: {"model": model("flow"), "x": X, "t": 0.5, "label": LABELS, "guidance": 1.0},
     "info_gan.discriminator_loss": lambda: {
         "critic": started("info_gan")[1].critic.params,
         "module": model("info_gan").module,
@@ -453,12 +478,24 @@ SORTS = {  # where the name does not tell
     **{name: {"images": "images"} for name in VALID if not name.endswith(("loss", "unit_of"))},
     "ae_ot.sample": {"angle": "positive"},
     "ae_ot.sample of a label": {"angle": "positive", "label": "label"},
-    **{f"{name}.sample of a label": {"label": "label"} for name in ("latent_ot", "sinkhorn_generator", "vae", "wae_mmd", "wgan_gp")},
+    **{
+        f"{name}.sample of a label": {"label": "label"}
+        for name in ("latent_ot", "sinkhorn_generator", "vae", "wae_mmd", "wgan_gp")
+    },
     "ae_ot_gan.sample": {"angle": "positive"},
     "bures_linear.init": {"data_shape": "counts"},
     "code_reading.of_each_code": {"part": "count"},
     "code_reading.traverse": {"category": "label"},
-    **{f"sinkhorn_generator.{name}": {"features": "given"} for name in ("loss", "make_step")},
+    "sinkhorn_generator.loss": {"features": "given", "heat": "positive"},
+    "sinkhorn_generator.make_step": {"features": "given"},
+    "flow.decode": {"label": "array"},
+    "flow.encode": {"label": "array"},
+    "flow.init": {"shape": "counts", "num_conditions": "count"},
+    "flow.loss": {"batch": "thing"},
+    "flow.move": {"label": "array", **dict.fromkeys(("t0", "t1"), "number"), "guidance": "number"},
+    "flow.sample": {"guidance": "number"},
+    "flow.sample of a label": {"label": "label", "guidance": "number"},
+    "flow.velocity": {"label": "array", "guidance": "number"},
     "store.load": {"path": "path"},
     "store.save": {"path": "path", "model": "nothing"},
 }
@@ -477,7 +514,7 @@ def sorts_of_fit(name):
     else:
         kind = training.MapSettings if rest == "distil" else getattr(og.models, module).Config
     fields = {it.name: SORT_OF_FIELD.get(it.type, "nothing") for it in dataclasses.fields(kind)}
-    return {**fields, "images": "images", "base": "fields", "sampler": "given", "features": "given"}
+    return {**fields, "images": "images", "base": "fields", "sampler": "given", "coupling": "name", "features": "given"}
 
 
 @pytest.fixture(autouse=True)

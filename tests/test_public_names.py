@@ -38,6 +38,8 @@ COST = og.PairwiseCost(X, Y)
 SK = og.sinkhorn.State(jnp.zeros(N), jnp.zeros(N))
 MIX = og.mixture.Mixture(np.array([0.5, 0.5], np.float32), X[:2], np.stack([COV, COV]))
 SD = og.semidiscrete.from_heights(jnp.zeros(N))
+MAP = og.semidiscrete.Map(jnp.asarray(Y), jnp.zeros(N), jnp.asarray(W), og.source.gaussian)
+PAIRED = og.coupling.Independent(X, CODES)
 EXT = og.extension.Extension(jnp.asarray(Y), jnp.float32(0.5))
 Q = np.full((2, N), 0.5, np.float32)
 CUBE = _RANDOM.uniform(size=(2, 3, N)).astype(np.float32)  # codes, noises, data
@@ -88,6 +90,13 @@ VALID = {
     "DenseCost": {"values": MATRIX},
     "PairwiseCost": {"x": X, "y": Y},
     "adapters.to_ott": {"cost": COST, **EPS},
+    "coupling.Independent": {"data": X, "labels": CODES},
+    "coupling.Minibatch": {"data": X, "labels": CODES, "beta": 1.0},
+    "coupling.SemiDiscrete": {"data": X, "h": F, "labels": CODES},
+    "coupling.Sinkhorn": {"data": X, "labels": CODES, **EPS, "beta": 1.0},
+    "coupling.batches": {"coupling": PAIRED, "key": KEY, "batch_size": 2, "num": 1},
+    "coupling.from_map": {"transport": MAP, "data": Y},
+    "coupling.semidiscrete": {"key": KEY, "data": X, "labels": CODES, "tol": 0.5, "max_samples": 4096},
     "coupling.invert": {"key": KEY, "state": SD, "y": Y, "index": np.arange(3)},
     "coupling.invert_all": {"key": KEY, "state": SD, "y": Y},
     "coupling.nearest": {"y": Y, "codes": X},
@@ -232,8 +241,8 @@ VALID = {
     },
     "sinkhorn_divergence masked": {"x": X, "y": Y, "a": W, "b": W, **EPS, "diagonal": "mask", "tol": 1e-3},
     "drift": {
-        **{"x": X, "y": Y, "x_other": X + 1, "a": W, "b": W, "a_other": W, **EPS, "tol": 1e-3, "max_steps": 100},
-        **{"epsilon_weights": np.ones(1, np.float32), "diagonal": "keep"},
+        **{"x": X, "y": Y, "x_other": X + 1, "a": W, "b": W, "a_other": W, "tol": 1e-3, "max_steps": 100},
+        **{"epsilon": np.array([0.5, 1.0]), "epsilon_weights": np.array([0.4, 0.6]), "diagonal": "keep"},
     },
     "data.sprites.factors_of": {"index": np.arange(3)},
     "data.sprites.index_of": {"factors": SPRITES},
@@ -352,6 +361,8 @@ WITHOUT = {  # what no row is for, by why
 }
 SORTS = {  # where the name does not tell
     "data.batches": {"arrays": "arrays", "start": "count"},
+    "coupling.batches": {"coupling": "thing", "repeats": "count", "pool": "count"},
+    "coupling.from_map": {"transport": "thing", "data": "array"},
     "coupling.pair": {"step": "step"},
     "data.batch_index": {"step": "step"},
     "data.load": {"data_dir": "folder", "cache_dir": "folder"},
@@ -469,7 +480,7 @@ def test_wrong_arguments_are_refused_in_words(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(VALID) - ASKS_FOR_MORE))
 def test_results_do_not_depend_on_how_arrays_are_given(name):
-    found = list(results(name, FUNCTIONS[name], VALID[name], UNREAD, SORTS.get(name)))
+    found = list(results(name, function_of(name), VALID[name], UNREAD, SORTS.get(name)))
     assert not found, "\n".join(found)
 
 

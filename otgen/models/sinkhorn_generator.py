@@ -5,12 +5,16 @@ data y, T' that to a second, independent batch of draws x'. The generator is reg
 ("drift"), or descends the divergence as it is written ("divergence"); both have the same gradient in expectation.
 Without the second batch the push of T' is too weak, and the generator shrinks. There is no critic, and no game.
 
+Batches have other shares of the modes of the data than their laws, and exact transport between them draws bridges
+between modes. With `rho` the marginals are relaxed, so that small differences of mass cost less than their transport.
+
 A batch of draws moves by several batches of data and as many held draws, which costs no gradients and makes the plan,
 and so the velocity, that of many more points. Samples are drawn from the moving average of the weights.
 
 Reference: Genevay, Peyre and Cuturi (2018), arXiv 1706.00292 (the divergence of minibatches as a loss); Feydy et al.
-(2019), arXiv 1810.08278 (its gradient); W-Flow, arXiv 2605.11755, Drifting, arXiv 2602.04770, and Sinkhorn-Drifting,
-arXiv 2603.12366 (one evaluation by velocities of particles).
+(2019), arXiv 1810.08278 (its gradient); Fatras et al. (2021), arXiv 2103.03606 (relaxed marginals of minibatches);
+W-Flow, arXiv 2605.11755, Drifting, arXiv 2602.04770, and Sinkhorn-Drifting, arXiv 2603.12366 (one evaluation by
+velocities of particles).
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from otgen.models.apply import Model, as_batch
+from otgen.models.apply import Model, as_batch, check_images
 from otgen.models.apply import sample as sample
 from otgen.models.classes import beside, check_classes, collection_of, drawn, example_of, parted
 from otgen.models.fitting import check_start, check_step, fit_generator
@@ -62,11 +66,13 @@ class Config(GeneratorSettings):
       second: what pushes draws apart: "batch", a second, independent batch of draws; "mask", the first one, where none
         may stay at itself; "same", the first one, under which the generator shrinks; "none".
       epsilon: temperature, as a share of the mean cost between two data; or several, that are averaged over.
-      epsilon_start: largest temperature at the start, from which all fall by one factor until half of the training;
-        None for no annealing.
+      epsilon_start: largest temperature at the start, from which all, and rho with them, fall by one factor until half
+        of the training; None for no annealing.
+      rho: price of mass that the plans leave out, in KL, as a share of the mean cost; None for exact marginals. Small
+        against the cost of the way from draws to data it does not pull them there any more: start higher.
       tol: marginal error of the plans.
-      noise_scale: standard deviation of the noise as the network reads it: the larger, the steeper it starts, as it must
-        be where data lie in separate modes.
+      noise_scale: standard deviation of the noise as the network reads it: the larger, the steeper the network starts,
+        as it must become where data lie in separate modes.
       average: decay of the moving average of the weights that samples are drawn with.
 
     Example:
@@ -83,6 +89,7 @@ class Config(GeneratorSettings):
     second: str = "batch"
     epsilon: float | Sequence[float] = 0.01
     epsilon_start: float | None = None
+    rho: float | None = None
     tol: float = 0.01
     noise_scale: float = 1.0
     average: float = 0.999
@@ -92,7 +99,8 @@ class Config(GeneratorSettings):
         self.whole("batches")
         self.one_of("loss", LOSSES)
         self.one_of("second", SECONDS)
-        self.positive("tol", "noise_scale", *(() if self.epsilon_start is None else ("epsilon_start",)))
+        optional = (name for name in ("epsilon_start", "rho") if getattr(self, name) is not None)
+        self.positive("tol", "noise_scale", *optional)
         self.below_one("average")
         if isinstance(self.epsilon, Sequence) and not isinstance(self.epsilon, str):
             for value in self.epsilon:
@@ -188,6 +196,7 @@ def loss(
     noise = as_array("noise", noise, (None, config.latent_dim), finite=False)
     other_noise = as_array("other_noise", other_noise, (None, config.latent_dim), finite=False)
     check_classes(module, classes, len(images))
+    require_positive("heat", heat)
     if not len(noise) or len(images) % len(noise):
         raise ValueError(f"{len(noise)} rows of noise for {len(images)} images: give a whole share of their number.")
     if features is not None:
@@ -203,8 +212,8 @@ def loss(
     tell = functools.partial(beside, module, strength=APART * unit**0.5)
     x_other = tell(draws(other_noise, classes), classes) if config.second == "batch" else None
     clouds = gathered((tell(x, of_draws), tell(y, classes), x_other), axis_name)
-    temperatures = unit * jnp.asarray(heat) * jnp.asarray(config.temperatures())
-    value, error = (_regression if config.loss == "drift" else _divergence)(config, temperatures, *clouds)
+    epsilon = unit * jnp.asarray(heat) * jnp.asarray(config.temperatures())
+    value, error = (_regression if config.loss == "drift" else _divergence)(config, epsilon, *clouds)
     return value / unit, {"loss": value / unit, "error": error}
 
 
@@ -214,31 +223,36 @@ def _flat(images: Array) -> Array:
 
 def _regression(config: Config, epsilon: Array, x: Array, y: Array, x_other: Array | None) -> tuple[Array, Array]:
     """Return the mean of |x - target|^2 at the target x + V held constant, and the error of the plans."""
-    if config.second == "none":
-        slope, error = jax.grad(lambda it: _pull(config, epsilon, it, y), has_aux=True)(jax.lax.stop_gradient(x))
-        velocity = -0.5 * len(x) * slope
-    else:
+    if config.rho is None and config.second != "none":
         diagonal = "mask" if config.second == "mask" else "keep"
         options = {"epsilon": epsilon, "tol": config.tol, "diagonal": diagonal, "return_info": True}
         velocity, info = drift(x, y, x_other, **options)
         error = info.error
+    else:  # the slope of the terms that x stands in
+        fixed = dataclasses.replace(config, second="none") if x_other is not None else config
+
+        def terms(x: Array) -> tuple[Array, Array]:
+            value, error = _divergence(fixed, epsilon, x, y, None)
+            if x_other is None:
+                return value, error
+            push, other = _divergence(fixed, epsilon, x, jax.lax.stop_gradient(x_other), None)
+            return value - push, jnp.maximum(error, other)
+
+        slope, error = jax.grad(terms, has_aux=True)(jax.lax.stop_gradient(x))
+        velocity = -0.5 * len(x) * slope
     return jnp.mean(jnp.sum((x - jax.lax.stop_gradient(x + velocity)) ** 2, axis=1)), error
 
 
 def _divergence(config: Config, epsilon: Array, x: Array, y: Array, x_other: Array | None) -> tuple[Array, Array]:
-    """Return the mean of the divergence over the temperatures, and the error of the plans."""
-    if config.second == "none":
-        return _pull(config, epsilon, x, y)
-    diagonal = "mask" if config.second == "mask" else "keep"
-    options = {"x_other": x_other, "diagonal": diagonal, "tol": config.tol, "return_info": True}
-    found = [sinkhorn_divergence(x, y, epsilon=it, **options) for it in epsilon]
-    return sum(value for value, _ in found) / len(found), jnp.max(jnp.stack([info.error for _, info in found]))
-
-
-def _pull(config: Config, epsilon: Array, x: Array, y: Array) -> tuple[Array, Array]:
-    """Return the mean of the cost of transport alone, and the error of the plans."""
-    cost = PairwiseCost(x, y)
-    found = [sinkhorn.value(cost, epsilon=it, tol=config.tol, return_info=True) for it in epsilon]
+    """Return the divergence, or its first term alone, averaged over the temperatures, and the error of the plans."""
+    diagonal, found = "mask" if config.second == "mask" else "keep", []
+    for share, at in zip(config.temperatures(), epsilon, strict=True):
+        tau = 1.0 if config.rho is None else config.rho / (config.rho + share)
+        options = {"epsilon": at, "tau_a": tau, "tau_b": tau, "tol": config.tol, "return_info": True}
+        if config.second == "none":
+            found.append(sinkhorn.value(PairwiseCost(x, y), **options))
+        else:
+            found.append(sinkhorn_divergence(x, y, x_other=x_other, diagonal=diagonal, **options))
     return sum(value for value, _ in found) / len(found), jnp.max(jnp.stack([info.error for _, info in found]))
 
 
@@ -343,7 +357,7 @@ def fit(
         raise ValueError("output = 'unit' for points [N, d]: it is for pixels in [0, 1], leave it out.")
     if features is not None:
         require_function("features", features)
-        told["features"] = _seen(features, images[:8])
+        told["features"] = _seen(features, check_images(images, settings.output)[:8])
     options = {"labels": labels, "callback": callback, "checkpoints": checkpoints, "told": told}
     step = functools.partial(make_step, features=features)
     module, state = fit_generator(key, images, settings, init, step, batches_per_step=settings.batches, **options)

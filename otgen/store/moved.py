@@ -19,7 +19,7 @@ _MOVED = (  # old package, new package, then modules: "old=new", or one name for
         "ot",
         "ot.semidiscrete",
         "heights=descent polish=newton shards=devices cells=measure warm=start scores source "
-        "coupling cell_walk=hit_and_run extension singular learned",
+        "cell_walk=hit_and_run extension singular learned",
     ),
     ("ot", "ot.exact", "program"),
     ("ot", "ot.gaussian", "gaussian=maps bures covariance=factors units polar frechet mixture"),

@@ -94,7 +94,7 @@ def replicated(state: Any, *, copy: bool = False) -> Any:
     if copy:
         state = jax.tree.map(jnp.copy, state)
     first = next((leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)), None)
-    if first is not None and first.sharding == _over_devices():
+    if first is not None and first.committed and first.sharding == _over_devices():
         return state
     return jax.device_put(state, _over_devices())
 

@@ -48,7 +48,9 @@ def test_at_a_low_temperature_draws_go_from_their_held_partners_to_their_data():
     assert float(metrics["error"]) < 1e-3
 
 
-@pytest.mark.parametrize("second", ["batch", *(pytest.param(it, marks=pytest.mark.slow) for it in ("mask", "same", "none"))])
+@pytest.mark.parametrize(
+    "second", ["batch", *(pytest.param(it, marks=pytest.mark.slow) for it in ("mask", "same", "none"))]
+)
 def test_regression_has_the_gradient_of_the_divergence_in_the_draws(second):
     """For all but "batch", whose held draws are constant: there, that of the two terms in which the draws stand."""
     images, noise, other = batches(12)
@@ -102,6 +104,16 @@ def test_without_a_second_batch_the_generator_shrinks():
     kept = {name: float(learnt(points, second=name, **fields).var(axis=0).mean()) for name in ("same", "batch")}
     assert kept["same"] < 0.7
     assert kept["batch"] > 0.8
+
+
+@pytest.mark.slow
+def test_relaxed_marginals_build_no_bridges():
+    """Of two modes 4 apart draws between them are fewer where shares of batches need not be met."""
+    rng = np.random.default_rng(0)
+    points = (rng.normal(size=(2000, 2)) * 0.1 + np.where(rng.random(2000) < 0.5, 2, -2)[:, None]).astype(np.float32)
+    fields = {"epsilon": 0.003, "noise_scale": 4.0, "epochs": 40}
+    between = {rho: float((np.abs(learnt(points, rho=rho, **fields)[:, 0]) < 1.5).mean()) for rho in (None, 0.1)}
+    assert between[0.1] < 0.6 * between[None]
 
 
 @pytest.mark.slow
@@ -175,6 +187,8 @@ def test_a_fit_goes_on_bit_identically_and_is_saved(moons, tmp_path):
         ({"epsilon": ()}, "one temperature or several"),
         ({"epsilon": "much"}, "epsilon"),
         ({"epsilon_start": 0.0}, "epsilon_start"),
+        ({"rho": -1.0}, "rho"),
+        ({"noise_scale": 0.0}, "noise_scale"),
         ({"batches": 0}, "batches"),
         ({"average": 1.0}, "average"),
         ({"output": "unit"}, "points"),

@@ -15,7 +15,7 @@ import pytest
 
 import otgen as og
 from otgen.maps import neural_map
-from otgen.models import ae_ot, ae_ot_gan, apply, bures_linear, latent_ot
+from otgen.models import ae_ot, ae_ot_gan, apply, bures_linear, flow, latent_ot
 from otgen.models.baselines import latent_flow, vae, wae_mmd, wgan_gp
 from otgen.models.informative import info_gan, informative_gan
 from otgen.nn.potentials import Convex
@@ -107,6 +107,11 @@ MODELS = {
     "vae": lambda: generator_model(apply.Model, vae.VAE(SHAPE, vae.Config(**SIZES))),
     "wae_mmd": lambda: generator_model(apply.Model, wae_mmd.WAE(SHAPE, wae_mmd.Config(**SIZES))),
     "wgan_gp": lambda: generator_model(apply.Model, wgan_gp.WGAN(SHAPE, wgan_gp.Config(**SIZES))),
+    "flow": lambda: flow.Flow(
+        Velocity(2, 8, 1, 3, precision="bfloat16"),
+        filled(Velocity(2, 8, 1, 3), jnp.zeros(1), jnp.zeros((1, 2))),
+        flow.Config(width=8, depth=1, precision="bfloat16"),
+    ),
     "latent_flow": lambda: latent_flow.Flow(
         Velocity(2, 8, 1), filled(Velocity(2, 8, 1), jnp.zeros(1), jnp.zeros((1, 2)))["params"], latent_flow.Config()
     ),

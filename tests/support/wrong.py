@@ -25,8 +25,8 @@ SORTS = {
         "log_every save_every steps_per_call max_steps num_iterations num_sweeps max_crossings event_ndim bins "
         "block start size"
     ),
-    "positive": "epsilon tol deviation radius scale df alpha tau_a tau_b budget epochs unit top temperature neighbours "
-    "target_variance test_distance first",
+    "positive": "epsilon tol beta deviation radius scale df alpha tau_a tau_b budget epochs unit top temperature "
+    "neighbours target_variance test_distance first",
     "number": "t s low high loc confidence quantile angle tau lam level least",
     "name": "smoothing method name solver form phase split dense axis diagonal",
     "thing": "model module variables config settings map_ law flow reading prior cost benchmark extension",

@@ -19,8 +19,9 @@ from otgen.train import hosts
 if "OTGEN_COORDINATOR" in os.environ:
     hosts.join()
 import jax, jax.numpy as jnp, numpy as np
+import otgen as og
 from otgen.maps import neural_map
-from otgen.models import ae_ot, ae_ot_gan, bures_linear, info_gan, informative_gan, latent_flow, vae
+from otgen.models import ae_ot, ae_ot_gan, bures_linear, flow, info_gan, informative_gan, latent_flow, vae
 from otgen.models import sinkhorn_generator, wae_mmd, wgan_gp
 from otgen.train import train
 names, num_steps, steps_per_call = sys.argv[1].split(","), int(sys.argv[2]), int(sys.argv[3])
@@ -65,7 +66,19 @@ def of_flow(pairing):
     module, state = latent_flow.init(key, config, 3)
     return latent_flow.make_step(module, config), state, (), rng.normal(size=(240, 3)).astype(np.float32), 24
 
+def of_pairs_with_labels():
+    config = flow.Config(width=16, depth=1, num_steps=num_steps)
+    module, state = flow.init(key, config, (3,), num_classes=2)
+    step = flow.make_step(module, config)
+
+    def of_rows(state, rows, key, *, axis_name=None):
+        label, weight = (rows[:, 6] > 0).astype(jnp.int32), jnp.exp(rows[:, 7])
+        return step(state, og.coupling.Batch(rows[:, :3], rows[:, 3:6], label, weight, label), key, axis_name=axis_name)
+
+    return of_rows, state, (), rng.normal(size=(240, 8)).astype(np.float32), 24
+
 MODELS = {
+    "flow": of_pairs_with_labels,
     "ae_ot": lambda: plain(ae_ot), "vae": lambda: plain(vae), "wae_mmd": lambda: plain(wae_mmd),
     "bures_linear": of_covariances, "ae_ot_gan": of_pairs, "informative_gan": of_codes,
     "info_gan": lambda: plain(info_gan, 48), "wgan_gp": lambda: plain(wgan_gp, 144),
@@ -101,7 +114,7 @@ for name in names:
 if hosts.is_first():
     print(json.dumps(results))
 """
-MINIMISED = ("ae_ot", "vae", "wae_mmd", "bures_linear", "latent_flow", "latent_flow_ot", "sinkhorn_generator")
+MINIMISED = ("ae_ot", "vae", "wae_mmd", "bures_linear", "flow", "latent_flow", "latent_flow_ot", "sinkhorn_generator")
 ADVERSARIAL = ("ae_ot_gan", "informative_gan", "info_gan", "wgan_gp")
 SOLVERS = ("c_transform", "lp", "icnn")
 

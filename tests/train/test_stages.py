@@ -25,6 +25,9 @@ FITS = {
         jax.random.key(0), IMAGES, LABELS, solver_options=SOLVER, **TINY, **more
     ),
     "neural_map": lambda **more: og.maps.neural_map.fit(jax.random.key(0), None, CODES, solver="lp", **SOLVER, **more),
+    "flow": lambda **more: og.models.flow.fit(
+        jax.random.key(0), CODES, LABELS, tol=0.3, width=8, depth=1, num_steps=700, batch_size=20, **more
+    ),
     "latent_flow": lambda **more: og.models.latent_flow.fit(
         jax.random.key(0), CODES, width=8, num_steps=700, batch_size=20, **more
     ),

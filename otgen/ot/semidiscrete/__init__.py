@@ -15,8 +15,8 @@ is empty, its height -1e30, and it counts in no mean or scale, so that zero weig
 `descent` the update of the heights, `newton` its steps in low dimensions, `devices` its loops, `measure` the masses of
 cells and chi2. `scores` takes the maxima, `source` has the laws of x, which priors of `og.latent` are too. What a
 solved map is good for: `extension` (new points), `angle_filter` (which cells are joined), `singular` (where the map
-jumps), `coupling` (pairs for training, noise of given data, by walks of `hit_and_run`), `learned` (a prior whose sums
-are matched by a solve).
+jumps), `pairing` (pairs for training), `inverse` (noise of given data, by walks of `hit_and_run`), `learned` (a prior
+whose sums are matched by a solve).
 """
 
 from otgen.ot.semidiscrete.descent import Schedule, State, from_heights, stage, step

@@ -9,7 +9,7 @@ from typing import Any
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from otgen.ot.semidiscrete import coupling, extension, solution
+from otgen.ot.semidiscrete import extension, inverse, pairing, solution
 from otgen.ot.semidiscrete.angle_filter import QUANTILE
 from otgen.ot.semidiscrete.descent import State, from_heights
 from otgen.types import Array, Key, Sampler, as_pytree
@@ -72,23 +72,23 @@ class Map:
         """Estimate how far the masses are from the weights, as `semidiscrete.chi2`: value and standard error."""
         return solution.chi2(key, self, self.y, num, weights=self.weights)
 
-    def pair(self, key: Key, step: ArrayLike, batch_size: int, *, quasi: bool = True) -> coupling.Pairs:
+    def pair(self, key: Key, step: ArrayLike, batch_size: int, *, quasi: bool = True) -> pairing.Pairs:
         """Draw batch number `step` of noise and data, as `coupling.pair`."""
-        return coupling.pair(key, step, self, self.y, batch_size, quasi=quasi)
+        return pairing.pair(key, step, self, self.y, batch_size, quasi=quasi)
 
-    def pairs(self, key: Key, batch_size: int, **options: Any) -> Iterator[coupling.Pairs]:
+    def pairs(self, key: Key, batch_size: int, **options: Any) -> Iterator[pairing.Pairs]:
         """Iterate over batches of noise and data; options and errors as in `coupling.pairs`."""
-        return coupling.pairs(key, self, self.y, batch_size, **options)
+        return pairing.pairs(key, self, self.y, batch_size, **options)
 
-    def invert(self, key: Key, index: ArrayLike, *, how: str = "draw", num_sweeps: int = 32) -> coupling.Inverse:
+    def invert(self, key: Key, index: ArrayLike, *, how: str = "draw", num_sweeps: int = 32) -> inverse.Inverse:
         """Return noise that is sent to the points of an index [n], as `coupling.invert`."""
         centres = None if self.extension is None else self.extension.centres
         options = {"how": how, "num_sweeps": num_sweeps, "centres": centres}
-        return coupling.invert(key, self, self.y, index, **options)
+        return inverse.invert(key, self, self.y, index, **options)
 
-    def invert_all(self, key: Key, *, num: int | None = None, num_sweeps: int = 32) -> coupling.Inverse:
+    def invert_all(self, key: Key, *, num: int | None = None, num_sweeps: int = 32) -> inverse.Inverse:
         """Return noise that is sent to each of the points, as `coupling.invert_all`."""
-        return coupling.invert_all(key, self, self.y, num=num, num_sweeps=num_sweeps)
+        return inverse.invert_all(key, self, self.y, num=num, num_sweeps=num_sweeps)
 
     def extended(self, key: Key, *, num: int | None = None, quantile: ArrayLike = QUANTILE) -> Map:
         """Return the map with its extension, which makes new points; arguments and errors as in `extension.init`."""

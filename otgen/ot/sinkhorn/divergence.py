@@ -101,8 +101,8 @@ def sinkhorn_divergence(
     own, a_own = own_term("x", x, a, x_other, a_other, diagonal, cost_fn, tau_a)
     other, b_own = own_term("y", y, b, y_other, b_other, diagonal, cost_fn, tau_b)
     terms = [
-        solver.value(own, a, a_own, tau_a=tau_a, tau_b=tau_a, **options),
-        solver.value(other, b, b_own, tau_a=tau_b, tau_b=tau_b, **options),
+        _own_value(own, a, a_own, x_other is None, tau_a, options),
+        _own_value(other, b, b_own, y_other is None, tau_b, options),
         solver.value(cross, a, b, tau_a=tau_a, tau_b=tau_b, **options),
     ]
     left, right, both = (term[0] if return_info else term for term in terms)
@@ -144,6 +144,16 @@ def own_term(
                 "must go to others, so that no point may have more than half."
             )
     return MaskedDiagonal(cost), a
+
+
+def _own_value(
+    cost: Cost, a: ArrayLike | None, a_other: ArrayLike | None, same: bool, tau: ArrayLike, options: dict
+) -> Any:
+    """Return the value of a cloud's own term, by one potential where both sides are one cloud that may stay."""
+    exact = not is_traced(tau) and np.all(np.asarray(tau) == 1)
+    if same and exact and isinstance(cost, PairwiseCost) and cost.cost_fn.negative_type:
+        return solver.own_value(cost, a, **options)
+    return solver.value(cost, a, a_other, tau_a=tau, tau_b=tau, **options)
 
 
 def _surplus(a: ArrayLike, b: ArrayLike, a_other: ArrayLike, b_other: ArrayLike) -> ArrayLike:

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from otgen.ot.costs import Cost, DenseCost, product
 from otgen.ot.costs.potentials import State
 from otgen.ot.inert import gibbs
-from otgen.ot.sinkhorn import loop
+from otgen.ot.sinkhorn import loop, symmetric
 from otgen.ot.sinkhorn.inputs import in_memory
 from otgen.ot.sinkhorn.potentials import dual_value, solve
 from otgen.types import Array, Held
@@ -47,6 +47,7 @@ class How(NamedTuple):
 
     anneal: bool
     dense: bool | None
+    symmetric: bool = False  # a cloud to itself, at a cost of negative type: `symmetric.solve`
 
 
 def _problem(inputs: Inputs) -> loop.Problem:
@@ -56,16 +57,12 @@ def _problem(inputs: Inputs) -> loop.Problem:
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def potentials(how: How, inputs: Inputs, solver: Solver) -> tuple[State, Array]:
     """Solve for the optimal potentials, and count steps; differentiable through the linearised marginal equations."""
-    cost = in_memory(inputs.cost, how.dense)
-    state, num_steps, _ = solve(
-        cost,
-        _problem(inputs),
-        solver.state,
-        epsilon=inputs.epsilon,
-        tol=solver.tol,
-        max_steps=solver.max_steps,
-        anneal=how.anneal,
-    )
+    cost, problem = in_memory(inputs.cost, how.dense), _problem(inputs)
+    options = {"epsilon": inputs.epsilon, "tol": solver.tol, "max_steps": solver.max_steps}
+    if how.symmetric:
+        state, num_steps = symmetric.solve(cost, problem, **options)
+    else:
+        state, num_steps, _ = solve(cost, problem, solver.state, anneal=how.anneal, **options)
     return state, num_steps.astype(state.f.dtype)  # a float, as only floats have tangents
 
 

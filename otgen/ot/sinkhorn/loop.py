@@ -30,7 +30,20 @@ from otgen.ot.sinkhorn.absorption import (
 )
 from otgen.types import Array
 
-__all__ = ["SAFE", "Problem", "at_rest", "balance", "iterate", "motion", "pmax", "rate", "solve", "total"]
+__all__ = [
+    "HUGE",
+    "SAFE",
+    "TINY",
+    "Problem",
+    "at_rest",
+    "balance",
+    "iterate",
+    "motion",
+    "pmax",
+    "rate",
+    "solve",
+    "total",
+]
 
 WIDE = 60.0  # largest |log scaling| before potentials are absorbed: exp(60) is far from overflow
 SLOW = 0.4  # Sinkhorn is left for Newton when it keeps more than this share of the error
@@ -77,7 +90,8 @@ def _scaling(sums: Array, potential: Array, tau: Array, epsilon: Array) -> Array
     return -tau * jnp.log(sums) - (1 - tau) * potential / epsilon
 
 
-def _sums(values: Array) -> Array:
+def sums_of(values: Array) -> Array:
+    """Return sums of the kernel, bounded where they under- or overflowed."""
     return jnp.clip(values, TINY, HUGE)
 
 
@@ -90,7 +104,7 @@ def _evaluate(kernel: Kernel, log_u: Array, problem: Problem, epsilon: Array) ->
     """Solve the columns for u, and measure what is left in the rows: log_v, shift, rows, columns, error, off."""
     a, b, tau_a, tau_b = problem.a, problem.b, problem.tau_a, problem.tau_b
     mass = mass_at(a, log_u)
-    columns = _sums(kernel.transposed(mass))
+    columns = sums_of(kernel.transposed(mass))
     log_v = _scaling(columns, kernel.g, tau_b, epsilon)
     shift = balance(
         a,
@@ -100,7 +114,7 @@ def _evaluate(kernel: Kernel, log_u: Array, problem: Problem, epsilon: Array) ->
         rate(tau_a) + (1 - tau_b),
         problem.axis_name,
     )
-    rows = _sums(kernel.times(mass_at(b, log_v)) * jnp.exp((1 - tau_b) * shift))
+    rows = sums_of(kernel.times(mass_at(b, log_v)) * jnp.exp((1 - tau_b) * shift))
     miss = jnp.abs(_target(kernel, log_u, shift, problem, epsilon) - mass * rows)
     error = total(miss, problem.axis_name)
     moved = jnp.where(a > 0, jnp.abs(_plain(kernel, rows, shift, problem, epsilon) - log_u), 0.0)
@@ -225,7 +239,7 @@ def _absorbed(cost: Cost, g: Array, epsilon: Array, problem: Problem) -> tuple[K
 def _enter(cost: Cost, problem: Problem, g: Array, epsilon: Array, num_steps: Array) -> tuple[Kernel, Loop]:
     """Absorb potentials, and do one iteration of Sinkhorn's from g."""
     kernel, log_v = _absorbed(cost, g, epsilon, problem)
-    rows = _sums(kernel.times(mass_at(problem.b, log_v)))
+    rows = sums_of(kernel.times(mass_at(problem.b, log_v)))
     log_u = jnp.where(problem.a > 0, _scaling(rows, kernel.f, problem.tau_a, epsilon), 0.0)
     found = _evaluate(kernel, log_u, problem, epsilon)
     far = jnp.full_like(found[-1], jnp.inf)
@@ -324,9 +338,9 @@ def iterate(
         kernel, log_v = _absorbed(cost, carry[1], epsilon, problem)
 
         def one(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
-            rows = _sums(kernel.times(mass_at(problem.b, carry[1])))
+            rows = sums_of(kernel.times(mass_at(problem.b, carry[1])))
             log_u = _scaling(rows, kernel.f, problem.tau_a, epsilon)
-            columns = _sums(kernel.transposed(mass_at(problem.a, log_u)))
+            columns = sums_of(kernel.transposed(mass_at(problem.a, log_u)))
             return (log_u, _scaling(columns, kernel.g, problem.tau_b, epsilon)), None
 
         (log_u, log_v), _ = jax.lax.scan(one, (jnp.zeros_like(kernel.f), log_v), length=length)

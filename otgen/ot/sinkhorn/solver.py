@@ -271,6 +271,24 @@ def value(
     return _value(implicit.How(bool(anneal), dense), inputs, solver, bool(return_info))
 
 
+def own_value(
+    cost: Cost,
+    a: ArrayLike | None = None,
+    *,
+    epsilon: ArrayLike,
+    tol: ArrayLike,
+    max_steps: ArrayLike,
+    dense: bool | None,
+    return_info: bool,
+) -> Float[Array, ""] | tuple[Float[Array, ""], Info]:
+    """Return `value` of a cost of negative type between a cloud and itself, by one potential; arguments as there."""
+    problem, state, epsilon, tol, _ = _prepare(cost, a, a, epsilon, 1.0, 1.0, tol, None, False, None)
+    inputs = implicit.Inputs(cost, problem.a, problem.b, epsilon, problem.tau_a, problem.tau_b)
+    require_choice("dense", dense, (None, True, False))
+    how = implicit.How(anneal=False, dense=dense, symmetric=True)
+    return _value(how, inputs, implicit.Solver(state, tol, count(max_steps)), bool(return_info))
+
+
 @jax.jit(static_argnums=(0, 3))
 def _value(how: implicit.How, inputs: implicit.Inputs, solver: implicit.Solver, return_info: bool) -> Any:
     inputs = inputs._replace(cost=inputs.cost.weighed(inputs.a, inputs.b))

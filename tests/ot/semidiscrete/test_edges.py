@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import otgen as og
-from otgen.ot import semidiscrete
-from otgen.ot.semidiscrete import coupling, descent, extension, measure, solver, source
+from otgen.ot import coupling, semidiscrete
+from otgen.ot.semidiscrete import descent, extension, measure, solver, source
 from otgen.ot.semidiscrete.scores import top_scores
 
 NUM, DIM, SAMPLES = 24, 3, 64  # of all problems here, so that programs are shared

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from otgen.ot import latent, semidiscrete
-from otgen.ot.semidiscrete import coupling, hit_and_run, source
+from otgen.ot import coupling, latent, semidiscrete
+from otgen.ot.semidiscrete import hit_and_run, source
 
 CUBE = source.Source("cube", lambda u: u)
 

@@ -9,8 +9,9 @@ import optax
 import pytest
 
 import otgen as og
-from otgen.ot import semidiscrete
-from otgen.ot.semidiscrete import coupling, extension, hit_and_run, source
+from otgen.ot import coupling, semidiscrete
+from otgen.ot.semidiscrete import extension, hit_and_run, pairing, source
+from otgen.ot.semidiscrete.inverse import HOW
 from tests.support import problems
 
 
@@ -100,9 +101,9 @@ def test_a_pair_in_ones_own_jit_compiles_once(solved, key):
     assert run._cache_size() == 1
     assert total[1] == pytest.approx(float(coupling.pair(key, 1, state, y, 64).data.sum()), rel=1e-4)
     coupling.pair(key, 0, state, y, 64)
-    before = coupling._pair._cache_size()
+    before = pairing._pair._cache_size()
     list(coupling.pairs(key, state, y, 64, start=7, num=3))
-    assert coupling._pair._cache_size() == before
+    assert pairing._pair._cache_size() == before
 
 
 def test_pairs_refuse_at_once(solved, key):
@@ -117,7 +118,7 @@ def test_pairs_refuse_at_once(solved, key):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", hit_and_run.SOURCES, ids=str)
-@pytest.mark.parametrize("how", coupling.HOW)
+@pytest.mark.parametrize("how", HOW)
 def test_inverses_are_sent_back_to_every_target(sampler, how):
     y = jax.random.normal(jax.random.key(3), (150, 3)) @ jnp.array([[2.0, 1, 0], [0, 1, 1], [0, 0, 0.2]])
     state, _ = semidiscrete.run(jax.random.key(0), y, tol=0.01, sampler=sampler)
@@ -360,7 +361,7 @@ def test_double_precision_stays(x64, key):
     y = jax.random.normal(jax.random.key(3), (50, 2), jnp.float64)
     state = semidiscrete.from_heights(-0.15 * jnp.sum(y**2, 1))
     index = semidiscrete.assign(state, y, source.uniform_cube(key, 20, 2))
-    for how in coupling.HOW:
+    for how in HOW:
         inverse = coupling.invert(key, state, y, index, how=how)
         assert inverse.noise.dtype == jnp.float64
         np.testing.assert_array_equal(semidiscrete.assign(state, y, inverse.noise), index)
