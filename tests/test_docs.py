@@ -351,6 +351,8 @@ def test_the_model_of_the_guide_learns_and_shares_its_batch(key):
     drawn = [page["sample"](key, model._replace(variables=it), 1000).reshape(-1, 2) for it in (start, model.variables)]
     untrained, trained = (float(og.sinkhorn_divergence(x, fresh, epsilon=0.05)) for x in drawn)
     assert trained < 0.1 * untrained
+    spread, real = (float(points.var(0).sum()) for points in (drawn[1], page["moons"]))
+    assert 0.9 < spread / real < 1.1  # .89 with one batch for both sides of the draws' own term
 
     for label, inside in (
         (0, lambda x: x < 0.5),
@@ -360,10 +362,10 @@ def test_the_model_of_the_guide_learns_and_shares_its_batch(key):
         assert float(inside(points[:, 0]).mean()) > 0.9
 
     images, classes = fresh[:8].reshape(8, 1, 1, 2), jnp.arange(8) % 2
-    noise = jax.random.normal(key, (8, 2))
+    noise, second = jax.random.normal(key, (2, 8, 2))
     params = model.variables["params"]
-    whole, _ = page["loss"](params, module, images, noise, classes)
-    halves = [it.reshape(2, 4, *it.shape[1:]) for it in (images, noise, classes)]
+    whole, _ = page["loss"](params, module, images, noise, second, classes)
+    halves = [it.reshape(2, 4, *it.shape[1:]) for it in (images, noise, second, classes)]
     shared = jax.vmap(lambda *rows: page["loss"](params, module, *rows, "i")[0], axis_name="i")(*halves)
     assert jnp.allclose(shared, whole, rtol=1e-4)
 

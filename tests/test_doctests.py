@@ -19,7 +19,9 @@ import matplotlib.pyplot as plt
 NAMES = {"og": og, "jax": jax, "jnp": jnp, "np": np}
 QUICK = ("otgen.types", "otgen.ot.", "otgen.eval.information", "otgen.train.log")
 SLOW = (
+    "otgen.ot.coupling.recorded",
     "otgen.ot.coupling.solved",
+    "otgen.ot.coupling.solving",
     "otgen.ot.coupling.within",
     "otgen.ot.semidiscrete",
     "otgen.ot.semidiscrete.extension",

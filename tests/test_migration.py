@@ -68,3 +68,17 @@ def test_every_name_of_otgen_on_the_page_exists():
         for part in name.split("."):
             found = getattr(found, part)
         assert found is not og
+
+
+@pytest.mark.slow
+def test_the_flow_from_eight_gaussians_to_two_moons_arrives_in_one_step():
+    """Nearer to fresh moons than a tenth of what the source is away from them, in squared distances of transport."""
+    import otgen as og
+
+    section = PAGE.read_text().partition("## From torchcfm")[2]
+    names = {}
+    exec(BLOCK.search(PAGE.read_text()).group(1), names)
+    exec(BLOCK.search(section).group(1), names)
+    fresh = og.data.toy.two_moons(names["jax"].random.key(9), 1000)
+    start, end = (float(og.exact.assignment(og.PairwiseCost(it, fresh)).value) for it in (names["x"], names["moved"]))
+    assert end < 0.1 * start

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import ae_ot, ae_ot_gan, bures_linear, compare, informative_gan, latent_ops, latent_ot, w2_benchmark
-from experiments.bench import extension_forms, gaussian, latent, sinkhorn
+from experiments.bench import divergence, extension_forms, gaussian, latent, sinkhorn
 from experiments.lab import command as command_line
 from experiments.lab.command import progress_of
 from experiments.lab.trials import run_parts, stage
@@ -221,6 +221,16 @@ def test_latent_ops_smoke(tmp_path, monkeypatch):
 def test_bench_latent_smoke(tmp_path):
     results = latent.main(latent.Config.smoke(out=str(tmp_path / "latent.json")))
     assert results["traces"] == 3  # one for each prior, whatever t
+
+
+@pytest.mark.slow
+def test_bench_divergence_smoke(tmp_path):
+    results = divergence.main(divergence.Config.smoke(out=str(tmp_path / "divergence.json")))
+    rest = {row["form"]: row["rest"] for row in results["gradients"]}
+    assert rest["same batch"] < rest["masked"] < rest["second batch"] + 0.1
+    for row in results["own_terms"]:
+        assert 2 * row["one potential"]["steps"] <= row["general"]["steps"]
+        assert max(row[name]["error"] for name in ("general", "one potential")) < 1e-4
 
 
 @pytest.mark.slow

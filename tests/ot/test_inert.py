@@ -105,8 +105,15 @@ def value(cost_of, **options):
     return lambda it: og.sinkhorn.value(cost_of(it), it.a, it.b, epsilon=1.0, tol=1e-5, **options)
 
 
-def divergence(it):
-    return og.sinkhorn_divergence(it.x, it.y, it.a, it.b, epsilon=1.0, tol=1e-5)
+def divergence(it, **options):
+    return og.sinkhorn_divergence(it.x, it.y, it.a, it.b, epsilon=1.0, tol=1e-5, **options)
+
+
+@jax.jit
+def drift(it):
+    options = {"epsilon": jnp.array([1.0, 3.0]), "tol": 2e-6}
+    second = og.drift(it.x, it.y, it.x[::-1], it.a, it.b, it.a[::-1], **options)
+    return kept(second, SOURCE[0]), kept(og.drift(it.x, it.y, None, it.a, it.b, diagonal="mask", **options), SOURCE[0])
 
 
 def unrolled(it):
@@ -215,6 +222,8 @@ ROWS = {
     "sinkhorn.value, unbalanced matrix": _gradients(value(by_matrix, tau_a=0.9, tau_b=0.7)),
     "sinkhorn.run, unrolled": _gradients(unrolled),
     "sinkhorn_divergence": _gradients(divergence),
+    "sinkhorn_divergence, masked": _gradients(lambda it: divergence(it, diagonal="mask")),
+    "drift": drift,
     "sliced_w2_sq": _gradients(sliced),
     "semidiscrete": semidiscrete,
     "mixture.w2_sq": _gradients(lambda it: og.mixture.w2_sq(*mixtures(it))),
@@ -229,6 +238,8 @@ SLOW = {  # to compile
     "sinkhorn, streamed",
     "sinkhorn.value, unbalanced matrix",
     "sinkhorn_divergence",
+    "sinkhorn_divergence, masked",
+    "drift",
 }
 
 

@@ -98,6 +98,13 @@ ROWS = (
     Row("exact.plan", lambda x, y, _: og.exact.plan(og.PairwiseCost(x, y)).value, 2),
     Row("exact.assignment", lambda x, y, _: assignment(og.PairwiseCost(x, y)).value, 2),
     Row("sinkhorn.value", lambda x, y, u: og.sinkhorn.value(og.PairwiseCost(x, y), epsilon=u**2, tol=1e-5), 2),
+    Row(
+        "drift",
+        lambda x, y, u: og.drift(x, y, x[::-1] + u, epsilon=jnp.stack([u**2, 2 * u**2]), tol=1e-5),
+        1,
+        gradient=False,
+        slow=True,
+    ),
     Row("sinkhorn_divergence", lambda x, y, u: og.sinkhorn_divergence(x, y, epsilon=u**2, tol=1e-5), 2, slow=True),
     Row(
         "dual.run", lambda x, y, u: og.dual.run(og.PairwiseCost(x, y), epsilon=u**2)[0].f, 2, gradient=False, slow=True

@@ -19,6 +19,7 @@ from otgen.models import ae_ot, ae_ot_gan, apply, bures_linear, flow, latent_ot
 from otgen.models.baselines import latent_flow, vae, wae_mmd, wgan_gp
 from otgen.models.informative import info_gan, informative_gan
 from otgen.nn.potentials import Convex
+from otgen.nn.unet import UNet
 from otgen.nn.velocity import Velocity
 from otgen.ot import semidiscrete
 from otgen.ot.semidiscrete import extension, source
@@ -111,6 +112,11 @@ MODELS = {
         Velocity(2, 8, 1, 3, precision="bfloat16"),
         filled(Velocity(2, 8, 1, 3), jnp.zeros(1), jnp.zeros((1, 2))),
         flow.Config(width=8, depth=1, precision="bfloat16"),
+    ),
+    "flow of images": lambda: flow.Flow(
+        UNet((4, 4, 1), 8, 1, 1),
+        filled(UNet((4, 4, 1), 8, 1, 1), jnp.zeros(1), jnp.zeros((1, 4, 4, 1))),
+        flow.Config(width=8, depth=1, levels=1),
     ),
     "latent_flow": lambda: latent_flow.Flow(
         Velocity(2, 8, 1), filled(Velocity(2, 8, 1), jnp.zeros(1), jnp.zeros((1, 2)))["params"], latent_flow.Config()

@@ -16,3 +16,12 @@ def grid(*lines):
     points = np.stack(np.meshgrid(*lines, indexing="ij"), -1).reshape(-1, len(lines))
     h = sum(np.meshgrid(*map(heights, lines), indexing="ij")).ravel()
     return points.astype(np.float32), h.astype(np.float32)
+
+
+def classes():
+    """144 points in three classes 5, 7, 9 side by side, and their heights: of all at once, and of each class apart."""
+    random = np.random.default_rng(0)
+    across, along = np.sort(random.normal(size=18)) + 4 * (np.arange(18) // 6 - 1), np.sort(random.normal(size=8))
+    data, h = grid(across, along)
+    each = np.concatenate([grid(line, along)[1] for line in np.split(across, 3)])
+    return data, 2 * (np.arange(18).repeat(8) // 6) + 5, h, each

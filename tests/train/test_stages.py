@@ -26,7 +26,7 @@ FITS = {
     ),
     "neural_map": lambda **more: og.maps.neural_map.fit(jax.random.key(0), None, CODES, solver="lp", **SOLVER, **more),
     "flow": lambda **more: og.models.flow.fit(
-        jax.random.key(0), CODES, LABELS, tol=0.3, width=8, depth=1, num_steps=700, batch_size=20, **more
+        jax.random.key(0), CODES, LABELS, tol=0.02, width=8, depth=1, num_steps=700, batch_size=20, **more
     ),
     "latent_flow": lambda **more: og.models.latent_flow.fit(
         jax.random.key(0), CODES, width=8, num_steps=700, batch_size=20, **more
@@ -86,6 +86,7 @@ slow = pytest.mark.slow
         ),
         pytest.param("latent_ot", [(550, "mse"), (300, "objective")], {"autoencoder": 700, "map": 250}, marks=slow),
         pytest.param("neural_map", [(300, "loss")], {"map": 250}, marks=slow),
+        pytest.param("flow", [(700, "rate"), (600, "loss")], {"transport": 9, "flow": 500}, marks=slow),
         pytest.param("latent_flow", [(600, "loss")], {"flow": 500}, marks=slow),
     ],
 )

@@ -12,7 +12,7 @@ import numpy as np
 
 from otgen.models.apply import parts_of
 from otgen.models.classes import require_label
-from otgen.models.flow.training import FIELDS, METHODS, Flow
+from otgen.models.flow.training import METHODS, Flow, require_field
 from otgen.nn.velocity import as_label
 from otgen.ot.check import (
     as_array,
@@ -25,7 +25,7 @@ from otgen.ot.check import (
     require_kind,
     require_nonnegative,
 )
-from otgen.types import Array, Key
+from otgen.types import Array, Key, Sampler
 
 _PIECE = 2**18  # numbers moved at a time
 _TOL = 1e-5  # of the adaptive solver, relative and absolute
@@ -101,7 +101,8 @@ def _move(module, variables, x, label, guidance, t0, t1, method: str, num_steps:
 
 
 @functools.partial(jax.jit, static_argnames=("source", "num", "shape"))
-def _noise(source, key: Key, num: int, shape: tuple[int, ...]) -> Array:
+def noise(source: Sampler, key: Key, num: int, shape: tuple[int, ...]) -> Array:
+    """Draw noise [num, *shape] from the source; all but the key is static."""
     return source(key, num, int(np.prod(shape))).reshape(num, *shape)
 
 
@@ -110,16 +111,14 @@ def _velocity(module, variables, t, x, label, guidance) -> Array:
     return guided(module, variables, t, x, label, guidance)
 
 
-def in_pieces(function: Callable[..., Array], *rows: Any) -> Array:
-    """Return function(*rows) for rows [n, ...] or None, in pieces of one shape and bounded memory."""
+def in_pieces(function: Callable[..., Array], *rows: Any, size: int | None = None) -> Array:
+    """Return function(*rows) for rows [n, ...] or None, in pieces of one shape and bounded memory, or of a size."""
     num = len(rows[0])
-    size = min(num, piece(rows[0].shape[1:]))
+    size = min(num, piece(rows[0].shape[1:]) if size is None else size)
     found = []
     for first in range(0, num, size):
-        parts = [None if it is None else it[first : first + size] for it in rows]
-        short = size - len(parts[0])
-        padded = [None if it is None else jnp.pad(it, ((0, short), *((0, 0),) * (it.ndim - 1))) for it in parts]
-        found.append(function(*padded)[: size - short])
+        within = np.minimum(np.arange(first, first + size), num - 1)  # the last row again where there are no more
+        found.append(function(*(None if it is None else it[within] for it in rows))[: num - first])
     return found[0] if len(found) == 1 else jnp.concatenate(found)
 
 
@@ -168,9 +167,9 @@ def sample(
     label = labels_of(model, label, num, jax.random.fold_in(key, 1))
     size, found = min(num, piece(module.shape)), []
     for first in range(0, num, size):
-        noise = _noise(model.source, jax.random.fold_in(key, 2 + first // size), size, module.shape)
+        x = noise(model.source, jax.random.fold_in(key, 2 + first // size), size, module.shape)
         part = None if label is None else label[first : first + size]
-        found.append(follow(noise if part is None else noise[: len(part)], part))
+        found.append(follow(x if part is None else x[: len(part)], part))
     return jnp.concatenate(found)[:num]
 
 
@@ -266,7 +265,8 @@ def velocity(model: Flow, x: Any, t: Any, label: Any = None, *, guidance: float 
 def parts(model: Any) -> tuple[Any, Any]:
     """Return module and variables of a flow, the latter without its classes; raise ValueError for another model."""
     require_kind("model", model, Flow)
-    module, variables = parts_of(model, FIELDS)
+    module, variables = parts_of(model)
+    require_field(module)
     return module, {"params": variables["params"]}
 
 

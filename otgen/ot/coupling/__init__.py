@@ -22,15 +22,18 @@ samples of a class. `batches` iterates, `record` keeps a pairing in bytes, `with
 points. Of a map without labels `pair`, `pairs`, `invert`, `invert_all` and `nearest` are those of
 `otgen.ot.semidiscrete`.
 
-`batch` has what all couplings share, `within` those of a batch, `solved` the semi-discrete one, `lookup` the maxima
-over the points of a class, `stream` the iterator.
+`batch` has what all couplings share, `within` those of a batch, `solved` the semi-discrete one and `solving` its solve,
+`lookup` the maxima over the points of a class, `imbalance` what to do about data that are used too often, `stream` the
+iterator, `recorded` the pairs that are kept.
 
 Reference: Tong et al. (2024), arXiv 2302.00482 (couplings of minibatches); Mousavi-Hosseini et al. (2025), arXiv
 2509.25519 (semi-discrete flow matching); Cheng and Schwing (2025), arXiv 2503.10636 (labels).
 """
 
-from otgen.ot.coupling.batch import Batch, Classes
-from otgen.ot.coupling.solved import SemiDiscrete, from_map, semidiscrete
+from otgen.ot.coupling.batch import Batch, Classes, with_flips
+from otgen.ot.coupling.recorded import Recorded, record
+from otgen.ot.coupling.solved import SemiDiscrete, from_map
+from otgen.ot.coupling.solving import Progress, semidiscrete
 from otgen.ot.coupling.stream import batches
 from otgen.ot.coupling.within import Independent, Minibatch, Sinkhorn
 from otgen.ot.semidiscrete.inverse import Inverse, invert, invert_all, nearest
@@ -43,6 +46,8 @@ __all__ = [
     "Inverse",
     "Minibatch",
     "Pairs",
+    "Progress",
+    "Recorded",
     "SemiDiscrete",
     "Sinkhorn",
     "batches",
@@ -52,5 +57,7 @@ __all__ = [
     "nearest",
     "pair",
     "pairs",
+    "record",
     "semidiscrete",
+    "with_flips",
 ]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from otgen.ot.check import as_array, as_count, as_key, is_traced, native, poison
+from otgen.ot.check import as_array, as_count, as_key, is_traced, native, poison, require_channels_last
 from otgen.ot.semidiscrete.source import as_sampler, independent
 from otgen.types import Array, Key, Sampler
 
@@ -159,3 +159,33 @@ def looked_up(coupling: Any, x0: Array, index: Array, wanted: Array | None, weig
         weight = poison(weight, (wanted >= 0) & (wanted < classes.known.shape[0]))
     label = classes.number[index] if isinstance(classes, Classes) else None if classes is None else classes[index]
     return Batch(x0, coupling.data[index], label, weight, index)
+
+
+def with_flips(images: ArrayLike, labels: ArrayLike | None = None) -> tuple[Array, np.ndarray | None]:
+    """Return images [N, height, width, channels] and their mirror images, 2 N, and labels for all of them.
+
+    Mirror images that are made in a training step are data that the coupling does not know. As further points they are
+    coupled too. Image N + j is the mirror image of image j.
+
+    Args:
+      images: [N, height, width, channels].
+      labels: [N, ...]; None for none.
+
+    Raises:
+      ValueError: for images of another shape, or labels of another number.
+
+    Example:
+      >>> images, labels = og.coupling.with_flips(jnp.array([[[[1.0], [2.0]]]]), np.array([7]))
+      >>> print(images[..., 0], labels)
+      [[[1. 2.]]
+       [[2. 1.]]] [7 7]
+    """
+    images = as_array("images", images, (None, None, None, None))
+    require_channels_last("images", images.shape)
+    both = jnp.concatenate([images, images[:, :, ::-1]])
+    if labels is None:
+        return both, None
+    labels = np.asarray(native("labels", labels))
+    if labels.shape[:1] != images.shape[:1]:
+        raise ValueError(f"labels have shape {labels.shape}: give one for each of {len(images)} images.")
+    return both, np.concatenate([labels, labels])

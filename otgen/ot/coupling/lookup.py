@@ -14,8 +14,9 @@ from jax import lax
 from otgen.ot.coupling.batch import Classes
 from otgen.types import Array
 
-TILE = 2048  # samples scored together, at most
-BLOCK = 256  # points scored together
+TILE = 1024  # samples scored together, at most
+BLOCK = 512  # points scored together
+_GROUP = 32  # points that share one running maximum; the winner inside is found by scoring them again
 
 
 def winners(x: Array, y: Array, h: Array, classes: Classes, wanted: Array) -> Array:
@@ -56,19 +57,27 @@ def _best(x: Array, y: Array, h: Array, order: Array, start: Array, size: Array)
     """Return the winner [t] among the `size` points that stand in `order` from `start` on."""
     num = y.shape[0]
     block = min(BLOCK, num)
+    group = _GROUP if block % _GROUP == 0 else block
     origin = y[order[start]]  # scores of centred points keep their digits
-    within = jnp.arange(block, dtype=jnp.int32)
+    within = jnp.arange(block // group, dtype=jnp.int32) * group
+
+    def scores(at: Array, x: Array, product: str) -> Array:
+        """Scores of points that stand at some places of `order`; none of another class."""
+        members = order[at]
+        heights = jnp.where((at >= start) & (at < start + size), h[members], -jnp.inf)
+        return jnp.einsum(product, x, y[members] - origin, precision=lax.Precision.HIGHEST) + heights
 
     def visit(number: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
         value, place = best
         first = jnp.minimum(start + number * block, num - block)  # points seen twice do no harm
-        at = first + within
-        members = lax.dynamic_slice_in_dim(order, first, block)
-        heights = jnp.where((at >= start) & (at < start + size), h[members], -jnp.inf)
-        scores = jnp.matmul(x, (y[members] - origin).T, precision=lax.Precision.HIGHEST) + heights
-        top = scores.max(1)
-        winner = first + jnp.where(scores >= top[:, None], within, 0).max(1)
+        maxima = scores(first + jnp.arange(block), x, "td,md->tm").reshape(len(x), -1, group).max(-1)
+        top = maxima.max(-1)
+        # A maximum and a comparison: an argmax takes many times as long on a CPU.
+        winner = first + jnp.where(maxima >= top[:, None], within, 0).max(-1)
         return jnp.maximum(value, top), jnp.where(top > value, winner, place)
 
     none = jnp.full(x.shape[0], -jnp.inf, x.dtype), jnp.full(x.shape[0], start, jnp.int32)
-    return order[lax.fori_loop(0, -(-size // block), visit, none)[1]]
+    place = lax.fori_loop(0, -(-size // block), visit, none)[1]  # where the winner's group begins
+    at = jnp.minimum(place[:, None] + jnp.arange(group, dtype=jnp.int32), num - 1)
+    members = scores(at, x, "td,tmd->tm")
+    return order[at[jnp.arange(len(x)), members.argmax(1)]]

@@ -17,18 +17,17 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from otgen.ot import semidiscrete as solver
-from otgen.ot.check import as_array, as_key, require_function, require_kind
+from otgen.ot.check import as_array, require_choice, require_kind
 from otgen.ot.coupling.batch import Batch, Classes, asked, looked_up, noise, parts_of, settled, some
+from otgen.ot.coupling.imbalance import IMBALANCE, resampled
 from otgen.ot.coupling.lookup import winners
-from otgen.ot.coupling.within import Independent
 from otgen.ot.latent import Normal
-from otgen.ot.semidiscrete.descent import shifted
+from otgen.ot.semidiscrete.descent import of_one_type, shifted
 from otgen.ot.semidiscrete.scores import top_scores
-from otgen.types import Array, Callback, Key, Sampler, Status, as_pytree
+from otgen.types import Array, Key, Sampler, as_pytree
 
 
 @as_pytree
@@ -41,6 +40,10 @@ class SemiDiscrete:
       h: heights [N], of each class apart from the others.
       labels: of the data [N], any integers; None for none. Held as `Classes`.
       sampler: the law of the noise, of the data flattened to rows. Static.
+      balance: what a pair counts by the data point that it has [N], against the imbalance that the solve has left; None
+        for 1.
+      imbalance: "weight": `balance` is the weight of the pairs. "resample": pairs of a batch are drawn again in
+        proportion to it, some left out and some taken twice. "none": it is not used. Static.
 
     Example:
       >>> data = jnp.array([[-1.0], [1.0], [-3.0], [3.0]])
@@ -54,10 +57,14 @@ class SemiDiscrete:
     h: ArrayLike
     labels: Any = None
     sampler: Sampler = dataclasses.field(default=Normal(), metadata={"static": True})
+    balance: ArrayLike | None = None
+    imbalance: str = dataclasses.field(default="weight", metadata={"static": True})
     rowwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        settled(self)
+        settled(self), require_choice("imbalance", self.imbalance, IMBALANCE)
+        if self.balance is not None:
+            object.__setattr__(self, "balance", as_array("balance", self.balance, self.data.shape[:1]))
         if self.labels is not None:
             require_kind("labels, as they are taken,", self.labels, Classes)
         object.__setattr__(self, "h", as_array("h, one height a data point,", self.h, self.data.shape[:1]))
@@ -71,11 +78,20 @@ class SemiDiscrete:
 def _won(coupling: SemiDiscrete, key: Key, num: int, wanted: Array | None) -> Batch:
     noise_key, rest = parts_of(key)
     x0 = noise(noise_key, jnp.arange(num), coupling.sampler, coupling.data)
-    x, y = x0.reshape(num, -1), coupling.data.reshape(len(coupling.data), -1)
+    x, y, h = of_one_type(x0.reshape(num, -1), coupling.data.reshape(len(coupling.data), -1), coupling.h)
     if coupling.labels is None:
-        return looked_up(coupling, x0, top_scores(x, *shifted(y, coupling.h))[1][:, 0], None)
-    number = coupling.labels.number[some(rest, coupling, num, None)] if wanted is None else wanted
-    return looked_up(coupling, x0, winners(x, y, coupling.h, coupling.labels, number), wanted)
+        number = jnp.zeros(num, jnp.int32)
+        index = top_scores(x, *shifted(y, h))[1][:, 0]
+    else:
+        number = coupling.labels.number[some(rest, coupling, num, None)] if wanted is None else wanted
+        index = winners(x, y, h, coupling.labels, number)
+    if coupling.balance is None or coupling.imbalance == "none":
+        return looked_up(coupling, x0, index, wanted)
+    weight = coupling.balance[index]
+    if coupling.imbalance == "weight":
+        return looked_up(coupling, x0, index, wanted, weight)
+    rows = resampled(jax.random.fold_in(rest, 1), weight, number)
+    return looked_up(coupling, x0[rows], index[rows], wanted)
 
 
 def from_map(transport: solver.Map, data: ArrayLike | None = None) -> SemiDiscrete:
@@ -99,74 +115,3 @@ def from_map(transport: solver.Map, data: ArrayLike | None = None) -> SemiDiscre
     if data.shape[:1] != transport.h.shape or data[:1].size != transport.y[:1].size:
         raise ValueError(f"data have shape {data.shape}: give the points {transport.y.shape} of the map, reshaped.")
     return SemiDiscrete(data, transport.h, None, transport.sampler)
-
-
-def semidiscrete(
-    key: Key,
-    data: ArrayLike,
-    labels: ArrayLike | None = None,
-    *,
-    sampler: Sampler = Normal(),  # noqa: B008
-    tol: float = 0.05,
-    max_samples: int | None = None,
-    callback: Callback | None = None,
-) -> tuple[SemiDiscrete, solver.Info]:
-    """Solve for the semi-discrete coupling of noise and data, with labels one problem a class.
-
-    Args:
-      key: random key.
-      data: [N, ...].
-      labels: of the data [N], any integers; None for none.
-      sampler: the law of the noise, of the data flattened to rows. Static.
-      tol: error to reach, chi2 of the data's use, as in `og.semidiscrete.run`; little is gained below 0.05.
-      max_samples: limit of the samples of each solve.
-      callback: called with steps and metrics, in a solve of several classes `class` among them.
-
-    Returns:
-      The coupling, and the Info of the solve: with labels one that holds arrays [K], as `og.explain` takes it. A class
-      of one point, or of points that coincide, needs no solve.
-
-    Raises:
-      ValueError: for data or labels that cannot be meant.
-
-    Example:
-      >>> data, labels = jax.random.normal(jax.random.key(0), (60, 2)), np.arange(60) % 2
-      >>> coupling, info = og.coupling.semidiscrete(jax.random.key(1), data, labels)
-      >>> print(bool(jnp.all(info.chi2 < 0.05)), coupling.pair(jax.random.key(2), 2, labels=np.array([0, 1])).label)
-      True [0 1]
-    """
-    key, given = as_key(key), Independent(data, labels, sampler)
-    start = SemiDiscrete(given.data, np.zeros(len(given.data), np.float32), given.labels, sampler)
-    if callback is not None:
-        require_function("callback", callback)
-    y = np.asarray(start.data).reshape(len(start.data), -1)
-    parts = [np.arange(len(y))]
-    if start.labels is not None:
-        parts = np.split(np.asarray(start.labels.order), np.asarray(start.labels.start)[1:-1])
-    h, infos, steps = np.zeros(len(y), np.float32), [], 0
-    for number, part in enumerate(parts):
-
-        def told(step: int, metrics: dict[str, float], number: int = number, steps: int = steps) -> None:
-            callback(steps + step, metrics if start.labels is None else {"class": number, **metrics})
-
-        options = {"sampler": sampler, "tol": tol, "max_samples": max_samples, "callback": told if callback else None}
-        if (y[part] == y[part[:1]]).all():
-            infos.append(_trivial())
-            continue
-        found, info = solver.run(jax.random.fold_in(key, number), y[part], **options)
-        h[part] = np.asarray(found.h)
-        infos.append(info)
-        steps += int(info.num_steps)
-    info = (
-        infos[0]
-        if start.labels is None
-        else jax.tree.map(lambda *of: jnp.stack([jnp.asarray(it) for it in of]), *infos)
-    )
-    return dataclasses.replace(start, h=h), info
-
-
-def _trivial() -> solver.Info:
-    """Return the Info of a class of one point, to which all noise goes."""
-    zero, whole = np.float32(0), ("num_unseen", "num_heldout", "num_steps", "num_empty")
-    told = dict.fromkeys(solver.Info._fields, zero) | dict.fromkeys(whole, np.int32(0))
-    return solver.Info(**{**told, "max_ratio": np.float32(1), "status": np.int32(Status.CONVERGED)})

@@ -16,6 +16,7 @@ from otgen.types import Array, Key
 
 BYTES = 2**28  # of a pool
 MOST = 2**16  # pairs of a pool: more are not made faster
+_FEW = 16  # batches in a pool of plans within batches, which take as long each
 
 
 def batches(
@@ -42,7 +43,8 @@ def batches(
       num: how many batches; None for no end: for a loop that breaks off, and refused by `list`, which would not return.
       repeats: how often each pair is used.
       pool: pairs made at a time, rounded down to whole batches; None for 65,536, or as many as 2^28 bytes hold. Plans
-        within a batch are made batch by batch all the same.
+        within a batch, and couplings of one's own that do not say `rowwise = True`, are made batch by batch all the
+        same, 16 of them in a pool if they are used again.
 
     Returns:
       An iterator of Batch, of arrays on the device.
@@ -64,9 +66,8 @@ def batches(
     """
     require_function("coupling.pair", getattr(coupling, "pair", None))
     key, size, start = as_key(key), as_count("batch_size", batch_size), as_count("start", start, 0)
-    repeats = as_count("repeats", repeats)
-    pool = _fitting(coupling, size) if pool is None else as_count("pool", pool)
-    rowwise = getattr(coupling, "rowwise", False)
+    repeats, rowwise = as_count("repeats", repeats), getattr(coupling, "rowwise", False)
+    pool = (_fitting(coupling, size) if rowwise else _FEW * size) if pool is None else as_count("pool", pool)
     per_pool = max(1, pool // size) if rowwise or repeats > 1 else 1
     pools = _Pools(coupling, key, size, per_pool, repeats, rowwise)
     if num is None:
@@ -75,8 +76,8 @@ def batches(
 
 
 def _fitting(coupling: Any, size: int) -> int:
-    """Return how many pairs a pool has room for."""
-    one = jax.eval_shape(lambda key: coupling.pair(key, 1), jax.random.key(0))
+    """Return how many pairs a pool has room for, of a coupling whose pairs are all alike."""
+    one = jax.eval_shape(lambda it, key: it.pair(key, 1), coupling, jax.random.key(0))
     return min(MOST, max(size, BYTES // sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(one))))
 
 

@@ -199,15 +199,15 @@ def masses(
       >>> print(og.semidiscrete.masses(jax.random.key(0), state, y, 1000))
       [1. 0.]
     """
-    counts, weights, total, groups = _counted(key, state, y, weights, num, sampler)
+    counts, weights, total, groups = counted(key, state, y, weights, num, sampler)
     share = counts.sum(0) / counts.sum()
     return share if groups is None else measure.repeated(share / total, groups) * weights
 
 
-def _counted(
+def counted(
     key: Key, state: Heights, y: ArrayLike, weights: ArrayLike | None, num: int, sampler: Sampler | None
 ) -> tuple[Array, Array, Array, np.ndarray | None]:
-    """Counts of fresh samples in the cells of distinct points, the weights of all points and of those, and groups."""
+    """Return counts of fresh samples in the cells of distinct points, weights of all points and of those, groups."""
     y, num = matching(state, y), as_count("num", num, 2)
     weights = as_weights(weights, y.shape[0])
     points, total, groups = measure.merge(y, weights)
@@ -245,5 +245,5 @@ def chi2(
       >>> print(value)  # one cell has everything: sum_i m_i^2 / nu_i - 1 = 1 / .5 - 1
       1.0
     """
-    counts, _, total, _ = _counted(key, state, y, weights, num, sampler)
+    counts, _, total, _ = counted(key, state, y, weights, num, sampler)
     return measure.chi2_of(counts, total)

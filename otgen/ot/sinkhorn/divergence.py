@@ -48,10 +48,11 @@ def sinkhorn_divergence(
     This form measures how far two clouds are from each other. A generator trained on small batches shrinks under it:
     in W(x, x) every point is at distance 0 of itself, so that points are pushed apart less than W(x, y) pulls them to
     y. For training give `x_other`, a second batch of the law of x: in W(x, y) - W(x, x_other) / 2 - W(y, y_other) / 2
-    these errors cancel. Or say diagonal="mask", which forbids i -> i in the plans of one cloud, and is nearly as good.
-    Both estimate the divergence of the laws, and may be negative. Gradients flow into all that is traced: a generator
-    that makes both batches gets half of the push apart from either, and would shrink if x_other were held constant by
-    `jax.lax.stop_gradient`.
+    these errors cancel. Or say diagonal="mask", which forbids i -> i in the plans of one cloud. A generator of normal
+    points in the plane, trained on batches of 32 at .05 of the mean cost, ends with .76 of the variance of its data,
+    masked with .91, and with a second batch with all of it. Both estimate the divergence of the laws, and may be
+    negative. Gradients flow into all that is traced: a generator that makes both batches gets half of the push apart
+    from either, and would shrink if x_other were held by `jax.lax.stop_gradient`; `og.drift` has the whole.
 
     Args:
       x: points [n, d].

@@ -103,7 +103,8 @@ def drift(
     shares = as_weights(epsilon_weights, temperatures.size, "epsilon_weights")
     masses = [as_masses(cost, a, other, 1.0, 1.0) for cost, other in ((pull, b), (push, a_other))]
     require_positive("tol", tol)
-    found = _drift((pull, push), masses, temperatures.reshape(-1), shares, tol, solver.count(max_steps), dense)
+    given = jax.lax.stop_gradient(((pull, push), masses, temperatures.reshape(-1), shares))
+    found = _drift(*given, tol, solver.count(max_steps), dense)
     return found if return_info else found[0]
 
 
@@ -117,7 +118,6 @@ def _drift(
     max_steps: Array,
     dense: bool | None,
 ) -> tuple[Array, solver.Info]:
-    costs, masses = jax.lax.stop_gradient((costs, masses))
     options = {"tol": tol, "max_steps": max_steps, "dense": dense}
 
     def at(epsilon: Array) -> tuple[Array, list[solver.Info]]:
@@ -128,7 +128,7 @@ def _drift(
             infos.append(info)
         return 0.5 * (slopes[1] - slopes[0]), infos
 
-    velocities, infos = jax.lax.map(at, jax.lax.stop_gradient(epsilons))
+    velocities, infos = jax.lax.map(at, epsilons)
     value = jnp.sum(shares * (infos[0].dual_value - infos[1].dual_value))
     infos = [jax.tree.map(lambda it, k=k: it[k], info) for info in infos for k in range(len(shares))]
     return jnp.tensordot(shares.astype(velocities.dtype), velocities, 1), worst(value, infos)

@@ -23,3 +23,18 @@ class Gaussian(nn.Module):
     def moved(self, x):
         """Where noise x arrives."""
         return jnp.asarray(self.mean) + self.sd * x
+
+
+class Linear(nn.Module):
+    """v(t, x) = A x."""
+
+    matrix: tuple[tuple[float, ...], ...]
+    num_classes: int = 0
+    num_conditions: int = 0
+
+    @property
+    def shape(self):
+        return (len(self.matrix),)
+
+    def __call__(self, t, x, label=None):
+        return x @ jnp.asarray(self.matrix).T

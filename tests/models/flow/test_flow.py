@@ -164,6 +164,7 @@ def test_data_of_another_scale_are_used_as_they_are_and_warned_of():
     [
         ({"data": np.where(DATA > 1, np.nan, DATA)}, "data has .* NaN"),
         ({"data": DATA[:, 0]}, r"\[N, d\]"),
+        ({"data": DATA.reshape(-1, 2, 2, 1), "coupling": "independent", "width": 12}, "width = 12: .* multiple of 8"),
         ({"labels": LABELS[:-1]}, "give 600 integers"),
         ({"coupling": "greedy"}, "'semidiscrete', 'independent', 'minibatch', 'sinkhorn'"),
         (

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import otgen as og
 
@@ -22,6 +23,7 @@ def test_every_read_of_a_masked_cost_knows_the_diagonal():
             np.testing.assert_allclose(cost.softmin(0.3, g, log, axis), dense, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_points_must_change_places():
     x = jnp.array([[0.0], [1.5]])
     value = lambda x: og.sinkhorn.value(og.costs.MaskedDiagonal(og.PairwiseCost(x, x)), epsilon=0.3)  # noqa: E731

@@ -114,3 +114,48 @@ def test_what_cannot_be_meant_by_a_second_batch_or_a_mask():
             og.sinkhorn_divergence(*arguments[0], epsilon=1.0, **arguments[1])
     with pytest.raises(ValueError, match="2 x 3"):
         og.costs.MaskedDiagonal(og.DenseCost(np.ones((2, 3))))
+
+
+def mean_gradient(form, size, draws, scale=1.0, epsilon=0.2):
+    """Of the divergence of batches of N(0, scale^2 I) and N(0, I) in the plane, in the scale; with its error."""
+
+    def value(scale, z, other, y):
+        how = {"masked": {"diagonal": "mask"}, "second": {"x_other": scale * other}}.get(form, {})
+        return og.sinkhorn_divergence(scale * z, y, epsilon=epsilon, **how)
+
+    batches = jax.random.normal(jax.random.key(size), (draws, 3, size, 2))
+    gradients = jax.jit(lambda scale: jax.lax.map(lambda it: jax.grad(value)(scale, *it), batches))(scale)
+    return float(gradients.mean()), float(gradients.std() / draws**0.5)
+
+
+def test_one_batch_shrinks_a_generator_and_two_do_not():
+    """Equal laws: the gradient in the scale is zero."""
+    once, error = mean_gradient("same", 24, 120)
+    assert once > 8 * error  # descent makes the scale smaller
+    twice, error = mean_gradient("second", 24, 120)
+    assert abs(twice) < 4 * error
+    assert abs(twice) < 0.3 * once
+
+
+@pytest.mark.slow
+def test_the_bias_of_the_gradient_falls_with_the_batch_and_is_least_with_a_second():
+    """Against the closed form of Gaussians, where the laws are equal and where the generator is too narrow."""
+
+    def exact(scale):
+        x, y = scale**2 * jnp.eye(2), jnp.eye(2)
+        both, own = (og.gaussian.entropic_bures_sq(x, it, epsilon=0.2) for it in (y, x))
+        return both - 0.5 * own  # and a constant
+
+    for scale in (1.0, 0.7):
+        truth, biases = float(jax.grad(exact)(scale)), {}
+        for form in ("same", "masked", "second"):
+            found = [mean_gradient(form, size, 48_000 // size, scale) for size in (32, 64)]
+            biases[form] = np.array([value - truth for value, _ in found])
+            errors = np.array([error for _, error in found])
+            if (form, scale) == ("second", 1.0):
+                assert (np.abs(biases[form]) < 4 * errors).all()  # zero whatever the batch
+            else:
+                assert (biases[form] > 8 * errors).all()  # towards a smaller scale
+                assert biases[form][1] < 0.75 * biases[form][0] + 3 * errors[1]
+        assert (biases["masked"] < 0.65 * biases["same"]).all()
+        assert (biases["second"] < 0.65 * biases["masked"]).all()

@@ -1,0 +1,110 @@
+"""Log-likelihood, score and straightness against closed forms; of trained networks against each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import otgen as og
+from otgen.models import flow
+from tests.models.flow.exact import Gaussian, Linear
+
+KEY = jax.random.key(0)
+MEAN, SD = (1.0, -2.0), 0.4
+EXACT = flow.Flow(Gaussian(MEAN, SD), {"params": {}}, flow.Config())
+
+
+def points(t, num=200):
+    """Points, mean and standard deviation of p_t."""
+    mean, sd = t * np.array(MEAN), np.sqrt((1 - t) ** 2 + (t * SD) ** 2)
+    return mean + sd * np.random.default_rng(0).normal(size=(num, 2)), mean, sd
+
+
+@pytest.mark.parametrize("t", [0.5, 1.0])
+@pytest.mark.parametrize("options", [{}, {"method": "adaptive"}, {"num_probes": 2, "key": KEY}], ids=str)
+def test_the_log_density_of_a_gaussian_is_right_at_all_times(t, options):
+    """Its velocity is linear with a multiple of the identity, for which one random direction has no variance."""
+    x, mean, sd = points(t)
+    wanted = jax.scipy.stats.norm.logpdf(x, mean, sd).sum(1)
+    np.testing.assert_allclose(flow.log_prob(EXACT, x, t=t, **options), wanted, atol=2e-3)
+
+
+def test_random_directions_are_right_on_average():
+    """Of v = A x with A not symmetric the divergence is the trace of A, the estimate e'Ae, a sum of all entries."""
+    linear = flow.Flow(Linear(((0.5, 1.0), (-0.2, 0.3))), {"params": {}}, flow.Config())
+    x = jnp.tile(jnp.array([[0.3, -0.2]]), (2000, 1))
+    exact = float(flow.log_prob(linear, x[:1])[0])
+    start = jax.scipy.linalg.expm(-jnp.asarray(linear.module.matrix)) @ x[0]
+    np.testing.assert_allclose(exact, jax.scipy.stats.norm.logpdf(start).sum() - 0.8, atol=1e-4)
+    drawn = np.asarray(flow.log_prob(linear, x, key=KEY, num_probes=1))
+    np.testing.assert_allclose(np.unique(drawn.round(4)), [exact - 0.8, exact + 0.8], atol=1e-3)  # e'Ae: 0.8 +- 0.8
+    assert abs(drawn.mean() - exact) < 4 * 0.8 / np.sqrt(2000)
+
+
+def test_the_score_of_a_gaussian_is_right_until_the_end():
+    for t in (0.0, 0.3, 0.9):
+        x, mean, sd = points(t)
+        np.testing.assert_allclose(flow.score(EXACT, x, t), -(x - mean) / sd**2, rtol=1e-3, atol=1e-3)
+
+
+def differences(model, x, t, step=0.02):
+    """Central differences of the log-density [n, d]."""
+    ways = step * np.eye(x.shape[1])
+    ends = [flow.log_prob(model, x + sign * way, t=t, num_steps=64) for way in ways for sign in (1, -1)]
+    return (np.stack(ends[::2], 1) - np.stack(ends[1::2], 1)) / (2 * step)
+
+
+def test_differences_of_the_log_density_are_the_score():
+    x, *_ = points(0.6)
+    score = np.asarray(flow.score(EXACT, x, 0.6))
+    assert np.abs(differences(EXACT, x, 0.6) - score).max() < 0.02 * np.abs(score).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("coupling", ["independent", "semidiscrete"])
+def test_of_trained_networks_too(coupling, optimised):
+    """For t v - x to be the score, v has to be the mean of x1 - x0 given x_t: this finds a network that is not."""
+    data = two_bumps(4000)
+    model = flow.fit(KEY, data, coupling=coupling, num_steps=4000, width=128, tol=0.01, learning_rate=2e-3)
+    for t in (0.3, 0.6):
+        x = (1 - t) * np.random.default_rng(1).normal(size=(500, 2)) + t * two_bumps(500, 2)
+        if coupling == "semidiscrete":
+            x = np.asarray(flow.move(model, np.random.default_rng(1).normal(size=(500, 2)), t1=t, num_steps=64))
+        score = np.asarray(flow.score(model, x, t))
+        error = np.linalg.norm(differences(model, x, t) - score, axis=1)
+        print(
+            coupling,
+            t,
+            np.sqrt(np.mean(error**2) / np.mean(score**2) / 2),
+            np.median(error) / np.sqrt(2 * np.mean(score**2)),
+        )
+        assert np.sqrt(np.mean(error**2)) < 0.02 * np.sqrt(np.mean(np.sum(score**2, 1)))
+
+
+def two_bumps(num, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(num) < 0.4, -1.0, 0.8)[:, None] * [1.0, 0.5] + rng.normal(size=(num, 2)) * [0.5, 0.6]
+
+
+def test_paths_are_straight_where_all_noise_goes_to_one_place_at_one_speed():
+    moved = EXACT._replace(module=Gaussian(MEAN, 1e-6))
+    assert flow.straightness(KEY, moved, 100) < 1e-3
+    independent = flow.straightness(KEY, EXACT._replace(module=Gaussian((0.0, 0.0), 1.0)), 4000)
+    # X_t = sqrt((1 - t)^2 + t^2) X_0 comes back to where it was: all of its motion is bent
+    assert independent > 100
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: flow.score(EXACT, np.zeros((3, 2)), 1.0), "t = 1.0"),
+        (lambda: flow.log_prob(EXACT, np.zeros((3, 3))), r"x has shape \(3, 3\)"),
+        (lambda: flow.log_prob(EXACT, np.zeros((3, 2)), num_probes=1), "no key"),
+        (lambda: flow.log_prob(EXACT, np.zeros((3, 2)), num_steps=0), "num_steps = 0"),
+        (lambda: flow.log_prob(EXACT._replace(source=og.latent.Ball()), np.zeros((3, 2))), "noise N"),
+        (lambda: flow.straightness(KEY, EXACT, 0), "num = 0"),
+    ],
+)
+def test_densities_refuse_what_has_none(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
