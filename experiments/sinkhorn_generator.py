@@ -121,9 +121,7 @@ class Config(command.Scored, command.Resumable):
     def model(self, row: str) -> model.Config:
         """Return the generator of a row; epochs of the ablation are such that all take the same number of steps."""
         fields = {"output": "unit" if self.kind() == "pixels" else "real"}
-        fields |= (
-            _toy(self) if self.kind() == "points" else {**({} if self.kind() == "pixels" else _CODES), **_own(self)}
-        )
+        fields |= _settings(self)
         fields |= self.given("epochs", "hidden")
         base = model.Config(**fields)
         if row in ROWS:
