@@ -69,7 +69,7 @@ def draw_particles(dataset: str, folder: Path) -> None:
         plot.points(path[step], ax, "start" if step == 0 else f"step {step}", colours, size=size)
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
 
-    sheet, axes = figures.canvas(1, len(_SHOWN), 2.6, 2.8)
+    sheet, axes = figures.canvas(1, len(_SHOWN), 2.6, 3.0)
     for ax, step in zip(axes[0], _SHOWN, strict=True):
         panel(ax, step, 4)
     figures.save(sheet, folder / "particles.png")
