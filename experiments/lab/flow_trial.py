@@ -40,8 +40,8 @@ class Blind:
     inner: couplings.SemiDiscrete
     number: Array
 
-    def pair(self, key: Key, num: int, labels: None = None) -> couplings.Batch:
-        """Draw pairs."""
+    def pair(self, key: Key, num: int, labels: Any = None) -> couplings.Batch:
+        """Draw pairs of random classes: one map for all cannot be asked for some."""
         batch = self.inner.pair(key, num)
         return batch._replace(label=self.number[batch.index])
 
@@ -68,10 +68,9 @@ def run(config: Any, space: Space, place: Path, seed: int, name: str, progress: 
     cost = pairing_seconds(jax.random.key(seed), coupling, config.model())
     facts = {**solved, "pairing_seconds": cost, "seconds": seconds}
     facts["pairing_share"] = None if seconds is None else cost / seconds
-    if hasattr(flow, "straightness"):
-        facts["straightness"] = float(flow.straightness(key, model, 4096))
+    facts["straightness"] = float(flow.straightness(key, model, 4096))
     if space.labels is not None:
-        facts["probe"] = probe(key, coupling)
+        facts["probe"] = probe(key, coupling, len(np.unique(space.labels)))
     rows, shown = {name: facts}, {}
     for method, nfe in variants(config):
         draws = []
@@ -100,7 +99,9 @@ def couple(config: Any, space: Space, place: Path, seed: int, name: str, progres
     def solve(callback: Any, checkpoints: Any) -> Any:
         return couplings.semidiscrete(key, data, plain, sampler=space.sampler, tol=config.tol, callback=callback)
 
-    (coupling, info), seconds = stage(config, place / "coupling", f"{name} coupling, seed {seed}", None, progress, solve)
+    (coupling, info), seconds = stage(
+        config, place / "coupling", f"{name} coupling, seed {seed}", None, progress, solve
+    )
     facts = {"chi2": float(np.mean(info.chi2)), "solve_seconds": seconds}
     if name == "blind":
         _, number = np.unique(labels, return_inverse=True)
@@ -110,7 +111,9 @@ def couple(config: Any, space: Space, place: Path, seed: int, name: str, progres
 
 def _fields(config: Any) -> dict[str, Any]:
     model = config.model()
-    return {name: getattr(model, name) for name in ("width", "depth", "num_steps", "batch_size", "learning_rate", "repeats")}
+    return {
+        name: getattr(model, name) for name in ("width", "depth", "num_steps", "batch_size", "learning_rate", "repeats")
+    }
 
 
 def pairing_seconds(key: Key, coupling: Any, model: flow.Config) -> float:
@@ -118,7 +121,9 @@ def pairing_seconds(key: Key, coupling: Any, model: flow.Config) -> float:
     pool = max(1, min(2**16, model.num_steps * model.batch_size // model.repeats) // model.batch_size)
 
     def made(seed: int) -> float:
-        stream = couplings.batches(coupling, jax.random.fold_in(key, seed), model.batch_size, pool=pool * model.batch_size)
+        stream = couplings.batches(
+            coupling, jax.random.fold_in(key, seed), model.batch_size, pool=pool * model.batch_size
+        )
         start = time.perf_counter()
         jax.block_until_ready(list(itertools.islice(stream, pool)))
         return time.perf_counter() - start
@@ -142,11 +147,15 @@ def _samples(key: Key, model: flow.Flow, space: Space, method: str, nfe: int) ->
     return flow.sample(key, model, space.num, label=labels, **steps), labels
 
 
-def probe(key: Key, coupling: Any) -> float:
-    """Return the share of pairs whose class a linear classifier, trained on others, reads from their noise."""
+def probe(key: Key, coupling: Any, num_classes: int) -> float:
+    """Return the share of pairs whose class a linear classifier, trained on others, reads from their noise.
+
+    Classes are equally frequent, so that one in `num_classes` is right by chance, if the coupling can be asked for them.
+    """
     from sklearn.linear_model import LogisticRegression
 
-    learned, asked = (coupling.pair(k, _PROBED) for k in jax.random.split(key))
+    labels = jnp.arange(_PROBED) % num_classes
+    learned, asked = (coupling.pair(k, _PROBED, labels) for k in jax.random.split(key))
     x, y = (np.asarray(part).reshape(_PROBED, -1) for part in (learned.x0, asked.x0))
     fitted = LogisticRegression(max_iter=200).fit(x, np.asarray(learned.label))
     return float(fitted.score(y, np.asarray(asked.label)))

@@ -1,8 +1,9 @@
 """Generative models by name, trained with the same networks on the same budget of floating-point operations.
 
-The budget is that of so many epochs of the autoencoder. A model of images (vae, wae_mmd, wgan_gp) spends all of it on
-its networks. A law of codes (ae_*) may spend a third of it, beside the autoencoder that was trained with the rest: on
-training samples of the transport, or steps of the flow. A Gaussian and a mixture need less.
+The budget is that of so many epochs of the autoencoder. A model of images (vae, wae_mmd, wgan_gp, sinkhorn_generator)
+spends all of it on its networks. A law of codes (ae_*) may spend a third of it, beside the autoencoder that was trained
+with the rest: on training samples of the transport, or steps of the flow or the generator. A Gaussian and a mixture
+need less.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from otgen.models import ae_ot, flow
+from otgen.models import ae_ot, flow, sinkhorn_generator
 from otgen.models.baselines import latent_law, vae, wae_mmd, wgan_gp
 from otgen.ot import coupling
 from otgen.ot.check import as_count, as_points, native, require_choice, require_kind, require_positive
@@ -27,11 +28,11 @@ from otgen.types import Array, Callback, Key
 
 Draw = Callable[[Key, int], Array]
 
-IMAGES: dict[str, Any] = {"vae": vae, "wae_mmd": wae_mmd, "wgan_gp": wgan_gp}
-CODES = ("ae_ot", "ae_gaussian", "ae_gmm", "ae_flow", "ae_flow_ot")
+IMAGES: dict[str, Any] = {"vae": vae, "wae_mmd": wae_mmd, "wgan_gp": wgan_gp, "sinkhorn_generator": sinkhorn_generator}
+CODES = ("ae_ot", "ae_gaussian", "ae_gmm", "ae_flow", "ae_flow_ot", "ae_sinkhorn")
 NAMES = (*CODES, *IMAGES)
 EVALUATIONS = (1, 2, 4, 8, 32)  # of the velocity, from noise to a draw of a flow
-_FLOW = {"batch_size": 512}
+_FLOW = {"batch_size": 256, "learning_rate": 2e-3, "average": 0.995}
 
 
 def budget_of(settings: Settings, example: Array, num_images: int, epochs: float) -> float:
@@ -106,7 +107,7 @@ def steps_of(config: Settings, num_images: int) -> int:
 
 def _rows_of(config: Settings, num_images: int) -> int:
     """Return images of a step."""
-    return rows_of(config, num_images, getattr(config, "critic_steps", 1))
+    return rows_of(config, num_images, getattr(config, "critic_steps", getattr(config, "batches", 1)))
 
 
 def fit_images(
@@ -171,7 +172,14 @@ def fit_codes(
         law, scores = (latent_law.gaussian(codes), {}) if name == "ae_gaussian" else latent_law.mixture(seed, codes)
         notes = {"components": len(law.weights), "held_out_log_likelihood": {str(k): v for k, v in scores.items()}}
         return {name: lambda key, num: mixture.sample(key, law, num)}, notes
+    if name == "ae_sinkhorn":
+        config = _generator_config(codes, budget)
+        told = {"callback": callback, "checkpoints": checkpoints, **_fields(config, sinkhorn_generator.Config)}
+        model = sinkhorn_generator.fit(key, codes, **told)
+        about = {"steps": steps_of(config, len(codes))}
+        return {name: lambda key, num: sinkhorn_generator.sample(key, model, num)}, about
     return _flow(key, codes, budget, name, callback, checkpoints)
+
 
 def _transport(
     key: Key, codes: Array, budget: float, callback: Callback | None, checkpoints: Any
@@ -205,6 +213,12 @@ def _flow(
         notes |= {field: float(getattr(model.info, field)) for field in ("chi2", "num_samples", "status")}
         notes["transport_flops"] = notes["num_samples"] * 2 * codes.size
     return {f"{name}, NFE {nfe}": draw(nfe) for nfe in EVALUATIONS}, notes
+
+
+def _generator_config(codes: Array, budget: float) -> sinkhorn_generator.Config:
+    config = sinkhorn_generator.Config(codes.shape[1], hidden=(512, 512, 512), output="real")
+    cost = _per_image(sinkhorn_generator, config, codes[:1, :, None, None], _rows_of(config, len(codes)))
+    return dataclasses.replace(config, epochs=budget / (len(codes) * cost))
 
 
 def _flow_config(codes: Array, budget: float) -> flow.Config:
