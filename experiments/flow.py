@@ -160,7 +160,9 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def _told(config: Config) -> list[str]:
-    names = "dataset space latent_dim epochs couplings seeds nfe num_steps width depth tol limit num_eval draws".split()
+    """Return the options that are not the default, by which the run is made again."""
+    own = {field.name for field in dataclasses.fields(command.Resumable)} | {"labels", "judged"}
+    names = [field.name for field in dataclasses.fields(config) if field.name not in own]
     default = Config(dataset=config.dataset)
     return [name for name in names if name == "dataset" or getattr(config, name) != getattr(default, name)]
 

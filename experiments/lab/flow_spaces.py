@@ -1,4 +1,4 @@
-"""Where a flow of the experiment lives: two moons in the plane, or codes of images, and how samples are judged there."""
+"""Where a flow of the experiment lives, two moons in the plane or codes of images, and how samples are judged."""
 
 from __future__ import annotations
 

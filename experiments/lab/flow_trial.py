@@ -150,7 +150,7 @@ def _samples(key: Key, model: flow.Flow, space: Space, method: str, nfe: int) ->
 def probe(key: Key, coupling: Any, num_classes: int) -> float:
     """Return the share of pairs whose class a linear classifier, trained on others, reads from their noise.
 
-    Classes are equally frequent, so that one in `num_classes` is right by chance, if the coupling can be asked for them.
+    Classes are equally frequent if the coupling can be asked for them: chance is then one in `num_classes`.
     """
     from sklearn.linear_model import LogisticRegression
 

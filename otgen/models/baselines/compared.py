@@ -145,8 +145,8 @@ def fit_codes(
       seed: of everything random.
       codes: [N, d].
       budget: floating-point operations of the training of the transport or the flow (at least one step is taken). The
-        transport that pairs noise and codes of ae_flow_ot, the cell centres of ae_ot and the iterations of ae_gmm are
-        not counted; those of the former are among the facts.
+        transport that pairs noise and codes of ae_flow_ot is not counted, but is among the facts; nor are the plans of
+        batches of ae_sinkhorn, the cell centres of ae_ot and the iterations of ae_gmm.
       callback: called with steps and metrics.
       checkpoints: a folder, or `train.Checkpoints`, to save in and to go on from, bit-identically.
 
