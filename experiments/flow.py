@@ -142,7 +142,7 @@ def main(config: Config) -> dict[str, Any]:
     runs = run_missing(
         trials,
         lambda trial: place_of(folder, *trial),
-        lambda trial: flow_trial.run(config, space(), place_of(folder, *trial), *trial, progress),
+        lambda trial: flow_trial.run(config, space(), folder, *trial, progress),
     )
     if not hosts.is_first():
         return {}

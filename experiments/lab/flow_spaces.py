@@ -21,7 +21,7 @@ from otgen.ot.costs import PairwiseCost
 from otgen.ot.gaussian import frechet_distance
 from otgen.types import Array, Key, Sampler
 
-_SEED = 1000  # of the autoencoder and of the points, the same for all seeds of the experiment
+SEED = 1000  # of the autoencoder, the points and the solve of the coupling, the same for all seeds of the experiment
 _MATCHED = 2048  # points between which the exact transport is solved
 
 
@@ -68,11 +68,11 @@ def _plane(config: Any) -> Space:
     num = min(config.num_eval, _MATCHED)
 
     def scores(x: Array, labels: None = None) -> dict[str, float]:
-        fresh = moons(jax.random.key(_SEED + 1), len(x))
+        fresh = moons(jax.random.key(SEED + 1), len(x))
         index = exact.assignment(PairwiseCost(x, fresh)).index
         return {"w2_sq": float(jnp.mean(jnp.sum((x - fresh[index]) ** 2, 1)))}
 
-    data = np.asarray(moons(jax.random.key(_SEED), config.num_points))
+    data = np.asarray(moons(jax.random.key(SEED), config.num_points))
     facts = f"eight Gaussians to two moons, {len(data)} points; squared W2 by the exact matching of {num} points"
     return Space(data, None, ring, scores, moons, None, facts, num)
 
@@ -112,7 +112,7 @@ def _autoencoder(config: Any, folder: Path, train: Any) -> tuple[Any, Any]:
     fields = {**sets.NETWORKS[config.dataset], **config.given("latent_dim", "epochs")}
     place = folder / "checkpoints" / "autoencoder"
     made = {"dataset": config.dataset, "limit": config.limit, **{k: str(v) for k, v in fields.items()}}
-    return autoencoder(train.images, ae_ot.Config(**fields), _SEED, place, made, config.progress)
+    return autoencoder(train.images, ae_ot.Config(**fields), SEED, place, made, config.progress)
 
 
 def _components(config: Any, train: Any) -> tuple[Any, Any]:

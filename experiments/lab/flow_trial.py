@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.lab.flow_spaces import Space
+from experiments.lab.flow_spaces import SEED, Space
 from experiments.lab.table import summary
-from experiments.lab.trials import save, stage
+from experiments.lab.trials import is_done, place_of, read, save, stage
 from otgen.models import flow
 from otgen.ot import coupling as couplings
 from otgen.types import Array, Key, as_pytree
@@ -46,15 +46,15 @@ class Blind:
         return batch._replace(label=self.number[batch.index])
 
 
-def run(config: Any, space: Space, place: Path, seed: int, name: str, progress: Any) -> None:
+def run(config: Any, space: Space, folder: Path, seed: int, name: str, progress: Any) -> None:
     """Train on a coupling and write the scores of its samples; of the reference the scores of real data."""
-    key = jax.random.fold_in(jax.random.key(seed), 3000)
+    place, key = place_of(folder, seed, name), jax.random.fold_in(jax.random.key(seed), 3000)
     entry = {"group": name, "seed": seed, "facts": space.facts}
     if name == REFERENCE:
         rows = {"real data": _mean([space.scores(space.truth(k, space.num)) for k in _keys(key, config.draws)])}
         save(place, {**entry, "rows": rows}, {})
         return
-    coupling, solved = couple(config, space, place, seed, name, progress)
+    coupling, solved = couple(config, space, folder, name, progress)
     model, seconds = stage(
         config,
         place,
@@ -85,10 +85,10 @@ def run(config: Any, space: Space, place: Path, seed: int, name: str, progress: 
     save(place, {**entry, "rows": rows}, shown)
 
 
-def couple(config: Any, space: Space, place: Path, seed: int, name: str, progress: Any) -> tuple[Any, dict[str, Any]]:
-    """Return a coupling of the data, and how it was solved if it had to be."""
-    key, labels = jax.random.fold_in(jax.random.key(seed), 1), space.labels
-    data, plain = jnp.asarray(space.data), None if name == "blind" else labels
+def couple(config: Any, space: Space, folder: Path, name: str, progress: Any) -> tuple[Any, dict[str, Any]]:
+    """Return a coupling of the data, the same for all seeds, and how it was solved if it had to be."""
+    data, labels = jnp.asarray(space.data), space.labels
+    plain = None if name == "blind" else labels
     if name == "independent":
         return couplings.Independent(data, plain, space.sampler), {}
     if name == "minibatch":
@@ -96,17 +96,29 @@ def couple(config: Any, space: Space, place: Path, seed: int, name: str, progres
     if name == "sinkhorn":
         return couplings.Sinkhorn(data, plain, space.sampler), {}
 
-    def solve(callback: Any, checkpoints: Any) -> Any:
-        return couplings.semidiscrete(key, data, plain, sampler=space.sampler, tol=config.tol, callback=callback)
-
-    (coupling, info), seconds = stage(
-        config, place / "coupling", f"{name} coupling, seed {seed}", None, progress, solve
-    )
-    facts = {"chi2": float(np.mean(info.chi2)), "solve_seconds": seconds}
+    coupling, facts = _solved(config, space, folder / "checkpoints" / f"{name}-coupling", plain, progress)
     if name == "blind":
         _, number = np.unique(labels, return_inverse=True)
         return Blind(coupling, jnp.asarray(number, jnp.int32)), facts
     return coupling, facts
+
+
+def _solved(
+    config: Any, space: Space, place: Path, labels: np.ndarray | None, progress: Any
+) -> tuple[couplings.SemiDiscrete, dict[str, Any]]:
+    """Return the semi-discrete coupling, solved if it is not there yet, and how it was solved."""
+    data = jnp.asarray(space.data)
+    if not is_done(place):
+
+        def solve(callback: Any, checkpoints: Any) -> Any:
+            options = {"sampler": space.sampler, "tol": config.tol, "callback": callback}
+            return couplings.semidiscrete(jax.random.key(SEED), data, labels, **options)
+
+        (found, info), seconds = stage(config, place, place.name, None, progress, solve)
+        facts = {"chi2": float(np.mean(info.chi2)), "solve_seconds": seconds}
+        save(place, facts, {"h": found.h})
+    with np.load(place / "samples.npz") as file:
+        return couplings.SemiDiscrete(data, file["h"], labels, space.sampler), read(place)
 
 
 def _fields(config: Any) -> dict[str, Any]:
