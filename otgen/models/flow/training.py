@@ -1,4 +1,4 @@
-"""The flow's configuration, its loss on pairs of a coupling, and how it is fitted."""
+"""The flow's configuration, its loss on pairs of a coupling, and the step that descends it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Config(Checked):
     precision: str = "float32"
     num_steps: int = 5000
     batch_size: int = 512
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     average: float = 0.999
     times: str = "uniform"
     label_dropout: float = 0.1
