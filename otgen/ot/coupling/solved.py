@@ -25,7 +25,7 @@ from otgen.ot.coupling.batch import Batch, Classes, asked, looked_up, noise, par
 from otgen.ot.coupling.imbalance import IMBALANCE, resampled
 from otgen.ot.coupling.lookup import winners
 from otgen.ot.latent import Normal
-from otgen.ot.semidiscrete.descent import shifted
+from otgen.ot.semidiscrete.descent import of_one_type, shifted
 from otgen.ot.semidiscrete.scores import top_scores
 from otgen.types import Array, Key, Sampler, as_pytree
 
@@ -78,13 +78,13 @@ class SemiDiscrete:
 def _won(coupling: SemiDiscrete, key: Key, num: int, wanted: Array | None) -> Batch:
     noise_key, rest = parts_of(key)
     x0 = noise(noise_key, jnp.arange(num), coupling.sampler, coupling.data)
-    x, y = x0.reshape(num, -1), coupling.data.reshape(len(coupling.data), -1)
+    x, y, h = of_one_type(x0.reshape(num, -1), coupling.data.reshape(len(coupling.data), -1), coupling.h)
     if coupling.labels is None:
         number = jnp.zeros(num, jnp.int32)
-        index = top_scores(x, *shifted(y, coupling.h))[1][:, 0]
+        index = top_scores(x, *shifted(y, h))[1][:, 0]
     else:
         number = coupling.labels.number[some(rest, coupling, num, None)] if wanted is None else wanted
-        index = winners(x, y, coupling.h, coupling.labels, number)
+        index = winners(x, y, h, coupling.labels, number)
     if coupling.balance is None or coupling.imbalance == "none":
         return looked_up(coupling, x0, index, wanted)
     weight = coupling.balance[index]

@@ -98,35 +98,42 @@ def semidiscrete(
     y, parts = np.asarray(empty.data).reshape(len(empty.data), -1), parts_by_class(empty.labels, len(empty.data))
     before, progress = _begun(state, len(y), len(parts))
     h, infos = np.array(progress.h), list(progress.infos)
+    options = {"sampler": sampler, "tol": tol, "max_samples": max_samples}
     for number in range(len(infos), len(parts)):
         part, done = parts[number], sum(int(info.num_steps) for info in infos)
         told = {} if empty.labels is None else {"class": number}
 
-        def tell(step: int, metrics: dict, done: int = done, told: dict = told) -> None:
+        def tell(step: int, metrics: dict[str, float], done: int = done, told: dict = told) -> None:
             callback(done + step, {**told, **metrics})
 
-        def keep(step: int, state: solver.State, done: int = done) -> None:
-            save(done + step, Progress(jnp.asarray(h), tuple(infos), state))
+        def keep(step: int, state: solver.State | None, done: int = done) -> None:
+            save(done + step, Progress(jnp.array(h), tuple(infos), state))
 
-        if (y[part] == y[part[:1]]).all():
-            infos.append(_trivial())
-        else:
-            start = progress.state if number == len(progress.infos) else None
-            if before is not None:
-                start = _map(y[part], before.h[part], sampler)
-            options = {"callback": tell if callback else None, "save": keep if save else None, "state": start}
-            options |= {"sampler": sampler, "tol": tol, "max_samples": max_samples}
-            found, info = solver.run(jax.random.fold_in(key, number), y[part], **options)
-            h[part] = np.asarray(found.h)
-            infos.append(info)
+        start = progress.state if number == len(progress.infos) else None
+        start = start if before is None else _map(y[part], before.h[part], sampler)
+        options |= {"state": start, "callback": tell if callback else None, "save": keep if save else None}
+        h[part], info = _solved(jax.random.fold_in(key, number), y[part], **options)
+        infos.append(info)
         if save:
-            save(done + int(infos[-1].num_steps), Progress(jnp.asarray(h), tuple(infos), None))
+            keep(int(info.num_steps), None)
     info = infos[0] if empty.labels is None else jax.tree.map(lambda *of: jnp.stack(of), *infos)
     coupling = dataclasses.replace(empty, h=h)
     if imbalance != "none":
         balance = _balance(jax.random.fold_in(key, len(parts)), coupling, y, parts)
         coupling = dataclasses.replace(coupling, balance=balance, imbalance=imbalance)
     return coupling, info
+
+
+def _solved(key: Key, y: np.ndarray, **options: Any) -> tuple[np.ndarray, solver.Info]:
+    """Return the heights of the points of a class, and how they were found."""
+    if _coincide(y):
+        return np.zeros(len(y), np.float32), _trivial()
+    found, info = solver.run(key, y, **options)
+    return np.asarray(found.h), info
+
+
+def _coincide(y: np.ndarray) -> bool:
+    return bool((y == y[:1]).all())
 
 
 def _map(y: np.ndarray, h: Array, sampler: Sampler) -> solver.Map:
@@ -159,7 +166,7 @@ def _balance(key: Key, coupling: SemiDiscrete, y: np.ndarray, parts: list[np.nda
     """Return what pairs should count by their data [N], measured by fresh samples."""
     balance = np.ones(len(y), np.float32)
     for number, part in enumerate(parts):
-        if (y[part] == y[part[:1]]).all():
+        if _coincide(y[part]):
             continue
         state = solver.from_heights(jnp.asarray(coupling.h)[part])
         counts, _, total, groups = counted(

@@ -119,6 +119,36 @@ def test_data_of_any_shape_and_an_unknown_class_in_jit(key):
     np.testing.assert_array_equal(np.isnan(weight), np.arange(8) == 7)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", [None, LABELS], ids=["all", "each"])
+def test_the_entropic_plan_is_between_independent_pairs_and_the_matching(key, labels):
+    """Of the same noise and data: the smaller epsilon, the nearer to the least cost; every data point stays once."""
+    kinds = {
+        "independent": coupling.Independent(DATA, labels),
+        "wide": coupling.Sinkhorn(DATA, labels, epsilon=0.5),
+        "narrow": coupling.Sinkhorn(DATA, labels, epsilon=0.01),
+        "matched": coupling.Minibatch(DATA, labels),
+    }
+    keys = [jax.random.fold_in(key, i) for i in range(16)]
+    batches = {name: [it.pair(one, SIZE) for one in keys] for name, it in kinds.items()}
+    costs = {name: np.mean([jnp.sum((it.x0 - it.x1) ** 2, 1) for it in of]) for name, of in batches.items()}
+    assert costs["independent"] > costs["wide"] > costs["narrow"] >= costs["matched"]
+    assert costs["narrow"] < costs["matched"] + 0.1 * (costs["independent"] - costs["matched"])
+    for one, other in zip(batches["independent"], batches["narrow"], strict=True):
+        np.testing.assert_array_equal(np.sort(one.index), np.sort(other.index))
+        if labels is not None:
+            np.testing.assert_array_equal(one.label, other.label)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_batch_times_data(key):
+    """Not by what the compiled programs ask for, with 8,192 pairs of 60,000 data: their scores would take 1.9 GB."""
+    labels = np.arange(60_000) % 10
+    for it in (coupling.SemiDiscrete(np.ones((60_000, 16)), np.zeros(60_000), of) for of in (None, labels)):
+        made = jax.jit(lambda it, key: it.pair(key, 8192)).lower(it, key).compile().memory_analysis()
+        assert made.temp_size_in_bytes < 2**25
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -154,6 +154,25 @@ def test_a_solve_of_classes_of_which_one_has_one_point(key):
     assert all("class" in it for it in told)
 
 
+@pytest.mark.slow
+def test_a_solve_of_classes_goes_on_within_a_class(key, tmp_path):
+    data = np.random.default_rng(0).normal(size=(120, 4)).astype(np.float32)
+    labels, seen = np.arange(120) % 2, []
+    options = {"tol": 0.005}
+    whole, info = coupling.semidiscrete(key, data, labels, save=lambda step, it: seen.append((step, it)), **options)
+    assert og.explain(info).startswith("2 of 2 CONVERGED")
+    steps, states = zip(*seen, strict=True)
+    assert list(steps) == sorted(steps)
+    inside = [it for it in states if it.state is not None]
+    assert {len(it.infos) for it in inside} == {0, 1}
+    for it in (inside[0], inside[-1]):
+        og.save(tmp_path / str(len(it.infos)), it)
+        again, same = coupling.semidiscrete(key, data, labels, state=og.load(tmp_path / str(len(it.infos))), **options)
+        assert_same((again, same), (whole, info))
+    other, _ = coupling.semidiscrete(jax.random.key(3), data, labels, state=whole, **options)
+    assert float(jnp.abs(other.h - whole.h).max()) < 0.3 * float(jnp.abs(whole.h).max())
+
+
 def test_flips_are_further_points():
     images = _RANDOM.uniform(size=(5, 3, 4, 2)).astype(np.float32)
     both, labels = coupling.with_flips(images, np.arange(5))
