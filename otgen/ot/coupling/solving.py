@@ -67,7 +67,8 @@ def semidiscrete(
       data: [N, ...].
       labels: of the data [N], any integers; None for none.
       sampler: the law of the noise, of the data flattened to rows. Static.
-      tol: error to reach, chi2 of the data's use, as in `og.semidiscrete.run`; little is gained below 0.05.
+      tol: error to reach, chi2 of the data's use, as in `og.semidiscrete.run`; Mousavi-Hosseini et al. report
+        little gain below 0.05.
       max_samples: limit of the samples of each solve.
       imbalance: against what is left of chi2: "none", or "weight" or "resample", see `SemiDiscrete` and
         `otgen.ot.coupling.imbalance`, which says why "none" is enough. The others take 16 N samples more.
