@@ -29,6 +29,7 @@ from otgen.types import Array, Key, Sampler
 
 COUPLINGS = ("semidiscrete", "independent", "minibatch", "sinkhorn")
 METHODS = {"euler": 1, "midpoint": 2, "heun": 2, "adaptive": 0}  # evaluations of the velocity in a step
+INDEPENDENT = couplings.Independent.__name__
 TIMES = ("uniform", "logit-normal")
 
 
@@ -96,6 +97,7 @@ class Flow(NamedTuple):
       variables: its `params`, and `classes` where it was fitted with labels.
       config: see Config.
       source: law of the noise.
+      coupling: name of the class of the coupling whose pairs it was fitted to.
       info: how the semi-discrete coupling was solved, if it was solved by `fit`.
 
     Example:
@@ -109,6 +111,7 @@ class Flow(NamedTuple):
     variables: dict[str, Any]
     config: Config
     source: Sampler = latent.Normal()
+    coupling: str = INDEPENDENT
     info: Any = None
 
 
