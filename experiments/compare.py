@@ -48,7 +48,8 @@ class Config(command.Scored, command.Resumable):
     dataset: str = "digits"
     """digits, mnist, fashion_mnist, stacked_mnist, cifar10, celeb_a, or a toy such as twenty_five_gaussians."""
     models: str = "ae_ot,vae,wgan_gp,ae_gaussian,ae_gmm,ae_flow"
-    """Names with commas, among ae_ot, ae_gaussian, ae_gmm, ae_flow, ae_flow_ot, vae, wae_mmd, wgan_gp."""
+    """Names with commas, among ae_ot, ae_gaussian, ae_gmm, ae_flow, ae_flow_ot, ae_sinkhorn, vae, wae_mmd, wgan_gp,
+    sinkhorn_generator."""
     budget: float | None = None
     """Epochs of the autoencoder whose floating-point operations every model may spend."""
     latent_dim: int | None = None

@@ -44,6 +44,7 @@ SIZES = {
     "informative_gan": {**NETWORK, **CODE, "dual_steps": 1},
     "latent_flow": {"width": 4, "depth": 1, "num_steps": 2, "batch_size": 4},
     "latent_ot": {**NETWORK, "solver_options": {"num_steps": 2, "hidden": (4,), "batch_size": 4}},
+    "sinkhorn_generator": {**NETWORK, "batches": 2},
     "vae": NETWORK,
     "wae_mmd": NETWORK,
     "wgan_gp": NETWORK,
@@ -53,6 +54,7 @@ SORT_OF_FIELD = {
     "int | None": "count",
     "float": "positive",
     "float | None": "positive",
+    "float | Sequence[float]": "positive",
     "str": "name",
     "Sequence[int]": "counts",
     "tuple[int, ...]": "counts",
@@ -128,7 +130,7 @@ def model(name):
         transport |= {"mean": jnp.zeros(D), "scale": jnp.ones(D)}
         variables = {"params": state.params, "transport": transport}
         return og.models.ae_ot.Model(module, variables, jnp.asarray(LABELS), None)
-    if name in ("vae", "wae_mmd"):
+    if name in ("sinkhorn_generator", "vae", "wae_mmd"):
         return Model(module, {"params": state.params})
     if name == "wgan_gp":
         return Model(module, {"params": {"generator": state.generator.average, "critic": state.critic.params}})
@@ -240,6 +242,7 @@ FITS = {  # all fields of the configuration are among the arguments; one row for
     "neural_map.fit c_transform": lambda: fit_map("c_transform"),
     "neural_map.fit icnn": lambda: fit_map("icnn"),
     "neural_map.fit lp": lambda: fit_map("lp"),
+    "sinkhorn_generator.fit": lambda: fit_images("sinkhorn_generator", labels=LABELS) | {"features": og.eval.pixels},
     "vae.fit": lambda: fit_images("vae", labels=LABELS),
     "wae_mmd.fit": lambda: fit_images("wae_mmd", labels=LABELS),
     "wgan_gp.fit": lambda: fit_images("wgan_gp", labels=LABELS),
@@ -427,6 +430,22 @@ VALID = {
     },
     "store.load": lambda: {"path": "nothing is there"},
     "store.save": lambda: {"path": "nothing", "model": law()},
+    "sinkhorn_generator.init": lambda: start("sinkhorn_generator"),
+    "sinkhorn_generator.loss": lambda: {
+        "params": params("sinkhorn_generator"),
+        "module": model("sinkhorn_generator").module,
+        "images": IMAGES,
+        "noise": X[:4],
+        "other_noise": X,
+        "features": og.eval.pixels,
+    },
+    "sinkhorn_generator.make_step": lambda: {**step("sinkhorn_generator"), "features": og.eval.pixels},
+    "sinkhorn_generator.sample": lambda: draw("sinkhorn_generator"),
+    "sinkhorn_generator.sample of a label": lambda: {
+        **draw("sinkhorn_generator"),
+        "model": labelled("sinkhorn_generator"),
+        "label": 1,
+    },
     "vae.init": lambda: start("vae"),
     "vae.loss": lambda: {"params": params("vae"), "module": model("vae").module, "images": IMAGES, "noise": X},
     "vae.make_step": lambda: step("vae"),
@@ -469,11 +488,16 @@ SORTS = {  # where the name does not tell
     **{name: {"images": "images"} for name in VALID if not name.endswith(("loss", "unit_of"))},
     "ae_ot.sample": {"angle": "positive"},
     "ae_ot.sample of a label": {"angle": "positive", "label": "label"},
-    **{f"{name}.sample of a label": {"label": "label"} for name in ("latent_ot", "vae", "wae_mmd", "wgan_gp")},
+    **{
+        f"{name}.sample of a label": {"label": "label"}
+        for name in ("latent_ot", "sinkhorn_generator", "vae", "wae_mmd", "wgan_gp")
+    },
     "ae_ot_gan.sample": {"angle": "positive"},
     "bures_linear.init": {"data_shape": "counts"},
     "code_reading.of_each_code": {"part": "count"},
     "code_reading.traverse": {"category": "label"},
+    "sinkhorn_generator.loss": {"features": "given", "heat": "positive"},
+    "sinkhorn_generator.make_step": {"features": "given"},
     "flow.decode": {"label": "array"},
     "flow.encode": {"label": "array"},
     "flow.init": {"shape": "counts", "num_conditions": "count"},
@@ -503,7 +527,7 @@ def sorts_of_fit(name):
     else:
         kind = training.MapSettings if rest == "distil" else getattr(og.models, module).Config
     fields = {it.name: SORT_OF_FIELD.get(it.type, "nothing") for it in dataclasses.fields(kind)}
-    return {**fields, "images": "images", "base": "fields", "sampler": "given", "coupling": "name"}
+    return {**fields, "images": "images", "base": "fields", "sampler": "given", "coupling": "name", "features": "given"}
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
-"""Generative systems, one module each: `ae_ot`, `ae_ot_gan`, `latent_ot`, `bures_linear`, and those of two packages.
+"""Generative systems, one module each: `ae_ot`, `ae_ot_gan`, `latent_ot`, `bures_linear`, `sinkhorn_generator`.
 
-`informative` has paper A's system and its baseline, `baselines` what all are compared with; `apply`, `classes` and
-`fitting` are what models share.
+Packages: `flow`, `informative` (paper A's system and its baseline), `baselines` (what all are compared with); `apply`,
+`classes` and `fitting` are what models share.
 
 Every `fit` takes `callback`, called with steps and metrics, and `checkpoints`: a folder in which each of its stages is
 saved. A fit that was killed and is called again with the folder goes on, to the same bits; one that is done is not
@@ -15,6 +15,7 @@ from otgen.models import baselines as baselines
 from otgen.models import bures_linear as bures_linear
 from otgen.models import flow as flow
 from otgen.models import latent_ot as latent_ot
+from otgen.models import sinkhorn_generator as sinkhorn_generator
 from otgen.models.baselines import latent_flow as latent_flow
 from otgen.models.baselines import latent_law as latent_law
 from otgen.models.baselines import vae as vae

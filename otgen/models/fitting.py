@@ -52,6 +52,7 @@ def fit_generator(
     batches_per_step: int = 1,
     num_steps: int | None = None,
     stage: str = "generator",
+    told: dict[str, Any] | None = None,
     callback: Callback | None = None,
     checkpoints: Any = None,
     **options: Any,
@@ -68,6 +69,7 @@ def fit_generator(
       batches_per_step: batches of `settings.batch_size` images that a step uses.
       num_steps: training steps; None for those of the settings' epochs.
       stage: name of what is trained, and of its folder in a folder of checkpoints.
+      told: arrays, beside key and data, that a folder of checkpoints must have been made with; None for none.
       callback: called with steps and metrics, as in `train.train`.
       checkpoints: a folder, or `train.Checkpoints`, to save in and to go on from, bit-identically.
       **options: as in `train.train`.
@@ -84,7 +86,7 @@ def fit_generator(
     labels = check_labels(labels, len(images))
     rows = rows_of(settings, len(images), batches_per_step)
     num_steps = num_steps_of(settings, len(images), rows) if num_steps is None else num_steps
-    given, arrays, more = {"key": key, "images": images}, (images,), {}
+    given, arrays, more = {"key": key, "images": images, **(told or {})}, (images,), {}
     if labels is not None:
         known, classes = np.unique(np.asarray(labels), return_inverse=True)
         arrays, more = (images, classes.astype(np.int32)), {"num_classes": len(known)}

@@ -12,7 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import ae_ot, ae_ot_gan, bures_linear, compare, informative_gan, latent_ops, latent_ot, w2_benchmark
+from experiments import (
+    ae_ot,
+    ae_ot_gan,
+    bures_linear,
+    compare,
+    informative_gan,
+    latent_ops,
+    latent_ot,
+    sinkhorn_generator,
+    w2_benchmark,
+)
 from experiments.bench import divergence, extension_forms, gaussian, latent, sinkhorn
 from experiments.lab import command as command_line
 from experiments.lab.command import progress_of
@@ -87,7 +97,7 @@ def test_ae_ot_on_toys(tmp_path, name):
 
 RESUMED = (
     *(ae_ot, ae_ot_gan, bures_linear, compare, informative_gan, latent_ops, latent_ot, w2_benchmark),
-    extension_forms,
+    *(sinkhorn_generator, extension_forms),
 )
 
 

@@ -22,7 +22,7 @@ import jax, jax.numpy as jnp, numpy as np
 import otgen as og
 from otgen.maps import neural_map
 from otgen.models import ae_ot, ae_ot_gan, bures_linear, flow, info_gan, informative_gan, latent_flow, vae
-from otgen.models import wae_mmd, wgan_gp
+from otgen.models import sinkhorn_generator, wae_mmd, wgan_gp
 from otgen.train import train
 names, num_steps, steps_per_call = sys.argv[1].split(","), int(sys.argv[2]), int(sys.argv[3])
 key, rng = jax.random.key(0), np.random.default_rng(0)
@@ -82,6 +82,7 @@ MODELS = {
     "ae_ot": lambda: plain(ae_ot), "vae": lambda: plain(vae), "wae_mmd": lambda: plain(wae_mmd),
     "bures_linear": of_covariances, "ae_ot_gan": of_pairs, "informative_gan": of_codes,
     "info_gan": lambda: plain(info_gan, 48), "wgan_gp": lambda: plain(wgan_gp, 144),
+    "sinkhorn_generator": lambda: plain(sinkhorn_generator, 48, batches=2, tol=1e-3),
     "latent_flow": lambda: of_flow("independent"), "latent_flow_ot": lambda: of_flow("transport"),
 }
 
@@ -113,7 +114,7 @@ for name in names:
 if hosts.is_first():
     print(json.dumps(results))
 """
-MINIMISED = ("ae_ot", "vae", "wae_mmd", "bures_linear", "flow", "latent_flow", "latent_flow_ot")
+MINIMISED = ("ae_ot", "vae", "wae_mmd", "bures_linear", "flow", "latent_flow", "latent_flow_ot", "sinkhorn_generator")
 ADVERSARIAL = ("ae_ot_gan", "informative_gan", "info_gan", "wgan_gp")
 SOLVERS = ("c_transform", "lp", "icnn")
 

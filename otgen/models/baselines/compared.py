@@ -1,8 +1,9 @@
 """Generative models by name, trained with the same networks on the same budget of floating-point operations.
 
-The budget is that of so many epochs of the autoencoder. A model of images (vae, wae_mmd, wgan_gp) spends all of it on
-its networks. A law of codes (ae_*) may spend a third of it, beside the autoencoder that was trained with the rest: on
-training samples of the transport, or steps of the flow. A Gaussian and a mixture need less.
+The budget is that of so many epochs of the autoencoder. A model of images (vae, wae_mmd, wgan_gp, sinkhorn_generator)
+spends all of it on its networks. A law of codes (ae_*) may spend a third of it, beside the autoencoder that was trained
+with the rest: on training samples of the transport, or steps of the flow or the generator. A Gaussian and a mixture
+need less.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from otgen.models import ae_ot
+from otgen.models import ae_ot, sinkhorn_generator
 from otgen.models.baselines import latent_flow, latent_law, vae, wae_mmd, wgan_gp
 from otgen.ot.check import as_count, as_points, native, require_choice, require_kind, require_positive
 from otgen.ot.gaussian import mixture
@@ -26,8 +27,8 @@ from otgen.types import Array, Callback, Key
 
 Draw = Callable[[Key, int], Array]
 
-IMAGES: dict[str, Any] = {"vae": vae, "wae_mmd": wae_mmd, "wgan_gp": wgan_gp}
-CODES = ("ae_ot", "ae_gaussian", "ae_gmm", "ae_flow", "ae_flow_ot")
+IMAGES: dict[str, Any] = {"vae": vae, "wae_mmd": wae_mmd, "wgan_gp": wgan_gp, "sinkhorn_generator": sinkhorn_generator}
+CODES = ("ae_ot", "ae_gaussian", "ae_gmm", "ae_flow", "ae_flow_ot", "ae_sinkhorn")
 NAMES = (*CODES, *IMAGES)
 
 
@@ -103,7 +104,7 @@ def steps_of(config: Settings, num_images: int) -> int:
 
 def _rows_of(config: Settings, num_images: int) -> int:
     """Return images of a step."""
-    return rows_of(config, num_images, getattr(config, "critic_steps", 1))
+    return rows_of(config, num_images, getattr(config, "critic_steps", getattr(config, "batches", 1)))
 
 
 def fit_images(
@@ -141,7 +142,8 @@ def fit_codes(
       seed: of everything random.
       codes: [N, d].
       budget: floating-point operations of the training of the transport or the flow (at least one step is taken). The
-        plan that pairs batches of ae_flow_ot, the cell centres of ae_ot and the iterations of ae_gmm are not counted.
+        plans of batches of ae_flow_ot and ae_sinkhorn, the cell centres of ae_ot and the iterations of ae_gmm are not
+        counted.
       callback: called with steps and metrics.
       checkpoints: a folder, or `train.Checkpoints`, to save in and to go on from, bit-identically.
 
@@ -166,6 +168,12 @@ def fit_codes(
         law, scores = (latent_law.gaussian(codes), {}) if name == "ae_gaussian" else latent_law.mixture(seed, codes)
         notes = {"components": len(law.weights), "held_out_log_likelihood": {str(k): v for k, v in scores.items()}}
         return {name: lambda key, num: mixture.sample(key, law, num)}, notes
+    if name == "ae_sinkhorn":
+        config = _generator_config(codes, budget)
+        told = {"callback": callback, "checkpoints": checkpoints, **_fields(config, sinkhorn_generator.Config)}
+        model = sinkhorn_generator.fit(key, codes, **told)
+        about = {"steps": steps_of(config, len(codes))}
+        return {name: lambda key, num: sinkhorn_generator.sample(key, model, num)}, about
     config = _flow_config(codes, budget, "transport" if name == "ae_flow_ot" else "independent")
     fields = dataclasses.asdict(config)
     flow = latent_flow.fit(key, codes, callback=callback, checkpoints=checkpoints, **fields)
@@ -184,6 +192,12 @@ def _transport(
 
     notes = {**{name: float(value) for name, value in info._asdict().items()}, "angle": float(law.extension.angle)}
     return {f"ae_ot, {form}": draw(form) for form in extension.FORMS}, notes
+
+
+def _generator_config(codes: Array, budget: float) -> sinkhorn_generator.Config:
+    config = sinkhorn_generator.Config(codes.shape[1], hidden=(512, 512, 512), output="real")
+    cost = _per_image(sinkhorn_generator, config, codes[:1, :, None, None], _rows_of(config, len(codes)))
+    return dataclasses.replace(config, epochs=budget / (len(codes) * cost))
 
 
 def _flow_config(codes: Array, budget: float, pairing: str) -> latent_flow.Config:
