@@ -75,7 +75,7 @@ def test_differences_of_the_log_density_are_the_score_of_networks(coupling, opti
         x = x[np.linalg.norm(x - x.mean(0), axis=1) < 1.5 * x.std()]
         score = np.asarray(flow.score(model, x, t))
         error = differences(model, x, t) - score
-        assert np.mean(error**2) < (0.01 if short else 0.04) ** 2 * np.mean(score**2)
+        assert np.mean(error**2) < (0.01 if short else 0.07) ** 2 * np.mean(score**2)
 
 
 def two_bumps(num, seed):
