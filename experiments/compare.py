@@ -31,7 +31,7 @@ from otgen.data import toy
 from otgen.models import ae_ot, baselines
 from otgen.models.baselines.compared import Draw
 from otgen.nn import to_unit
-from otgen.train import Checkpoints, JsonLines, Progress, together
+from otgen.train import JsonLines, Progress, together
 from otgen.train.loop import NonFinite
 from otgen.train.settings import GeneratorSettings
 
@@ -193,9 +193,9 @@ def fit(bench: Bench, name: str, seed: int, place: Path) -> tuple[dict[str, Draw
             rows["reconstructed test data"] = lambda key, num: decode(encode(to_unit(test[:num])))
         return rows, {}
     settings, _ = config.setting()
-    saved = Checkpoints(place / "checkpoints", {**config.identity(), "model": name, "seed": seed})
-    with saved as checkpoints, Progress(None, f"{name}, seed {seed}", config.progress) as bar:
-        options = {"callback": together(bar, JsonLines(place / "metrics.jsonl", name)), "checkpoints": checkpoints}
+    with Progress(None, f"{name}, seed {seed}", config.progress) as bar:
+        told = together(bar, JsonLines(place / "metrics.jsonl", name))
+        options = {"callback": told, "checkpoints": place / "checkpoints"}
         if name in baselines.IMAGES:
             chosen = baselines.image_config(name, settings, jnp.asarray(images[:1]), len(images), bench.budget)
             draw = baselines.fit_images(name, jax.random.key(seed), images, chosen, **options)
