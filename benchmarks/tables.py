@@ -139,6 +139,25 @@ def spreads(path: Path, columns: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
+FLOW = {
+    "w2_sq": "squared W2",
+    "codes": "codes: Frechet / variance",
+    "frechet": "Frechet",
+    "kid": "KID",
+    "precision": "precision",
+    "recall": "recall",
+    "coverage": "coverage",
+    "lmem": "lmem",
+    "of_label": "of their label",
+    "probe": "probe of the noise",
+    "straightness": "straightness",
+    "chi2": "chi2",
+    "solve_seconds": "solve, s",
+    "pairing_share": "pairing / training",
+    "seconds": "training, s",
+}
+
+
 def w2_benchmark(path: Path) -> str:
     """L2-UVP by dimension of our solvers and of published ones, as Markdown."""
     results = json.loads(path.read_text())
@@ -177,6 +196,8 @@ if __name__ == "__main__":
         print(f"{found.stem}\n\n{spreads(found, LATENT)}\n")
     for found in sorted(Path(__file__).parent.glob("informative_gan_*.json")):
         print(f"{found.stem}\n\n{spreads(found, INFORMATIVE)}\n")
+    for found in sorted(Path(__file__).parent.glob("flow_*.json")):
+        print(f"{found.stem}\n\n{spreads(found, FLOW)}\n")
     found = Path(__file__).parent / "w2_benchmark.json"
     if found.exists():
         print(f"{found.stem}\n\n{w2_benchmark(found)}\n")

@@ -32,7 +32,7 @@ IMAGES: dict[str, Any] = {"vae": vae, "wae_mmd": wae_mmd, "wgan_gp": wgan_gp, "s
 CODES = ("ae_ot", "ae_gaussian", "ae_gmm", "ae_flow", "ae_flow_ot", "ae_sinkhorn")
 NAMES = (*CODES, *IMAGES)
 EVALUATIONS = (1, 2, 4, 8, 32)  # of the velocity, from noise to a draw of a flow
-_FLOW = {"batch_size": 256, "learning_rate": 2e-3, "average": 0.995}
+_FLOW = {"batch_size": 256, "learning_rate": 4e-3, "average": 0.995, "repeats": 2}
 
 
 def budget_of(settings: Settings, example: Array, num_images: int, epochs: float) -> float:
