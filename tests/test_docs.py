@@ -319,6 +319,19 @@ def test_the_page_on_embeddings_runs(capsys):
     assert names["velocity"].shape == (256, 8)
 
 
+@pytest.mark.slow
+def test_the_page_on_flows_runs():
+    names = run_blocks(ROOT / "docs" / "methods" / "flow.md")
+    jnp, points = names["jnp"], names["points"]
+    assert names["new"].shape == (500, 2)
+    nearest = jnp.min(jnp.sum((names["new"][:, None] - points) ** 2, -1), 1)
+    assert float(jnp.median(nearest)) < 0.05
+    assert float(jnp.abs(names["again"] - names["data"][:5]).max()) < 1e-2
+    assert float(names["bent"]) < 0.3
+    assert float(jnp.mean(names["right"][:, 0] * names["scale"] + names["mean"][0] > -0.3)) > 0.95
+    assert names["metrics"]["loss"] < 1
+
+
 GUIDE = ROOT / "docs" / "adding-a-model.md"
 
 

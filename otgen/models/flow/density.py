@@ -1,10 +1,15 @@
 """Densities of a trained flow: log-likelihood by the change of variables, score, and how straight the paths are.
 
 Along dX/dt = v(t, X) the log-density of p_t changes by -div v, so that log p_t(x) = log p_0(X_0) - int_0^t div v ds on
-the path that leads to x. The score follows from the velocity: x0 = x_t - t (x1 - x0), so E[x0 | x_t = x] = x - t v, and
-grad log p_t(x) = -E[x0 | x_t = x] / (1 - t) = (t v - x) / (1 - t) where x0 is standard normal and v is the expectation
-of x1 - x0 given x_t: of independent pairs always; of the semi-discrete map almost everywhere, since its paths do not
-cross before t = 1 and the noise of a data point is the normal law restricted to a cell.
+the path that leads to x. Its gradient is the score. Where noise and data are independent the score is in the velocity
+as well: x_t given x1 is then N(t x1, (1 - t)^2 I), x0 = x_t - t (x1 - x0), so E[x0 | x_t = x] = x - t v, and
+
+    grad log p_t(x) = -E[x0 | x_t = x] / (1 - t) = (t v - x) / (1 - t).
+
+Of paired noise this is not so. The semi-discrete map to N data has it within the image of each cell, p_t being N pieces
+of the normal law with gaps between them; a network that has learned the law of the data, not N points, closes the gaps,
+and so divides p_t by the Jacobian of x0 -> x_t, whose gradient (t v - x) / (1 - t) knows nothing of. To a Gaussian of
+standard deviation s the map is x1 = s x0, x_t = a x0 with a = 1 - t + t s: the score is -x0 / a, not -x0 / (1 - t).
 
 Reference: Chen et al. (2018), arXiv 1806.07366; Grathwohl et al. (2019), arXiv 1810.01367 (Hutchinson's estimator).
 """
@@ -18,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from otgen.models.flow.paths import in_pieces, integrate, labels_of, noise, parts, piece, steps_of, velocity
-from otgen.models.flow.training import Flow
+from otgen.models.flow.paths import in_pieces, integrate, labels_of, noise, parts, piece, steps_of, strength, velocity
+from otgen.models.flow.training import INDEPENDENT, Flow
 from otgen.ot import latent
 from otgen.ot.check import as_array, as_count, as_key, require_below_one, require_between
 from otgen.types import Array, Key
@@ -63,8 +68,13 @@ def log_prob(
       >>> print(bool(jnp.abs(og.models.flow.log_prob(model, data) - normal).max() < 0.2))
       True
     """
+    return _along(_log_prob, model, x, label, t, key, num_probes, num_steps, method)
+
+
+def _along(function, model, x, label, t, key, num_probes, num_steps, method) -> Array:
+    """Return a function of the paths that lead to points x at a time, in pieces, once all of it is checked."""
     module, variables = parts(model)
-    _require_normal(model, "the log-density")
+    _require_normal(model)
     require_between("t", t, 0.0, 1.0)
     x, size = as_array("x", x, (None, *module.shape)), int(np.prod(module.shape))
     if not len(x):
@@ -78,7 +88,7 @@ def log_prob(
     keys, label = jax.random.split(as_key(key), len(x)), labels_of(model, label, len(x))
 
     def found(x: Array, label: Array | None, keys: Array) -> Array:
-        return _log_prob(module, variables, x, label, keys, t, probes, method, num_steps)
+        return function(module, variables, x, label, keys, t, probes, method, num_steps)
 
     return in_pieces(found, x, label, keys, size=max(64, piece(module.shape) // (probes or size)))
 
@@ -104,12 +114,31 @@ def _log_prob(module, variables, x, label, keys, t, probes: int | None, method: 
     return jnp.sum(jax.scipy.stats.norm.logpdf(start), axis=tuple(range(1, x.ndim))) + change
 
 
-def score(model: Flow, x: Any, t: float, label: Any = None, *, guidance: float = 0.0) -> Array:
-    """Return grad log p_t [n, ...] at points x [n, ...] and one time t: (t v(t, x) - x) / (1 - t).
+@functools.partial(jax.jit, static_argnames=("module", "probes", "method", "num_steps"))
+def _gradient(module, variables, x, label, keys, t, probes: int | None, method: str, num_steps: int) -> Array:
+    def total(x: Array) -> Array:  # a row's log-density depends on that row
+        return _log_prob(module, variables, x, label, keys, t, probes, method, num_steps).sum()
+
+    return jax.grad(total)(x)
+
+
+def score(model: Flow, x: Any, t: float, label: Any = None, *, guidance: float = 0.0, **options: Any) -> Array:
+    """Return grad log p_t [n, ...] at points x [n, ...] and one time t.
+
+    Of a flow that was fitted to independent pairs it is (t v(t, x) - x) / (1 - t), one evaluation of the velocity. Of
+    any other it is the derivative of `log_prob`, through the solver: some hundred evaluations.
+
+    Args:
+      model: from `fit`, of noise that is standard normal.
+      x: points.
+      t: the time, in [0, 1] and of independent pairs below 1.
+      label: of all points, or of each [n], for the score of p_t(x | label); None for none.
+      guidance: how far it is moved on in the direction of the label, s + guidance (s - s without label).
+      **options: `key`, `num_probes`, `num_steps` and `method` of `log_prob`, where that is differentiated.
 
     Raises:
-      ValueError: for points of another shape, a time outside [0, 1), a source other than N(0, I), and labels and
-        guidance as in `sample`.
+      ValueError: for points of another shape or not finite, a time out of range, a source other than N(0, I), and
+        labels and guidance as in `sample`.
 
     Example:
       >>> data = jax.random.normal(jax.random.key(0), (200, 2))
@@ -117,9 +146,15 @@ def score(model: Flow, x: Any, t: float, label: Any = None, *, guidance: float =
       >>> print(jnp.array_equal(og.models.flow.score(model, data, 0.0), -data))  # of N(0, I)
       True
     """
-    _require_normal(model, "the score")
-    require_below_one("t", t)
-    return (t * velocity(model, x, t, label, guidance=guidance) - as_array("x", x)) / (1 - t)
+    _require_normal(model)
+    if strength(model, guidance) is not None:
+        told, none = (score(model, x, t, it, **options) for it in (label, None))
+        return told + guidance * (told - none)
+    if model.coupling == INDEPENDENT:
+        require_below_one("t", t)
+        return (t * velocity(model, x, t, label) - as_array("x", x)) / (1 - t)
+    given = {"key": None, "num_probes": None, "num_steps": 64, "method": "midpoint", **options}
+    return _along(_gradient, model, x, label, t, **given)
 
 
 def straightness(key: Key, model: Flow, num: int = 4096, *, label: Any = None) -> Array:
@@ -161,9 +196,7 @@ def _bends(module, variables, x: Array, label: Array | None) -> Array:
     return jnp.stack([squares - moved, moved], axis=1)
 
 
-def _require_normal(model: Flow, what: str) -> None:
+def _require_normal(model: Flow) -> None:
     parts(model)
     if model.source != latent.Normal():
-        raise ValueError(
-            f"{what} is known of noise N(0, I), not of {model.source}: fit a flow from og.latent.Normal()."
-        )
+        raise ValueError(f"densities are known of noise N(0, I), not of {model.source}: fit a flow from that.")

@@ -82,4 +82,4 @@ def fit(
             state = restored
         feed = feed_of(coupling, pair_key, settings, int(state.step), numbers)
         state = train(make_step(module, settings), state, feed, step_key, callback=callback, checkpoints=saved)
-    return Flow(module, {"params": state.average, **known}, settings, source, info)
+    return Flow(module, {"params": state.average, **known}, settings, source, type(coupling).__name__, info)

@@ -1,4 +1,4 @@
-"""The flow's configuration, its loss on pairs of a coupling, and how it is fitted."""
+"""The flow's configuration, its loss on pairs of a coupling, and the step that descends it."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from otgen.types import Array, Key, Sampler
 
 COUPLINGS = ("semidiscrete", "independent", "minibatch", "sinkhorn")
 METHODS = {"euler": 1, "midpoint": 2, "heun": 2, "adaptive": 0}  # evaluations of the velocity in a step
+INDEPENDENT = couplings.Independent.__name__
 TIMES = ("uniform", "logit-normal")
 
 
@@ -66,7 +67,7 @@ class Config(Checked):
     precision: str = "float32"
     num_steps: int = 5000
     batch_size: int = 512
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     average: float = 0.999
     times: str = "uniform"
     label_dropout: float = 0.1
@@ -96,6 +97,7 @@ class Flow(NamedTuple):
       variables: its `params`, and `classes` where it was fitted with labels.
       config: see Config.
       source: law of the noise.
+      coupling: name of the class of the coupling whose pairs it was fitted to.
       info: how the semi-discrete coupling was solved, if it was solved by `fit`.
 
     Example:
@@ -109,6 +111,7 @@ class Flow(NamedTuple):
     variables: dict[str, Any]
     config: Config
     source: Sampler = latent.Normal()
+    coupling: str = INDEPENDENT
     info: Any = None
 
 
