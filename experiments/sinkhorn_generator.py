@@ -45,7 +45,7 @@ _TOY = {
     "tol": 0.05,
     "epochs": 100,
 }
-_FINE = {**_TOY, "batches": 4, "epsilon": 0.0003, "epsilon_start": 0.03, "rho": 0.02, "noise_scale": 8.0, "epochs": 240}
+_FINE = {**_TOY, "epsilon": 0.0003, "epsilon_start": 0.01, "rho": 0.04, "noise_scale": 6.0, "epochs": 160}
 _CODES = {"latent_dim": 16, "hidden": (512,) * 4, "learning_rate": 3e-3, "epochs": 40}
 _SETS: dict[str, dict[str, Any]] = {  # of the generator, by data set
     "digits": {"latent_dim": 8, "batch_size": 100, "batches": 4, "epochs": 600},
