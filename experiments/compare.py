@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.lab import command, compare_table, sets, variants
+from experiments.lab import command, compare_table, sets, standard_codes, variants
 from experiments.lab.judge import judged, require_features
 from experiments.lab.trials import note_failure, place_of, run_missing, save
 from otgen import data
@@ -31,7 +31,7 @@ from otgen.data import toy
 from otgen.models import ae_ot, baselines
 from otgen.models.baselines.compared import Draw
 from otgen.nn import to_unit
-from otgen.train import Checkpoints, JsonLines, Progress, together
+from otgen.train import JsonLines, Progress, together
 from otgen.train.loop import NonFinite
 from otgen.train.settings import GeneratorSettings
 
@@ -160,19 +160,7 @@ def autoencoder(config: Config, seed: int, train: data.Dataset) -> tuple[Any, An
     del fields["output"]
     model_config = ae_ot.Config(**fields)
     place = _place(config, "autoencoder", seed)
-    total = ae_ot.num_steps_of(model_config, len(train.images))
-    saved = Checkpoints(place / "checkpoints", {**config.identity(), "seed": seed})
-    with saved as checkpoints, Progress(total, f"autoencoder, seed {seed}", config.progress) as bar:
-        module, params = ae_ot.train_autoencoder(
-            jax.random.key(seed), train.images, model_config, callback=bar, checkpoints=checkpoints
-        )
-    variables = {"params": params}
-    _, mean, scale = toy.standardise(ae_ot.encode(module, variables, train.images))
-    scale = jnp.maximum(scale, 1e-6)
-    return (
-        lambda images: (ae_ot.encode(module, variables, images) - mean) / scale,
-        lambda codes: ae_ot.decode(module, variables, codes * scale + mean),
-    )
+    return standard_codes.autoencoder(train.images, model_config, seed, place, config.identity(), config.progress)
 
 
 def run(bench: Bench, name: str, seed: int) -> None:
@@ -205,9 +193,9 @@ def fit(bench: Bench, name: str, seed: int, place: Path) -> tuple[dict[str, Draw
             rows["reconstructed test data"] = lambda key, num: decode(encode(to_unit(test[:num])))
         return rows, {}
     settings, _ = config.setting()
-    saved = Checkpoints(place / "checkpoints", {**config.identity(), "model": name, "seed": seed})
-    with saved as checkpoints, Progress(None, f"{name}, seed {seed}", config.progress) as bar:
-        options = {"callback": together(bar, JsonLines(place / "metrics.jsonl", name)), "checkpoints": checkpoints}
+    with Progress(None, f"{name}, seed {seed}", config.progress) as bar:
+        told = together(bar, JsonLines(place / "metrics.jsonl", name))
+        options = {"callback": told, "checkpoints": place / "checkpoints"}
         if name in baselines.IMAGES:
             chosen = baselines.image_config(name, settings, jnp.asarray(images[:1]), len(images), bench.budget)
             draw = baselines.fit_images(name, jax.random.key(seed), images, chosen, **options)

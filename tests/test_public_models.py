@@ -42,7 +42,6 @@ SIZES = {
     "flow": {"width": 4, "depth": 1, "num_steps": 2, "batch_size": 4, "max_samples": 4096},
     "info_gan": {**NETWORK, **CODE},
     "informative_gan": {**NETWORK, **CODE, "dual_steps": 1},
-    "latent_flow": {"width": 4, "depth": 1, "num_steps": 2, "batch_size": 4},
     "latent_ot": {**NETWORK, "solver_options": {"num_steps": 2, "hidden": (4,), "batch_size": 4}},
     "sinkhorn_generator": {**NETWORK, "batches": 2},
     "vae": NETWORK,
@@ -113,10 +112,6 @@ def model(name):
         module = Velocity(D, 4, 1, num_classes=2)
         params = drawn(lambda: module.init(KEY, jnp.zeros(1), jnp.zeros((1, D)))["params"])
         return og.models.flow.Flow(module, {"params": params, **collection_of(LABELS)}, config(name))
-    if name == "latent_flow":
-        module, state = og.models.latent_flow.Velocity(D, 4, 1), None
-        params = drawn(lambda: module.init(KEY, jnp.zeros(1), jnp.zeros((1, D)))["params"])
-        return og.models.latent_flow.Flow(module, params, config(name))
     if name == "latent_ot":
         known = learned("c_transform")
         module = og.models.latent_ot.LatentOT((4, 4, 1), config(name), known.module)
@@ -235,7 +230,6 @@ FITS = {  # all fields of the configuration are among the arguments; one row for
     "flow.fit": lambda: fitted(og.models.flow.Config, SIZES["flow"], data=X, labels=LABELS, coupling="independent"),
     "info_gan.fit": lambda: fit_images("info_gan"),
     "informative_gan.fit": lambda: fit_images("informative_gan"),
-    "latent_flow.fit": lambda: fitted(og.models.latent_flow.Config, SIZES["latent_flow"], codes=X),
     "latent_ot.fit": lambda: fit_images("latent_ot", labels=LABELS),
     "distil.distil": lambda: distilled(map_=learned("c_transform")),
     "latent_ot.distil": lambda: distilled(model=model("latent_ot")),
@@ -363,16 +357,6 @@ VALID = {
     "informative_gan.make_step": lambda: step("informative_gan"),
     "informative_gan.sample": lambda: draw("informative_gan"),
     "informative_gan.unit_of": lambda: {"images": IMAGES},
-    "latent_flow.init": lambda: {"key": KEY, "config": config("latent_flow"), "dim": D},
-    "latent_flow.loss": lambda: {
-        "params": model("latent_flow").params,
-        "module": model("latent_flow").module,
-        "noise": X,
-        "codes": Y,
-        "t": T,
-    },
-    "latent_flow.make_step": lambda: {"module": model("latent_flow").module, "config": config("latent_flow")},
-    "latent_flow.sample": lambda: {"key": KEY, "flow": model("latent_flow"), "num": 2},
     "latent_law.gaussian": lambda: {"codes": X},
     "latent_law.map_to": lambda: {
         "codes": X,

@@ -351,7 +351,8 @@ VALID = {
 
 WITHOUT = {  # what no row is for, by why
     "runs inside a caller's jit, unchecked": (
-        "costs.product costs.along smoothing.hinge_level smoothing.log_mean_exp nn.augment.augment"
+        "costs.product costs.along smoothing.hinge_level smoothing.log_mean_exp nn.augment.augment "
+        "nn.velocity.context nn.velocity.as_label"
     ),
     "is that of another name": (
         "from_ott to_ott load save structured.perturbation structured.perturbed_cost structured.encoder_perturbation "

@@ -26,7 +26,7 @@ MODELS = (
     "vae",
     "wae_mmd",
     "wgan_gp",
-    "latent_flow",
+    "flow",
     "bures_linear",
     "neural_map.lp",
     "neural_map.icnn",
@@ -290,27 +290,28 @@ def train_map(context: Context, solver: str) -> Result:
 
 
 def train_flow(context: Context) -> Result:
-    """Some steps of the flow to codes, paired at random and by a plan; the loss falls, and codes can be drawn."""
-    from otgen.models.baselines import latent_flow
-    from otgen.train.loop import train_on
+    """Some steps of the flow, on independent pairs and on those of a plan; the loss falls, and codes can be drawn."""
+    from otgen.models import flow
+    from otgen.ot import coupling
+    from otgen.train.loop import train
 
-    codes, count, rows = _codes(context), 100, context.size(512, 256)
+    codes, count, rows = jnp.asarray(_codes(context)), 100, context.size(512, 256)
+    couplings = {"independent": coupling.Independent(codes), "sinkhorn": coupling.Sinkhorn(codes)}
     numbers: Result = {"steps": count}
-    for pairing in latent_flow.PAIRINGS:
-        network = {"width": context.size(256, 64), "learning_rate": 3e-3}
-        config = latent_flow.Config(pairing=pairing, num_steps=count, batch_size=rows, **network)
-        keys, watch = jax.random.split(context.key(pairing), 4), Watch()
-        module, state = latent_flow.init(keys[0], config, codes.shape[1])
-        options = {"num_steps": count, "batch_size": rows, "callback": watch, "log_every": 5}
-        state = train_on((codes,), latent_flow.make_step(module, config), state, tuple(keys[1:3]), **options)
-        draws = latent_flow.sample(keys[3], latent_flow.Flow(module, state.average, config), 512)
+    for name, pairs in couplings.items():
+        config = flow.Config(width=context.size(256, 64), learning_rate=3e-3, num_steps=count, batch_size=rows)
+        keys, watch = jax.random.split(context.key(name), 4), Watch()
+        module, state = flow.init(keys[0], config, codes.shape[1:])
+        feed = coupling.batches(pairs, keys[1], rows, num=count)
+        state = train(flow.make_step(module, config), state, feed, keys[2], callback=watch, log_every=5)
+        draws = flow.sample(keys[3], flow.Flow(module, {"params": state.average}, config), 512)
         found = {**watch.change("loss"), "codes_per_s": rows * watch.per_second()}
-        numbers |= {f"{pairing}_{name}": value for name, value in found.items()}
-        numbers[f"{pairing}_finite"] = float(jnp.isfinite(draws).all())
+        numbers |= {f"{name}_{score}": value for score, value in found.items()}
+        numbers[f"{name}_finite"] = float(jnp.isfinite(draws).all())
     return judged(
         numbers,
-        at_most={f"{pairing}_ratio": 0.95 for pairing in latent_flow.PAIRINGS},
-        at_least={f"{pairing}_finite": 1 for pairing in latent_flow.PAIRINGS},
+        at_most={f"{name}_ratio": 0.95 for name in couplings},
+        at_least={f"{name}_finite": 1 for name in couplings},
     )
 
 
@@ -337,7 +338,7 @@ SPECIAL = {
     "ae_ot": train_ae_ot,
     "ae_ot_gan": train_ae_ot_gan,
     "latent_ot": train_latent_ot,
-    "latent_flow": train_flow,
+    "flow": train_flow,
     "bures_linear": train_bures_linear,
     "neural_map.lp": functools.partial(train_map, solver="lp"),
     "neural_map.icnn": functools.partial(train_map, solver="icnn"),

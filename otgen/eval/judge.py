@@ -247,6 +247,11 @@ class Judge:
         mixed = mixture_rate(features, self._train[:_KNOWN], self._labels[:_KNOWN], self._known)
         return {"class_tv": total_variation(shares, self._shares), "mixtures": mixed.excess}
 
+    def classes_of(self, images: ArrayLike) -> np.ndarray:
+        """Return the classes [n] that images [n, h, w, c] are of, as the classifier tells them."""
+        images = to_unit(native("images", images))
+        return np.asarray(self._classify(images, self._of_classes(images)))
+
     def facts(self, draws: int) -> dict[str, Any]:
         """What scores over so many draws were made with: features, classifier, accuracy, images_per_draw, draws."""
         return _facts(self, draws)

@@ -71,6 +71,12 @@ def context(module: Any, t: Array, label: Array | None) -> Array:
 
     Raises:
       ValueError: for a label of a module without labels, or of another shape.
+
+    Example:
+      >>> net = og.nn.velocity.Velocity(dim=2, width=8, depth=1)
+      >>> made = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros(1), jnp.ones((1, 2)))
+      >>> print(made["params"]["Dense_0"]["kernel"].shape)  # of time, and of its sines and cosines, to the width
+      (11, 8)
     """
     phase = t[:, None] * jnp.pi * 2.0 ** jnp.arange(_WAVES)
     waves = jnp.concatenate([t[:, None], jnp.sin(phase), jnp.cos(phase)], axis=1)
@@ -93,6 +99,11 @@ def as_label(module: Any, label: Array | None, num: int) -> Array | None:
 
     Raises:
       ValueError: for a label of a module without labels, or of another shape.
+
+    Example:
+      >>> net = og.nn.velocity.Velocity(dim=2, num_classes=3)
+      >>> print(og.nn.velocity.as_label(net, None, 2), og.nn.velocity.as_label(net, jnp.array([2, 0]), 2))
+      [3 3] [2 0]
     """
     if not (module.num_classes or module.num_conditions):
         if label is not None:

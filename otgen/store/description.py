@@ -249,7 +249,7 @@ class _Builder:
         cls = self._found(name)
         names = _fields(cls) if isinstance(cls, type) and _own(cls) else None
         known = set() if names is None else _defaulted(cls)
-        if current(name) == REMADE:
+        if current(name) in REMADE.values():
             names = list(inspect.signature(cls).parameters)
         if names is None:
             raise self._outdated(f"{name} is no model or configuration")

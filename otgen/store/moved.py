@@ -36,21 +36,25 @@ _MOVED = (  # old package, new package, then modules: "old=new", or one name for
         "neural_map map_c_transform=c_transform map_lp=lp map_icnn=icnn map_training=training map_distil=distil",
     ),
     ("models", "models.informative", "informative_gan informative_losses=losses codes code_reading info_gan"),
-    ("models", "models.baselines", "baselines=compared vae wae_mmd wgan_gp latent_law latent_flow"),
+    ("models", "models.baselines", "baselines=compared vae wae_mmd wgan_gp latent_law"),
 )
 
 
 def current(name: str) -> str:
     """Return the dotted name that a class, function or constant of otgen has now, given the one it was saved under."""
     module, _, attribute = name.rpartition(".")
-    if attribute == "Transport" and module.endswith(".latent_law"):
-        return REMADE
+    if (made := REMADE.get((module.rpartition(".")[2], attribute))) is not None:
+        return made
     if module == "otgen.ot.priors" and attribute in _TABULATED:
         return f"otgen.ot.latent.tabulated.{attribute}"
     return f"{_RENAMED.get(module, module)}.{attribute}"
 
 
-REMADE = "otgen.models.baselines.latent_law.map_to"  # makes a Map of what was a class with these fields
+REMADE = {  # functions that make something else of what was a class with these fields
+    ("latent_law", "Transport"): "otgen.models.baselines.latent_law.map_to",
+    ("latent_flow", "Flow"): "otgen.models.flow.earlier.flow",
+    ("latent_flow", "Config"): "otgen.models.flow.earlier.config",
+}
 _TABULATED = ("Custom", "Empirical", "Mixture", "StudentT", "TruncatedNormal")  # a file that priors.py gave them up to
 
 

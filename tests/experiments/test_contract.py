@@ -96,7 +96,7 @@ def test_ae_ot_on_toys(tmp_path, name):
 
 
 RESUMED = (
-    *(ae_ot, ae_ot_gan, bures_linear, compare, informative_gan, latent_ops, latent_ot, w2_benchmark),
+    *(ae_ot, ae_ot_gan, bures_linear, compare, flow, informative_gan, latent_ops, latent_ot, w2_benchmark),
     *(sinkhorn_generator, extension_forms),
 )
 

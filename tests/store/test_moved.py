@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import otgen as og
-from otgen.store.description import build
+from otgen.store.description import build, describe
 from otgen.store.moved import current
 
 SAVED = Path(__file__).parent / "saved_by_0_1"
@@ -57,6 +57,24 @@ def test_a_law_of_codes_is_a_map_now(tmp_path):
     law = build(saved, arrays, tmp_path, "0.1.0")
     np.testing.assert_array_equal(law(np.array([[0.3], [-0.1]])), [[1.0], [-1.0]])
     assert law.sample(jax.random.key(0), 5).shape == (5, 1)
+
+
+def test_a_flow_on_codes_is_a_flow_now(tmp_path):
+    module = og.nn.velocity.Velocity(2, 8, 1)
+    params = module.init(jax.random.key(0), jax.numpy.zeros(1), jax.numpy.zeros((1, 2)))["params"]
+    og.save(tmp_path / "new", og.models.flow.Flow(module, {"params": params}, og.models.flow.Config(width=8, depth=1)))
+    fields = {"pairing": "transport", "epsilon": 0.02, "width": 8, "depth": 1, "num_steps": 100, "batch_size": 64}
+    fields |= {"learning_rate": 1e-3, "average": 0.99, "solver_steps": 30}
+    for place in ("latent_flow", "baselines.latent_flow"):
+        description, arrays = describe(og.models.flow.Flow(module, {"params": params}, og.models.flow.Config()))
+        parts = description["fields"]
+        config = {"class": f"otgen.models.{place}.Config", "fields": fields}
+        old = {"module": parts["module"], "params": parts["variables"]["dict"]["params"], "config": config}
+        found = build({"class": f"otgen.models.{place}.Flow", "fields": old}, arrays, tmp_path, "0.1.0")
+        assert (found.coupling, found.config.method, found.config.sample_steps) == ("Sinkhorn", "midpoint", 30)
+        new = og.models.flow.sample(jax.random.key(1), found, 3)
+        want = og.models.flow.sample(jax.random.key(1), og.load(tmp_path / "new"), 3, method="midpoint", num_steps=30)
+        np.testing.assert_array_equal(new, want)
 
 
 OLD = (

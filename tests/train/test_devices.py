@@ -21,7 +21,7 @@ if "OTGEN_COORDINATOR" in os.environ:
 import jax, jax.numpy as jnp, numpy as np
 import otgen as og
 from otgen.maps import neural_map
-from otgen.models import ae_ot, ae_ot_gan, bures_linear, flow, info_gan, informative_gan, latent_flow, vae
+from otgen.models import ae_ot, ae_ot_gan, bures_linear, flow, info_gan, informative_gan, vae
 from otgen.models import sinkhorn_generator, wae_mmd, wgan_gp
 from otgen.train import train
 names, num_steps, steps_per_call = sys.argv[1].split(","), int(sys.argv[2]), int(sys.argv[3])
@@ -61,11 +61,6 @@ def of_codes():
     module, state = informative_gan.init(key, config, images[:1], num_steps, unit=5.0)
     return informative_gan.make_step(module, num_steps), state, (), images, rows
 
-def of_flow(pairing):
-    config = latent_flow.Config(pairing=pairing, width=16, depth=1, num_steps=num_steps)
-    module, state = latent_flow.init(key, config, 3)
-    return latent_flow.make_step(module, config), state, (), rng.normal(size=(240, 3)).astype(np.float32), 24
-
 def of_pairs_with_labels():
     config = flow.Config(width=16, depth=1, num_steps=num_steps)
     module, state = flow.init(key, config, (3,), num_classes=2)
@@ -83,7 +78,6 @@ MODELS = {
     "bures_linear": of_covariances, "ae_ot_gan": of_pairs, "informative_gan": of_codes,
     "info_gan": lambda: plain(info_gan, 48), "wgan_gp": lambda: plain(wgan_gp, 144),
     "sinkhorn_generator": lambda: plain(sinkhorn_generator, 48, batches=2, tol=1e-3),
-    "latent_flow": lambda: of_flow("independent"), "latent_flow_ot": lambda: of_flow("transport"),
 }
 
 def keep(losses):
@@ -114,7 +108,7 @@ for name in names:
 if hosts.is_first():
     print(json.dumps(results))
 """
-MINIMISED = ("ae_ot", "vae", "wae_mmd", "bures_linear", "flow", "latent_flow", "latent_flow_ot", "sinkhorn_generator")
+MINIMISED = ("ae_ot", "vae", "wae_mmd", "bures_linear", "flow", "sinkhorn_generator")
 ADVERSARIAL = ("ae_ot_gan", "informative_gan", "info_gan", "wgan_gp")
 SOLVERS = ("c_transform", "lp", "icnn")
 

@@ -67,7 +67,7 @@ print(json.dumps(results))
 
 BASELINES = """
 import json, jax, jax.numpy as jnp, numpy as np
-from otgen.models import latent_flow, vae, wae_mmd, wgan_gp
+from otgen.models import vae, wae_mmd, wgan_gp
 from otgen.train import Checkpoints, mapped
 from tests.support.moments import moments
 rng = np.random.default_rng(0)
@@ -76,10 +76,6 @@ found = {}
 for model in (vae, wae_mmd, wgan_gp):
     module, state = model.init(jax.random.key(0), model.Config(latent_dim=3, hidden=(16,), batch_size=16), images, 20)
     found[model.__name__] = (model.make_step(module, 20), state, images)
-for pairing in latent_flow.PAIRINGS:
-    config = latent_flow.Config(pairing=pairing, width=16, depth=1, num_steps=20)
-    module, state = latent_flow.init(jax.random.key(0), config, 3)
-    found[pairing] = (latent_flow.make_step(module, config), state, codes)
 results = {"devices": jax.local_device_count()}
 for name, (step, state, batch) in found.items():
     step = mapped(step)

@@ -28,9 +28,6 @@ FITS = {
     "flow": lambda **more: og.models.flow.fit(
         jax.random.key(0), CODES, LABELS, tol=0.02, width=8, depth=1, num_steps=700, batch_size=20, **more
     ),
-    "latent_flow": lambda **more: og.models.latent_flow.fit(
-        jax.random.key(0), CODES, width=8, num_steps=700, batch_size=20, **more
-    ),
     "bures_linear": lambda **more: og.models.bures_linear.fit(
         jax.random.key(0), CODES, rank=2, depth=4, start="normal", tol=1e-12, **more
     ),
@@ -87,7 +84,6 @@ slow = pytest.mark.slow
         pytest.param("latent_ot", [(550, "mse"), (300, "objective")], {"autoencoder": 700, "map": 250}, marks=slow),
         pytest.param("neural_map", [(300, "loss")], {"map": 250}, marks=slow),
         pytest.param("flow", [(700, "rate"), (600, "loss")], {"transport": 9, "flow": 500}, marks=slow),
-        pytest.param("latent_flow", [(600, "loss")], {"flow": 500}, marks=slow),
     ],
 )
 def test_a_killed_fit_goes_on_bit_identically(name, kills, stages, tmp_path, monkeypatch):

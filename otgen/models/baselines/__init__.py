@@ -1,6 +1,6 @@
 """What the methods are compared with: generators of images, laws of codes, and all of them by name on one budget.
 
-`vae`, `wae_mmd` and `wgan_gp` are generators; `latent_law` (Gaussians, mixtures) and `latent_flow` are laws of codes;
+`vae`, `wae_mmd` and `wgan_gp` are generators; `latent_law` has laws of codes (Gaussians, mixtures);
 `compared` trains any of them by its name on one budget.
 """
 

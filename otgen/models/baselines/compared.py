@@ -15,8 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from otgen.models import ae_ot, sinkhorn_generator
-from otgen.models.baselines import latent_flow, latent_law, vae, wae_mmd, wgan_gp
+from otgen.models import ae_ot, flow, sinkhorn_generator
+from otgen.models.baselines import latent_law, vae, wae_mmd, wgan_gp
+from otgen.ot import coupling
 from otgen.ot.check import as_count, as_points, native, require_choice, require_kind, require_positive
 from otgen.ot.gaussian import mixture
 from otgen.ot.semidiscrete import extension
@@ -30,6 +31,8 @@ Draw = Callable[[Key, int], Array]
 IMAGES: dict[str, Any] = {"vae": vae, "wae_mmd": wae_mmd, "wgan_gp": wgan_gp, "sinkhorn_generator": sinkhorn_generator}
 CODES = ("ae_ot", "ae_gaussian", "ae_gmm", "ae_flow", "ae_flow_ot", "ae_sinkhorn")
 NAMES = (*CODES, *IMAGES)
+EVALUATIONS = (1, 2, 4, 8, 32)  # of the velocity, from noise to a draw of a flow
+_FLOW = {"batch_size": 256, "learning_rate": 2e-3, "average": 0.995}
 
 
 def budget_of(settings: Settings, example: Array, num_images: int, epochs: float) -> float:
@@ -142,13 +145,14 @@ def fit_codes(
       seed: of everything random.
       codes: [N, d].
       budget: floating-point operations of the training of the transport or the flow (at least one step is taken). The
-        plans of batches of ae_flow_ot and ae_sinkhorn, the cell centres of ae_ot and the iterations of ae_gmm are not
-        counted.
+        transport that pairs noise and codes of ae_flow_ot is not counted, but is among the facts; nor are the plans of
+        batches of ae_sinkhorn, the cell centres of ae_ot and the iterations of ae_gmm.
       callback: called with steps and metrics.
       checkpoints: a folder, or `train.Checkpoints`, to save in and to go on from, bit-identically.
 
     Returns:
-      What draws codes [n, d], by the name of the form (one for each form of the extended map), and facts worth noting.
+      What draws codes [n, d], by the name of the form (one for each form of the extended map, and for each number of
+      evaluations of a flow), and facts worth noting.
 
     Raises:
       ValueError: for an unknown name, a budget that is not positive, or codes that are not [N, d] and finite.
@@ -174,10 +178,7 @@ def fit_codes(
         model = sinkhorn_generator.fit(key, codes, **told)
         about = {"steps": steps_of(config, len(codes))}
         return {name: lambda key, num: sinkhorn_generator.sample(key, model, num)}, about
-    config = _flow_config(codes, budget, "transport" if name == "ae_flow_ot" else "independent")
-    fields = dataclasses.asdict(config)
-    flow = latent_flow.fit(key, codes, callback=callback, checkpoints=checkpoints, **fields)
-    return {name: lambda key, num: latent_flow.sample(key, flow, num)}, {"steps": config.num_steps}
+    return _flow(key, codes, budget, name, callback, checkpoints)
 
 
 def _transport(
@@ -194,6 +195,26 @@ def _transport(
     return {f"ae_ot, {form}": draw(form) for form in extension.FORMS}, notes
 
 
+def _flow(
+    key: Key, codes: Array, budget: float, name: str, callback: Callback | None, checkpoints: Any
+) -> tuple[dict[str, Draw], dict[str, Any]]:
+    """Return the draws of a flow in few evaluations of its velocity: one by Euler's method, more by the midpoint's."""
+    config = _flow_config(codes, budget)
+    paired = "semidiscrete" if name == "ae_flow_ot" else "independent"
+    options = {"coupling": paired, "callback": callback, "checkpoints": checkpoints}
+    model = flow.fit(key, codes, **options, **_fields(config, flow.Config))
+
+    def draw(nfe: int) -> Draw:
+        steps = {"method": "euler", "num_steps": 1} if nfe == 1 else {"method": "midpoint", "num_steps": nfe // 2}
+        return lambda key, num: flow.sample(key, model, num, **steps)
+
+    notes = {"steps": config.num_steps}
+    if model.info is not None:
+        notes |= {field: float(getattr(model.info, field)) for field in ("chi2", "num_samples", "status")}
+        notes["transport_flops"] = notes["num_samples"] * 2 * codes.size
+    return {f"{name}, NFE {nfe}": draw(nfe) for nfe in EVALUATIONS}, notes
+
+
 def _generator_config(codes: Array, budget: float) -> sinkhorn_generator.Config:
     own = {"hidden": (512,) * 4, "learning_rate": 3e-3, "output": "real"}
     config = sinkhorn_generator.Config(codes.shape[1], **own)
@@ -201,10 +222,11 @@ def _generator_config(codes: Array, budget: float) -> sinkhorn_generator.Config:
     return dataclasses.replace(config, epochs=budget / (len(codes) * cost))
 
 
-def _flow_config(codes: Array, budget: float, pairing: str) -> latent_flow.Config:
-    config = latent_flow.Config(pairing=pairing)
-    plain = dataclasses.replace(config, pairing="independent")
-    rows = min(config.batch_size, len(codes))
-    module, state = latent_flow.init(jax.random.key(0), plain, codes.shape[1])
-    cost = flops(latent_flow.make_step(module, plain), state, codes[:rows], jax.random.key(0))
+def _flow_config(codes: Array, budget: float) -> flow.Config:
+    """Return a flow whose training takes a budget of operations."""
+    rows = min(_FLOW["batch_size"], len(codes))
+    config = flow.Config(**{**_FLOW, "batch_size": rows})
+    module, state = flow.init(jax.random.key(0), config, codes.shape[1:])
+    batch = coupling.Independent(codes[:rows]).pair(jax.random.key(0), rows)
+    cost = flops(flow.make_step(module, config), state, batch, jax.random.key(0))
     return dataclasses.replace(config, num_steps=max(1, round(budget / cost)))

@@ -1,6 +1,6 @@
 """Laws fitted to the codes of an autoencoder: a Gaussian, a mixture of Gaussians, the extended transport map.
 
-Decoding their draws makes a generative model. A flow as such a law is `latent_flow`.
+Decoding their draws makes a generative model. A flow as such a law is `models.flow`.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def fit(
     source = matched(coupling, data, numbers)
     if settings.sample_steps is None:
         independent = isinstance(coupling, couplings.Independent)
-        settings = dataclasses.replace(settings, sample_steps=32 if independent else 4)
+        settings = dataclasses.replace(settings, sample_steps=16 if independent else 2)
     module, state = init(init_key, settings, data.shape[1:], **sizes)
     about = {"key": key, "data": np.asarray(data), "labels": None if labels is None else np.asarray(labels)}
     with opened(checkpoints, "flow", settings, coupling=told, **about) as saved:

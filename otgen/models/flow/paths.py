@@ -274,7 +274,7 @@ def steps_of(model: Flow, method: str | None, num_steps: int | None) -> tuple[st
     """Return a method and its steps, those of the model for None; the adaptive one has none."""
     method = model.config.method if method is None else method
     require_choice("method", method, tuple(METHODS))
-    num_steps = (model.config.sample_steps or 4) if num_steps is None else as_count("num_steps", num_steps)
+    num_steps = (model.config.sample_steps or 2) if num_steps is None else as_count("num_steps", num_steps)
     return method, 0 if method == "adaptive" else num_steps
 
 

@@ -53,11 +53,11 @@ class Config(Checked):
       tol: chi2 that the semi-discrete coupling is solved to, beside `max_samples`, the limit of its training samples.
       epsilon: regularisation of the coupling "sinkhorn", as a share of the mean cost.
       method: how samples are drawn unless asked otherwise: "euler", "midpoint", "heun" or "adaptive".
-      sample_steps: steps from noise to data unless asked otherwise; None for 4, or 32 where pairs are independent.
+      sample_steps: steps from noise to data unless asked otherwise; None for 2, or 16 where pairs are independent.
 
     Example:
       >>> print(og.models.flow.Config(num_steps=2000).method)
-      euler
+      midpoint
     """
 
     width: int | None = None
@@ -75,7 +75,7 @@ class Config(Checked):
     tol: float = 0.05
     max_samples: int | None = None
     epsilon: float = 0.02
-    method: str = "euler"
+    method: str = "midpoint"
     sample_steps: int | None = None
 
     def __post_init__(self) -> None:
@@ -104,7 +104,7 @@ class Flow(NamedTuple):
       >>> data = jax.random.normal(jax.random.key(0), (200, 2))
       >>> model = og.models.flow.fit(jax.random.key(1), data, coupling="independent", width=16, num_steps=10)
       >>> print(model.module.shape, model.config.num_steps, model.config.sample_steps)
-      (2,) 10 32
+      (2,) 10 16
     """
 
     module: Any

@@ -8,7 +8,7 @@ import pytest
 from otgen import data
 from otgen.models import baselines
 from otgen.models.apply import sample
-from otgen.models.baselines import latent_flow, latent_law, vae, wae_mmd, wgan_gp
+from otgen.models.baselines import latent_law, vae, wae_mmd, wgan_gp
 from otgen.nn.pixels import reconstruction_loss
 from otgen.ot import semidiscrete
 from otgen.ot.gaussian import mixture
@@ -111,9 +111,6 @@ def test_models_of_images_spend_the_budget(points):
         (wae_mmd, {"weight": -1.0}, "weight"),
         (wgan_gp, {"average": 1.0}, "average"),
         (wgan_gp, {"critic_steps": 0}, "critic_steps"),
-        (latent_flow, {"pairing": "greedy"}, "'independent', 'transport'"),
-        (latent_flow, {"num_steps": 0}, "num_steps"),
-        (latent_flow, {"width": 0.5}, "width"),
         (wae_mmd, {"batch_size": 1}, "batch_size"),
         (vae, {"hidden": (0,)}, "hidden"),
         (vae, {"network": "conv", "width": 4}, "multiple of 8"),
@@ -158,38 +155,6 @@ def test_local_points_have_the_moments_of_the_cells_around(key):
     np.testing.assert_allclose(made.weight.sum(1), 1, atol=1e-5)
     alone = extension.transport(jax.random.key(2), ext, state, y, x[:10], form="local", angle=0.0)
     np.testing.assert_allclose(alone.points, np.tile(y[order[0]], (10, 1)), atol=1e-6)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("pairing", latent_flow.PAIRINGS)
-def test_a_flow_carries_noise_to_a_gaussian(pairing):
-    codes = np.random.default_rng(0).normal(size=(5000, 2)).astype(np.float32) * np.array([1.0, 0.3]) + np.array(
-        [0.5, 0]
-    )
-    flow = latent_flow.fit(jax.random.key(0), codes, pairing=pairing, num_steps=1500, batch_size=256, width=64)
-    drawn = latent_flow.sample(jax.random.key(1), flow, 20_000)
-    np.testing.assert_allclose(drawn.mean(0), [0.5, 0], atol=0.05)
-    np.testing.assert_allclose(drawn.std(0), [1, 0.3], rtol=0.06)
-
-
-@pytest.mark.slow
-def test_transport_pairs_make_the_flow_straighter():
-    codes = np.random.default_rng(0).normal([3.0, 0], 1, (4000, 2)).astype(np.float32)
-    lengths = {}
-    for pairing in latent_flow.PAIRINGS:
-        flow = latent_flow.fit(jax.random.key(0), codes, pairing=pairing, num_steps=800, width=64, solver_steps=1)
-        losses = []
-        latent_flow.fit(
-            jax.random.key(0),
-            codes,
-            pairing=pairing,
-            num_steps=800,
-            width=64,
-            callback=lambda s, m, to=losses: to.append(m["loss"]),
-        )
-        lengths[pairing] = losses[-1]
-        assert np.isfinite(latent_flow.sample(jax.random.key(1), flow, 10)).all()
-    assert lengths["transport"] < 0.2 * lengths["independent"]  # what is left of the loss is the spread of directions
 
 
 @pytest.mark.slow

@@ -60,6 +60,29 @@ def test_differences_of_the_log_density_are_the_score():
     assert np.abs(differences(EXACT, x, 0.6) - score).max() < 0.02 * np.abs(score).max()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("coupling", ["independent", "semidiscrete"])
+def test_differences_of_the_log_density_are_the_score_of_networks(coupling, optimised):
+    """Of independent pairs this holds as far as the network has learned the mean of x1 - x0; of others always."""
+    data, short = two_bumps(20_000, 0), coupling == "semidiscrete"
+    sizes = (
+        {"num_steps": 300, "width": 32, "tol": 0.1} if short else {"num_steps": 5000, "width": 32, "batch_size": 2048}
+    )
+    options = {"depth": 2, "learning_rate": 4e-3, "average": 0.99 if short else 0.9995}
+    model = flow.fit(KEY, data[:1000] if short else data, coupling=coupling, **sizes, **options)
+    for t in (0.3, 0.6):
+        x = (1 - t) * np.random.default_rng(1).normal(size=(300, 2)) + t * two_bumps(300, 1)
+        x = x[np.linalg.norm(x - x.mean(0), axis=1) < 1.5 * x.std()]
+        score = np.asarray(flow.score(model, x, t))
+        error = differences(model, x, t) - score
+        assert np.mean(error**2) < (0.01 if short else 0.07) ** 2 * np.mean(score**2)
+
+
+def two_bumps(num, seed):
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(num) < 0.4, -0.7, 0.6)[:, None] * [1.0, 0.5] + rng.normal(size=(num, 2)) * [0.6, 0.7]
+
+
 @pytest.mark.parametrize("t", [0.3, 1.0])
 def test_the_score_of_transported_noise_is_the_derivative_of_the_log_density(t):
     """The velocity has no more to say of it: (t v - x) / (1 - t) = -x0 / (1 - t), but x_t = a x0 + t mean."""

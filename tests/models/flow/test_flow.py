@@ -67,7 +67,7 @@ def test_the_adaptive_solver_arrives_where_the_flow_of_a_gaussian_does():
 
 
 def test_samples_have_the_labels_that_are_asked_for_and_their_shares(model):
-    assert model.config.sample_steps == 32
+    assert model.config.sample_steps == 16
     for row, label in enumerate((3, 7)):
         drawn = np.asarray(flow.sample(KEY, model, NUM, label=label))
         np.testing.assert_allclose(drawn.mean(0), CENTRES[row], atol=0.1)
@@ -108,7 +108,7 @@ def test_pieces_of_bounded_memory_give_the_same(model, monkeypatch):
 @pytest.mark.slow
 def test_a_semidiscrete_coupling_needs_one_step():
     flowed = flow.fit(KEY, DATA, tol=0.1, **TINY)
-    assert flowed.config.sample_steps == 4
+    assert flowed.config.sample_steps == 2
     assert flowed.info.status == og.Status.CONVERGED
     other = flow.fit(KEY, DATA, coupling="independent", **TINY)
 

@@ -1,0 +1,190 @@
+"""A coupling of the flow experiment with one seed: solved, trained on, sampled from in few steps, scored."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.lab.flow_spaces import SEED, Space
+from experiments.lab.table import summary
+from experiments.lab.trials import is_done, place_of, read, save, stage
+from otgen.models import flow
+from otgen.ot import coupling as couplings
+from otgen.types import Array, Key, as_pytree
+
+REFERENCE = "real"
+_SHOWN = 1500  # points of a figure; images are fewer
+_IMAGES = 36
+_PATHS = 200
+_STEPS = 64  # Euler steps of the paths that are drawn
+_PROBED = 20_000  # pairs that a probe learns from, and as many that it is asked of
+
+
+@as_pytree
+@dataclasses.dataclass(frozen=True)
+class Blind:
+    """The coupling of one map for data of all classes, its pairs told the class: noise then tells it too.
+
+    Attributes:
+      inner: the coupling.
+      number: class of every data point [N].
+    """
+
+    inner: couplings.SemiDiscrete
+    number: Array
+
+    def pair(self, key: Key, num: int, labels: Any = None) -> couplings.Batch:
+        """Draw pairs of random classes: one map for all cannot be asked for some."""
+        batch = self.inner.pair(key, num)
+        return batch._replace(label=self.number[batch.index])
+
+
+def run(config: Any, space: Space, folder: Path, seed: int, name: str, progress: Any) -> None:
+    """Train on a coupling and write the scores of its samples; of the reference the scores of real data."""
+    place, key = place_of(folder, seed, name), jax.random.fold_in(jax.random.key(seed), 3000)
+    entry = {"group": name, "seed": seed, "facts": space.facts}
+    if name == REFERENCE:
+        rows = {"real data": _mean([space.scores(space.truth(k, space.num)) for k in _keys(key, config.draws)])}
+        save(place, {**entry, "rows": rows}, {})
+        return
+    coupling, solved = couple(config, space, folder, name, progress)
+    model, seconds = stage(
+        config,
+        place,
+        f"{name}, seed {seed}",
+        config.model().num_steps,
+        progress,
+        lambda **watch: flow.fit(
+            jax.random.key(seed), space.data, space.labels, coupling=coupling, **watch, **_fields(config)
+        ),
+    )
+    cost = pairing_seconds(jax.random.key(seed), coupling, config.model())
+    facts = {**solved, "pairing_seconds": cost, "seconds": seconds}
+    facts["pairing_share"] = None if seconds is None else cost / seconds
+    facts["straightness"] = float(flow.straightness(key, model, 4096))
+    if space.labels is not None:
+        facts["probe"] = probe(key, coupling, len(np.unique(space.labels)))
+    rows, shown = {name: facts}, {}
+    for method, nfe in variants(config):
+        draws = []
+        for draw_key in _keys(key, config.draws):
+            samples, labels = _samples(draw_key, model, space, method, nfe)
+            draws.append(space.scores(samples, labels))
+        rows[f"{name}, {method}, NFE {nfe}"] = _mean(draws)
+        few = samples[:_SHOWN] if space.decode is None else space.decode(samples[:_IMAGES])
+        shown[f"{name} {method} {nfe}"] = few
+    if space.decode is None:
+        shown[f"{name} paths"] = paths(key, model)
+    save(place, {**entry, "rows": rows}, shown)
+
+
+def couple(config: Any, space: Space, folder: Path, name: str, progress: Any) -> tuple[Any, dict[str, Any]]:
+    """Return a coupling of the data, the same for all seeds, and how it was solved if it had to be."""
+    data, labels = jnp.asarray(space.data), space.labels
+    plain = None if name == "blind" else labels
+    if name == "independent":
+        return couplings.Independent(data, plain, space.sampler), {}
+    if name == "minibatch":
+        return couplings.Minibatch(data, plain, space.sampler), {}
+    if name == "sinkhorn":
+        return couplings.Sinkhorn(data, plain, space.sampler), {}
+
+    coupling, facts = _solved(config, space, folder / "checkpoints" / f"{name}-coupling", plain, progress)
+    if name == "blind":
+        _, number = np.unique(labels, return_inverse=True)
+        return Blind(coupling, jnp.asarray(number, jnp.int32)), facts
+    return coupling, facts
+
+
+def _solved(
+    config: Any, space: Space, place: Path, labels: np.ndarray | None, progress: Any
+) -> tuple[couplings.SemiDiscrete, dict[str, Any]]:
+    """Return the semi-discrete coupling, solved if it is not there yet, and how it was solved."""
+    data = jnp.asarray(space.data)
+    if not is_done(place):
+
+        def solve(callback: Any, checkpoints: Any) -> Any:
+            options = {"sampler": space.sampler, "tol": config.tol, "callback": callback}
+            return couplings.semidiscrete(jax.random.key(SEED), data, labels, **options)
+
+        (found, info), seconds = stage(config, place, place.name, None, progress, solve)
+        facts = {"chi2": float(np.mean(info.chi2)), "solve_seconds": seconds}
+        save(place, facts, {"h": found.h})
+    with np.load(place / "samples.npz") as file:
+        return couplings.SemiDiscrete(data, file["h"], labels, space.sampler), read(place)
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    model = config.model()
+    return {
+        name: getattr(model, name) for name in ("width", "depth", "num_steps", "batch_size", "learning_rate", "repeats")
+    }
+
+
+def pairing_seconds(key: Key, coupling: Any, model: flow.Config) -> float:
+    """Return the seconds that the pairs of a training take: of a pool of them, as many times as there are pools."""
+    pool = max(1, min(2**16, model.num_steps * model.batch_size // model.repeats) // model.batch_size)
+
+    def made(seed: int) -> float:
+        stream = couplings.batches(
+            coupling, jax.random.fold_in(key, seed), model.batch_size, pool=pool * model.batch_size
+        )
+        start = time.perf_counter()
+        jax.block_until_ready(list(itertools.islice(stream, pool)))
+        return time.perf_counter() - start
+
+    made(0)
+    return made(1) * model.num_steps / model.repeats / pool
+
+
+def variants(config: Any) -> list[tuple[str, int]]:
+    """Return methods and numbers of evaluations of the velocity: the midpoint method takes two a step."""
+    both = [("Euler", nfe) for nfe in config.evaluations()]
+    return both + [("midpoint", nfe) for nfe in config.evaluations() if nfe % 2 == 0]
+
+
+def _samples(key: Key, model: flow.Flow, space: Space, method: str, nfe: int) -> tuple[Array, Array | None]:
+    """Return samples, and the labels that they were drawn of."""
+    steps = {"num_steps": nfe if method == "Euler" else nfe // 2, "method": method.lower()}
+    if space.labels is None:
+        return flow.sample(key, model, space.num, **steps), None
+    labels = jax.random.choice(jax.random.fold_in(key, 7), jnp.asarray(space.labels), (space.num,))
+    return flow.sample(key, model, space.num, label=labels, **steps), labels
+
+
+def probe(key: Key, coupling: Any, num_classes: int) -> float:
+    """Return the share of pairs whose class a linear classifier, trained on others, reads from their noise.
+
+    Classes are equally frequent if the coupling can be asked for them: chance is then one in `num_classes`.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    labels = jnp.arange(_PROBED) % num_classes
+    learned, asked = (coupling.pair(k, _PROBED, labels) for k in jax.random.split(key))
+    x, y = (np.asarray(part).reshape(_PROBED, -1) for part in (learned.x0, asked.x0))
+    fitted = LogisticRegression(max_iter=200).fit(x, np.asarray(learned.label))
+    return float(fitted.score(y, np.asarray(asked.label)))
+
+
+def paths(key: Key, model: flow.Flow) -> np.ndarray:
+    """Return where points are at every Euler step from noise to data [steps + 1, points, 2]."""
+    x = model.source(key, _PATHS, 2)
+    found = [x]
+    for i in range(_STEPS):
+        found.append(flow.move(model, found[-1], t0=i / _STEPS, t1=(i + 1) / _STEPS, num_steps=1, method="euler"))
+    return np.stack([np.asarray(one) for one in found])
+
+
+def _keys(key: Key, draws: int) -> list[Key]:
+    return [jax.random.fold_in(key, i) for i in range(draws)]
+
+
+def _mean(draws: list[dict[str, float]]) -> dict[str, float]:
+    return {name: summary([one[name] for one in draws])["mean"] for name in draws[0]}

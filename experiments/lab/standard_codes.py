@@ -1,0 +1,49 @@
+"""An autoencoder of a seed under its own checkpoints, in codes of mean 0 and variance 1 in every coordinate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from otgen.data import toy
+from otgen.models import ae_ot
+from otgen.train import Checkpoints, Progress
+from otgen.types import Array
+
+Coder = Callable[[Any], Array]
+
+
+def autoencoder(
+    images: np.ndarray, model: ae_ot.Config, seed: int, place: Path, identity: Any, progress: bool
+) -> tuple[Coder, Coder]:
+    """Train an autoencoder of images, or go on from its checkpoint; return its encoder and its decoder.
+
+    Args:
+      images: [N, h, w, c].
+      model: its networks and training.
+      seed: of everything random.
+      place: its folder.
+      identity: what makes the numbers of the experiment; a checkpoint of another is refused.
+      progress: whether to show a bar.
+
+    Returns:
+      Images [n, h, w, c] to standardised codes [n, d], and back.
+    """
+    total = ae_ot.num_steps_of(model, len(images))
+    saved = Checkpoints(place / "checkpoints", {**identity, "seed": seed})
+    with saved as checkpoints, Progress(total, f"autoencoder, seed {seed}", progress) as bar:
+        module, params = ae_ot.train_autoencoder(
+            jax.random.key(seed), images, model, callback=bar, checkpoints=checkpoints
+        )
+    variables = {"params": params}
+    _, mean, scale = toy.standardise(ae_ot.encode(module, variables, images))
+    scale = jnp.maximum(scale, 1e-6)
+    return (
+        lambda images: (ae_ot.encode(module, variables, images) - mean) / scale,
+        lambda codes: ae_ot.decode(module, variables, codes * scale + mean),
+    )
