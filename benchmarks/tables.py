@@ -112,6 +112,20 @@ GAN = {  # columns of the AE-OT-GAN's tables
     "within_sd": "within-mode sd",
     "reverse_kl": "reverse KL",
 }
+GENERATOR = {  # columns of the tables of generators by the Sinkhorn divergence
+    "frechet": "Frechet",
+    "of_variance": "Frechet / variance",
+    "variance_ratio": "variance ratio",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "lmem": "lmem",
+    "modes": "modes",
+    "share_3sd": "within 3 sd",
+    "sd_ratio": "within-mode sd / true",
+    "seconds": "seconds",
+}
 LATENT = {  # columns of the latent-OT tables, of images and of toys
     "frechet": "Frechet",
     "lmem": "lmem",
@@ -194,6 +208,8 @@ if __name__ == "__main__":
         print(f"{found.stem}\n\n{spreads(found, GAN)}\n")
     for found in sorted(Path(__file__).parent.glob("latent_ot_*.json")):
         print(f"{found.stem}\n\n{spreads(found, LATENT)}\n")
+    for found in sorted(Path(__file__).parent.glob("sinkhorn_generator_*.json")):
+        print(f"{found.stem}\n\n{spreads(found, GENERATOR)}\n")
     for found in sorted(Path(__file__).parent.glob("informative_gan_*.json")):
         print(f"{found.stem}\n\n{spreads(found, INFORMATIVE)}\n")
     for found in sorted(Path(__file__).parent.glob("flow_*.json")):

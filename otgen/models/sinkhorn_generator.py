@@ -6,7 +6,7 @@ data y, T' that to a second, independent batch of draws x'. The generator is reg
 Without the second batch the push of T' is too weak, and the generator shrinks. There is no critic, and no game.
 
 Batches have other shares of the modes of the data than their laws, and exact transport between them draws bridges
-between modes. With `rho` the marginals are relaxed, so that small differences of mass cost less than their transport.
+between modes. So the marginals are relaxed by `rho`: small differences of mass cost less than their transport.
 
 A batch of draws moves by several batches of data and as many held draws, which costs no gradients and makes the plan,
 and so the velocity, that of many more points. Samples are drawn from the moving average of the weights.
@@ -89,7 +89,7 @@ class Config(GeneratorSettings):
     second: str = "batch"
     epsilon: float | Sequence[float] = 0.01
     epsilon_start: float | None = None
-    rho: float | None = None
+    rho: float | None = 0.3
     tol: float = 0.01
     noise_scale: float = 1.0
     average: float = 0.999

@@ -37,7 +37,7 @@ def matched(x, y):
 
 def test_at_a_low_temperature_draws_go_from_their_held_partners_to_their_data():
     """Of equally many points the plans are matchings, which five points have 120 of."""
-    module, state = started(batch_size=5, batches=1, epsilon=1e-4, tol=1e-4)
+    module, state = started(batch_size=5, batches=1, epsilon=1e-4, tol=1e-4, rho=None)
     images, noise, other = batches(5)
     x, x_other = (np.asarray(module.apply({"params": state.params}, it)).reshape(5, 2) for it in (noise, other))
     y = np.asarray(images).reshape(5, 2)
@@ -56,7 +56,7 @@ def test_regression_has_the_gradient_of_the_divergence_in_the_draws(second):
     images, noise, other = batches(12)
     gradients = {}
     for form in ("drift", "divergence"):
-        module, state = started(loss=form, second=second, epsilon=(0.1, 0.02), tol=1e-5)
+        module, state = started(loss=form, second=second, epsilon=(0.1, 0.02), tol=1e-5, rho=None)
         slope = jax.grad(sinkhorn_generator.loss, has_aux=True)
         gradients[form], _ = slope(state.params, module, images, noise, other)
     if second == "batch":

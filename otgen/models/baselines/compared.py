@@ -216,7 +216,8 @@ def _flow(
 
 
 def _generator_config(codes: Array, budget: float) -> sinkhorn_generator.Config:
-    config = sinkhorn_generator.Config(codes.shape[1], hidden=(512, 512, 512), output="real")
+    own = {"hidden": (512,) * 4, "learning_rate": 3e-3, "output": "real"}
+    config = sinkhorn_generator.Config(codes.shape[1], **own)
     cost = _per_image(sinkhorn_generator, config, codes[:1, :, None, None], _rows_of(config, len(codes)))
     return dataclasses.replace(config, epochs=budget / (len(codes) * cost))
 
