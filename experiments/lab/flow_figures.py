@@ -75,7 +75,7 @@ def _curves(config: Any, folder: Path) -> str:
         ax.set(xscale="log", yscale="log", xlabel="evaluations of the velocity", ylabel=_SCORES[score])
         ax.set_xticks(config.evaluations(), list(map(str, config.evaluations())), minor=False)
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].plot([], [], color="#777777", linestyle="--", label="Euler; lines: midpoint")
+    axes[0, 0].plot([], [], color="#777777", linestyle="--", label="dashed: Euler; solid: midpoint")
     axes[0, 0].legend(frameon=False, fontsize=8)
     figures_of.save(figure, folder / "scores.png", 160)
     return "scores.png"

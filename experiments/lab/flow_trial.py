@@ -24,6 +24,7 @@ _SHOWN = 1500  # points of a figure; images are fewer
 _IMAGES = 36
 _PATHS = 200
 _STEPS = 64  # Euler steps of the paths that are drawn
+_GUIDANCE = 0.5  # of samples of labels, beside those without
 _PROBED = 20_000  # pairs that a probe learns from, and as many that it is asked of
 
 
@@ -72,12 +73,16 @@ def run(config: Any, space: Space, folder: Path, seed: int, name: str, progress:
     if space.labels is not None:
         facts["probe"] = probe(key, coupling, len(np.unique(space.labels)))
     rows, shown = {name: facts}, {}
-    for method, nfe in variants(config):
+    for method, nfe, guidance in variants(config):
         draws = []
         for draw_key in _keys(key, config.draws):
-            samples, labels = _samples(draw_key, model, space, method, nfe)
+            samples, labels = _samples(draw_key, model, space, method, nfe, guidance)
             draws.append(space.scores(samples, labels))
-        rows[f"{name}, {method}, NFE {nfe}"] = _mean(draws)
+        row = f"{name}, {method}, NFE {nfe}"
+        if guidance:
+            rows[f"{row} x 2, guidance {guidance:g}"] = _mean(draws)
+            continue
+        rows[row] = _mean(draws)
         few = samples[:_SHOWN] if space.decode is None else space.decode(samples[:_IMAGES])
         shown[f"{name} {method} {nfe}"] = few
     if space.decode is None:
@@ -144,19 +149,22 @@ def pairing_seconds(key: Key, coupling: Any, model: flow.Config) -> float:
     return made(1) * model.num_steps / model.repeats / pool
 
 
-def variants(config: Any) -> list[tuple[str, int]]:
-    """Return methods and numbers of evaluations of the velocity: the midpoint method takes two a step."""
-    both = [("Euler", nfe) for nfe in config.evaluations()]
-    return both + [("midpoint", nfe) for nfe in config.evaluations() if nfe % 2 == 0]
+def variants(config: Any) -> list[tuple[str, int, float]]:
+    """Return methods, numbers of evaluations of the velocity (the midpoint method takes two a step), and guidance."""
+    even = [nfe for nfe in config.evaluations() if nfe % 2 == 0]
+    both = [("Euler", nfe, 0.0) for nfe in config.evaluations()] + [("midpoint", nfe, 0.0) for nfe in even]
+    return both + [("midpoint", nfe, _GUIDANCE) for nfe in even[-1:] if config.labels]
 
 
-def _samples(key: Key, model: flow.Flow, space: Space, method: str, nfe: int) -> tuple[Array, Array | None]:
+def _samples(
+    key: Key, model: flow.Flow, space: Space, method: str, nfe: int, guidance: float
+) -> tuple[Array, Array | None]:
     """Return samples, and the labels that they were drawn of."""
     steps = {"num_steps": nfe if method == "Euler" else nfe // 2, "method": method.lower()}
     if space.labels is None:
         return flow.sample(key, model, space.num, **steps), None
     labels = jax.random.choice(jax.random.fold_in(key, 7), jnp.asarray(space.labels), (space.num,))
-    return flow.sample(key, model, space.num, label=labels, **steps), labels
+    return flow.sample(key, model, space.num, label=labels, guidance=guidance, **steps), labels
 
 
 def probe(key: Key, coupling: Any, num_classes: int) -> float:
