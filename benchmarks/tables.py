@@ -142,9 +142,9 @@ LATENT = {  # columns of the latent-OT tables, of images and of toys
 }
 
 
-def spreads(path: Path, columns: dict[str, str]) -> str:
-    """Mean and standard deviation over seeds of every row of an experiment, as Markdown."""
-    rows = json.loads(path.read_text())["rows"]
+def spreads(path: Path, columns: dict[str, str], rows: dict[str, dict] | None = None) -> str:
+    """Mean and standard deviation over seeds of every row of an experiment, or of some, as Markdown."""
+    rows = json.loads(path.read_text())["rows"] if rows is None else rows
     shown = {name: title for name, title in columns.items() if any(name in row for row in rows.values())}
     lines = ["| " + " | ".join(["", *shown.values()]) + " |", "|---" * (1 + len(shown)) + "|"]
     lines += [
@@ -155,21 +155,54 @@ def spreads(path: Path, columns: dict[str, str]) -> str:
 
 FLOW = {
     "w2_sq": "squared W2",
-    "codes": "codes: Frechet / variance",
-    "frechet": "Frechet",
-    "kid": "KID",
+    "codes": "Frechet / variance of the codes",
+    "frechet": "Frechet distance of the images",
+    "kid": "KID of the images",
     "precision": "precision",
     "recall": "recall",
     "coverage": "coverage",
     "lmem": "lmem",
     "of_label": "of their label",
-    "probe": "probe of the noise",
+}
+FLOW_FACTS = {
     "straightness": "straightness",
+    "probe": "probe of the noise",
     "chi2": "chi2",
     "solve_seconds": "solve, s",
+    "pairing_seconds": "pairing, s",
     "pairing_share": "pairing / training",
     "seconds": "training, s",
 }
+
+
+def flow(path: Path) -> str:
+    """A table of every score by coupling and number of evaluations, and one of what is known of the couplings."""
+    rows = json.loads(path.read_text())["rows"]
+    kinds: dict[str, dict[str, dict]] = {}
+    for name, row in rows.items():
+        kind, _, nfe = name.rpartition(", NFE ")
+        if kind:
+            kinds.setdefault(kind, {})[nfe] = row
+    columns = list(dict.fromkeys(nfe for kind in kinds.values() for nfe in kind))
+    tables = [
+        spreads(
+            path, FLOW_FACTS, {name: row for name, row in rows.items() if ", NFE " not in name and name != "real data"}
+        )
+    ]
+    for score, title in FLOW.items():
+        if not any(score in row for row in rows.values()):
+            continue
+        real = rows["real data"].get(score)
+        lines = [
+            f"| {title} | " + " | ".join(f"NFE {nfe}" for nfe in columns) + " |",
+            "|---" * (1 + len(columns)) + "|",
+        ]
+        lines += [
+            "| " + " | ".join([kind, *(_spread(of.get(nfe, {}).get(score)) for nfe in columns)]) + " |"
+            for kind, of in kinds.items()
+        ]
+        tables.append("\n".join([*lines, "" if real is None else f"\nReal data: {_spread(real)}"]))
+    return "\n\n".join(tables)
 
 
 def w2_benchmark(path: Path) -> str:
@@ -213,7 +246,7 @@ if __name__ == "__main__":
     for found in sorted(Path(__file__).parent.glob("informative_gan_*.json")):
         print(f"{found.stem}\n\n{spreads(found, INFORMATIVE)}\n")
     for found in sorted(Path(__file__).parent.glob("flow_*.json")):
-        print(f"{found.stem}\n\n{spreads(found, FLOW)}\n")
+        print(f"{found.stem}\n\n{flow(found)}\n")
     found = Path(__file__).parent / "w2_benchmark.json"
     if found.exists():
         print(f"{found.stem}\n\n{w2_benchmark(found)}\n")
