@@ -48,7 +48,7 @@ _TOY = {
 _FINE = {**_TOY, "epsilon": 0.0003, "epsilon_start": 0.01, "rho": 0.04, "noise_scale": 6.0, "epochs": 160}
 _CODES = {"latent_dim": 16, "hidden": (512,) * 4, "learning_rate": 3e-3, "epochs": 40}
 _SETS: dict[str, dict[str, Any]] = {  # of the generator, by data set
-    "digits": {"latent_dim": 8, "batch_size": 100, "batches": 4, "epochs": 600},
+    "digits": {"latent_dim": 8, "batch_size": 96, "batches": 4, "epochs": 600},
     "mnist": {},
     "fashion_mnist": {},
 }

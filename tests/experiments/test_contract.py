@@ -17,6 +17,7 @@ from experiments import (
     ae_ot_gan,
     bures_linear,
     compare,
+    flow,
     informative_gan,
     latent_ops,
     latent_ot,

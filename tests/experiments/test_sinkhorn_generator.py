@@ -51,6 +51,7 @@ def test_components_are_of_unit_deviation_and_lead_back():
     assert ((shown - x) ** 2).mean() < 0.6 * x.var()
 
 
+@pytest.mark.slow
 def test_particles_reach_the_modes():
     path, target = flow("eight_gaussians")
     away = [np.sqrt(((x[:, None] - target[None]) ** 2).sum(-1).min(1)).mean() for x in path[[0, 20, -1]]]

@@ -86,6 +86,7 @@ def learnt(points, **fields):
     return sinkhorn_generator.sample(jax.random.key(3), model, 2000)
 
 
+@pytest.mark.slow
 def test_a_short_fit_comes_near_the_data_and_keeps_their_spread(moons):
     train, test = moons
     start = learnt(train, epochs=1e-9)

@@ -27,6 +27,7 @@ def test_half_precision_is_computed_in_and_not_returned():
     assert {str(it.dtype) for it in traced.out_avals} == {"float32"}
 
 
+@pytest.mark.slow
 def test_a_velocity_is_zero_before_training_and_depends_on_all_that_it_is_told_after_it():
     net = UNet((7, 6, 1), width=8, depth=1, levels=1, attention=True, num_classes=2)
     x, t, label = jax.random.normal(KEY, (2, 7, 6, 1)), jnp.array([0.1, 0.1]), jnp.array([0, 1])
