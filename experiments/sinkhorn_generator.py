@@ -158,7 +158,7 @@ def main(config: Config) -> dict[str, Any]:
         seed, row = trial
         if seed not in spaces:
             spaces.clear()
-            spaces[seed] = load(config, folder, seed, progress)
+            spaces[seed] = load(config, folder, seed)
         run(config, folder, spaces[seed], seed, row, progress)
 
     trials = [(seed, row) for seed in config.seed_list() for row in (REFERENCE, *config.names())]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.lab import sets
-from experiments.lab.standard_codes import autoencoder
+from experiments.lab.standard_codes import autoencoder, components
 from otgen.data import toy
 from otgen.eval import Judge
 from otgen.models import ae_ot
@@ -79,7 +79,10 @@ def _plane(config: Any) -> Space:
 
 def _codes(config: Any, folder: Path) -> Space:
     train, test = sets.images(config)
-    encode, decode = _components(config, train) if config.space == "pca" else _autoencoder(config, folder, train)
+    if config.space == "pca":
+        encode, decode = components(train.images, config.latent_dim or 16)
+    else:
+        encode, decode = _autoencoder(config, folder, train)
     data, held_out = (np.asarray(encode(to_unit(part.images))) for part in (train, test))
     num = min(config.num_eval, len(held_out))
     variance = float(data.var(0).sum())
@@ -113,17 +116,3 @@ def _autoencoder(config: Any, folder: Path, train: Any) -> tuple[Any, Any]:
     place = folder / "checkpoints" / "autoencoder"
     made = {"dataset": config.dataset, "limit": config.limit, **{k: str(v) for k, v in fields.items()}}
     return autoencoder(train.images, ae_ot.Config(**fields), SEED, place, made, config.progress)
-
-
-def _components(config: Any, train: Any) -> tuple[Any, Any]:
-    """Return principal components of images in one scale, of mean square 1, and the way back."""
-    shape, dim = train.images.shape[1:], config.latent_dim or 16
-    flat = np.asarray(to_unit(train.images), np.float32).reshape(len(train.images), -1)
-    mean = flat.mean(0)
-    flat = flat - mean
-    values, vectors = np.linalg.eigh(flat.T @ flat / len(flat))
-    basis, scale = jnp.asarray(vectors[:, ::-1][:, :dim].copy()), float(np.sqrt(values[::-1][:dim].mean()))
-    return (
-        lambda images: (to_unit(images).reshape(len(images), -1) - mean) @ basis / scale,
-        lambda codes: jnp.clip(scale * codes @ basis.T + mean, 0, 1).reshape(-1, *shape),
-    )

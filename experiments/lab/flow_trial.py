@@ -16,6 +16,7 @@ from experiments.lab.flow_spaces import SEED, Space
 from experiments.lab.table import summary
 from experiments.lab.trials import is_done, place_of, read, save, stage
 from otgen.models import flow
+from otgen.models.flow.pairs import paired
 from otgen.ot import coupling as couplings
 from otgen.types import Array, Key, as_pytree
 
@@ -91,39 +92,24 @@ def run(config: Any, space: Space, folder: Path, seed: int, name: str, progress:
 
 
 def couple(config: Any, space: Space, folder: Path, name: str, progress: Any) -> tuple[Any, dict[str, Any]]:
-    """Return a coupling of the data, the same for all seeds, and how it was solved if it had to be."""
-    data, labels = jnp.asarray(space.data), space.labels
-    plain = None if name == "blind" else labels
-    if name == "independent":
-        return couplings.Independent(data, plain, space.sampler), {}
-    if name == "minibatch":
-        return couplings.Minibatch(data, plain, space.sampler), {}
-    if name == "sinkhorn":
-        return couplings.Sinkhorn(data, plain, space.sampler), {}
+    """Return a coupling of the data, the same for all seeds, and how it was solved if it had to be.
 
-    coupling, facts = _solved(config, space, folder / "checkpoints" / f"{name}-coupling", plain, progress)
-    if name == "blind":
-        _, number = np.unique(labels, return_inverse=True)
-        return Blind(coupling, jnp.asarray(number, jnp.int32)), facts
-    return coupling, facts
-
-
-def _solved(
-    config: Any, space: Space, place: Path, labels: np.ndarray | None, progress: Any
-) -> tuple[couplings.SemiDiscrete, dict[str, Any]]:
-    """Return the semi-discrete coupling, solved if it is not there yet, and how it was solved."""
-    data = jnp.asarray(space.data)
+    A solve that was stopped goes on where it was, and one that is done is not done again.
+    """
+    kind, place = "semidiscrete" if name == "blind" else name, folder / "checkpoints" / f"{name}-coupling"
+    number = None if space.labels is None else np.unique(space.labels, return_inverse=True)[1].astype(np.int32)
+    known = None if name == "blind" or number is None else jnp.asarray(number)
+    options = {"sampler": space.sampler, "checkpoints": place}
+    with progress(place.name, None) as callback:
+        start = time.perf_counter()
+        given = (kind, jax.random.key(SEED), jnp.asarray(space.data), known, config.model())
+        coupling, info = paired(*given, callback=callback, **options)
+        seconds = time.perf_counter() - start
+    if info is None:
+        return coupling, {}
     if not is_done(place):
-
-        def solve(callback: Any, checkpoints: Any) -> Any:
-            options = {"sampler": space.sampler, "tol": config.tol, "callback": callback}
-            return couplings.semidiscrete(jax.random.key(SEED), data, labels, **options)
-
-        (found, info), seconds = stage(config, place, place.name, None, progress, solve)
-        facts = {"chi2": float(np.mean(info.chi2)), "solve_seconds": seconds}
-        save(place, facts, {"h": found.h})
-    with np.load(place / "samples.npz") as file:
-        return couplings.SemiDiscrete(data, file["h"], labels, space.sampler), read(place)
+        save(place, {"chi2": float(np.mean(info.chi2)), "solve_seconds": round(seconds, 2)}, {})
+    return Blind(coupling, jnp.asarray(number)) if name == "blind" else coupling, read(place)
 
 
 def _fields(config: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""An autoencoder of a seed under its own checkpoints, in codes of mean 0 and variance 1 in every coordinate."""
+"""Codes of images in a standard scale: of an autoencoder under its own checkpoints, or principal components."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from otgen.data import toy
 from otgen.models import ae_ot
+from otgen.nn import to_unit
 from otgen.train import Checkpoints, Progress
 from otgen.types import Array
 
@@ -46,4 +47,26 @@ def autoencoder(
     return (
         lambda images: (ae_ot.encode(module, variables, images) - mean) / scale,
         lambda codes: ae_ot.decode(module, variables, codes * scale + mean),
+    )
+
+
+def components(images: np.ndarray, dim: int) -> tuple[Coder, Coder]:
+    """Return the first principal components of images [N, h, w, c] and the way back.
+
+    Args:
+      images: what they are learned from.
+      dim: how many.
+
+    Returns:
+      Images [n, h, w, c] to codes [n, dim], in one scale for all, of mean square 1; and back to images in [0, 1].
+    """
+    shape = images.shape[1:]
+    flat = np.asarray(to_unit(images), np.float32).reshape(len(images), -1)
+    mean = flat.mean(0)
+    flat = flat - mean
+    values, vectors = np.linalg.eigh(flat.T @ flat / len(flat))
+    basis, scale = jnp.asarray(vectors[:, ::-1][:, :dim].copy()), float(np.sqrt(values[::-1][:dim].mean()))
+    return (
+        lambda images: (to_unit(images).reshape(len(images), -1) - mean) @ basis / scale,
+        lambda codes: jnp.clip(scale * codes @ basis.T + mean, 0, 1).reshape(-1, *shape),
     )

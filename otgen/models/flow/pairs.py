@@ -30,6 +30,7 @@ def paired(
     numbers: Array | None,
     config: Config,
     *,
+    sampler: Sampler = latent.Normal(),  # noqa: B008
     callback: Callback | None = None,
     checkpoints: Any = None,
 ) -> tuple[Any, semidiscrete.Info | None]:
@@ -38,17 +39,19 @@ def paired(
     The solve goes on from the newest checkpoint of the stage "transport", if there is one.
     """
     if name == "sinkhorn":
-        return couplings.Sinkhorn(data, numbers, epsilon=config.epsilon), None
+        return couplings.Sinkhorn(data, numbers, sampler, epsilon=config.epsilon), None
     if name != "semidiscrete":
         kind = couplings.Minibatch if name == "minibatch" else couplings.Independent
-        return kind(data, numbers), None
+        return kind(data, numbers, sampler), None
     if numbers is not None and numbers.ndim == 2:
         raise ValueError(
             "a semi-discrete coupling takes classes, not conditions: give coupling='minibatch' or 'sinkhorn', whose "
             "cost knows conditions, or 'independent'."
         )
-    solved = {"tol": config.tol, "max_samples": config.max_samples, "callback": callback}
+    solved = {"tol": config.tol, "max_samples": config.max_samples, "sampler": sampler, "callback": callback}
     about = {"labels": None if numbers is None else np.asarray(numbers), "data": np.asarray(data), "key": key}
+    if sampler != latent.Normal():
+        about["sampler"] = sampler
     with opened(checkpoints, "transport", tol=config.tol, max_samples=config.max_samples, **about) as saved:
         if saved is not None:
             sizes = [len(data)] if numbers is None else np.bincount(np.asarray(numbers)).tolist()

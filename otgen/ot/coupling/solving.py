@@ -104,7 +104,7 @@ def semidiscrete(
         part, done = parts[number], sum(int(info.num_steps) for info in infos)
         told = {} if empty.labels is None else {"class": number}
 
-        def tell(step: int, metrics: dict[str, float], done: int = done, told: dict = told) -> None:
+        def tell(step: int, metrics: dict[str, Any], done: int = done, told: dict = told) -> None:
             callback(done + step, {**told, **metrics})
 
         def keep(step: int, state: solver.State | None, done: int = done) -> None:
