@@ -114,7 +114,9 @@ def test_the_discrepancy_of_classes_is_the_mean_of_their_own():
     assert float(wae_mmd.mmd_sq(x, y, classes)) == pytest.approx(np.mean(terms), abs=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=slow if name == "sinkhorn_generator" else ()) for name in MODELS]
+)
 def test_classes_are_shared_among_devices_with_their_images(name, digits):
     """The losses that a step of two devices descends are those of the whole batch."""
     kind, own = MODELS[name], {"batches": 2, "tol": 1e-3} if name == "sinkhorn_generator" else {}
