@@ -60,7 +60,8 @@ class Config(GeneratorSettings):
 
     Attributes:
       batch_size: draws that are moved in a step, over all devices.
-      batches: batches of data, and of held draws, that they are moved by.
+      batches: batches of data, and of held draws, that they are moved by. A step takes them all: of a small set give
+        fewer, or more epochs, or there are few steps.
       loss: "drift", the regression on draws moved by the velocity, or "divergence", whose gradients also flow into the
         second batch.
       second: what pushes draws apart: "batch", a second, independent batch of draws; "mask", the first one, where none

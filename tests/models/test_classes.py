@@ -27,6 +27,8 @@ slow = pytest.mark.slow
 def test_draws_of_a_label_are_of_that_class(name, epochs, digits):
     """By chance a tenth of 100 draws is right, with a standard error of 0.03: 0.5 is 13 of them away."""
     kind, sizes = MODELS[name], {"latent_dim": 6, "hidden": (64,), "batch_size": 128, "epochs": epochs}
+    if name == "sinkhorn_generator":
+        sizes["batches"] = 2  # or a step takes nearly all digits, and there are few
     model = kind.fit(jax.random.key(0), digits.images, digits.labels, **sizes)
     known = pixels(digits.images / 255.0)
     for label in (0, 1, 5, 8):
