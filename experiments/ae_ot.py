@@ -1,10 +1,11 @@
-"""AE-OT on digits, MNIST, Fashion-MNIST, CIFAR-10, CelebA, and on two-dimensional toys.
+"""AE-OT on digits, MNIST, Fashion-MNIST, CIFAR-10, CelebA, on images of your own, and on two-dimensional toys.
 
 Implements the method of An et al. (ICLR 2020; arXiv 2001.03698, section 3), and compares its extended transport map
 with simpler laws in the same latent space.
 
     python -m experiments.ae_ot                                        # digits, under a minute on two cores
     python -m experiments.ae_ot --dataset mnist --data-dir DATA        # 60,000 images, about 8 minutes on two cores
+    python -m experiments.ae_ot --dataset FOLDER --size 32             # images of your own; also .tar, .zip, .npz
     python -m experiments.ae_ot --dataset twenty_five_gaussians        # no autoencoder: latent = data
 
 What to expect (seed 0, two cores): docs/methods/ae-ot.md. Everything is written below runs/ae_ot/DATASET-seed-SEED:
@@ -30,8 +31,8 @@ class Config(ae_ot_stages.Config):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "digits"
-    """digits, mnist, fashion_mnist, cifar10, celeb_a, or a toy: eight_gaussians, twenty_five_gaussians, swiss_roll,
-    rings, checkerboard, two_moons."""
+    """digits, mnist, fashion_mnist, cifar10, celeb_a; the path of images of your own, a folder, .tar, .zip, .npz, .npy
+    or .txt of paths; or a toy: eight_gaussians, twenty_five_gaussians, swiss_roll, rings, checkerboard, two_moons."""
     num_points: int = 256
     """Toys: how many target points."""
     draws: int = 5
@@ -52,7 +53,7 @@ def main(config: Config) -> dict[str, Any]:
     """Run the experiment and return what results.json holds."""
     known = (*ae_ot_stages.IMAGES, *toy.DISTRIBUTIONS)
     least = {"limit": 2 * config.mixture_components, "num_points": 2, "draws": 1, "mixture_components": 1}
-    ae_ot_stages.check(config, known, **least)
+    config = ae_ot_stages.check(config, known, **least)
     folder = command.open_folder(config)
     progress = command.progress_of(config, folder)
     run = ae_ot_toy.run if config.dataset in toy.DISTRIBUTIONS else run_images

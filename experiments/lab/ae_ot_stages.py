@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.lab import command
+from experiments.lab import command, own_images
 from experiments.lab.sets import NETWORKS
 from otgen import data
 from otgen.models import ae_ot
@@ -25,7 +25,7 @@ IMAGES = tuple(_EPOCHS)  # sets of images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(command.Options):
+class Config(own_images.OwnImages, command.Options):
     """Options of AE-OT on images. None means: what suits the data set."""
 
     dataset: str = "digits"
@@ -49,20 +49,26 @@ class Config(command.Options):
 
     def model(self) -> ae_ot.Config:
         """Return the model this run trains."""
-        own = {**NETWORKS[self.dataset], "epochs": _EPOCHS[self.dataset]}
+        own = {**NETWORKS.get(self.dataset, {}), "epochs": _EPOCHS.get(self.dataset, 24)}
         own |= self.given("latent_dim", "network", "epochs", "batch_size", "tol")
         return ae_ot.Config(**own, learning_rate=self.learning_rate, max_samples=self.max_samples)
 
 
-def check(config: Config, datasets: tuple[str, ...] = IMAGES, **least: int) -> None:
-    """Raise ValueError for options that cannot be meant, before anything is written; as `command.require`."""
+def check(config: Config, datasets: tuple[str, ...] = IMAGES, **least: int) -> Config:
+    """Return the options with what suits images of one's own filled in, which are prepared for it.
+
+    Raises:
+      ValueError: for options that cannot be meant, before anything is written; as `command.require`.
+    """
     command.require(config, datasets, num_eval=8, seed=0, **least)
     if config.angle is not None and not 0 <= config.angle <= math.pi:
         raise ValueError(f"angle = {config.angle} lies outside [0, pi]: give radians; pi switches the filter off.")
     if config.tol is not None and not config.tol > 0:
         raise ValueError(f"tol = {config.tol} is not positive.")
-    if config.dataset in IMAGES:
+    config = own_images.suited(config)
+    if config.dataset in IMAGES or own_images.is_given(config):
         config.model()  # raises for the fields of the model
+    return config
 
 
 def fit(config: Config, folder: Path, train: data.Dataset, progress: Any, seconds: dict[str, float]) -> ae_ot.Model:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.lab import figures as figures_of
+from experiments.lab import own_images
 from experiments.lab.judge import codes_of, judged
 from experiments.lab.machine import clock
 from experiments.lab.sets import Draw, chosen, drawn_from
@@ -31,6 +32,7 @@ HEADERS = {
     "recall": "recall",
     "images_per_second": "images/s",
 }
+_CLASSES = 20  # rows in the figure of classes
 
 
 def rows(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> Iterator[tuple[str, Draw]]:
@@ -53,7 +55,8 @@ def rows(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> Iter
         for form in ("local", "pairs", "simplex"):
             yield f"AE-OT, {form}{word}", extended(form, angle)
     yield "Gaussian in the latent", decoded(_gaussian(codes))
-    yield f"mixture of {config.mixture_components} Gaussians", decoded(_mixture(codes, config))
+    components = min(config.mixture_components, len(codes) // 2)
+    yield f"mixture of {components} Gaussians", decoded(_mixture(codes, components, config.seed))
     yield "3-NN interpolation of codes", decoded(_interpolate(codes))
 
 
@@ -66,11 +69,11 @@ def _gaussian(codes: Array) -> Draw:
     return lambda key, num: jax.random.multivariate_normal(key, mean, covariance, (num,), method="eigh")
 
 
-def _mixture(codes: Array, config: Any) -> Draw:
+def _mixture(codes: Array, components: int, seed: int) -> Draw:
     from sklearn.mixture import GaussianMixture
 
     most = 20_000  # codes the mixture is fitted to
-    fitted = GaussianMixture(config.mixture_components, max_iter=50, reg_covar=1e-4, random_state=config.seed)
+    fitted = GaussianMixture(components, max_iter=50, reg_covar=1e-4, random_state=seed)
     fitted.fit(np.asarray(codes, np.float64)[:most])
 
     def draw(key: Key, num: int) -> Array:
@@ -94,7 +97,8 @@ def _interpolate(codes: Array) -> Draw:
 
 def judge_of(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset, **options: Any) -> evaluate.Judge:
     """Return a judge that measures memorisation in the codes of the model itself; options as in `otgen.eval.Judge`."""
-    options = {"num": config.num_eval, "data_dir": config.data_dir, **options}
+    own = {"features": own_images.features(config, train.images.shape[1:])}
+    options = {"num": config.num_eval, "data_dir": config.data_dir, **own, **options}
     return evaluate.Judge(config.dataset, train, test, codes_of(model), **options)
 
 
@@ -155,7 +159,7 @@ def in_words(results: dict[str, Any]) -> str:
     ]
     for name, scores in results["rows"].items():
         scores = {**scores, "images_per_second": results["images_per_second"][name]}
-        cells = ("" if (value := scores[column]) is None else f"{value:.4g}" for column in HEADERS)
+        cells = ("" if (value := scores.get(column)) is None else f"{value:.4g}" for column in HEADERS)
         lines.append(f"{name:32s}" + "".join(f"{cell:>10s}" for cell in cells))
     lines.append("seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in results["seconds"].items()))
     return "\n".join(lines)
@@ -180,10 +184,12 @@ def figures(config: Any, folder: Path, model: ae_ot.Model, train: Dataset, test:
     drawn = figures_of.sheet(filtered, lambda ax, name, images: plot.image_grid(images, 8, ax, name), 2, (4, 4.2))
     figures_of.save(drawn, folder / "filter.png", bbox_inches="tight")
 
-    shown = test.images[:40]
+    columns = min(10, len(test.images))
+    shown = test.images[: min(40, len(test.images) // columns * columns)]
     pairs = np.stack([np.asarray(to_unit(shown)), np.asarray(_reconstruct(model, shown))])
-    layout = np.concatenate([np.concatenate([pairs[0, i : i + 10], pairs[1, i : i + 10]]) for i in range(0, 40, 10)])
-    grid("reconstructions.png", layout, 10, (6, 5), "test images (odd rows) and reconstructions")
+    pairs = pairs.reshape(2, -1, columns, *shown.shape[1:]).swapaxes(0, 1)
+    layout = pairs.reshape(-1, *shown.shape[1:])
+    grid("reconstructions.png", layout, columns, (6, 5), "test images (odd rows) and reconstructions")
 
     _, near = evaluate.nearest(codes_of(model)(samples[:10]), model.variables["transport"]["codes"], 7)
     beside = to_unit(train.images[np.asarray(near).reshape(-1)]).reshape(10, 7, *train.images.shape[1:])
@@ -192,6 +198,6 @@ def figures(config: Any, folder: Path, model: ae_ot.Model, train: Dataset, test:
     grid("nearest.png", layout, 8, (5, 6), "samples (left) and nearest training images")
 
     if model.labels is not None:
-        classes = np.unique(np.asarray(model.labels)).tolist()
+        classes = np.unique(np.asarray(model.labels)).tolist()[:_CLASSES]
         images = [ae_ot.sample(jax.random.fold_in(key, label), model, 10, label=label) for label in classes]
         grid("classes.png", jnp.concatenate(images), 10, (6, 6), "sampled by class, one class a row")

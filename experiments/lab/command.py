@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 
+from experiments.lab import own_images
 from otgen import plot
 from otgen.train import JsonLines, NonFinite, Progress, TensorBoard, hosts, together
 from otgen.train.checkpoint import refuse_other_config
@@ -52,7 +53,7 @@ class Place:
     def folder(self) -> Path:
         """Return the output folder."""
         seed = f"-seed-{self.seed}" if hasattr(self, "seed") else ""
-        return Path(self.out or Path("runs") / self.NAME / f"{self.dataset}{seed}")
+        return Path(self.out or Path("runs") / self.NAME / f"{own_images.label(self.dataset)}{seed}")
 
     def given(self, *names: str) -> dict[str, Any]:
         """Return the fields among these that are not None."""
@@ -136,8 +137,9 @@ def require(config: Any, datasets: Iterable[str] = (), **least: int) -> None:
       datasets: names that `config.dataset` may have; none for any.
       **least: smallest values of fields; None is legal for each.
     """
-    if datasets and config.dataset not in datasets:
-        raise ValueError(f"dataset = {config.dataset!r} is unknown: choose one of {', '.join(datasets)}.")
+    if datasets and config.dataset not in datasets and not own_images.is_given(config):
+        path = ", or give the path of a folder or file of images" if isinstance(config, own_images.OwnImages) else ""
+        raise ValueError(f"dataset = {config.dataset!r} is unknown: choose one of {', '.join(datasets)}{path}.")
     for name, value in config.given(*least).items():
         if value < least[name]:
             raise ValueError(f"{name} = {value} is too small: give {least[name]} or more.")

@@ -8,8 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.lab import own_images
 from otgen import data
 from otgen.data import toy
+from otgen.data.mapped import taken
 from otgen.nn import to_unit
 from otgen.types import Array, Key
 
@@ -27,9 +29,7 @@ _POINTS_SEED = 2000  # of points, the same for all seeds of an experiment
 
 def images(config: Any) -> tuple[data.Dataset, data.Dataset]:
     """Training images, limited if asked, and test images."""
-    train, test = (
-        data.load(config.dataset, split, config.data_dir, cache_dir=config.cache_dir) for split in ("train", "test")
-    )
+    train, test = (own_images.load(config, split) for split in ("train", "test"))
     return data.Dataset(train.images[: config.limit], train.labels[: config.limit]), test
 
 
@@ -44,7 +44,7 @@ def drawn_from(images: np.ndarray) -> Draw:
     """Return what draws images of a set, in [0, 1]; without replacement as far as they go."""
 
     def draw(key: Key, num: int) -> Array:
-        return to_unit(images[np.asarray(chosen(key, len(images), num))])
+        return to_unit(taken(images, np.asarray(chosen(key, len(images), num))))
 
     return draw
 

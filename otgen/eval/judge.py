@@ -7,6 +7,7 @@ are held-out images, `num` at most, and averaged over several draws by `over_dra
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from otgen.data import Dataset, stacked
+from otgen.data.mapped import pieces
 from otgen.eval.classes import class_histogram, mixture_rate, nearest_label, predicted_labels, total_variation
 from otgen.eval.features import Extractor, digit_classifier, inception, lenet, pixels, require_images
 from otgen.eval.kernel import kernel_distance
@@ -38,7 +40,9 @@ from otgen.ot.check import (
 from otgen.ot.gaussian import frechet_distance
 from otgen.types import Array, Key
 
-_KNOWN = 20_000  # training features that classes and mixtures are measured against
+_KNOWN = 20_000  # training features that mixtures are measured against
+_MOST = 2**28  # numbers in all training features, by which classes are told; of more the first are taken
+_PIECE = 2**26  # pixels that features and codes are taken of at a time
 _LEAST = 6  # rows: density is of five neighbours
 _NAMES = ("auto", "pixels", "lenet", "inception")
 
@@ -177,18 +181,21 @@ class Judge:
         self.name, self.num = self._extract.name, min(num, len(test.images))
         self._encode, self._dataset = Extractor("encode", encode), dataset
         self._labels, self._shape = train.labels, train.images.shape[1:]
+        held_out = test.images[: self.num]
         self._classes = 1000 if dataset == "stacked_mnist" else int(max(train.labels.max(), test.labels.max())) + 1
         self._of_classes = self._extract
         if features == "inception" and (own := extractor_of(dataset, data_dir)) is not pixels:
             self._of_classes = own  # Inception would take hours on all training images
-        self._test = self._extract(to_unit(test.images[: self.num]))
-        self._train, known = (self._of_classes(to_unit(part)) for part in (train.images, test.images[: self.num]))
-        self._codes = self._encode(to_unit(train.images))
-        self._test_distance = nearest(self._encode(to_unit(test.images)), self._codes)[0][:, 0]
+        self._test = self._extract(to_unit(held_out))
+        known = self._of_classes(to_unit(held_out))
+        fits = max(_KNOWN, _MOST // known.shape[1]) if self._has_classes() else _LEAST
+        self._train = _by_pieces(self._of_classes, train.images[:fits])
+        self._codes = _by_pieces(self._encode, train.images)
+        self._test_distance = nearest(_by_pieces(self._encode, test.images), self._codes)[0][:, 0]
         self._classify = self._classifier(data_dir, neighbours)
         self._shares = class_histogram(self._labels, self._classes)
         self._known = known
-        guess = self._classify(to_unit(test.images[: self.num]), known)
+        guess = self._classify(to_unit(held_out), known)
         right = np.mean(np.asarray(guess) == test.labels[: self.num])
         self.accuracy = float(right) if self._has_classes() else None
         self._weights = stacked.mode_weights(self._digits()) if dataset == "stacked_mnist" else None
@@ -208,7 +215,8 @@ class Judge:
                 return lambda images, features: predicted_labels(logits(images))
             return lambda images, features: stacked_labels(logits, images)
         self.classifier = "5 nearest neighbours in the features" if self._has_classes() else "none"
-        return lambda images, features: nearest_label(features, self._train, self._labels, self._classes)
+        known = self._labels[: len(self._train)]
+        return lambda images, features: nearest_label(features, self._train, known, self._classes)
 
     def __call__(self, images: ArrayLike) -> Verdict:
         """Return scores of images [n, h, w, c] in [0, 1], or uint8, and their class shares.
@@ -255,6 +263,13 @@ class Judge:
     def facts(self, draws: int) -> dict[str, Any]:
         """What scores over so many draws were made with: features, classifier, accuracy, images_per_draw, draws."""
         return _facts(self, draws)
+
+
+def _by_pieces(extract: Extractor, images: np.ndarray) -> Array:
+    """Return features of images, which need not fit into memory as floats."""
+    size = max(1, _PIECE // math.prod(images.shape[1:]))
+    found = [extract(to_unit(piece)) for piece in pieces(images, size)]
+    return found[0] if len(found) == 1 else jnp.concatenate(found)
 
 
 def _checked(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
