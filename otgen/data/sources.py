@@ -18,12 +18,14 @@ from PIL import Image
 
 from otgen.data import archives, arrays
 from otgen.data.decoding import Item
+from otgen.data.mapped import pieces
 
 FILE_ENDINGS = (*archives.ARCHIVE_ENDINGS, *arrays.ARRAY_ENDINGS, ".txt")
 _KINDS = (
     f"a folder of images, an archive ({', '.join(archives.ARCHIVE_ENDINGS)}), an array (.npy, .npz), a text file with "
     "a path a line, a list of paths, or an object with len() and [i], such as a data set of Hugging Face"
 )
+_PIECE = 1000  # rows of an array at a time
 _IMAGE_KEYS, _LABEL_KEYS = ("image", "img", "images", "pixel_values"), ("label", "labels", "fine_label", "class")
 
 
@@ -127,14 +129,20 @@ def _of_object(given: Any) -> Source:
     def items() -> Iterator[Item]:
         for split, part in parts.items():
             digits = len(str(len(part)))
-            for i in range(len(part)):
+            for i, found in enumerate(_each(part)):
                 name = f"{split}/{i:0{digits}d}" if split else f"{i:0{digits}d}"
-                yield Item(name, *_image_and_label(f"item {name} of {place}", part[i]))
+                yield Item(name, *_image_and_label(f"item {name} of {place}", found))
 
     mark = hashlib.sha256()
     for item in items():
         mark.update(f"{item.name}|{item.label}|{_content(item.image)}".encode())
     return Source(place, mark.hexdigest(), items)
+
+
+def _each(part: Any) -> Iterator[Any]:
+    if isinstance(part, np.ndarray):
+        return (row for piece in pieces(part, _PIECE) for row in piece)
+    return (part[i] for i in range(len(part)))
 
 
 def _image_and_label(told: str, found: Any) -> tuple[Any, int | str | None]:

@@ -75,10 +75,10 @@ def _told(value: Any, exact: bool = False) -> Any:
     told = [list(value.shape), str(value.dtype)]
     if isinstance(value, jax.Array) and not exact:
         return told
-    return [*told, _checksum(value)]
+    return [*told, checksum(value)]
 
 
-def _checksum(array: jax.Array | np.ndarray) -> int:
+def checksum(array: jax.Array | np.ndarray) -> int:
     """Return the CRC-32 of an array's bytes, taken in pieces: one in a file need not fit into memory."""
     array = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     found = 0

@@ -8,7 +8,7 @@ import pytest
 
 from otgen import data
 from otgen.data import mapped
-from otgen.train.stages import _checksum
+from otgen.train.stages import checksum
 
 
 def mapped_mib():
@@ -41,7 +41,7 @@ def test_batches_of_a_file_are_those_of_memory_and_leave_it_where_it_is(file, ke
     for piece in mapped.pieces(there, 100):
         assert piece.shape[0] == 100
         most = max(most, mapped_mib() - before)
-    assert _checksum(there) == zlib.crc32(images)
+    assert checksum(there) == zlib.crc32(images)
     assert max(most, mapped_mib() - before) < 24
     there[::50].sum()
     assert mapped_mib() - before > 24, "this test would not see what is mapped"

@@ -196,3 +196,20 @@ def test_the_extractor_of_stacked_digits_reads_every_channel(data_dir):
     assert extractor.name == "LeNet (MNIST), 84-d, of every channel"
     lenet = evaluate.lenet(data_dir)
     np.testing.assert_array_equal(extractor(images)[:, 84:168], lenet(images[..., 1:2]))
+
+
+def test_sets_larger_than_memory_are_taken_in_pieces(judge, monkeypatch):
+    """Scores do not change with the pieces, and classes are told by as many training images as fit."""
+    from otgen.eval import judge as module
+
+    monkeypatch.setattr(module, "_PIECE", 64 * 70)
+    scores, shares = evaluate.Judge("digits", TRAIN, TEST, num=100)(NEW)
+    expected, other = judge(NEW)
+    assert scores == pytest.approx(expected, abs=1e-5)
+    np.testing.assert_array_equal(shares, other)
+    monkeypatch.setattr(module, "_MOST", 64 * 150)
+    monkeypatch.setattr(module, "_KNOWN", 150)
+    few = evaluate.Judge("digits", TRAIN, TEST, num=100)
+    labels = evaluate.nearest_label(evaluate.pixels(NEW), evaluate.pixels(TRAIN.images[:150]), TRAIN.labels[:150], 10)
+    np.testing.assert_allclose(few(NEW)[1], evaluate.class_histogram(labels, 10))
+    assert few(NEW)[0]["lmem"] == pytest.approx(expected["lmem"], abs=1e-5)  # of all training images
