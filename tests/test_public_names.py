@@ -282,6 +282,7 @@ VALID = {
     "structured.semidual": {"cost": CUBE, "f": np.zeros((2, 3), np.float32), **EPS, "lam": 0.2},
     "structured.value": {"cost": CUBE, **EPS, "lam": 0.2, "tol": 1e-2, "max_steps": 20},
     "structured.transform": {"cost": CUBE, "f": np.zeros((2, 3), np.float32), **EPS, "lam": 0.2},
+    "data.about": {"data": og.data.Dataset(DIGITS, CODES)},
     "data.batches": {"key": KEY, "arrays": (X, CODES), "batch_size": 2, "start": 0, "stop": 2},
     "data.load": {"name": "digits", "split": "test", "data_dir": None, "cache_dir": None},
     "data.load from files": {"name": "mnist", "data_dir": "nowhere"},
@@ -360,10 +361,11 @@ WITHOUT = {  # what no row is for, by why
         "structured.alternate structured.adversary structured.evaluate_payoff"
     ),
     "takes nothing, or anything": (
-        "data.toy.eight_gaussians_centres data.toy.twenty_five_gaussians_centres plot.style train.averaged"
+        "data.is_own data.toy.eight_gaussians_centres data.toy.twenty_five_gaussians_centres plot.style train.averaged"
     ),
 }
 SORTS = {  # where the name does not tell
+    "data.about": {"data": "thing"},
     "data.batches": {"arrays": "arrays", "start": "count"},
     "coupling.batches": {"coupling": "thing", "repeats": "count", "pool": "count"},
     "coupling.SemiDiscrete": {"imbalance": "name"},
@@ -415,6 +417,7 @@ SORTS = {  # where the name does not tell
 }
 ASKS_FOR_MORE = {  # than there is: files, or OTT-JAX; only what is refused is looked at
     "adapters.from_ott",
+    "data.about",
     "data.load from files",
     "data.wasserstein2.load",
     "eval.digit_classifier",

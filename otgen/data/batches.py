@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from otgen.data.mapped import taken
 from otgen.ot.check import as_count, as_key, require_kind
 from otgen.types import Key
 
@@ -51,7 +52,7 @@ def batches(
 
     Args:
       key: the key of the run; the same key and step give the same batch.
-      arrays: arrays that share their first axis.
+      arrays: arrays that share their first axis; of memory-mapped ones only the rows of a batch are in memory.
       batch_size: rows over all hosts, divisible by their number; each host yields its own share.
       start, stop: the steps wanted.
 
@@ -82,4 +83,4 @@ def _shares(
 ) -> Iterator[tuple[np.ndarray, ...]]:
     for step in steps:
         rows = batch_index(key, step, len(arrays[0]), batch_size)[share]
-        yield tuple(array[rows] for array in arrays)
+        yield tuple(taken(array, rows) for array in arrays)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import re
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
+
+from otgen.data.archives import IMAGE_ENDINGS
+from otgen.data.decoding import Item, decode
+from otgen.data.sources import at_path
 
 IDX_FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
@@ -32,8 +33,6 @@ SHA256 = {
         "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
     },
 }
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-ARCHIVE_ENDINGS = (".tar", ".tar.xz", ".tar.gz", ".tgz")
 CELEB_A_LAST = {"train": 162_770, "validation": 182_637, "test": 202_599}  # the official split, by file number
 
 
@@ -72,33 +71,9 @@ def verify_checksum(path: Path, expected: str) -> None:
         )
 
 
-def _pixels(data: bytes | Path, size: int, name: str) -> np.ndarray:
+def _pixels(item: Item, size: int) -> np.ndarray:
     """Decode an image to [size, size, 3], cropped to its central square."""
-    try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-            side = min(image.size)
-            left, top = (image.width - side) // 2, (image.height - side) // 2
-            box = (left, top, left + side, top + side)
-            image = image.convert("RGB").resize((size, size), Image.Resampling.BOX, box=box)
-            return np.asarray(image, np.uint8)
-    except OSError as error:
-        raise ValueError(f"{name} is not a readable image ({error}): remove or replace it.") from error
-
-
-def _members(path: Path) -> Iterator[tuple[str, bytes | Path]]:
-    """Yield images below a folder or inside an archive, as (relative name, file), in a fixed order for folders."""
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            if file.suffix.lower() in IMAGE_ENDINGS:
-                yield file.relative_to(path).as_posix(), file
-        return
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if member.isfile() and member.name.lower().endswith(IMAGE_ENDINGS):
-                    yield member.name, archive.extractfile(member).read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): it is truncated or damaged; fetch it again.") from error
+    return decode(item, (255, 255, 255), 3, size, resample=Image.Resampling.BOX)
 
 
 def _split_of(name: str, default: str) -> str:
@@ -167,9 +142,9 @@ class FolderImages(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in self.splits}
 
     def _generate_examples(self, split):
-        for name, data in _members(self.raw):
-            if _split_of(name, "train") == split:
-                yield name, {"image": _pixels(data, self.size, name), "label": self.classes.index(class_of(name))}
+        for item in at_path(self.raw).items():
+            if _split_of(item.name, "train") == split:
+                yield item.name, {"image": _pixels(item, self.size), "label": self.classes.index(class_of(item.name))}
 
 
 def class_of(name: str) -> str:
@@ -196,7 +171,7 @@ def prepare(cache: Path, name: str, raw: Path, size: int) -> tfds.core.DatasetBu
             skip_registration=True,
         )
     else:
-        names = [member for member, _ in _members(raw)]
+        names = [item.name for item in at_path(raw).items()]
         if not names:
             raise ValueError(f"{raw} holds no images ({', '.join(IMAGE_ENDINGS)}): is it the right place?")
         fields = {

@@ -1,4 +1,4 @@
-"""Image sets by name: `load("mnist", "train", data_dir) -> Dataset`, read through TFDS without TensorFlow."""
+"""Image sets by name, read through TFDS without TensorFlow, and images of one's own by path: `load`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
-import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from otgen.data import cache
 from otgen.data.dataset import Dataset
 from otgen.ot.check import as_path, require_choice
 
@@ -21,14 +21,15 @@ _DIGITS_TEST = 360  # held-out images of the built-in digits: one in five, in a 
 
 
 def load(
-    name: str,
+    name: Any,
     split: str = "train",
     data_dir: str | os.PathLike | None = None,
     *,
     cache_dir: str | os.PathLike | None = None,
     verify: bool = True,
+    **options: Any,
 ) -> Dataset:
-    """Load an image set.
+    """Load an image set by its name, or images of your own.
 
     `digits` (1,797 handwritten digits of 8 x 8, from scikit-learn) is built in: 1,437 train, 360 test. The others
     are looked for in the subfolder of `data_dir` of that name: first as a data set that TFDS has prepared
@@ -43,29 +44,53 @@ def load(
     `dsprites` is built in: rendered from its factors, labelled by shape, nine images in ten for train. All of train is
     2.5 GiB of memory; `otgen.data.sprites.sample(seed, num, split)` draws a part of it, with all factors.
 
+    Images of your own are what lies at a path, or an object:
+
+    * a folder of image files, or an archive of one (.tar, .tar.gz, .tar.xz, .tar.bz2, .zip): the first folder in which
+      images differ is their class, unless it is train, validation or test;
+    * a .npy or .npz file of images [n, h, w] or [n, h, w, c], and labels;
+    * a text file with the path of an image a line, or a list of paths;
+    * whatever has a length and gives by [i] an image, a pair of image and label, or a dictionary of both, such as a
+      data set of Hugging Face or PyTorch, or a dictionary of these for train and test.
+
+    They are decoded once to uint8 and kept below `cache_dir` as memory-mapped arrays, of which a batch reads only its
+    own rows; see `otgen.data.Preparation`, whose fields are the options, and `otgen.data.about`.
+
     Args:
-      name: one of digits, mnist, fashion_mnist, cifar10, celeb_a, stacked_mnist, dsprites.
+      name: one of digits, mnist, fashion_mnist, cifar10, celeb_a, stacked_mnist, dsprites; or images of your own.
       split: "train" or "test" (celeb_a also "validation").
-      data_dir: where the data lie; None reads the environment variable OTGEN_DATA.
-      cache_dir: where prepared sets are kept; None for the user's cache folder. `data_dir` is never written to.
+      data_dir: where the data lie that a name stands for; None reads the environment variable OTGEN_DATA.
+      cache_dir: where prepared sets are kept; None for the user's cache folder. Sources are never written to.
       verify: check the SHA-256 of the official IDX files.
+      **options: of images of your own, fields of `Preparation`: size, crop, background, channels, flips, on_corrupt,
+        test_share, seed, progress.
 
     Returns:
       Dataset.
 
     Raises:
-      ValueError: for an unknown name or split, a truncated or altered file.
+      ValueError: for an unknown name or split, a truncated or altered file; of images of your own, naming the file, for
+        those that cannot be read or have different sides, fewer than two, and archives that are unsafe to unpack.
       FileNotFoundError: naming the files that are missing and where they were looked for.
+      TypeError: for an unknown option.
 
     Example:
       >>> digits = og.data.load("digits")
       >>> print(digits.images.shape, digits.images.dtype, og.data.load("digits", "test").labels[:5].tolist())
       (1437, 8, 8, 1) uint8 [6, 6, 6, 2, 5]
     """
-    require_choice("name", name, NAMES)
     data_dir, cache_dir = (
         None if path is None else as_path(of, path) for of, path in (("data_dir", data_dir), ("cache_dir", cache_dir))
     )
+    if is_own(name):
+        from otgen.data import own
+
+        return own.load(name, split, cache_dir, **options)
+    if not (isinstance(name, str) and name in NAMES):
+        told = ", ".join(repr(it) for it in NAMES)
+        raise ValueError(f"name = {name!r}: choose one of {told}, or give the path of a folder or file of images.")
+    if options:
+        raise ValueError(f"{', '.join(options)}: {name} is prepared in one way; these are for images of your own.")
     if name == "digits":
         return _digits(split)
     if name == "dsprites":
@@ -83,12 +108,28 @@ def load(
     places = [Path(data_dir) / name, Path(data_dir)]
     builder = _prepared_by_tfds(places[0])
     if builder is None:
-        builder = _from_raw(name, places, Path(cache_dir) if cache_dir else _default_cache(), verify)
+        builder = _from_raw(name, places, cache_dir or cache.default(), verify)
     require_choice("split", split, tuple(builder.info.splits))
     source = builder.as_data_source(split=split)
     records = source.__getitems__(range(len(source)))
     images = np.stack([record["image"] for record in records])
     return Dataset(images, np.array([record.get("label", 0) for record in records], np.int64))
+
+
+def is_own(name: Any) -> bool:
+    """Return whether these are images of one's own, and not the name of a set: objects, and texts that look like paths.
+
+    Example:
+      >>> print(og.data.is_own("digits"), og.data.is_own("./digits"), og.data.is_own("photos.zip"))
+      False True True
+    """
+    if not isinstance(name, str):
+        return isinstance(name, os.PathLike) or (hasattr(name, "__len__") and hasattr(name, "__getitem__"))
+    if name in NAMES:
+        return False
+    from otgen.data.sources import FILE_ENDINGS
+
+    return "/" in name or os.sep in name or name.lower().endswith(FILE_ENDINGS) or os.path.exists(name)
 
 
 def _digits(split: str) -> Dataset:
@@ -112,10 +153,11 @@ def _dsprites(split: str) -> Dataset:
 def _wanted(name: str) -> str:
     """Return what raw files a set is made from, in words."""
     from otgen.data import builders
+    from otgen.data.archives import ARCHIVE_ENDINGS
 
     if name in builders.SHA256:
         return f"{name}/ with " + ", ".join(builders.SHA256[name])
-    endings = ", ".join(builders.ARCHIVE_ENDINGS)
+    endings = ", ".join(ARCHIVE_ENDINGS)
     if name == "cifar10":
         return f"cifar10/ with train/CLASS/*.jpg and test/CLASS/*.jpg (or .png), or one archive ({endings}) of them"
     return f"celeb_a/ with img_align_celeba/*.jpg, or one archive ({endings}) of it"
@@ -138,7 +180,7 @@ def _prepared_by_tfds(folder: Path):
     return builder
 
 
-def _from_raw(name: str, places: list[Path], cache: Path, verify: bool):
+def _from_raw(name: str, places: list[Path], kept: Path, verify: bool):
     from otgen.data import builders
 
     raw, files = _find_idx(name, places) if name in builders.SHA256 else _find_images(places)
@@ -151,7 +193,7 @@ def _from_raw(name: str, places: list[Path], cache: Path, verify: bool):
     for file in files:
         stat = file.stat()
         mark.update(f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{verify}".encode())
-    folder = cache / mark.hexdigest()[:16]
+    folder = kept / mark.hexdigest()[:16]
     ready = _prepared_by_tfds(folder) if folder.exists() else None
     if ready is not None:
         return ready
@@ -160,14 +202,8 @@ def _from_raw(name: str, places: list[Path], cache: Path, verify: bool):
             builders.read_idx(file)
             if verify:
                 builders.verify_checksum(file, builders.SHA256[name][file.name])
-    cache.mkdir(parents=True, exist_ok=True)
-    # Prepared aside and moved in one piece: of two runs that prepare the same set at once the slower takes the other's.
-    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=cache) as aside, _quiet():
-        builders.prepare(Path(aside) / "set", name, raw, _SIDE.get(name, 28))
-        if folder.exists() and _prepared_by_tfds(folder) is None:
-            shutil.rmtree(folder)  # what a run that was killed has left
-        with contextlib.suppress(OSError):
-            os.rename(Path(aside) / "set", folder)
+    with cache.in_one_piece(folder, lambda it: _prepared_by_tfds(it) is not None) as place, _quiet():
+        builders.prepare(place, name, raw, _SIDE.get(name, 28))
     return _prepared_by_tfds(folder)
 
 
@@ -185,7 +221,7 @@ def _find_idx(name: str, places: list[Path]):
 
 def _find_images(places: list[Path]):
     """A folder of images, or an archive in it: the set's own, or the whole data folder if it is laid out as one set."""
-    from otgen.data.builders import ARCHIVE_ENDINGS, IMAGE_ENDINGS
+    from otgen.data.archives import ARCHIVE_ENDINGS, IMAGE_ENDINGS
 
     whole = [place for place in places[1:] if any((place / part).is_dir() for part in ("train", "img_align_celeba"))]
     for folder in (place for place in (places[0], *whole) if place.is_dir()):
@@ -196,11 +232,6 @@ def _find_images(places: list[Path]):
         if archives:
             return archives[0], archives[:1]
     return None, []
-
-
-def _default_cache() -> Path:
-    base = os.environ.get("OTGEN_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "otgen"
-    return Path(base)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from otgen.data.mapped import pieces
 from otgen.models.classes import class_of
 from otgen.nn.autoencoder import to_unit
 from otgen.ot.check import (
@@ -28,6 +29,7 @@ from otgen.ot.check import (
 from otgen.types import Array, Held, Key
 
 PIECE = 2000  # rows at a time
+_LARGE = 64 * 64 * 3  # numbers in an image; of larger ones fewer are taken at a time
 
 
 class Model(NamedTuple):
@@ -87,7 +89,7 @@ def transport_of(variables: Any) -> Any:
     return variables["transport"]
 
 
-def rows(module: nn.Module, variables: Any, x: Any, method: str, size: int = PIECE) -> Array:
+def rows(module: nn.Module, variables: Any, x: Any, method: str) -> Array:
     """Apply a method of a module to x [n, ...] row by row, in pieces of one shape; uint8 becomes [0, 1].
 
     The method "decode" takes codes [n, latent_dim], the others images [n, h, w, c].
@@ -102,15 +104,14 @@ def rows(module: nn.Module, variables: Any, x: Any, method: str, size: int = PIE
             raise ValueError(f"no rows to decode: codes have shape {x.shape}; give at least one.")
     else:
         x = check_images(x, getattr(module.config, "output", "unit"), module.image_shape)
-    size = min(size, len(x))
-    pieces = []
-    for start in range(0, len(x), size):
-        piece = x[start : start + size]
+    size = min(PIECE, max(1, PIECE * _LARGE // math.prod(module.image_shape)), len(x))
+    done = []
+    for piece in pieces(x, size):
         piece = to_unit(piece) if piece.dtype == np.uint8 else jnp.asarray(piece)
         short = size - piece.shape[0]
         piece = jnp.pad(piece, ((0, short), *((0, 0),) * (piece.ndim - 1)))
-        pieces.append(_apply(module, variables, piece, method)[: size - short])
-    return jnp.concatenate(pieces)
+        done.append(_apply(module, variables, piece, method)[: size - short])
+    return jnp.concatenate(done)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "num"))

@@ -13,9 +13,11 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from otgen.data.mapped import pieces
 from otgen.train.checkpoint import Checkpoints
 
 Place = Checkpoints | Path | str
+_PIECE = 2**24  # bytes of an array at a time
 
 
 @contextlib.contextmanager
@@ -73,4 +75,13 @@ def _told(value: Any, exact: bool = False) -> Any:
     told = [list(value.shape), str(value.dtype)]
     if isinstance(value, jax.Array) and not exact:
         return told
-    return [*told, zlib.crc32(np.ascontiguousarray(value).reshape(-1).view(np.uint8))]
+    return [*told, _checksum(value)]
+
+
+def _checksum(array: jax.Array | np.ndarray) -> int:
+    """Return the CRC-32 of an array's bytes, taken in pieces: one in a file need not fit into memory."""
+    array = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    found = 0
+    for piece in pieces(array, _PIECE):
+        found = zlib.crc32(piece, found)
+    return found
