@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import otgen as og
+from experiments.bench import codec as bench
 from otgen.nn import convolution, taef2
 from tests.nn.test_convolution import plain
 
@@ -188,3 +189,16 @@ def test_real_images_come_back(data_dir):
         images = images / np.float32(255)
         back = jax.jit(net.apply)(variables, images)
         assert abs(psnr(back, images) - expected) < 0.3
+
+
+@pytest.mark.slow
+def test_benchmark_has_rates_of_all_sizes(data_dir, monkeypatch):
+    small = np.random.default_rng(0).uniform(size=(2, 8, 16, 3)).astype(np.float32)
+    monkeypatch.setattr(bench, "pictures", lambda folder: [small, small[:1]])
+    results = bench.main(bench.Config.smoke(data_dir=str(data_dir)))
+    assert list(results["images_per_second"]) == ["8 px, 2 at a time", "8 px, 1 at a time"]
+    for row in results["images_per_second"].values():
+        for half in ("encode", "decode"):
+            assert row[half]["fastest"] >= row[half]["median"] > 0
+            assert row[half]["per_core"] > 0
+    assert min(min(it.values()) for it in results["gflops"].values()) > 0
