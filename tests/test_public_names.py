@@ -322,6 +322,7 @@ VALID = {
     "eval.subset_divergence": {"key": KEY, "x": X, "y": Y, "num": 4, "repeats": 2, **EPS, "tol": 0.1},
     "explain": {"info": og.Status.CONVERGED},
     "mixture.as_mixture": {"name": "p", "mixture": MIX},
+    "nn.taef2.load": {"folder": "nowhere"},
     "nn.critic.critic": {"image_shape": (8, 8, 1), "network": "mlp", "hidden": (4,), "width": 8},
     "plot.cells": {"state": SD, "y": Y, "resolution": 8, "angle": 1.0},
     "plot.colours": {"y": X},
@@ -394,6 +395,7 @@ SORTS = {  # where the name does not tell
     "explain": {"info": "status"},
     "extension.check_form": {"angle": "positive"},
     "mixture.as_mixture": {"name": "nothing", "mixture": "thing"},
+    "nn.taef2.load": {"folder": "path"},
     "nn.critic.critic": {"image_shape": "counts", "network": "name", "hidden": "counts", "width": "count"},
     "plot.cells": {"state": "thing", "angle": "positive"},
     "plot.curves": {"curves": "table"},
@@ -422,6 +424,7 @@ ASKS_FOR_MORE = {  # than there is: files, or OTT-JAX; only what is refused is l
     "eval.inception",
     "eval.inception_all",
     "eval.lenet",
+    "nn.taef2.load",
 }
 UNREAD = {
     ("semidiscrete.step", "y"),  # belongs inside the caller's jit, where values are not looked at
