@@ -23,7 +23,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from experiments.lab import ae_ot_gan_figures, command, sets, table, variants
+from experiments.lab import ae_ot_gan_figures, command, own_images, sets, table, variants
 from experiments.lab.ae_ot_gan_trial import (
     BASELINES,
     COLUMNS,
@@ -50,6 +50,7 @@ _SETS: dict[str, dict[str, dict[str, Any]]] = {  # autoencoder and GAN by data s
     "cifar10": {"base": {"epochs": 12}, "gan": {"epochs": 24}},
     "celeb_a": {"base": {"epochs": 4}, "gan": {"epochs": 8}},
 }
+_OWN = {"base": {"epochs": 24}, "gan": {"epochs": 24}}  # images of one's own, where nothing suits them better
 _TOY = {"base": {"latent_dim": 2, "hidden": (128, 128), "epochs": 200}, "gan": {"epochs": 20, "feature": "none"}}
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -63,11 +64,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(command.Featured, command.Options):
+class Config(own_images.OwnImages, command.Featured, command.Options):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "digits"
-    """digits, mnist, fashion_mnist, stacked_mnist, cifar10, celeb_a, or a toy such as twenty_five_gaussians."""
+    """digits, mnist, fashion_mnist, stacked_mnist, cifar10, celeb_a, a path of images of your own, or a toy such as
+    twenty_five_gaussians."""
     variants: str = "default"
     """Names with commas, among default, no_pairs, no_feature, gaussian, no_filter, non_saturating, wasserstein, longer,
     vae, wgan_gp, or FIELD=VALUE."""
@@ -132,12 +134,12 @@ class Config(command.Featured, command.Options):
         return json.loads(json.dumps(own))
 
     def _set(self) -> dict[str, dict[str, Any]]:
-        return _TOY if self.is_toy() else _SETS[self.dataset]
+        return _TOY if self.is_toy() else _SETS.get(self.dataset, _OWN)
 
 
 def main(config: Config) -> dict[str, Any]:
     """Train and score what is not yet there, and return what results.json holds."""
-    check(config)
+    config = check(config)
     folder = command.open_folder(config)
     progress, data_sets = command.progress_of(config, folder), functools.cache(lambda: load(config))
     trial_of = functools.lru_cache(1)(lambda seed: Trial(config, folder, seed, progress, *data_sets()))
@@ -161,13 +163,14 @@ def main(config: Config) -> dict[str, Any]:
     return command.close_folder(folder, results, "\n".join(shown))
 
 
-def check(config: Config) -> None:
-    """Raise ValueError for options that cannot be meant, before anything is written."""
+def check(config: Config) -> Config:
+    """Return the options with what suits images of one's own; raise ValueError for those that cannot be meant."""
     least = {"limit": 100, "num_points": 100, "num_eval": 16, "feature_images": 16, "draws": 1}
     command.require(config, (*_SETS, *toy.DISTRIBUTIONS), **least)
     if not config.names():
         raise ValueError("no variant: give at least one, such as default.")
     config.seed_list()
+    config = own_images.suited(config)
     config.base()
     for name in config.names():
         if name not in (LONGER, *BASELINES):
@@ -175,6 +178,7 @@ def check(config: Config) -> None:
     if config.is_toy() and (config.base().network != "mlp" or config.features != "auto" or config.limit is not None):
         raise ValueError("toys are points: network='conv', features and limit are for images.")
     require_features(config)
+    return config
 
 
 def cli() -> None:

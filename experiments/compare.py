@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.lab import command, compare_table, sets, standard_codes, variants
+from experiments.lab import command, compare_table, own_images, sets, standard_codes, variants
 from experiments.lab.judge import judged, require_features
 from experiments.lab.trials import note_failure, place_of, run_missing, save
 from otgen import data
@@ -42,11 +42,12 @@ REFERENCE = "real"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(command.Scored, command.Resumable):
+class Config(own_images.OwnImages, command.Scored, command.Resumable):
     """Options of the comparison. None means: what suits the data set."""
 
     dataset: str = "digits"
-    """digits, mnist, fashion_mnist, stacked_mnist, cifar10, celeb_a, or a toy such as twenty_five_gaussians."""
+    """digits, mnist, fashion_mnist, stacked_mnist, cifar10, celeb_a, a path of images of your own, or a toy such as
+    twenty_five_gaussians."""
     models: str = "ae_ot,vae,wgan_gp,ae_gaussian,ae_gmm,ae_flow"
     """Names with commas, among ae_ot, ae_gaussian, ae_gmm, ae_flow, ae_flow_ot, ae_sinkhorn, vae, wae_mmd, wgan_gp,
     sinkhorn_generator."""
@@ -85,7 +86,8 @@ class Config(command.Scored, command.Resumable):
 
     def setting(self) -> tuple[GeneratorSettings, float]:
         """Return networks and training of the autoencoder, and the budget in its epochs."""
-        chosen = _TOY if self.is_toy() else {**sets.NETWORKS[self.dataset], "budget": _BUDGETS[self.dataset]}
+        own = {**sets.NETWORKS.get(self.dataset, {}), "budget": _BUDGETS.get(self.dataset, 36)}
+        chosen = _TOY if self.is_toy() else own
         chosen = {**chosen, **self.given("latent_dim", "network", "budget")}
         budget = chosen.pop("budget")
         if not budget > 0:
@@ -109,7 +111,7 @@ class Bench(NamedTuple):
 
 def main(config: Config) -> dict[str, Any]:
     """Train and judge what is not yet there, and return what results.json holds."""
-    check(config)
+    config = check(config)
     folder = command.open_folder(config)
     bench = functools.cache(lambda: prepare(config))
     wanted = [(name, seed) for seed in config.seed_list() for name in (REFERENCE, *config.names())]
@@ -119,17 +121,19 @@ def main(config: Config) -> dict[str, Any]:
     return command.close_folder(folder, results, compare_table.markdown(results))
 
 
-def check(config: Config) -> None:
-    """Raise ValueError for options that cannot be meant, before anything is written."""
+def check(config: Config) -> Config:
+    """Return the options with what suits images of one's own; raise ValueError for those that cannot be meant."""
     command.require(config, (*_BUDGETS, *toy.DISTRIBUTIONS), limit=100, num_points=100, num_eval=8, draws=1)
     unknown = [name for name in config.names() if name not in baselines.NAMES]
     if unknown or not config.names():
         raise ValueError(f"models = {config.models!r}: choose among {', '.join(baselines.NAMES)}.")
     config.seed_list()
+    config = own_images.suited(config)
     settings, _ = config.setting()
     if config.is_toy() and (settings.network != "mlp" or config.features != "auto"):
         raise ValueError("toys are points: they have neither network='conv' nor features to choose.")
     require_features(config)
+    return config
 
 
 def prepare(config: Config) -> Bench:
@@ -144,10 +148,9 @@ def prepare(config: Config) -> Bench:
         points = evaluate.PointJudge(train.images, test.images, num=config.num_eval, modes=modes)
         return Bench(config, train, test, points, budget)
     encode, _ = autoencoder(config, _JUDGE_SEED, train)
-    judge = evaluate.Judge(
-        config.dataset, train, test, encode, num=config.num_eval, data_dir=config.data_dir, features=config.features
-    )
-    return Bench(config, train, test, judge, budget)
+    rest = {"num": config.num_eval, "data_dir": config.data_dir}
+    rest["features"] = own_images.features(config, train.images.shape[1:])
+    return Bench(config, train, test, evaluate.Judge(config.dataset, train, test, encode, **rest), budget)
 
 
 def autoencoder(config: Config, seed: int, train: data.Dataset) -> tuple[Any, Any]:

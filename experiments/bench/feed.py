@@ -1,8 +1,8 @@
 """What it costs to feed a set larger than memory: an epoch's seconds, bytes read and memory, mapped from a file.
 
-    python -m experiments.bench.feed --folder SCRATCH    # 1 M images of 64 x 64 x 3, 12 GB; writes benchmarks/feed.json
+    python -m experiments.bench.feed --scratch FOLDER    # 1 M images of 64 x 64 x 3, 12 GB; writes benchmarks/feed.json
 
-Images of noise are written once to SCRATCH (a temporary folder if none is given) and mapped. In turn,
+Images of noise are written once to FOLDER (a temporary folder if none is given) and mapped. In turn,
 
 * batches in the order of an epoch, none of the file in memory before (cold), then the same ones again (warm);
 * the same number of batches by indexing the mapped array, as NumPy does it, cold;
@@ -53,7 +53,7 @@ class Config:
     """Images whose codes and checksum are taken."""
     prepared: int = 20_000
     """Images that are prepared."""
-    folder: str | None = None
+    scratch: str | None = None
     """Where the images are written, and found again; a temporary folder if not given."""
     out: str = "benchmarks/feed.json"
 
@@ -66,8 +66,8 @@ class Config:
 
 def main(config: Config) -> dict[str, Any]:
     """Measure, write the JSON, and return it."""
-    temporary = None if config.folder else tempfile.mkdtemp(prefix="otgen-feed-")
-    folder = Path(config.folder or temporary)
+    temporary = None if config.scratch else tempfile.mkdtemp(prefix="otgen-feed-")
+    folder = Path(config.scratch or temporary)
     try:
         results = {**record("machine", "python", "jax"), "memory": _total(), **measure(config, folder)}
     finally:

@@ -89,15 +89,18 @@ def suited(config: Any) -> Any:
     num, shape = len(images["train"]), images["train"].shape[1:]
     fields = network(shape)
     seen = _SEEN.get(getattr(config, "network", None) or fields["network"], _SEEN["conv"])
-    fields |= {"epochs": min(150, max(4, round(seen / num))), "batch_size": 128 if num < 10_000 else 256}
+    epochs = min(150, max(4, round(seen / num)))
+    fields |= {"epochs": epochs, "gan_epochs": epochs, "budget": 1.5 * epochs}
+    fields |= {"batch_size": 128 if num < 10_000 else 256}
     fields = {name: value for name, value in fields.items() if getattr(config, name, False) is None}
     return dataclasses.replace(config, **fields)
 
 
 def features(config: Any, shape: tuple[int, int, int]) -> str | Extractor:
-    """Return the features that a data set is scored in: its own, or of larger images of one's own averaged pixels."""
-    if not is_given(config) or min(shape[:2]) <= _SIDE:
-        return "auto"
+    """Return the features that a data set is scored in: those asked for, or of larger images of one's own averages."""
+    asked = getattr(config, "features", "auto")
+    if asked != "auto" or not is_given(config) or min(shape[:2]) <= _SIDE:
+        return asked
     size = (_SIDE, _SIDE, shape[2])
     return Extractor(
         f"pixels averaged to {_SIDE} x {_SIDE}",

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from experiments.lab import own_images
 from experiments.lab.command import write
 from experiments.lab.judge import extent, judged
 from experiments.lab.sets import Draw
@@ -152,7 +153,8 @@ class OfSeed:
 
     def _judge_of(self, encode: Callable[[Any], Any]) -> Judge:
         """Return a judge of images in the features asked for, that measures memorisation in the codes of an encoder."""
-        rest = {"num": self._num, "data_dir": self._config.data_dir, "features": self._config.features}
+        features = own_images.features(self._config, self._train.images.shape[1:])
+        rest = {"num": self._num, "data_dir": self._config.data_dir, "features": features}
         return Judge(self._config.dataset, self._train, self._test, encode, **rest)
 
     def _scores(self, judge: Any, key: Key, row: str, draw: Draw) -> dict[str, Any]:

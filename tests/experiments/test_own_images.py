@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import ae_ot, latent_ops
-from experiments.lab import ae_ot_table, own_images
+from experiments import ae_ot, ae_ot_gan, compare, latent_ops
+from experiments.lab import ae_ot_table, command, own_images
 from otgen import data
 
 
@@ -78,6 +78,28 @@ def test_what_cannot_be_meant_is_told_before_anything_is_written(tmp_path, folde
     refused("background = 'nocolour'", background="nocolour")
     with pytest.raises(ValueError, match=r"'.*my.digits' is unknown: choose one of digits"):
         latent_ops.main(latent_ops.Config.smoke(dataset=str(folder), out=str(tmp_path / "run")))
+
+
+@pytest.mark.parametrize("module", [ae_ot, ae_ot_gan, compare], ids=lambda module: module.__name__)
+def test_other_experiments_take_them_too(tmp_path, folder, monkeypatch, module):
+    class Opened(Exception):
+        pass
+
+    open_folder = command.open_folder
+
+    def stop(config):
+        open_folder(config)
+        raise Opened
+
+    monkeypatch.setattr(command, "open_folder", stop)
+    config = module.Config.smoke(dataset=str(folder), out=str(tmp_path / "run"))
+    with pytest.raises(Opened):
+        module.main(config)
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored["dataset"] == f"my.digits {data.about(data.load(folder))['fingerprint']}"
+    assert (stored["network"], stored["latent_dim"]) == ("mlp", 8)
+    with pytest.raises(ValueError, match="dataset"):
+        module.main(dataclasses.replace(config, size=4, resume=True))
 
 
 @pytest.mark.parametrize(
