@@ -36,16 +36,20 @@ REFERENCE = "real data"
 SECONDS = {"second": "batch", "mask": "mask", "same": "same", "none": "none"}  # rows of the ablation
 _TOY = {
     "latent_dim": 2,
-    "hidden": (256,) * 4,
-    "batches": 2,
-    "epsilon": 0.002,
-    "epsilon_start": 0.02,
-    "rho": 0.1,
-    "noise_scale": 4.0,
+    "hidden": (128,) * 3,
+    "learning_rate": 1e-2,
+    "batches": 4,
+    "moved": 4,
+    "repeats": 8,
+    "epsilon": 0.001,
+    "epsilon_start": 0.04,
+    "rho": 0.04,
+    "frequencies": 3.0,
     "tol": 0.05,
-    "epochs": 100,
+    "average": 0.995,
+    "epochs": 25,
 }
-_FINE = {**_TOY, "epsilon": 0.0003, "epsilon_start": 0.01, "rho": 0.04, "noise_scale": 6.0, "epochs": 160}
+_FINE = {**_TOY, "epsilon": 0.0005, "rho": 0.01, "frequencies": 6.0, "epochs": 40}
 _CODES = {"latent_dim": 16, "hidden": (512,) * 4, "learning_rate": 3e-3, "epochs": 40}
 _SETS: dict[str, dict[str, Any]] = {  # of the generator, by data set
     "digits": {"latent_dim": 8, "batch_size": 96, "batches": 4, "epochs": 600},
@@ -120,13 +124,13 @@ class Config(command.Scored, command.Resumable):
         if row == "default":
             return base
         if row in SECONDS:
-            equal = {"batch_size": 100 if self.kind() == "points" else 400, "batches": 1}
+            equal = {"batch_size": 100 if self.kind() == "points" else 400, "batches": 1, "moved": 1}
             changed = dataclasses.replace(base, **equal, second=SECONDS[row])
         else:
             name, value = variants.change(row, model.Config, ("epochs", "hidden", "output"))
             changed = variants.built(row, model.Config, {**_fields(base), name: value})
-        size = changed.batch_size * changed.batches / (base.batch_size * base.batches)
-        return dataclasses.replace(changed, epochs=base.epochs * size)
+        share = _data_a_step(changed) / _data_a_step(base)
+        return dataclasses.replace(changed, epochs=base.epochs * share)
 
     def identity(self) -> dict[str, Any]:
         """Return what makes the numbers: all but which rows and seeds there are."""
@@ -141,6 +145,11 @@ def _settings(config: Config) -> dict[str, Any]:
         return own
     own = {**_CODES, **own}
     return own if config.kind() == "latents" else {**own, "latent_dim": COMPONENTS}
+
+
+def _data_a_step(config: model.Config) -> float:
+    """Return how many data a step of the optimiser sees, where a plan serves several steps a share of them."""
+    return config.batch_size * config.batches / (config.moved * config.repeats)
 
 
 def _fields(config: model.Config) -> dict[str, Any]:

@@ -9,7 +9,9 @@ Batches have other shares of the modes of the data than their laws, and exact tr
 between modes. So the marginals are relaxed by `rho`: small differences of mass cost less than their transport.
 
 A batch of draws moves by several batches of data and as many held draws, which costs no gradients and makes the plan,
-and so the velocity, that of many more points. Samples are drawn from the moving average of the weights.
+and so the velocity, that of many more points. One plan may move several batches of draws, and serve several steps of
+the optimiser, each a regression on where the draws were moved to. Samples are drawn from the moving average of the
+weights.
 
 Reference: Genevay, Peyre and Cuturi (2018), arXiv 1706.00292 (the divergence of minibatches as a loss); Feydy et al.
 (2019), arXiv 1810.08278 (its gradient); Fatras et al. (2021), arXiv 2103.03606 (relaxed marginals of minibatches);
@@ -49,6 +51,7 @@ from otgen.types import Array, Callback, Key
 
 LOSSES = ("drift", "divergence")
 SECONDS = ("batch", "mask", "same", "none")
+WAVES = 64  # random frequencies
 APART = 3.0  # strength of one-hot vectors beside features, in roots of the mean cost
 
 Features = Callable[[Any], ArrayLike]
@@ -59,9 +62,11 @@ class Config(GeneratorSettings):
     """What makes the generator, beside `GeneratorSettings`; an epoch counts the data that draws are moved by.
 
     Attributes:
-      batch_size: draws that are moved in a step, over all devices.
+      batch_size: draws in a step of the optimiser, over all devices.
       batches: batches of data, and of held draws, that they are moved by. A step takes them all: of a small set give
         fewer, or more epochs, or there are few steps.
+      moved: batches of draws that one plan moves; `batches` is a multiple of it.
+      repeats: steps of the optimiser on each of them, before the next plan ("drift" only).
       loss: "drift", the regression on draws moved by the velocity, or "divergence", whose gradients also flow into the
         second batch.
       second: what pushes draws apart: "batch", a second, independent batch of draws; "mask", the first one, where none
@@ -72,8 +77,8 @@ class Config(GeneratorSettings):
       rho: price of mass that the plans leave out, in KL, as a share of the mean cost; None for exact marginals. Small
         against the cost of the way from draws to data it does not pull them there any more: start higher.
       tol: marginal error of the plans.
-      noise_scale: standard deviation of the noise as the network reads it: the larger, the steeper the network starts,
-        as it must become where data lie in separate modes.
+      frequencies: standard deviation of random frequencies; the network reads sines and cosines of the noise along them
+        too, and so learns steps as steep as between modes that lie far apart; 0 for none.
       average: decay of the moving average of the weights that samples are drawn with.
 
     Example:
@@ -86,22 +91,29 @@ class Config(GeneratorSettings):
     batch_size: int = 200
     learning_rate: float = 4e-3
     batches: int = 10
+    moved: int = 1
+    repeats: int = 1
     loss: str = "drift"
     second: str = "batch"
     epsilon: float | Sequence[float] = 0.01
     epsilon_start: float | None = None
     rho: float | None = 0.3
     tol: float = 0.01
-    noise_scale: float = 1.0
+    frequencies: float = 0.0
     average: float = 0.999
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.whole("batches")
+        self.whole("batches", "moved", "repeats")
+        if self.batches % self.moved:
+            raise ValueError(f"batches = {self.batches}, moved = {self.moved}: give a multiple of moved.")
         self.one_of("loss", LOSSES)
         self.one_of("second", SECONDS)
+        if self.loss != "drift" and self.moved * self.repeats > 1:
+            raise ValueError("loss = 'divergence' takes one step with each plan: leave moved and repeats at 1.")
         optional = (name for name in ("epsilon_start", "rho") if getattr(self, name) is not None)
-        self.positive("tol", "noise_scale", *optional)
+        self.positive("tol", *optional)
+        self.not_negative("frequencies")
         self.below_one("average")
         if isinstance(self.epsilon, Sequence) and not isinstance(self.epsilon, str):
             for value in self.epsilon:
@@ -143,13 +155,28 @@ class SinkhornGenerator(nn.Module):
 
     def __call__(self, noise: Array, classes: Array | None = None) -> Array:
         """Return images [n, h, w, c] of noise [n, d] and classes [n]."""
-        return pixels_of(self.decoder(beside(self, self.config.noise_scale * noise, classes)), self.config.output)
+        if self.config.frequencies:
+            noise = jnp.concatenate([noise, waves(noise, self.config.frequencies)], axis=-1)
+        return pixels_of(self.decoder(beside(self, noise, classes)), self.config.output)
 
     def sample(self, key: Key, num: int, of_class: Array | None = None) -> Array:
         """Draw images [num, h, w, c], or points [num, d], of one class or all."""
         noise = jax.random.normal(key, (num, self.config.latent_dim))
         images = self(noise, drawn(self, key, num, of_class))
         return images.reshape(num, -1) if self.flat else images
+
+
+def waves(noise: Array, deviation: float) -> Array:
+    """Return sines and cosines [n, 128] of noise [n, d] along 64 fixed random frequencies of a standard deviation.
+
+    Reference: Tancik et al. (2020), arXiv 2006.10739: random Fourier features let a network learn what varies fast.
+
+    Example:
+      >>> print(og.models.sinkhorn_generator.waves(jnp.zeros((2, 3)), deviation=6.0).sum(axis=1))
+      [64. 64.]
+    """
+    angle = noise @ (deviation * jax.random.normal(jax.random.key(0), (noise.shape[-1], WAVES)))
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
 def loss(
@@ -202,46 +229,88 @@ def loss(
         raise ValueError(f"{len(noise)} rows of noise for {len(images)} images: give a whole share of their number.")
     if features is not None:
         require_function("features", features)
+    given = module, images, noise, other_noise, classes, heat, features, axis_name
+    if config.loss == "divergence":
+        clouds, epsilon, unit = _clouds(params, *given)
+        value, error = _divergence(config, epsilon, *clouds)
+        return value / unit, {"loss": value / unit, "error": error}
+    targets, unit, error = _targets(params, *given)
     of_draws = None if classes is None else jnp.asarray(classes)[:: len(images) // len(noise)]
-    seen = _flat if features is None else features
+    value, metrics = _regression(params, module, noise, of_draws, targets, unit, features)
+    return value, {**metrics, "error": error}
 
-    def draws(noise: Array, classes: Array | None) -> Array:
-        return seen(module.apply({"params": params}, noise, classes))
 
-    x, y = draws(noise, of_draws), jax.lax.stop_gradient(seen(images))
+def _clouds(
+    params: Any,
+    module: SinkhornGenerator,
+    images: Array,
+    noise: Array,
+    other_noise: Array,
+    classes: Array | None,
+    heat: ArrayLike,
+    features: Features | None,
+    axis_name: str | None,
+) -> tuple[tuple[Array, Array, Array | None], Array, Array]:
+    """Return draws, data and second draws of all devices, with classes beside them, temperatures, and their unit."""
+    of_draws = None if classes is None else jnp.asarray(classes)[:: len(images) // len(noise)]
+    config, seen = module.config, _seen_by(features)
+    y = jax.lax.stop_gradient(seen(images))
     unit = 2 * gathered(y, axis_name).var(axis=0).sum()
     tell = functools.partial(beside, module, strength=APART * unit**0.5)
-    x_other = tell(draws(other_noise, classes), classes) if config.second == "batch" else None
-    clouds = gathered((tell(x, of_draws), tell(y, classes), x_other), axis_name)
-    epsilon = unit * jnp.asarray(heat) * jnp.asarray(config.temperatures())
-    value, error = (_regression if config.loss == "drift" else _divergence)(config, epsilon, *clouds)
-    return value / unit, {"loss": value / unit, "error": error}
+
+    def draws(noise: Array, classes: Array | None) -> Array:
+        return tell(seen(module.apply({"params": params}, noise, classes)), classes)
+
+    x_other = draws(other_noise, classes) if config.second == "batch" else None
+    clouds = gathered((draws(noise, of_draws), tell(y, classes), x_other), axis_name)
+    return clouds, unit * jnp.asarray(heat) * jnp.asarray(config.temperatures()), unit
 
 
-def _flat(images: Array) -> Array:
-    return images.reshape(len(images), -1)
-
-
-def _regression(config: Config, epsilon: Array, x: Array, y: Array, x_other: Array | None) -> tuple[Array, Array]:
-    """Return the mean of |x - target|^2 at the target x + V held constant, and the error of the plans."""
-    if config.rho is None and config.second != "none":
+def _targets(params: Any, module: SinkhornGenerator, *given: Any) -> tuple[Array, Array, Array]:
+    """Return where the draws of this device go [n, f], without the classes beside them, the unit, and the error."""
+    (x, y, x_other), epsilon, unit = _clouds(params, module, *given)
+    _, noise, _, _, heat, _, axis_name = given
+    config = module.config
+    rho = None if config.rho is None else config.rho * unit * jnp.asarray(heat)
+    options = {"epsilon": epsilon, "rho": rho, "tol": config.tol}
+    if config.second == "none":
+        pulled, info = _pull(x, y, **options)
+    else:
         diagonal = "mask" if config.second == "mask" else "keep"
-        options = {"epsilon": epsilon, "tol": config.tol, "diagonal": diagonal, "return_info": True}
-        velocity, info = drift(x, y, x_other, **options)
-        error = info.error
-    else:  # the slope of the terms that x stands in
-        fixed = dataclasses.replace(config, second="none") if x_other is not None else config
+        pulled, info = drift(x, y, x_other, diagonal=diagonal, return_info=True, **options)
+    targets = (x + pulled)[:, : x.shape[1] - module.num_classes]
+    if axis_name is not None:
+        targets = jax.lax.dynamic_slice_in_dim(targets, jax.lax.axis_index(axis_name) * len(noise), len(noise))
+    return jax.lax.stop_gradient((targets, unit, info.error))
 
-        def terms(x: Array) -> tuple[Array, Array]:
-            value, error = _divergence(fixed, epsilon, x, y, None)
-            if x_other is None:
-                return value, error
-            push, other = _divergence(fixed, epsilon, x, jax.lax.stop_gradient(x_other), None)
-            return value - push, jnp.maximum(error, other)
 
-        slope, error = jax.grad(terms, has_aux=True)(jax.lax.stop_gradient(x))
-        velocity = -0.5 * len(x) * slope
-    return jnp.mean(jnp.sum((x - jax.lax.stop_gradient(x + velocity)) ** 2, axis=1)), error
+def _pull(x: Array, y: Array, epsilon: Array, rho: Array | None, tol: float) -> tuple[Array, sinkhorn.Info]:
+    """Return the first half of `drift`, the barycentric map T(x) - x over temperatures, and the last Info."""
+    found = 0.0
+    for at in epsilon:
+        tau = 1.0 if rho is None else rho / (rho + at)
+        solution, info = sinkhorn.run(PairwiseCost(x, y), epsilon=at, tau_a=tau, tau_b=tau, tol=tol)
+        found += solution.apply_plan(y) / solution.marginals()[0][:, None] - x
+    return found / len(epsilon), info
+
+
+def _regression(
+    params: Any,
+    module: SinkhornGenerator,
+    noise: Array,
+    classes: Array | None,
+    targets: Array,
+    unit: Array,
+    features: Features | None,
+) -> tuple[Array, dict[str, Array]]:
+    """Return the mean of |features(G(z)) - target|^2 in the unit, and metrics."""
+    found = _seen_by(features)(module.apply({"params": params}, noise, classes))
+    value = jnp.mean(jnp.sum((found - targets) ** 2, axis=1)) / unit
+    return value, {"loss": value}
+
+
+def _seen_by(features: Features | None) -> Features:
+    return (lambda images: images.reshape(len(images), -1)) if features is None else features
 
 
 def _divergence(config: Config, epsilon: Array, x: Array, y: Array, x_other: Array | None) -> tuple[Array, Array]:
@@ -272,11 +341,11 @@ def init(
     shape = check_start(key, config, Config, example, num_steps).shape[1:]
     module = SinkhornGenerator(shape, config, as_count("num_classes", num_classes, 0))
     params = module.init(key, jnp.zeros((1, config.latent_dim)), example_of(module))["params"]
-    return module, start(adam(config.learning_rate, num_steps), params, average=True)
+    return module, start(_optimiser(config, num_steps), params, average=True)
 
 
 def make_step(module: SinkhornGenerator, num_steps: int, features: Features | None = None):
-    """Return the pure training step `(state, batch, key, *, axis_name) -> (state, metrics)`.
+    """Return the pure training step `(state, batch, key, *, axis_name) -> (state, metrics)`, with one plan each.
 
     A batch is `config.batches` batches of images, with labels images and their classes; `features` as in `loss`.
 
@@ -295,8 +364,10 @@ def make_step(module: SinkhornGenerator, num_steps: int, features: Features | No
     check_step(module, SinkhornGenerator, num_steps)
     if features is not None:
         require_function("features", features)
-    transform, config = adam(module.config.learning_rate, num_steps), module.config
+    config = module.config
+    transform = _optimiser(config, num_steps)
     from_start = max(1.0, (config.epsilon_start or 0.0) / max(config.temperatures()))
+    every = config.batches // config.moved
 
     def step(state: TrainState, batch: Any, key: Key, *, axis_name: str | None = None):
         images, classes = parted(batch)
@@ -305,11 +376,39 @@ def make_step(module: SinkhornGenerator, num_steps: int, features: Features | No
         keys = jax.random.split(key)
         noise, other = (normals(it, state.step, len(images), config.latent_dim, axis_name) for it in keys)
         heat = from_start ** jnp.maximum(0.0, 1 - 2 * state.step / num_steps)
-        value = functools.partial(loss, heat=heat, features=features, axis_name=axis_name)
-        arguments = module, images, noise[:: config.batches], other, classes
-        return descend(transform, state, value, *arguments, axis_name=axis_name, decay=config.average)
+        noise = noise[::every]
+        if config.loss == "divergence":
+            value = functools.partial(loss, heat=heat, features=features, axis_name=axis_name)
+            arguments = module, images, noise, other, classes
+            return descend(transform, state, value, *arguments, axis_name=axis_name, decay=config.average)
+        images = as_batch(module, images)
+        given = images, noise, other, classes, heat, features, axis_name
+        targets, unit, error = _targets(state.params, module, *given)
+        of_draws = None if classes is None else classes[::every]
+        parts = jax.tree.map(lambda it: _parted(it, config.moved), (noise, of_draws, targets))
+
+        def regress(i: Array, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
+            noise, classes, targets = jax.tree.map(lambda it: it[i % config.moved], parts)
+            arguments = module, noise, classes, targets, unit, features
+            return descend(transform, state, _regression, *arguments, axis_name=axis_name, decay=config.average)
+
+        last = config.moved * config.repeats - 1
+        start = state._replace(step=state.step * (last + 1))  # steps of the optimiser, which the average counts
+        moved = jax.lax.fori_loop(0, last, lambda i, state: regress(i, state)[0], start) if last else start
+        moved, metrics = regress(jnp.int32(last), moved)
+        return moved._replace(step=state.step + 1), {**metrics, "error": error}
 
     return step
+
+
+def _optimiser(config: Config, num_steps: int) -> Any:
+    """Return Adam for steps with so many plans; its second moments forget sooner than by default, as targets move."""
+    return adam(config.learning_rate, num_steps * config.moved * config.repeats, b2=0.99)
+
+
+def _parted(rows: Array, parts: int) -> Array:
+    """Return rows [n, ...] in parts [parts, n / parts, ...] that do not depend on how many devices have the rows."""
+    return jnp.swapaxes(rows.reshape(-1, parts, *rows.shape[1:]), 0, 1)
 
 
 def fit(

@@ -111,7 +111,7 @@ def test_relaxed_marginals_build_no_bridges():
     """Of two modes 4 apart draws between them are fewer where shares of batches need not be met."""
     rng = np.random.default_rng(0)
     points = (rng.normal(size=(2000, 2)) * 0.1 + np.where(rng.random(2000) < 0.5, 2, -2)[:, None]).astype(np.float32)
-    fields = {"epsilon": 0.003, "noise_scale": 4.0, "epochs": 40}
+    fields = {"epsilon": 0.003, "frequencies": 4.0, "epochs": 40}
     between = {rho: float((np.abs(learnt(points, rho=rho, **fields)[:, 0]) < 1.5).mean()) for rho in (None, 0.1)}
     assert between[0.1] < 0.6 * between[None]
 
@@ -188,7 +188,7 @@ def test_a_fit_goes_on_bit_identically_and_is_saved(moons, tmp_path):
         ({"epsilon": "much"}, "epsilon"),
         ({"epsilon_start": 0.0}, "epsilon_start"),
         ({"rho": -1.0}, "rho"),
-        ({"noise_scale": 0.0}, "noise_scale"),
+        ({"frequencies": -1.0}, "frequencies"),
         ({"batches": 0}, "batches"),
         ({"average": 1.0}, "average"),
         ({"output": "unit"}, "points"),

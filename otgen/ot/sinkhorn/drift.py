@@ -31,6 +31,7 @@ def drift(
     *,
     epsilon: ArrayLike,
     epsilon_weights: ArrayLike | None = None,
+    rho: ArrayLike | None = None,
     diagonal: str = "keep",
     features: Callable[[Any], ArrayLike] | None = None,
     cost_fn: Any = None,
@@ -43,8 +44,8 @@ def drift(
 
     With the potentials f of (x, y) and p of (x, x_other), V_i = (grad p(x_i) - grad f(x_i)) / 2. For |x - y|^2 it is
     V_i = T(x_i) - T'(x_i), the barycentric map to y without that to x_other: in one whole step points go to x + V.
-    For any cost a_i V_i is - 1/2 times the gradient in x_i of W(x, y) - W(x, x_other), x_other held constant; without
-    x_other that of `sinkhorn_divergence(x, y, diagonal=)`.
+    For any cost and exact marginals a_i V_i is - 1/2 times the gradient in x_i of W(x, y) - W(x, x_other), x_other held
+    constant; without x_other that of `sinkhorn_divergence(x, y, diagonal=)`.
 
     A generator G descends by regression: at x = G(z), the loss sum_i a_i |G(z_i) - target_i|^2 with the constant target
     x + V has the gradient of the divergence of its law. V is constant to differentiation. x_other is a second batch of
@@ -59,6 +60,8 @@ def drift(
       a_other: weights of x_other [l]; uniform for None.
       epsilon: temperature, in units of the cost; or several [k], whose drifts are averaged.
       epsilon_weights: weights of the temperatures [k], of total 1; uniform for None.
+      rho: price, in units of the cost, of mass that the plans leave out, in KL; None for exact marginals. T and T' are
+        barycentric maps of what the plans move: a point of which little mass is moved still goes its whole way.
       diagonal: without x_other, whether points may stay where they are in the plan of x to x ("keep") or not ("mask").
         Static.
       features: maps x, y and x_other to features [n, k], between which the transport is; V then is a velocity of
@@ -103,7 +106,9 @@ def drift(
     shares = as_weights(epsilon_weights, temperatures.size, "epsilon_weights")
     masses = [as_masses(cost, a, other, 1.0, 1.0) for cost, other in ((pull, b), (push, a_other))]
     require_positive("tol", tol)
-    given = jax.lax.stop_gradient(((pull, push), masses, temperatures.reshape(-1), shares))
+    if rho is not None:
+        require_positive("rho", rho)
+    given = jax.lax.stop_gradient(((pull, push), masses, temperatures.reshape(-1), shares, rho))
     found = _drift(*given, tol, solver.count(max_steps), dense)
     return found if return_info else found[0]
 
@@ -114,6 +119,7 @@ def _drift(
     masses: list[tuple[Held, Held]],
     epsilons: Array,
     shares: Array,
+    rho: Array | None,
     tol: Array,
     max_steps: Array,
     dense: bool | None,
@@ -121,6 +127,8 @@ def _drift(
     options = {"tol": tol, "max_steps": max_steps, "dense": dense}
 
     def at(epsilon: Array) -> tuple[Array, list[solver.Info]]:
+        if rho is not None:
+            options["tau_a"] = options["tau_b"] = rho / (rho + epsilon)
         slopes, infos = [], []
         for cost, (a, b) in zip(costs, masses, strict=True):
             solution, info = solver.run(cost, a, b, epsilon=epsilon, **options)
