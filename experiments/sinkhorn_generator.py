@@ -47,7 +47,7 @@ _TOY = {
     "frequencies": 3.0,
     "tol": 0.05,
     "average": 0.995,
-    "epochs": 25,
+    "epochs": 36,
 }
 _FINE = {**_TOY, "epsilon": 0.0005, "rho": 0.01, "frequencies": 6.0, "epochs": 40}
 _CODES = {"latent_dim": 16, "hidden": (512,) * 4, "learning_rate": 3e-3, "epochs": 40}

@@ -1,7 +1,7 @@
 """Generative systems, one module each: `ae_ot`, `ae_ot_gan`, `latent_ot`, `bures_linear`, `sinkhorn_generator`.
 
-Packages: `flow`, `informative` (paper A's system and its baseline), `baselines` (what all are compared with); `apply`,
-`classes` and `fitting` are what models share.
+Packages: `flow`, `codec` (autoencoders that are there already), `informative` (paper A's system and its baseline),
+`baselines` (what all are compared with); `apply`, `classes` and `fitting` are what models share.
 
 Every `fit` takes `callback`, called with steps and metrics, and `checkpoints`: a folder in which each of its stages is
 saved. A fit that was killed and is called again with the folder goes on, to the same bits; one that is done is not
@@ -13,6 +13,7 @@ from otgen.models import ae_ot as ae_ot
 from otgen.models import ae_ot_gan as ae_ot_gan
 from otgen.models import baselines as baselines
 from otgen.models import bures_linear as bures_linear
+from otgen.models import codec as codec
 from otgen.models import flow as flow
 from otgen.models import latent_ot as latent_ot
 from otgen.models import sinkhorn_generator as sinkhorn_generator

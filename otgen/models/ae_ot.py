@@ -7,13 +7,15 @@ transport" (ICLR 2020) and An et al. (2020), arXiv 2001.03698, section 3. Two st
 2. the heights minimise the energy of the semi-discrete transport from the uniform law on the cube
    [-1/2, 1/2]^d to the standardised codes of the training images, each of weight 1/N.
 
-Sampling is noise -> extended transport map -> decoder.
+Sampling is noise -> extended transport map -> decoder. A codec, an autoencoder that is there already, takes the place
+of the first stage.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -26,10 +28,13 @@ from otgen.models.apply import as_batch, check_images, parts_of, rows, transport
 from otgen.models.baselines import latent_law
 from otgen.models.classes import check_labels as check_labels
 from otgen.models.classes import require_label, rows_of_label
+from otgen.models.codec.kept import encode as codes_of
+from otgen.models.codec.made import Codec
+from otgen.models.codec.modules import applied
 from otgen.models.fitting import check_start, check_step, fit_generator
 from otgen.nn.autoencoder import Autoencoder
 from otgen.ot import semidiscrete
-from otgen.ot.check import as_count, as_key, require_kind
+from otgen.ot.check import as_array, as_count, as_key, require_kind
 from otgen.ot.semidiscrete import extension
 from otgen.train.descent import descend
 from otgen.train.loop import check_readers
@@ -72,6 +77,7 @@ class AEOT(nn.Module):
     Attributes:
       image_shape: (height, width, channels).
       config: see Config.
+      codec: module of the codec (`models.codec`) whose codes these are; None for an autoencoder of its own.
 
     Example:
       >>> module = og.models.ae_ot.AEOT((8, 8, 1), og.models.ae_ot.Config(latent_dim=2, hidden=(16,)))
@@ -81,21 +87,27 @@ class AEOT(nn.Module):
 
     image_shape: tuple[int, int, int]
     config: Config
+    codec: nn.Module | None = None
 
     def setup(self) -> None:
         config = self.config
-        self.autoencoder = Autoencoder(self.image_shape, config.latent_dim, *config.networks())
+        if self.codec is None:
+            self.autoencoder = Autoencoder(self.image_shape, config.latent_dim, *config.networks())
 
     def __call__(self, images: Array) -> Array:
-        """Pixel logits [n, h, w, c] of the reconstructions of images in [0, 1]."""
-        return self.autoencoder(images)
+        """Pixel logits [n, h, w, c] of the reconstructions of images in [0, 1]; with a codec the pixels themselves."""
+        return self.decode(self.encode(images)) if self.codec is not None else self.autoencoder(images)
 
     def encode(self, images: Array) -> Array:
         """Return codes [n, d] of images [n, h, w, c] in [0, 1], in the autoencoder's own scale."""
+        if self.codec is not None:
+            return applied(self, "codec", images, "encode")
         return self.autoencoder.encode(images)
 
     def decode(self, codes: Array) -> Array:
         """Return images [n, h, w, c] in [0, 1] of codes [n, d] in the autoencoder's own scale."""
+        if self.codec is not None:
+            return applied(self, "codec", codes, "decode")
         return self.autoencoder.decode(codes)
 
     def codes(self, key: Key, num: int, form: str = extension.DEFAULT, angle: Array | float | None = None) -> Array:
@@ -305,15 +317,20 @@ def solve(
     params: Any,
     images: np.ndarray,
     *,
+    codes: Any = None,
     callback: Callback | None = None,
     checkpoints: Any = None,
 ) -> tuple[dict[str, Any], semidiscrete.Info]:
     """Solve the transport from noise to the codes of the images, going on from the newest checkpoint if any.
 
+    Codes are standardised: those of its own autoencoder coordinate by coordinate, those of a codec, whose distances
+    mean something, as a whole.
+
     Args:
       key: random key of this stage.
       module: the model. params: its trained parameters.
       images: the training images [N, h, w, c].
+      codes: their codes [N, d] where they are known; None to encode them.
       callback: called with the solver's steps and metrics.
       checkpoints: a folder, or `train.Checkpoints`, where the solver's state is saved every few seconds.
 
@@ -333,8 +350,13 @@ def solve(
     """
     as_key(key), require_kind("module", module, AEOT), check_readers(callback, checkpoints)
     config = module.config
-    codes = encode(module, {"params": params}, images)
-    mean, scale = codes.mean(0), jnp.maximum(codes.std(0), 1e-6)
+    if codes is None:
+        codes = encode(module, {"params": params}, images)
+    codes = as_array("codes", codes, (len(images), config.latent_dim))
+    mean, variance = codes.mean(0), codes.var(0)
+    if module.codec is not None:
+        variance = jnp.full_like(variance, variance.mean())
+    scale = jnp.maximum(jnp.sqrt(variance), 1e-6)
     codes = (codes - mean) / scale
     with opened(checkpoints, "transport", config, key=key, images=np.asarray(images), params=params) as saved:
         law, info = latent_law.transport(
@@ -356,6 +378,7 @@ def fit(
     images: np.ndarray,
     labels: np.ndarray | None = None,
     *,
+    codec: Codec | None = None,
     callback: Callback | None = None,
     checkpoints: Any = None,
     **config: Any,
@@ -366,6 +389,8 @@ def fit(
       key: random key.
       images: uint8, or floats in [0, 1], [N, h, w, c].
       labels: integers [N], to draw from one class by `sample(..., label=)`; None for none.
+      codec: an autoencoder that is there already (`models.codec`), in whose codes the transport is solved; None to
+        train one.
       callback: called with steps and metrics of both stages.
       checkpoints: a folder in which both stages save, and from which they go on, bit-identically.
       **config: fields of Config.
@@ -389,9 +414,29 @@ def fit(
     labels = check_labels(labels, len(images))
     train_key, solve_key = jax.random.split(as_key(key))
     options = {"callback": callback, "checkpoints": checkpoints}
-    module, params = train_autoencoder(train_key, images, settings, **options)
+    if codec is None:
+        module, params = train_autoencoder(train_key, images, settings, **options)
+    else:
+        module, params = on_codec(codec, images.shape[1:], config)
+        options["codes"] = codes_of(codec, images, folder=Path(checkpoints) / "codes" if checkpoints else None)
     variables, info = solve(solve_key, module, params, images, **options)
     return Model(module, variables, labels, info)
+
+
+def on_codec(codec: Codec, image_shape: tuple[int, ...], config: dict[str, Any]) -> tuple[AEOT, Any]:
+    """Return the module on a codec, and its parameters.
+
+    Raises:
+      ValueError: for images of another shape, and another dimension of the codes than the codec's.
+    """
+    require_kind("codec", codec, Codec)
+    shape, dim = tuple(codec.module.image_shape), codec.module.latent_dim
+    if tuple(image_shape) != shape:
+        raise ValueError(f"images of shape {tuple(image_shape)} for a codec of {shape}: make one for this shape.")
+    settings = made(Config, {"latent_dim": dim, **config})
+    if settings.latent_dim != dim:
+        raise ValueError(f"latent_dim = {settings.latent_dim} on a codec of {dim}: leave it out.")
+    return AEOT(shape, settings, codec.module), {"codec": codec.variables["params"]}
 
 
 @functools.partial(jax.jit, static_argnames=("module", "num", "form"))

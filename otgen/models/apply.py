@@ -89,6 +89,11 @@ def transport_of(variables: Any) -> Any:
     return variables["transport"]
 
 
+def latent_dim_of(module: nn.Module) -> int:
+    """Return the numbers in a code of a module: of a codec its own, else those of its configuration."""
+    return module.latent_dim if hasattr(module, "latent_dim") else module.config.latent_dim
+
+
 def rows(module: nn.Module, variables: Any, x: Any, method: str) -> Array:
     """Apply a method of a module to x [n, ...] row by row, in pieces of one shape; uint8 becomes [0, 1].
 
@@ -99,11 +104,12 @@ def rows(module: nn.Module, variables: Any, x: Any, method: str) -> Array:
     """
     parts_of(Model(module, variables))
     if method == "decode":
-        x = as_array("codes", x, (None, module.config.latent_dim))
+        x = as_array("codes", x, (None, latent_dim_of(module)))
         if not len(x):
             raise ValueError(f"no rows to decode: codes have shape {x.shape}; give at least one.")
     else:
-        x = check_images(x, getattr(module.config, "output", "unit"), module.image_shape)
+        output = getattr(getattr(module, "config", None), "output", "unit")
+        x = check_images(x, output, module.image_shape)
     size = min(PIECE, max(1, PIECE * _LARGE // math.prod(module.image_shape)), len(x))
     done = []
     for piece in pieces(x, size):
