@@ -19,6 +19,7 @@ import otgen as og
 from otgen.maps import c_transform, icnn, training
 from otgen.models.apply import Model
 from otgen.models.classes import collection_of
+from otgen.models.codec.modules import Given
 from otgen.models.informative.codes import Codes, Latent
 from otgen.nn.potentials import Convex, Displacement, Potential
 from otgen.nn.velocity import Velocity
@@ -218,12 +219,19 @@ def going():
     return {"model": model("flow"), "num_steps": 2, "method": "heun", "guidance": 1.0}
 
 
+def coded():
+    """A codec of the untrained autoencoder."""
+    net = og.nn.Autoencoder((4, 4, 1), D, hidden=(4,))
+    variables = {"params": {"variables": {"params": params("ae_ot")["autoencoder"]}}}
+    return og.models.codec.Codec(Given(net, (4, 4, 1), (D,), 1, 1), variables)
+
+
 def linear():
     return {"module": model("bures_linear").module, "factor": np.eye(D, 3, dtype=np.float32)}
 
 
 FITS = {  # all fields of the configuration are among the arguments; one row for every solver of a map
-    "ae_ot.fit": lambda: fit_images("ae_ot", labels=LABELS),
+    "ae_ot.fit": lambda: fit_images("ae_ot", labels=LABELS) | {"codec": None},
     "ae_ot_gan.fit": lambda: fit_images("ae_ot_gan", labels=LABELS) | {"base": NETWORK},
     "ae_ot_gan.refine": lambda: fit_images("ae_ot_gan", model=model("ae_ot")),
     "bures_linear.fit": lambda: fitted(og.models.bures_linear.Config, SIZES["bures_linear"], data=X),
@@ -306,6 +314,25 @@ VALID = {
         "name": "categorical 0",
         "values": np.array([0, 1]),
         "category": 0,
+    },
+    "codec.components": lambda: {"codec": coded(), "codes": Y, "dim": 1},
+    "codec.decode": lambda: {"codec": coded(), "codes": X},
+    "codec.encode": lambda: {"codec": coded(), "images": IMAGES, "folder": None, "progress": False},
+    "codec.of_functions": lambda: {
+        "encode": lambda x: x[:, 0, :2, 0],
+        "decode": lambda z: np.zeros((len(z), 4, 4, 1)),
+        "image_shape": (4, 4, 1),
+    },
+    "codec.of_module": lambda: {
+        "net": og.nn.Autoencoder((4, 4, 1), D, hidden=(4,)),
+        "variables": {"params": params("ae_ot")["autoencoder"]},
+        "image_shape": (4, 4, 1),
+        "scale": 1,
+    },
+    "codec.second": lambda: {"key": KEY, "codec": coded(), "codes": Y, "latent_dim": 1, "hidden": (4,)},
+    "codec.taef2": lambda: {
+        **{"data_dir": "nothing is there", "image_shape": (8, 8, 3), "scale": 1},
+        **{"precision": "float32", "verify": True},
     },
     "flow.decode": lambda: {"model": model("flow"), "noise": X, "label": LABELS},
     "flow.encode": lambda: {"model": model("flow"), "data": X, "label": LABELS},
@@ -480,6 +507,10 @@ SORTS = {  # where the name does not tell
     "bures_linear.init": {"data_shape": "counts"},
     "code_reading.of_each_code": {"part": "count"},
     "code_reading.traverse": {"category": "label"},
+    "codec.of_functions": {"image_shape": "counts", "encode": "function", "decode": "function"},
+    "codec.of_module": {"image_shape": "counts", "net": "thing", "scale": "count"},
+    "codec.second": {"latent_dim": "count", "hidden": "counts"},
+    "codec.taef2": {"image_shape": "counts", "scale": "count", "data_dir": "folder"},
     "sinkhorn_generator.loss": {"features": "given", "heat": "positive"},
     "sinkhorn_generator.make_step": {"features": "given"},
     "flow.decode": {"label": "array"},

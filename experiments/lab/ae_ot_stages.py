@@ -16,7 +16,7 @@ import numpy as np
 from experiments.lab import command, own_images
 from experiments.lab.sets import NETWORKS
 from otgen import data
-from otgen.models import ae_ot
+from otgen.models import ae_ot, codec
 from otgen.nn.autoencoder import to_unit
 from otgen.train import Checkpoints
 
@@ -38,6 +38,11 @@ class Config(own_images.OwnImages, command.Options):
     learning_rate: float = 2e-3
     tol: float | None = None
     """chi2 divergence of the cell masses that the transport is solved to; 0.05, for toys 3e-4."""
+    codec: str | None = None
+    """An autoencoder that is there already instead of one of the run's own: taef2, whose weights are in the data
+    folder, for images of one or three channels."""
+    components: int | None = None
+    """Principal components of the codec's codes in which the transport is solved; all of their numbers if not given."""
     max_samples: int | None = None
     """Limit of the noise samples the transport is trained on."""
     angle: float | None = None
@@ -63,6 +68,7 @@ def check(config: Config, datasets: tuple[str, ...] = IMAGES, **least: int) -> C
     command.require(config, datasets, num_eval=8, seed=0, **least)
     if config.angle is not None and not 0 <= config.angle <= math.pi:
         raise ValueError(f"angle = {config.angle} lies outside [0, pi]: give radians; pi switches the filter off.")
+    require_codec(config)
     if config.tol is not None and not config.tol > 0:
         raise ValueError(f"tol = {config.tol} is not positive.")
     config = own_images.suited(config)
@@ -75,6 +81,8 @@ def fit(config: Config, folder: Path, train: data.Dataset, progress: Any, second
     """Train the autoencoder, then solve the transport, each under its own checkpoints; their times go to `seconds`."""
     train_key, solve_key = jax.random.split(jax.random.key(config.seed))
     identity, images = config.identity(), train.images
+    if config.codec is not None:
+        return _fit_on_codec(config, folder, train, progress, seconds, solve_key)
     start = time.perf_counter()
     total = ae_ot.num_steps_of(config.model(), len(images))
     saved = Checkpoints(folder / "checkpoints" / "autoencoder", identity)
@@ -95,7 +103,51 @@ def fit(config: Config, folder: Path, train: data.Dataset, progress: Any, second
     with saved as checkpoints, progress("transport", None) as callback:
         variables, info = ae_ot.solve(solve_key, module, params, images, callback=callback, checkpoints=checkpoints)
     seconds["transport"] = time.perf_counter() - start
+    return _finished(config, ae_ot.Model(module, variables, _labels(train), info))
+
+
+def require_codec(config: Config) -> None:
+    """Raise ValueError for an unknown codec, and for options of an autoencoder beside one."""
+    if config.codec is None:
+        if config.components is not None:
+            raise ValueError("components are of the codes of a codec: give --codec too.")
+        return
+    if config.codec != "taef2":
+        raise ValueError(f"codec = {config.codec!r}: the one that is known is taef2; leave it out to train one.")
+    if config.latent_dim is not None or config.network is not None or config.epochs is not None:
+        raise ValueError("latent_dim, network and epochs are of an autoencoder to be trained: leave them out.")
+    if config.components is not None and not config.components > 0:
+        raise ValueError(f"components = {config.components}: give at least 1.")
+
+
+def _fit_on_codec(
+    config: Config, folder: Path, train: data.Dataset, progress: Any, seconds: dict[str, float], key: Any
+) -> ae_ot.Model:
+    """Encode the images, keep their codes, and solve the transport to them."""
+    start = time.perf_counter()
+    chosen = codec.taef2(config.data_dir, train.images.shape[1:])
+    place = folder / "checkpoints"
+    codes = codec.encode(chosen, train.images, folder=place / "codes", progress=config.progress)
+    if config.components is not None:
+        chosen = codec.components(chosen, codes, config.components)
+        codes = chosen.module.apply(chosen.variables, jnp.asarray(codes), method="reduce")
+    seconds["codes"] = time.perf_counter() - start
+    start = time.perf_counter()
+    settings = {"tol": config.tol, "max_samples": config.max_samples}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    saved = Checkpoints(place / "transport", config.identity())
+    with saved as checkpoints, progress("transport", None) as callback:
+        options = {"codes": codes, "codec": chosen, "callback": callback, "checkpoints": checkpoints}
+        model = ae_ot.fit(key, train.images, _labels(train), **options, **settings)
+    seconds["transport"] = time.perf_counter() - start
+    return _finished(config, model)
+
+
+def _finished(config: Config, model: ae_ot.Model) -> ae_ot.Model:
     if config.angle is not None:
-        variables["transport"]["angle"] = jnp.float32(config.angle)
-    labels = None if np.ptp(train.labels) == 0 else jnp.asarray(train.labels, jnp.int32)
-    return ae_ot.Model(module, variables, labels, info)
+        model.variables["transport"]["angle"] = jnp.float32(config.angle)
+    return model
+
+
+def _labels(train: data.Dataset) -> Any:
+    return None if np.ptp(train.labels) == 0 else jnp.asarray(train.labels, jnp.int32)

@@ -28,6 +28,7 @@ from otgen.eval.samples import as_samples
 from otgen.eval.sliced import sliced_w2_sq
 from otgen.nn import to_unit
 from otgen.ot.check import (
+    as_array,
     as_count,
     as_key,
     as_path,
@@ -143,6 +144,7 @@ class Judge:
       data_dir: folder of feature weights; OTGEN_DATA for None.
       features: as in `extractor_of`; with inception, classes are told in LeNet's where that is the data set's own.
       neighbours: classes by nearest neighbours even where there is a classifier.
+      codes: codes [n, d] of the training images, where they are known; None to encode them.
 
     Attributes:
       name: of the features.
@@ -173,6 +175,7 @@ class Judge:
         data_dir: str | os.PathLike | None = None,
         features: str | Extractor = "auto",
         neighbours: bool = False,
+        codes: ArrayLike | None = None,
     ):
         require_function("encode", encode)
         num = as_count("num", num, _LEAST)
@@ -190,7 +193,9 @@ class Judge:
         known = self._of_classes(to_unit(held_out))
         fits = max(_KNOWN, _MOST // known.shape[1]) if self._has_classes() else _LEAST
         self._train = _by_pieces(self._of_classes, train.images[:fits])
-        self._codes = _by_pieces(self._encode, train.images)
+        if codes is None:
+            codes = _by_pieces(self._encode, train.images)
+        self._codes = as_array("codes", codes, (len(train.images), None))
         self._test_distance = nearest(_by_pieces(self._encode, test.images), self._codes)[0][:, 0]
         self._classify = self._classifier(data_dir, neighbours)
         self._shares = class_histogram(self._labels, self._classes)

@@ -28,7 +28,7 @@ from otgen.models.apply import as_batch, check_images, parts_of, rows, transport
 from otgen.models.baselines import latent_law
 from otgen.models.classes import check_labels as check_labels
 from otgen.models.classes import require_label, rows_of_label
-from otgen.models.codec.kept import encode as codes_of
+from otgen.models.codec import kept
 from otgen.models.codec.made import Codec
 from otgen.models.codec.modules import applied
 from otgen.models.fitting import check_start, check_step, fit_generator
@@ -36,6 +36,7 @@ from otgen.nn.autoencoder import Autoencoder
 from otgen.ot import semidiscrete
 from otgen.ot.check import as_array, as_count, as_key, require_kind
 from otgen.ot.semidiscrete import extension
+from otgen.train.checkpoint import Checkpoints
 from otgen.train.descent import descend
 from otgen.train.loop import check_readers
 from otgen.train.settings import Settings, adam, made, rows_of
@@ -379,6 +380,7 @@ def fit(
     labels: np.ndarray | None = None,
     *,
     codec: Codec | None = None,
+    codes: Any = None,
     callback: Callback | None = None,
     checkpoints: Any = None,
     **config: Any,
@@ -391,6 +393,7 @@ def fit(
       labels: integers [N], to draw from one class by `sample(..., label=)`; None for none.
       codec: an autoencoder that is there already (`models.codec`), in whose codes the transport is solved; None to
         train one.
+      codes: codes [N, d] of the images by the codec, where they are known; None to encode them.
       callback: called with steps and metrics of both stages.
       checkpoints: a folder in which both stages save, and from which they go on, bit-identically.
       **config: fields of Config.
@@ -409,7 +412,7 @@ def fit(
       >>> print(og.models.ae_ot.sample(jax.random.key(1), model, 3).shape)
       (3, 8, 8, 1)
     """
-    check_readers(callback, checkpoints, stages=2)
+    check_readers(callback, checkpoints, stages=2 if codec is None else 1)
     images, settings = np.asarray(check_images(images)), made(Config, config)
     labels = check_labels(labels, len(images))
     train_key, solve_key = jax.random.split(as_key(key))
@@ -417,13 +420,14 @@ def fit(
     if codec is None:
         module, params = train_autoencoder(train_key, images, settings, **options)
     else:
-        module, params = on_codec(codec, images.shape[1:], config)
-        options["codes"] = codes_of(codec, images, folder=Path(checkpoints) / "codes" if checkpoints else None)
+        module, params = _on_codec(codec, images.shape[1:], config)
+        folder = None if checkpoints is None or isinstance(checkpoints, Checkpoints) else Path(checkpoints) / "codes"
+        options["codes"] = kept.encode(codec, images, folder=folder) if codes is None else codes
     variables, info = solve(solve_key, module, params, images, **options)
     return Model(module, variables, labels, info)
 
 
-def on_codec(codec: Codec, image_shape: tuple[int, ...], config: dict[str, Any]) -> tuple[AEOT, Any]:
+def _on_codec(codec: Codec, image_shape: tuple[int, ...], config: dict[str, Any]) -> tuple[AEOT, Any]:
     """Return the module on a codec, and its parameters.
 
     Raises:

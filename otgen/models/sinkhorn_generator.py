@@ -156,7 +156,7 @@ class SinkhornGenerator(nn.Module):
     def __call__(self, noise: Array, classes: Array | None = None) -> Array:
         """Return images [n, h, w, c] of noise [n, d] and classes [n]."""
         if self.config.frequencies:
-            noise = jnp.concatenate([noise, waves(noise, self.config.frequencies)], axis=-1)
+            noise = jnp.concatenate([noise, _waves(noise, self.config.frequencies)], axis=-1)
         return pixels_of(self.decoder(beside(self, noise, classes)), self.config.output)
 
     def sample(self, key: Key, num: int, of_class: Array | None = None) -> Array:
@@ -166,14 +166,10 @@ class SinkhornGenerator(nn.Module):
         return images.reshape(num, -1) if self.flat else images
 
 
-def waves(noise: Array, deviation: float) -> Array:
+def _waves(noise: Array, deviation: float) -> Array:
     """Return sines and cosines [n, 128] of noise [n, d] along 64 fixed random frequencies of a standard deviation.
 
     Reference: Tancik et al. (2020), arXiv 2006.10739: random Fourier features let a network learn what varies fast.
-
-    Example:
-      >>> print(og.models.sinkhorn_generator.waves(jnp.zeros((2, 3)), deviation=6.0).sum(axis=1))
-      [64. 64.]
     """
     angle = noise @ (deviation * jax.random.normal(jax.random.key(0), (noise.shape[-1], WAVES)))
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)

@@ -175,6 +175,6 @@ def test_what_cannot_be_meant_is_refused(images):
     with pytest.raises(ValueError, match="leave it out"):
         ae_ot.fit(jax.random.key(0), images, codec=halves(), latent_dim=3)
     with pytest.raises(ValueError, match="multiples of 8"):
-        codec.taef2("nowhere", (30, 30, 3))
+        codec.taef2("nowhere", (33, 33, 3))
     with pytest.raises(FileNotFoundError, match="TAEF2 weights"):
         codec.taef2("nowhere", (32, 32, 3))

@@ -26,20 +26,20 @@ SORTS = {
         "block start size"
     ),
     "positive": "epsilon tol beta deviation radius scale df alpha tau_a tau_b budget epochs unit top temperature "
-    "neighbours target_variance test_distance first",
+    "neighbours target_variance test_distance first rho",
     "number": "t s low high loc confidence quantile angle tau lam level least",
     "name": "smoothing method name solver form phase split dense axis diagonal",
     "thing": "model module variables config settings map_ law flow reading prior cost benchmark extension",
     "weights": "weights a b h labels counts centres x",
     "given": "classes sampler state p q devices kernel pairing callback save watch cost_fn clouds "
-    "x_other y_other a_other b_other",
+    "x_other y_other a_other b_other codec",
     "option": "how dtype precision",
-    "folder": "checkpoints",
+    "folder": "checkpoints folder",
     "function": "function statistic codes_of mnist",
 }
 ANY = {  # flags, words, what matplotlib takes, and what stands inside a caller's jit
     *("anneal", "continuous", "debiased", "donate", "equal_speed", "known", "log", "orthogonal", "overwrite", "path"),
-    *("quasi", "return_info", "tril", "verify", "axis_name", "points_axis", "cache_dir", "learning_rate"),
+    *("quasi", "return_info", "tril", "verify", "axis_name", "points_axis", "cache_dir", "progress", "learning_rate"),
     *("ax", "color", "label", "title", "xlabel", "ylabel"),
     *("codes", "critic", "features", "fixed", "generator", "params", "truth"),
 }

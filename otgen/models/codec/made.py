@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from otgen.models.codec.modules import Components, Given, Hosted, on_host
 from otgen.nn import taef2 as weights
+from otgen.nn.autoencoder import compute_type
 from otgen.nn.taef2 import CHANNELS, SCALE, TAEF2
 from otgen.ot.check import as_array, as_count, as_counts, as_path, require_function, require_kind
 
@@ -69,6 +70,7 @@ def taef2(
             f"image_shape = {shape} enlarged {scale} times: TAEF2 reads 1 or 3 channels and sides that are multiples "
             f"of {SCALE}; resize or pad the images."
         )
+    compute_type(precision)
     folder = Path(os.environ.get("OTGEN_DATA", ".") if data_dir is None else as_path("data_dir", data_dir))
     latent_shape = (scale * shape[0] // SCALE, scale * shape[1] // SCALE, CHANNELS)
     module = Given(TAEF2(precision), shape, latent_shape, scale)

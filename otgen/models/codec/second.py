@@ -59,7 +59,7 @@ def second(
     codes = codes_of(codec, codes)
     mean = codes.mean(axis=0)
     scale = max(float(np.sqrt(codes.var(axis=0).mean())), 1e-6)
-    config = {"epochs": 50, **config, "latent_dim": latent_dim, "hidden": tuple(hidden), "output": "real"}
+    config = {"epochs": 50, **config, "latent_dim": latent_dim, "hidden": hidden, "output": "real"}
     settings = made(GeneratorSettings, config)
     standard = ((np.asarray(codes) - mean) / scale)[:, :, None, None]
     options = {"stage": "second", "callback": callback, "checkpoints": checkpoints}
