@@ -25,7 +25,7 @@ _SHOWN = 1500  # points of a figure; images are fewer
 _IMAGES = 36
 _PATHS = 200
 _STEPS = 64  # Euler steps of the paths that are drawn
-_GUIDANCE = 0.2  # of samples of labels, beside those without
+_GUIDANCE = 0.5  # of samples of labels, beside those without
 _PROBED = 20_000  # pairs that a probe learns from, and as many that it is asked of
 
 
