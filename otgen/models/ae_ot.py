@@ -88,7 +88,7 @@ class AEOT(nn.Module):
 
     image_shape: tuple[int, int, int]
     config: Config
-    codec: nn.Module | None = None
+    codec: nn.Module | None = dataclasses.field(default=None, kw_only=True)
 
     def setup(self) -> None:
         config = self.config
@@ -440,7 +440,7 @@ def _on_codec(codec: Codec, image_shape: tuple[int, ...], config: dict[str, Any]
     settings = made(Config, {"latent_dim": dim, **config})
     if settings.latent_dim != dim:
         raise ValueError(f"latent_dim = {settings.latent_dim} on a codec of {dim}: leave it out.")
-    return AEOT(shape, settings, codec.module), {"codec": codec.variables["params"]}
+    return AEOT(shape, settings, codec=codec.module), {"codec": codec.variables["params"]}
 
 
 @functools.partial(jax.jit, static_argnames=("module", "num", "form"))

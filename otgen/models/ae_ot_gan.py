@@ -241,6 +241,8 @@ def init(key: Key, config: Config, model: ae_ot.Model, num_steps: int) -> tuple[
     """
     as_key(key), require_kind("config", config, Config), as_count("num_steps", num_steps)
     transport_of(parts_of(model, ae_ot.AEOT)[1])
+    if model.module.codec is not None:
+        raise ValueError("this AE-OT is on a codec, whose decoder a GAN cannot go on from: give one with its own.")
     module = AEOTGAN(model.module.image_shape, model.module.config, config)
     critic = module.init(key, jnp.zeros((1, *module.image_shape)), method="value")["params"]["critic"]
     known, transport = model.variables["params"]["autoencoder"], dict(model.variables["transport"])
