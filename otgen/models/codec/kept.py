@@ -77,6 +77,11 @@ def decode(codec: Codec, codes: ArrayLike) -> Array:
 
     Raises:
       ValueError: for codes of another shape, or not finite.
+
+    Example:
+      >>> halves = og.models.codec.of_functions(lambda x: x[:, ::2], lambda z: z.repeat(2, 1), (4, 4, 1))
+      >>> print(og.models.codec.decode(halves, np.ones((3, 8))).shape)
+      (3, 4, 4, 1)
     """
     require_kind("codec", codec, Codec)
     return rows(codec.module, codec.variables, codes, "decode")

@@ -60,6 +60,11 @@ def taef2(
     Raises:
       ValueError: for other sides and channels, and for altered weights.
       FileNotFoundError: if weights are missing.
+
+    Example:
+      >>> codec = og.models.codec.taef2(data_dir, (32, 32, 3))
+      >>> print(codec.module.latent_dim)  # of 64 x 64 pixels
+      2048
     """
     shape = _image_shape(image_shape)
     if scale is None:
@@ -135,6 +140,11 @@ def of_functions(
 
     Raises:
       ValueError: for what is no function, and if they do not fit each other.
+
+    Example:
+      >>> halves = og.models.codec.of_functions(lambda x: x[:, ::2], lambda z: z.repeat(2, 1), (4, 4, 1))
+      >>> print(halves.module.latent_dim)
+      8
     """
     require_function("encode", encode)
     require_function("decode", decode)
