@@ -16,6 +16,7 @@ import numpy as np
 from experiments.lab import command, own_images
 from experiments.lab.sets import NETWORKS
 from otgen import data
+from otgen.data import toy
 from otgen.models import ae_ot, codec
 from otgen.nn.autoencoder import to_unit
 from otgen.train import Checkpoints
@@ -68,7 +69,7 @@ def check(config: Config, datasets: tuple[str, ...] = IMAGES, **least: int) -> C
     command.require(config, datasets, num_eval=8, seed=0, **least)
     if config.angle is not None and not 0 <= config.angle <= math.pi:
         raise ValueError(f"angle = {config.angle} lies outside [0, pi]: give radians; pi switches the filter off.")
-    require_codec(config)
+    _require_codec(config)
     if config.tol is not None and not config.tol > 0:
         raise ValueError(f"tol = {config.tol} is not positive.")
     config = own_images.suited(config)
@@ -106,8 +107,8 @@ def fit(config: Config, folder: Path, train: data.Dataset, progress: Any, second
     return _finished(config, ae_ot.Model(module, variables, _labels(train), info))
 
 
-def require_codec(config: Config) -> None:
-    """Raise ValueError for an unknown codec, and for options of an autoencoder beside one."""
+def _require_codec(config: Config) -> None:
+    """Raise for an unknown codec, one whose weights are missing, and options of an autoencoder beside one."""
     if config.codec is None:
         if config.components is not None:
             raise ValueError("components are of the codes of a codec: give --codec too.")
@@ -116,8 +117,11 @@ def require_codec(config: Config) -> None:
         raise ValueError(f"codec = {config.codec!r}: the one that is known is taef2; leave it out to train one.")
     if config.latent_dim is not None or config.network is not None or config.epochs is not None:
         raise ValueError("latent_dim, network and epochs are of an autoencoder to be trained: leave them out.")
+    if config.dataset in toy.DISTRIBUTIONS:
+        raise ValueError(f"{config.dataset} is a set of points: a codec is of images, leave it out.")
     if config.components is not None and not config.components > 0:
         raise ValueError(f"components = {config.components}: give at least 1.")
+    codec.taef2(config.data_dir, (8, 8, 3))  # raises where weights are missing
 
 
 def _fit_on_codec(

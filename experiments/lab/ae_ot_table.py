@@ -98,7 +98,7 @@ def _interpolate(codes: Array) -> Draw:
 def judge_of(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset, **options: Any) -> evaluate.Judge:
     """Return a judge that measures memorisation in the codes of the model itself; options as in `otgen.eval.Judge`."""
     options = {"num": config.num_eval, "data_dir": config.data_dir, **options}
-    options.setdefault("codes", model.variables["transport"]["codes"] if len(train.images) else None)
+    options.setdefault("codes", model.variables["transport"]["codes"])
     options.setdefault("features", own_images.features(config, train.images.shape[1:]))
     return evaluate.Judge(config.dataset, train, test, codes_of(model), **options)
 

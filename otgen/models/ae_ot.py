@@ -351,6 +351,7 @@ def solve(
     """
     as_key(key), require_kind("module", module, AEOT), check_readers(callback, checkpoints)
     config = module.config
+    given = {} if codes is None else {"codes": np.asarray(codes)}  # what a folder of checkpoints is known by
     if codes is None:
         codes = encode(module, {"params": params}, images)
     codes = as_array("codes", codes, (len(images), config.latent_dim))
@@ -359,7 +360,7 @@ def solve(
         variance = jnp.full_like(variance, variance.mean())
     scale = jnp.maximum(jnp.sqrt(variance), 1e-6)
     codes = (codes - mean) / scale
-    with opened(checkpoints, "transport", config, key=key, images=np.asarray(images), params=params) as saved:
+    with opened(checkpoints, "transport", config, key=key, images=np.asarray(images), params=params, **given) as saved:
         law, info = latent_law.transport(
             key, codes, tol=config.tol, max_samples=config.max_samples, callback=callback, checkpoints=saved
         )

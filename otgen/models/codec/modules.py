@@ -20,7 +20,20 @@ from otgen.types import Array
 PIECE = 16  # images at a time, whose layers stay in a processor's caches
 
 
-class Given(nn.Module):
+class _Direct(nn.Module):
+    """A codec that encodes images itself: `latent_shape` is that of one code, before it is flattened."""
+
+    @property
+    def latent_dim(self) -> int:
+        """Numbers in a code."""
+        return math.prod(self.latent_shape)
+
+    def __call__(self, images: Array) -> Array:
+        """Return reconstructions of images."""
+        return self.decode(self.encode(images))
+
+
+class Given(_Direct):
     """A network with methods `encode` and `decode`, its codes flattened: parameters `variables`, those of the network.
 
     Attributes:
@@ -38,15 +51,6 @@ class Given(nn.Module):
     scale: int = 1
     channels: int = 3
     piece: int = PIECE
-
-    @property
-    def latent_dim(self) -> int:
-        """Numbers in a code."""
-        return math.prod(self.latent_shape)
-
-    def __call__(self, images: Array) -> Array:
-        """Return reconstructions of images."""
-        return self.decode(self.encode(images))
 
     def encode(self, images: Array) -> Array:
         """Return codes [n, d] of images [n, h, w, c] in [0, 1]."""
@@ -71,7 +75,7 @@ class Given(nn.Module):
         return self.net.clone(parent=None).apply(variables, x, method=method)
 
 
-class Hosted(nn.Module):
+class Hosted(_Direct):
     """Functions outside JAX, which are called with arrays of NumPy: no parameters, no gradients.
 
     Attributes:
@@ -88,15 +92,6 @@ class Hosted(nn.Module):
     latent_shape: tuple[int, ...]
     piece: int = PIECE
 
-    @property
-    def latent_dim(self) -> int:
-        """Numbers in a code."""
-        return math.prod(self.latent_shape)
-
-    def __call__(self, images: Array) -> Array:
-        """Return reconstructions of images."""
-        return self.decode(self.encode(images))
-
     def encode(self, images: Array) -> Array:
         """Return codes [n, d] of images [n, h, w, c] in [0, 1]."""
         return _by_pieces(lambda x: _called(self.encoder, x, (self.latent_dim,)), images, self.piece)
@@ -111,26 +106,19 @@ class Hosted(nn.Module):
         return _by_pieces(work, codes, self.piece)
 
 
-class Components(nn.Module):
-    """Principal components of the codes of another codec: parameters `codec`, `mean` [D] and `basis` [D, dim].
+class _OnCodes(nn.Module):
+    """A codec on the codes of another: `reduce` and `expand` lead from these to its own and back.
 
     Attributes:
-      codec: the other.
-      dim: how many components.
+      codec: the other, whose parameters are `codec`.
     """
 
     codec: nn.Module
-    dim: int
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Shape of the images."""
         return self.codec.image_shape
-
-    @property
-    def latent_dim(self) -> int:
-        """Numbers in a code."""
-        return self.dim
 
     def __call__(self, images: Array) -> Array:
         """Return reconstructions of images."""
@@ -143,6 +131,22 @@ class Components(nn.Module):
     def decode(self, codes: Array) -> Array:
         """Return images [n, h, w, c] in [0, 1] of codes [n, d]."""
         return applied(self, "codec", self.expand(codes), "decode")
+
+
+class Components(_OnCodes):
+    """Principal components of the codes of another codec: parameters `codec`, `mean` [D] and `basis` [D, dim].
+
+    Attributes:
+      codec: the other.
+      dim: how many components.
+    """
+
+    dim: int
+
+    @property
+    def latent_dim(self) -> int:
+        """Numbers in a code."""
+        return self.dim
 
     def reduce(self, codes: Array) -> Array:
         """Return the components [n, d] of codes [n, D] of the other codec."""
@@ -155,7 +159,7 @@ class Components(nn.Module):
         return jnp.matmul(codes, basis.T, precision="highest") + mean
 
 
-class Second(nn.Module):
+class Second(_OnCodes):
     """A dense autoencoder of the codes of another codec: parameters `codec`, `autoencoder`, `mean` [D] and `scale` [].
 
     Attributes:
@@ -163,30 +167,12 @@ class Second(nn.Module):
       autoencoder: of codes as images (D, 1, 1), standardised by `mean` and `scale`.
     """
 
-    codec: nn.Module
     autoencoder: Autoencoder
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Shape of the images."""
-        return self.codec.image_shape
 
     @property
     def latent_dim(self) -> int:
         """Numbers in a code."""
         return self.autoencoder.latent_dim
-
-    def __call__(self, images: Array) -> Array:
-        """Return reconstructions of images."""
-        return self.decode(self.encode(images))
-
-    def encode(self, images: Array) -> Array:
-        """Return codes [n, d] of images [n, h, w, c] in [0, 1]."""
-        return self.reduce(applied(self, "codec", images, "encode"))
-
-    def decode(self, codes: Array) -> Array:
-        """Return images [n, h, w, c] in [0, 1] of codes [n, d]."""
-        return applied(self, "codec", self.expand(codes), "decode")
 
     def reduce(self, codes: Array) -> Array:
         """Return codes [n, d] of codes [n, D] of the other codec."""
