@@ -75,6 +75,37 @@ def test_regression_has_the_gradient_of_the_divergence_in_the_draws(second):
     np.testing.assert_allclose(one, other, atol=2e-3 * np.abs(other).max())
 
 
+def test_a_plan_serves_several_steps_of_the_optimiser():
+    """Two batches of draws, each regressed on twice on where one plan has moved them, by hand."""
+    fields = {"batch_size": 4, "batches": 2, "moved": 2, "repeats": 2, "epsilon": 0.1, "tol": 1e-4, "average": 0.5}
+    module, state = started(**fields, learning_rate=1e-2)
+    images, _, _ = batches(8)
+    key = jax.random.key(5)
+    new, metrics = jax.jit(sinkhorn_generator.make_step(module, 10))(state, images, key)
+    noise, other = (og.train.parallel.normals(it, state.step, 8, 2) for it in jax.random.split(key))
+
+    def draws(params, noise):
+        return module.apply({"params": params}, noise).reshape(len(noise), 2)
+
+    x, y = draws(state.params, noise), images.reshape(8, 2)
+    unit = 2 * y.var(axis=0).sum()
+    options = {"epsilon": 0.1 * unit, "rho": 0.3 * unit, "tol": 1e-4}
+    targets = x + og.drift(x, y, draws(state.params, other), **options)
+    transform = og.train.settings.adam(1e-2, 40, b2=0.99)
+    params, memory = state.params, state.opt_state
+    for part in (0, 1, 0, 1):
+        rows = slice(part, None, 2)
+        slope = jax.grad(lambda it, at=rows: jnp.sum((draws(it, noise[at]) - targets[at]) ** 2) / 4 / unit)(params)
+        updates, memory = transform.update(slope, memory)
+        params = jax.tree.map(jnp.add, params, updates)
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), params, state.params)
+    assert max(jax.tree.leaves(moved)) > 1e-4
+    for found, wanted in zip(jax.tree.leaves(new.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert int(new.step) == 1
+    assert float(metrics["error"]) < 1e-3
+
+
 @pytest.fixture(scope="module")
 def moons():
     return og.data.toy.two_moons(jax.random.key(0), 2000), og.data.toy.two_moons(jax.random.key(1), 2000)
@@ -190,6 +221,8 @@ def test_a_fit_goes_on_bit_identically_and_is_saved(moons, tmp_path):
         ({"rho": -1.0}, "rho"),
         ({"frequencies": -1.0}, "frequencies"),
         ({"batches": 0}, "batches"),
+        ({"batches": 3, "moved": 2}, "multiple of moved"),
+        ({"loss": "divergence", "repeats": 2}, "leave moved and repeats"),
         ({"average": 1.0}, "average"),
         ({"output": "unit"}, "points"),
         ({"features": 3}, "features"),

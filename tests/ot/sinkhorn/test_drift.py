@@ -40,6 +40,27 @@ def test_the_drift_is_the_map_to_the_target_without_the_map_to_the_own_law():
     assert og.drift(*given, epsilon=np.array([0.2, 1.0]), max_steps=1, return_info=True)[1].status == Status.MAX_STEPS
 
 
+def test_with_relaxed_marginals_the_maps_are_of_what_is_moved():
+    """Of dense plans: averages over their rows, however little a row holds; a point far from all goes all its way."""
+    far = X.copy()
+    far[0] += 30
+
+    def barycentric(other, b, epsilon, rho):
+        tau = rho / (rho + epsilon)
+        solution, _ = og.sinkhorn.run(
+            og.PairwiseCost(far, other), A, b, epsilon=epsilon, tau_a=tau, tau_b=tau, **OPTIONS
+        )
+        plan = np.asarray(solution.plan())
+        return plan @ other / plan.sum(1, keepdims=True), plan.sum(1)
+
+    (to, moved), (back, _) = barycentric(Y, B, 0.5, 200.0), barycentric(OTHER, A_OTHER, 0.5, 200.0)
+    assert moved[0] < 0.7 * A[0]
+    velocity = og.drift(far, Y, OTHER, A, B, A_OTHER, epsilon=0.5, rho=200.0, **OPTIONS)
+    np.testing.assert_allclose(velocity, to - back, atol=2e-3)
+    exact = og.drift(X, Y, OTHER, A, B, A_OTHER, epsilon=0.5, **OPTIONS)
+    np.testing.assert_allclose(og.drift(X, Y, OTHER, A, B, A_OTHER, epsilon=0.5, rho=1e5, **OPTIONS), exact, atol=5e-3)
+
+
 COSTS = {"squared": None, "euclidean": og.distances.Euclidean(), "own": quartic}
 
 
