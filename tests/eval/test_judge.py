@@ -29,6 +29,7 @@ def as_users_call_it():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.mark.slow
 def test_images_without_classes_are_scored_on_the_rest(judge):
     bare = [data.Dataset(part.images, np.zeros_like(part.labels)) for part in (TRAIN, TEST)]
     without = evaluate.Judge("digits", *bare, num=100)

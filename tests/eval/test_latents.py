@@ -39,6 +39,7 @@ def test_walks_report_their_memory():
     assert "half-life 6" in str(report)
 
 
+@pytest.mark.slow
 def test_p_values_are_uniform_under_the_prior():
     report = diagnose(latent.Normal().sample(jax.random.key(5), (500, 200)), latent.Normal())
     for p in (report.ks_p, report.cvm_p):

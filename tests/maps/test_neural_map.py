@@ -156,6 +156,7 @@ def test_the_lower_bound_holds_and_the_objective_falls():
     assert min(seen) > -1.2  # -W2^2 = -.955, and the noise of a batch of 512
 
 
+@pytest.mark.slow
 def test_the_convex_map_inverts():
     found = short("icnn")
     x = jax.random.normal(jax.random.key(3), (200, 2))
@@ -194,6 +195,7 @@ def test_a_stopped_training_goes_on_bit_identically(solver, tmp_path):
     np.testing.assert_array_equal(whole.h, again.h)
 
 
+@pytest.mark.slow
 def test_a_prior_is_a_source():
     options = {"num_steps": 8, "hidden": (4,), "batch_size": 32}
     codes = np.random.default_rng(0).normal(size=(32, 2)).astype(np.float32)
@@ -204,6 +206,7 @@ def test_a_prior_is_a_source():
     assert abs(float(moved.units.source_scale) - 2 / np.sqrt(12)) < 0.01
 
 
+@pytest.mark.slow
 def test_a_distilled_map_follows_the_map():
     found = short("icnn")
     module, params = distil.distil(jax.random.key(0), found, num_steps=300, hidden=(64, 64), batch_size=256)
@@ -212,6 +215,7 @@ def test_a_distilled_map_follows_the_map():
     assert float(near) < 3 < float(l2_uvp(x, neural_map.transport(found, x)))
 
 
+@pytest.mark.slow
 def test_regression_meets_the_potentials_of_one_problem():
     """On one fixed batch the regression's objective can be driven to zero where potentials are exact."""
     config = lp.Config(batch_size=32, hidden=(64, 64), penalty=0.0)

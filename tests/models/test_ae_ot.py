@@ -94,7 +94,9 @@ def test_levels_of_the_convolutions(side, levels):
     assert num_levels((side, side, 3)) == levels
 
 
-@pytest.mark.parametrize("shape", [(28, 28, 1), pytest.param((32, 32, 3), marks=pytest.mark.slow), (64, 48, 3)])
+@pytest.mark.parametrize(
+    "shape", [(28, 28, 1), *(pytest.param(it, marks=pytest.mark.slow) for it in ((32, 32, 3), (64, 48, 3)))]
+)
 def test_convolutional_shapes_match(shape, key):
     module = Autoencoder(shape, 5, "conv", width=8)
     images = jnp.zeros((2, *shape))

@@ -123,6 +123,7 @@ def test_balanced_gradients_have_the_norms_asked_for(start, digits):
         np.testing.assert_allclose(found * norms, a * norms[0] * np.array([1.0, content, feature]), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_critic_is_trained_alone_at_first_and_then_both(base, digits):
     module, state, fixed = ae_ot_gan.init(jax.random.key(1), ae_ot_gan.Config(warmup=34), base, 60)
     decoder = base.variables["params"]["autoencoder"]["decoder"]

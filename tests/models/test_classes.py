@@ -116,6 +116,7 @@ def test_the_discrepancy_of_classes_is_the_mean_of_their_own():
     assert float(wae_mmd.mmd_sq(x, y, classes)) == pytest.approx(np.mean(terms), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=slow if name == "sinkhorn_generator" else ()) for name in MODELS]
 )

@@ -45,6 +45,7 @@ def test_samples_lie_where_the_data_lie_and_a_gaussian_in_the_codes_does_not(tra
     assert float(ours.coverage) > float(plain.coverage) + 0.1
 
 
+@pytest.mark.slow
 def test_as_many_of_the_extended_codes_are_new_as_asked_for(trained):
     model, num = trained, 2000
     known = model.variables["transport"]

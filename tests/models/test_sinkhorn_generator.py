@@ -75,6 +75,7 @@ def test_regression_has_the_gradient_of_the_divergence_in_the_draws(second):
     np.testing.assert_allclose(one, other, atol=2e-3 * np.abs(other).max())
 
 
+@pytest.mark.slow
 def test_a_plan_serves_several_steps_of_the_optimiser():
     """Two batches of draws, each regressed on twice on where one plan has moved them, by hand."""
     fields = {"batch_size": 4, "batches": 2, "moved": 2, "repeats": 2, "epsilon": 0.1, "tol": 1e-4, "average": 0.5}

@@ -431,7 +431,8 @@ print(json.dumps({"devices": jax.device_count(), "images": images.ravel().tolist
 """
 
 
-@pytest.mark.parametrize("name", ["bures_linear", pytest.param("ae_ot", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bures_linear", "ae_ot"])
 def test_models_move_between_one_device_and_four(name, tmp_path):
     model = MODELS[name]()
     og.save(tmp_path / "here", model)

@@ -66,6 +66,7 @@ def test_some_of_very_many():
         critical.critical_points(lam, 30)
 
 
+@pytest.mark.slow
 def test_twenty_seeds_reach_the_minimum():
     target = covariance(LAM)
     for seed in range(20):
@@ -133,6 +134,7 @@ def check_spectrum(widths, tau, kind):
         np.testing.assert_allclose(closed, exact, atol=1e-10, err_msg=f"{subset}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bures", "frobenius"])
 def test_spectra_agree_with_automatic_differentiation(kind):
     check_spectrum((6, 5, 3, 4), 0.05, kind)

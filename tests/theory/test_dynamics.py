@@ -95,7 +95,8 @@ def test_one_layer_lands_in_one_step_of_a_half():
     assert path.losses[1] < 1e-14
 
 
-@pytest.mark.parametrize("kind", ["bures", pytest.param("frobenius", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bures", "frobenius"])
 def test_flow_is_descent_of_small_steps(kind):
     target, weights = random_covariance(4), random_weights(5, 3, 4)
     path = dynamics.flow(weights, target, times=[0.05, 0.1], tau=0.05, kind=kind)
@@ -140,6 +141,7 @@ def test_rank_deficient_starts_are_smooth_for_positive_tau():
     assert path.losses[-1] < path.losses[0]
 
 
+@pytest.mark.slow
 def test_descent_of_the_theory_stays_below_its_envelope():
     target = np.eye(4) + 0.1 * random_covariance(4)
     for depth in (2, 3):

@@ -27,6 +27,7 @@ def points():
     return x.astype(np.float32)[:, None, None]
 
 
+@pytest.mark.slow
 def test_the_divergence_of_a_vae_is_that_of_its_samples(points):
     config = vae.Config(**SMALL, output="real")
     module, state = vae.init(jax.random.key(0), config, points, 10)
@@ -65,6 +66,7 @@ def test_the_discrepancy_of_a_wae_against_a_plain_loop():
     assert found == pytest.approx(within - 2 * between, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_critic_of_a_gan_is_penalised_by_its_slope(points):
     config = wgan_gp.Config(**SMALL, output="real", penalty=10.0)
     module, state = wgan_gp.init(jax.random.key(0), config, points, 10)
@@ -142,6 +144,7 @@ def test_a_gaussian_and_a_mixture_of_codes_have_their_moments(points):
         latent_law.mixture(0, codes, 1000)
 
 
+@pytest.mark.slow
 def test_local_points_have_the_moments_of_the_cells_around(key):
     y = jax.random.normal(key, (300, 2))
     x = jnp.tile(jax.random.uniform(jax.random.key(1), (1, 2)) - 0.5, (20_000, 1))

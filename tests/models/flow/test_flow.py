@@ -28,6 +28,7 @@ def model():
     return flow.fit(KEY, DATA, LABELS, coupling="independent", label_dropout=0.2, **TINY)
 
 
+@pytest.mark.slow
 def test_before_training_the_loss_is_the_mean_squared_distance_of_the_pairs():
     module, state = flow.init(KEY, flow.Config(width=8), (2,), num_classes=2)
     batch = og.coupling.Independent(jnp.asarray(DATA), LABELS).pair(KEY, 64)
@@ -57,6 +58,7 @@ def test_steps_converge_at_their_order_to_the_flow_of_a_gaussian(method, order):
     assert (np.log2(np.divide(*found)) > order - 0.4).all()
 
 
+@pytest.mark.slow
 def test_the_adaptive_solver_arrives_where_the_flow_of_a_gaussian_does():
     module = Gaussian((1.0, -2.0), 0.3)
     x = jax.random.normal(KEY, (50, 2))
@@ -79,6 +81,7 @@ def test_samples_have_the_labels_that_are_asked_for_and_their_shares(model):
     assert right.mean() > 0.98
 
 
+@pytest.mark.slow
 def test_without_a_label_noise_becomes_data_of_all_classes_and_guidance_moves_them_apart(model):
     noise = jax.random.normal(KEY, (NUM, 2))
     plain = np.asarray(flow.decode(model, noise))  # the label is hidden
@@ -98,6 +101,7 @@ def test_encoding_undoes_decoding_and_a_path_may_stop_half_way(model):
     np.testing.assert_allclose(there, DATA, atol=0.01)
 
 
+@pytest.mark.slow
 def test_pieces_of_bounded_memory_give_the_same(model, monkeypatch):
     whole = flow.decode(model, DATA, LABELS)
     monkeypatch.setattr(paths, "_PIECE", 128)  # 64 points
@@ -119,6 +123,7 @@ def test_a_semidiscrete_coupling_needs_one_step():
     assert apart(flowed, 4) < 0.1
 
 
+@pytest.mark.slow
 def test_conditions_are_numbers_and_hidden_ones_are_of_no_label():
     flowed = flow.fit(KEY, DATA, DATA[:, :1], coupling="independent", label_dropout=0.2, **TINY)
     drawn = flow.sample(KEY, flowed, 500, label=[0.5], guidance=0.5)
@@ -129,6 +134,7 @@ def test_conditions_are_numbers_and_hidden_ones_are_of_no_label():
         flow.sample(KEY, flowed, 5, label=[0.5, 0.1])
 
 
+@pytest.mark.slow
 def test_half_precision_computes_in_it_and_gives_float32():
     module, state = flow.init(KEY, flow.Config(width=8, precision="bfloat16"), (2,))
     found, inside = module.apply(

@@ -73,6 +73,7 @@ def coupled(**changes):
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), coupling), jax.tree.map(np.asarray, codes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noises", [pytest.param(None, marks=pytest.mark.slow), 2])
 def test_latents_are_arranged_by_code_and_noise(images, noises):
     model = trained(noises=noises)
@@ -205,6 +206,7 @@ def semidual(cost, f):
     return f.mean() + np.mean(-0.3 * (special.logsumexp((f[:, None] - cost) / 0.3, axis=0) - np.log(len(f))))
 
 
+@pytest.mark.slow
 def test_the_gap_is_that_to_the_optimum_of_the_batch(images, monkeypatch):
     """The optimum by plain iterations, which is also put in the place of the trained potential."""
     gap, start = map(float, code_reading.duality_gap(KEY, trained(), images, NUM))

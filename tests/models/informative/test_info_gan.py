@@ -126,6 +126,7 @@ def test_information_moves_the_generator_and_q_but_not_the_verdict(start, images
     assert least_change(*slopes) > 1e-4
 
 
+@pytest.mark.slow
 def test_steps_do_not_depend_on_the_number_of_devices_and_leave_an_unrewarded_q_alone(start, images):
     module, state = start
     step = info_gan.make_step(info_gan.InfoGAN(module.image_shape, SILENT), 20)

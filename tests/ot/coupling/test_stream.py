@@ -115,6 +115,7 @@ def test_rows_are_resampled_within_their_class(key):
         assert (np.abs(taken - expected)[number == of] < 1.001).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("imbalance", ["weight", "resample"])
 def test_data_are_used_alike_in_spite_of_wrong_heights(key, imbalance):
     """Heights off by as much that masses differ: the shares of the data in pairs, with their weights, are mended."""

@@ -301,6 +301,7 @@ def test_a_semidual_with_a_point_of_weight_zero_is_finite():
     np.testing.assert_allclose(value, 10.0, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_float32_converges_where_potentials_could_drift():
     """A semi-dual is the same for f and f + c: in float32 an ascent that lets c grow ends with a wrong bound."""
     line = jnp.linspace(0.0, 1.0, 80)[:, None]

@@ -245,9 +245,8 @@ def test_batches_close_pairs_and_transformations():
     assert gaussian.bures_sq(a[:0], b[:0]).shape == (0,)
 
 
-@pytest.mark.parametrize(
-    "epsilon", [0.5, pytest.param(0.02, marks=pytest.mark.slow), pytest.param(8.0, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("epsilon", [0.5, 0.02, 8.0])
 def test_entropic_gaussians_against_sinkhorn_on_a_grid(x64, epsilon):
     x = np.linspace(-9, 9, 900)
     weights = [np.exp(-(x**2) / 2 / v) / np.exp(-(x**2) / 2 / v).sum() for v in (0.8, 1.7)]

@@ -28,6 +28,7 @@ def float32(tree):
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), tree)
 
 
+@pytest.mark.slow
 def test_one_bad_covariance_leaves_the_other_pairs_alone():
     bad, covs = BAD.astype(np.float32), COVS[::-1].astype(np.float32)
 
@@ -78,6 +79,7 @@ def test_moments_far_from_zero():
     assert gaussian.frechet_distance(x, known) < 1e-4
 
 
+@pytest.mark.slow
 def test_barycentre_that_has_not_converged_has_no_gradient():
     def total(covs, max_steps):
         cov, info = gaussian.barycenter(covs, max_steps=max_steps)
@@ -104,6 +106,7 @@ def test_conjugate_gradients_that_fail_say_so():
     np.testing.assert_array_equal(maps._conjugate_gradients(lambda x: x, 0 * right), 0)
 
 
+@pytest.mark.slow
 def test_distance_of_mixtures_says_how_good_its_plan_is(monkeypatch):
     value, info = mixture.w2_sq(P, Q, return_info=True)
     assert info.status == og.Status.CONVERGED
@@ -120,6 +123,7 @@ def test_distance_of_mixtures_says_how_good_its_plan_is(monkeypatch):
     assert indefinite[1].status == og.Status.NONFINITE
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("half")
 @pytest.mark.parametrize("dtype", [jnp.float16, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 def test_half_precision_is_summed_in_float32(dtype):

@@ -54,6 +54,7 @@ def results():
     return told_by(PROGRAM, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("what", "num"), [("steps", 3), ("resumed", 6)])
 def test_shared_steps_are_those_of_one_device(results, name, what, num):
@@ -68,6 +69,7 @@ def test_shared_steps_are_those_of_one_device(results, name, what, num):
         assert shared[number] == pytest.approx(one[number], rel=1e-3, abs=1e-4), number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shared_run_has_the_law_of_one_devices_run(results, name):
     one, shared = results[name]["whole"]
@@ -78,6 +80,7 @@ def test_a_shared_run_has_the_law_of_one_devices_run(results, name):
         assert abs(shared[number] - one[number]) < limit, number
 
 
+@pytest.mark.slow
 def test_one_device_as_a_mesh_is_the_same(key):
     y = jax.random.normal(key, (40, 3)).at[:10].add(3)
     plain, _ = semidiscrete.run(key, y, tol=0.02, max_samples=8 * 1024)

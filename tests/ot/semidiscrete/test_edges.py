@@ -109,6 +109,7 @@ def test_a_solve_does_not_see_points_without_weight(key):
     np.testing.assert_array_equal(found, zero > 0)
 
 
+@pytest.mark.slow
 def test_float32_points_in_x64_mode(x64, key):
     y, x, h = clouds()
     state = semidiscrete.from_heights(h)
@@ -125,6 +126,7 @@ def test_float32_points_in_x64_mode(x64, key):
     np.testing.assert_allclose(faces.distance, gap / np.linalg.norm(apart, axis=1), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_arrays_of_the_other_byte_order(key):
     y, x, h = clouds()
     weights = np.full(NUM, 1 / NUM, np.float32)

@@ -84,7 +84,8 @@ def test_labels_are_not_mixed(solved):
         assert (used == used[:, :1]).all()
 
 
-@pytest.mark.parametrize("name", [pytest.param("eight_gaussians", marks=pytest.mark.slow), "twenty_five_gaussians"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["eight_gaussians", "twenty_five_gaussians"])
 def test_the_angle_filter_keeps_samples_on_the_modes(name):
     y, mean, scale = problems.eight_and_twenty_five(name)
     centres, deviation = toy.centres_of(name)

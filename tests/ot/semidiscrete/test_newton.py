@@ -29,7 +29,8 @@ def test_the_matrix_of_a_lattice(key):
     np.testing.assert_allclose(found.masses.sum(), 1, rtol=1e-12)
 
 
-@pytest.mark.parametrize("dim", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", [2, 3])
 def test_the_matrix_predicts_what_heights_move(dim, key):
     random = np.random.default_rng(0)
     y = random.uniform(-0.5, 0.5, (64, dim)).astype(np.float32)
@@ -45,6 +46,7 @@ def test_the_matrix_predicts_what_heights_move(dim, key):
     assert np.linalg.norm(predicted - moved) < 0.3 * np.linalg.norm(moved)  # cells are cones but roughly
 
 
+@pytest.mark.slow
 def test_pairs_are_counted_part_by_part(key, monkeypatch):
     y = jax.random.normal(key, (64, 2))
     whole = newton.count(key, np.zeros(64), y, 3, 70, uniform_cube, 1024)  # 6 blocks more than those for pairs

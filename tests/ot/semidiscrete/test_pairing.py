@@ -141,6 +141,7 @@ def test_round_trip(solved, key):
     assert float(jnp.abs(decoded - moved).max()) < 0.5 / 14 + 1e-5  # the cell's half side: T is nearly the identity
 
 
+@pytest.mark.slow
 def test_draws_of_slabs_are_uniform(key):
     """The cells of ten points in a row are slabs of the cube: uniform there, coordinate by coordinate."""
     y, _, h = problems.slabs(10, 3)
@@ -175,6 +176,7 @@ def test_draws_of_gaussian_half_lines_and_centres(key):
     np.testing.assert_allclose(centre, [[-0.7979, 0], [0.7979, 0], [5.1865, 0]], atol=0.06)
 
 
+@pytest.mark.slow
 def test_draws_of_one_target_spread_over_its_cell():
     y = jax.random.normal(jax.random.key(3), (12, 3)) * jnp.array([1.0, 1.0, 0.3])
     state = semidiscrete.init(jax.random.key(0), y)
@@ -217,6 +219,7 @@ def test_draws_of_a_cell_are_fresh_and_depend_on_the_key(solved, key):
     assert not np.allclose(one, other, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_walks_in_several_tiles_are_not_copies(solved, key, monkeypatch):
     state, y = solved
     monkeypatch.setattr(hit_and_run, "_ALIVE", 2 * len(y))

@@ -56,6 +56,7 @@ def test_the_angle_is_large_just_where_the_nearest_face_parts_the_clusters(dim):
     np.testing.assert_allclose(np.asarray(faces.angle)[clear], angle[near][clear], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_nearest_faces_are_those_of_all_pairs_of_targets(plane):
     state, y = plane
     x = extension.source_samples(jax.random.key(1), 4500, 2)  # more than a tile

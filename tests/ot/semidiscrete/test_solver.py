@@ -48,6 +48,7 @@ def test_slabs(num, dim, key):
     assert float(jnp.abs(state.h - h).max()) < 0.75 / np.sqrt(max(float(info.num_samples), 1))
 
 
+@pytest.mark.slow
 @long
 def test_slabs_from_zero_heights(key):
     y, _, h = problems.slabs(64, 2)
@@ -56,7 +57,7 @@ def test_slabs_from_zero_heights(key):
     assert float(jnp.abs(state.h - h).max()) < 1e-3
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_planted_weights_are_recovered(seed, key):
     y, weights, h = problems.planted_slabs(30, 3, seed)
     state, info = semidiscrete.run(key, y, weights, tol=1e-3)
@@ -133,6 +134,7 @@ def test_statistical_efficiency(dim, key):
     assert float(efficiency) < 2
 
 
+@pytest.mark.slow
 @long
 def test_heights_agree_with_exact_assignment(key):
     from scipy.optimize import linear_sum_assignment
@@ -180,6 +182,7 @@ def test_chi2_of_counts_against_the_definition(row, scale):
     assert float(error) >= 0
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(st.floats(1e-4, 10.0))
 def test_converged_if_and_only_if_chi2_is_below_tol(tol):
@@ -188,6 +191,7 @@ def test_converged_if_and_only_if_chi2_is_below_tol(tol):
     assert (int(info.status) == og.Status.CONVERGED) == (float(info.chi2) < tol)
 
 
+@pytest.mark.slow
 def test_shifted_points_give_the_same_map(key):
     y, _, _ = problems.eight_and_twenty_five("eight_gaussians", 64)
     near, _ = semidiscrete.run(key, y, tol=0.01, batch_size=256)
@@ -224,6 +228,7 @@ def test_a_second_call_does_not_retrace(key):
     assert after[1] <= before[1] + 1  # the number of held-out samples is static and follows tol
 
 
+@pytest.mark.slow
 def test_step_is_pure_jittable_and_vmappable(key):
     y = jax.random.normal(key, (3, 40, 2))
     weights = jnp.full(40, 1 / 40)
@@ -255,6 +260,7 @@ def test_resumed_solve_is_bit_identical(key, monkeypatch):
     assert float(info.chi2) == float(again.chi2)
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_not_enough_is_followed_by_a_longer_one(key):
     y, weights, _ = problems.planted_slabs(64, 2, 3)
     seen = []
@@ -267,6 +273,7 @@ def test_a_stage_that_is_not_enough_is_followed_by_a_longer_one(key):
     assert checked[-1] == min(checked)
 
 
+@pytest.mark.slow
 @long
 def test_a_few_samples_more_than_a_stage_spoil_nothing(key):
     keys = jax.random.split(key)
@@ -322,6 +329,7 @@ def test_memory_of_a_step_stays_far_below_samples_times_points():
     assert large < 0.05 * 4 * 2048 * 100_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("points", [jnp.arange(10.0)[:, None] * jnp.ones((1, 3)), jnp.eye(2, 5)])
 def test_collinear_and_few_points(points, key):
     state, info = semidiscrete.run(key, points, batch_size=256)
@@ -410,6 +418,7 @@ def test_carrying_over_needs_one_space(key):
         semidiscrete.carried(key, state, jnp.eye(4), jnp.ones((5, 3)))
 
 
+@pytest.mark.slow
 def test_clusters_of_well_parted_points(key):
     from otgen.ot.semidiscrete import start
 

@@ -31,6 +31,7 @@ def test_sobol_stream_is_the_same_in_any_pieces(key):
     assert not np.array_equal(source.draw(key, CUBE, source.NET // 256, 256, 5), pieces[0])
 
 
+@pytest.mark.slow
 def test_sobol_averages_are_unbiased_and_sharper_than_independent_ones():
     def integrand(x):
         return jnp.prod(1 + 0.5 * (x - 0.5), axis=1)  # mean 1
@@ -68,6 +69,7 @@ def test_a_plain_sampler_falls_back_to_independent_draws(key):
     assert not np.array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_blocks_follow_one_another_and_their_number_may_be_large(key):
     whole = source.draw(key, CUBE, 0, source.NET, 3)
     size = source.NET // 4
@@ -189,6 +191,7 @@ def test_a_law_refuses_dimensions_that_its_parameters_do_not_have(key):
             call()
 
 
+@pytest.mark.slow
 def test_noise_of_data_is_operated_on_by_the_source_itself(key):
     y = jax.random.normal(key, (40, 2))
     state = semidiscrete.init(key, y, sampler=latent.Uniform(-0.5, 0.5))

@@ -35,6 +35,7 @@ def test_the_law_is_that_of_the_solve(solved):
         og.semidiscrete.masses(jax.random.key(4), transport, Y, 100, sampler=og.source.uniform_cube)
 
 
+@pytest.mark.slow
 def test_methods_are_the_functions(extended):
     state, law = extended.state, {"sampler": og.source.gaussian}
     key = jax.random.key(5)
@@ -51,6 +52,7 @@ def test_methods_are_the_functions(extended):
     np.testing.assert_array_equal(extended.sample(key, 50, form="pairs"), drawn)
 
 
+@pytest.mark.slow
 def test_noise_of_the_points_is_sent_back_to_them(extended):
     noise, found = extended.invert(jax.random.key(6), jnp.arange(40))
     np.testing.assert_array_equal(extended.assign(noise[found]), jnp.flatnonzero(found))

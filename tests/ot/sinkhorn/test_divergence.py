@@ -30,6 +30,7 @@ def test_the_divergence_is_debiased(x64):
     np.testing.assert_allclose(jnp.sum(gradient * v), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_divergence_is_not_negative():
     for seed in range(20):
         x, y, a, b = clouds(10, 10, 2, seed)
@@ -76,6 +77,7 @@ def test_masses_of_unbalanced_second_batches(x64):
     np.testing.assert_allclose(og.sinkhorn_divergence(x, y, a, 1.5 * b, **again, **options), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_mask_forbids_points_to_stay(x64):
     x, y, a, b = clouds(20, 20, 3)
     a, b = (0.5 * (mass + 1 / mass.size) for mass in (a, b))

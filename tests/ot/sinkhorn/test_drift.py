@@ -40,6 +40,7 @@ def test_the_drift_is_the_map_to_the_target_without_the_map_to_the_own_law():
     assert og.drift(*given, epsilon=np.array([0.2, 1.0]), max_steps=1, return_info=True)[1].status == Status.MAX_STEPS
 
 
+@pytest.mark.slow
 def test_with_relaxed_marginals_the_maps_are_of_what_is_moved():
     """Of dense plans: averages over their rows, however little a row holds; a point far from all goes all its way."""
     far = X.copy()

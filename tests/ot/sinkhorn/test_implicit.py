@@ -22,7 +22,8 @@ BOTH = pytest.mark.parametrize(
 
 
 @pytest.mark.parametrize(
-    ("share", "dense"), [pytest.param(1.0, True, marks=pytest.mark.slow), (0.02, True), (0.1, False)]
+    ("share", "dense"),
+    [pytest.param(1.0, True, marks=pytest.mark.slow), (0.02, True), pytest.param(0.1, False, marks=pytest.mark.slow)],
 )
 def test_value_and_plan_equal_pot(x64, share, dense):
     x, y, a, b = clouds(40, 30, 3)
@@ -43,6 +44,7 @@ def test_value_and_plan_equal_pot(x64, share, dense):
     assert abs((a * state.f).sum()) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.1, 0.01])
 def test_float32_value_equals_pot(share):
     x, y, a, b = clouds(60, 50, 5, seed=1)
@@ -133,6 +135,7 @@ def test_hessian_vector_products(x64, taus, dense):
     np.testing.assert_allclose(reverse, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_dense_gradients_and_parameters_of_a_cost(x64):
     x, y, a, b = clouds(8, 7, 2)
     cost = jnp.asarray(matrix(x, y))

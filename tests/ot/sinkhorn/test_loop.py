@@ -84,6 +84,7 @@ def pair(seed=0):
 UNIFORM = np.full(NUM, 1 / NUM)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("far", [1e4, 1e5])
 def test_one_far_point_spoils_no_other(far, side):
@@ -211,6 +212,7 @@ def test_potentials_from_zero_at_a_small_epsilon():
         np.testing.assert_allclose(info.dual_value, right, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_images_of_strokes():
     side = np.linspace(0, 1, 28)
     points = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)

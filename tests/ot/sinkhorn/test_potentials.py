@@ -179,6 +179,7 @@ def test_directions_that_are_near():
     np.testing.assert_allclose(Cosine().pairwise(x, 0 * y), 1)
 
 
+@pytest.mark.slow
 def test_read_outs_compile_once_also_of_numpy():
     cost = og.PairwiseCost(X, Y, block=12)  # streamed
     state = og.sinkhorn.State(np.zeros(N, np.float32), np.zeros(N, np.float32))
@@ -284,6 +285,7 @@ def test_weighted_samples_on_lines():
     np.testing.assert_allclose(even, og.eval.sliced.projected_w2_sq(X, Y, directions), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_totals_that_agree_up_to_rounding_are_one():
     b = UNIFORM * (1 + 8e-6)
     _, info = og.sinkhorn.run(og.DenseCost(MATRIX), UNIFORM, b, epsilon=1.0, tol=4e-6)

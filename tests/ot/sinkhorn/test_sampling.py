@@ -10,6 +10,7 @@ import otgen as og
 from tests.support.clouds import clouds, matrix
 
 
+@pytest.mark.slow
 def test_applying_the_plan_needs_no_plan(x64):
     x, y, a, b = clouds(20, 15, 3)
     cost = og.PairwiseCost(x, y, block=40)
@@ -40,6 +41,7 @@ def test_sampled_pairs_follow_the_plan():
     assert abs(rows - num * a).max() <= 1.01  # stratified: no spread in the rows
 
 
+@pytest.mark.slow
 def test_a_permutation_keeps_the_batch_and_its_law():
     x, y, _, _ = clouds(4, 4, 2, seed=3)
     cost = og.PairwiseCost(x, y)

@@ -130,6 +130,7 @@ def test_transformations_compose():
     np.testing.assert_allclose(mapped[1][0], one, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_fixed_number_of_iterations_in_lockstep():
     x, y, _, _ = clouds(64, 64, 3)
     weights = np.ones((4, 64)) / 64
@@ -144,6 +145,7 @@ def test_a_fixed_number_of_iterations_in_lockstep():
     np.testing.assert_allclose(info.dual_value, plain, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num", [1, 8, 17])
 def test_iterations_on_the_kernel_are_sinkhorns(x64, num):
     x, y, a, b = clouds(15, 12, 2)
@@ -224,6 +226,7 @@ def test_symmetry_scaling_permutation_and_padding(seed, share, factor):
     np.testing.assert_allclose(zeros, value, **close)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [20, 400])
 @pytest.mark.parametrize("tau", [0.2, 0.95])
 def test_a_relaxed_run_ends_where_its_error_is(n, tau):
@@ -310,6 +313,7 @@ def differing(x, y):
     return jnp.sum(x != y)
 
 
+@pytest.mark.slow
 def test_float32_points_stay_float32_where_float64_is_allowed(x64):
     x, y, _, _ = clouds(10, 8, 2)
     cost = og.PairwiseCost(x.astype(np.float32), y.astype(np.float32))

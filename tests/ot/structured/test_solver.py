@@ -373,6 +373,7 @@ def test_bad_input_says_what_to_do():
         structured.alternate(cost, np.zeros((3, 5)), weights, epsilon=0.1, lam=-1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.95, 0.99, 1.0])
 def test_float32_converges_where_the_code_is_nearly_deterministic(share):
     keys = jax.random.split(jax.random.key(1), 2)
