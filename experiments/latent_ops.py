@@ -4,10 +4,11 @@ Implements the method of Agustsson et al. (2019), arXiv 1711.01970, on the laten
 
     python -m experiments.latent_ops                                      # digits, two minutes on two cores
     python -m experiments.latent_ops --dataset mnist --data-dir DATA      # eight minutes on two cores
+    python -m experiments.latent_ops --dataset emoji.tar --size 64 --codec taef2 --components 128 --data-dir DATA
 
 Writes runs/latent_ops/DATASET-seed-SEED/: results.json (Kolmogorov-Smirnov distances of every operation, prior and
-method from the prior; Frechet distances of midpoints to prior samples), laws.png, rows.png, config.json, checkpoints.
-`--resume` continues a run that was stopped.
+method from the prior; Frechet distances of midpoints to prior samples, of codes where there is a codec), laws.png,
+rows.png, config.json, checkpoints. `--resume` continues a run that was stopped.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.lab import ae_ot_stages, command, sets
+from experiments.lab import ae_ot_stages, command, own_images, sets
 from experiments.lab.latent_ops_figures import CUBE, figure_of_laws, figure_of_rows, midpoints
 from experiments.lab.trials import run_parts
 from otgen import data
@@ -55,12 +56,18 @@ PRIORS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(command.Resumable):
+class Config(own_images.OwnImages, command.Resumable):
     """Options of the experiment."""
 
     dataset: str = "digits"
-    """digits, mnist, fashion_mnist, cifar10 or celeb_a."""
+    """digits, mnist, fashion_mnist, cifar10, celeb_a, or a path of images of your own."""
     seed: int = 0
+    codec: str | None = None
+    """As of ae_ot: taef2 instead of an autoencoder of the run's own."""
+    components: int | None = None
+    """As of ae_ot: principal components of the codec's codes."""
+    limit: int | None = None
+    """Use only so many training images."""
     samples: int = 10**6
     """Draws behind every distance in the table of laws."""
     epochs: int | None = None
@@ -79,27 +86,28 @@ class Config(command.Resumable):
         small = {"samples": 20_000, "epochs": 3, "pairs": 2, "num_eval": 300, "tol": 0.2, "progress": False}
         return cls(**{**small, **changes})
 
-    def dim(self) -> int:
-        """Return the dimension of the codes."""
-        return 8 if self.dataset == "digits" else 16
-
     def base(self) -> ae_ot_stages.Config:
         """Return the AE-OT on whose latents images are drawn."""
-        names = ("dataset", "seed", "tol", "data_dir", "cache_dir", "progress")
-        epochs = self.epochs or (150 if self.dataset == "digits" else 12)
-        return ae_ot_stages.Config(**self.given(*names), latent_dim=self.dim(), network="mlp", epochs=epochs)
+        shared = {field.name for field in dataclasses.fields(self)} & {
+            field.name for field in dataclasses.fields(ae_ot_stages.Config)
+        }
+        given = self.given(*shared - {"out", "resume", "overwrite", "num_eval"})
+        if self.codec is None and not data.is_own(self.dataset):
+            digits = self.dataset == "digits"
+            given = {"latent_dim": 8 if digits else 16, "network": "mlp", "epochs": 150 if digits else 12, **given}
+        return ae_ot_stages.Config(**given)
 
 
 def main(config: Config) -> dict[str, Any]:
     """Measure laws and images, draw, and return what results.json holds."""
     command.require(config, ae_ot_stages.IMAGES, seed=0, samples=2, epochs=1, pairs=2, num_eval=24)
-    ae_ot_stages.check(config.base())
+    base = ae_ot_stages.check(config.base())
     folder = command.open_folder(config)
-    model = functools.cache(lambda: generator(config, folder))
-    parts = {"laws": lambda: laws(config), "images": lambda: images(config, *model())}
+    model = functools.cache(lambda: Generator(base, folder, command.progress_of(config, folder)))
+    parts = {"laws": lambda: laws(config), "images": lambda: images(config, model())}
     results = {"dataset": config.dataset, "seed": config.seed, "samples": config.samples, **run_parts(folder, parts)}
     figure_of_laws(folder / "laws.png")
-    figure_of_rows(config, folder / "rows.png", model()[0])
+    figure_of_rows(config, folder / "rows.png", model())
     command.write(folder / "results.json", results)
     return results
 
@@ -128,30 +136,46 @@ def laws(config: Config) -> dict[str, dict[str, dict[str, float]]]:
     return table
 
 
-def generator(config: Config, folder: Path) -> tuple[Callable[[Key, Array], Array], data.Dataset]:
-    """Return an AE-OT model as a function of a key and noise on the cube, and its training images."""
-    train, _ = sets.images(config.base())
-    model = ae_ot_stages.fit(config.base(), folder, train, command.progress_of(config, folder), {})
-    transport = model.variables["transport"]
+class Generator:
+    """An AE-OT model as a function of a key and noise on the cube [n, dim] to images.
 
-    @jax.jit
-    def codes(variables: Any, key: Key, x: Array) -> Array:
-        return model.module.apply(variables, key, x, "pairs", method="move") * transport["scale"] + transport["mean"]
+    Attributes:
+      dim: of the noise.
+      features: name of what `measured` returns.
+    """
 
-    return lambda key, x: ae_ot.decode(model.module, model.variables, codes(model.variables, key, x)), train
+    def __init__(self, base: ae_ot_stages.Config, folder: Path, progress: Any):
+        train, _ = sets.images(base)
+        model = ae_ot_stages.fit(base, folder, train, progress, {})
+        transport, module = model.variables["transport"], model.module
+        self._model, self._of_codes = model, base.codec is not None
+        self.dim = transport["codes"].shape[1]
+        shown = own_images.features(base, train.images.shape[1:])
+        self._extract = evaluate.extractor_of(base.dataset, base.data_dir, shown)
+        self.features = f"codes of {base.codec}" if self._of_codes else self._extract.name
+        self._move = jax.jit(lambda variables, key, x: module.apply(variables, key, x, "pairs", method="move"))
+
+    def __call__(self, key: Key, x: Array) -> Array:
+        """Return images [n, h, w, c] of noise on the cube [n, dim]."""
+        model, transport = self._model, self._model.variables["transport"]
+        codes = self._move(model.variables, key, x) * transport["scale"] + transport["mean"]
+        return ae_ot.decode(model.module, model.variables, codes)
+
+    def measured(self, key: Key, x: Array) -> Array:
+        """Return the features [n, d] of the images of noise; of a codec, whose decoder is large, the standard codes."""
+        return self._move(self._model.variables, key, x) if self._of_codes else self._extract(self(key, x))
 
 
-def images(config: Config, generate: Callable[[Key, Array], Array], train: data.Dataset) -> dict[str, Any]:
+def images(config: Config, generate: Generator) -> dict[str, Any]:
     """Frechet distances of decoded midpoints to decoded prior samples, beside those of prior samples to each other."""
-    features = evaluate.extractor_of(config.dataset, config.data_dir)
     found: dict[str, list[float]] = {}
     for i in range(config.pairs):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed + 1), i), 8)
-        noise = [CUBE.sample(key, (config.num_eval, config.dim())) for key in keys[:6]]
-        reference = features(generate(keys[6], noise[4]))
+        noise = [CUBE.sample(key, (config.num_eval, generate.dim)) for key in keys[:6]]
+        reference = generate.measured(keys[6], noise[4])
         sets = {"prior samples": noise[5], **midpoints(noise[:4])}
         for name, x in sets.items():
-            scored = float(frechet_distance(features(generate(keys[7], x)), reference))
+            scored = float(frechet_distance(generate.measured(keys[7], x), reference))
             found.setdefault(name, []).append(scored)
     base = np.array(found["prior samples"])
     rows = {}
@@ -163,7 +187,7 @@ def images(config: Config, generate: Callable[[Key, Array], Array], train: data.
             "excess_in_sigma": float(excess.mean() / max(excess.std(ddof=1) / math.sqrt(len(values)), 1e-12)),
         }
     rows["prior samples"]["excess_in_sigma"] = 0.0
-    return {"features": features.name, "rows": rows}
+    return {"features": generate.features, "rows": rows}
 
 
 def show(config: Config, results: dict[str, Any]) -> str:

@@ -14,19 +14,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.lab import command, own_images
+from experiments.lab.judge import require_features
 from experiments.lab.sets import NETWORKS
 from otgen import data
 from otgen.data import toy
+from otgen.data.cache import default as default_cache
 from otgen.models import ae_ot, codec
 from otgen.nn.autoencoder import to_unit
 from otgen.train import Checkpoints
+from otgen.train.stages import checksum
 
 _EPOCHS = {"digits": 150, "mnist": 24, "fashion_mnist": 24, "cifar10": 12, "celeb_a": 4}
 IMAGES = tuple(_EPOCHS)  # sets of images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(own_images.OwnImages, command.Options):
+class Config(own_images.OwnImages, command.Features, command.Options):
     """Options of AE-OT on images. None means: what suits the data set."""
 
     dataset: str = "digits"
@@ -53,6 +56,10 @@ class Config(own_images.OwnImages, command.Options):
     num_eval: int = 10_000
     """Images per draw in the table; at most the number of test images."""
 
+    def identity(self) -> dict[str, Any]:
+        """Return what makes the model: all but the features that it is scored in."""
+        return self.numbers("features", "feature_images")
+
     def model(self) -> ae_ot.Config:
         """Return the model this run trains."""
         own = {**NETWORKS.get(self.dataset, {}), "epochs": _EPOCHS.get(self.dataset, 24)}
@@ -70,6 +77,9 @@ def check(config: Config, datasets: tuple[str, ...] = IMAGES, **least: int) -> C
     if config.angle is not None and not 0 <= config.angle <= math.pi:
         raise ValueError(f"angle = {config.angle} lies outside [0, pi]: give radians; pi switches the filter off.")
     _require_codec(config)
+    require_features(config)
+    if config.dataset in toy.DISTRIBUTIONS and config.features != "auto":
+        raise ValueError(f"{config.dataset} is a set of points: features are of images, leave them out.")
     if config.tol is not None and not config.tol > 0:
         raise ValueError(f"tol = {config.tol} is not positive.")
     config = own_images.suited(config)
@@ -127,11 +137,12 @@ def _require_codec(config: Config) -> None:
 def _fit_on_codec(
     config: Config, folder: Path, train: data.Dataset, progress: Any, seconds: dict[str, float], key: Any
 ) -> ae_ot.Model:
-    """Encode the images, keep their codes, and solve the transport to them."""
+    """Encode the images, keep their codes in the cache for all runs, and solve the transport to them."""
     start = time.perf_counter()
     chosen = codec.taef2(config.data_dir, train.images.shape[1:])
     place = folder / "checkpoints"
-    codes = codec.encode(chosen, train.images, folder=place / "codes", progress=config.progress)
+    kept = Path(config.cache_dir or default_cache()) / "codes" / f"{config.codec}-{checksum(train.images):08x}"
+    codes = codec.encode(chosen, train.images, folder=kept, progress=config.progress)
     if config.components is not None:
         chosen = codec.components(chosen, codes, config.components)
         codes = chosen.module.apply(chosen.variables, jnp.asarray(codes), method="reduce")

@@ -50,14 +50,20 @@ def rows(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> Iter
         return lambda key, num: ae_ot.sample(key, model, num, form=form, angle=angle)
 
     yield "real training images", drawn_from(train.images)
-    yield "reconstructed test images", lambda key, num: _reconstruct(model, test.images[:num])
-    for word, angle in (("", None), (", filter off", math.pi)):
+    yield "reconstructed test images", lambda key, num: _reconstruct(model, _others(test.images, num))
+    words = {"": None} if config.features == "inception" else {"": None, ", filter off": math.pi}  # minutes a row
+    for word, angle in words.items():
         for form in ("local", "pairs", "simplex"):
             yield f"AE-OT, {form}{word}", extended(form, angle)
     yield "Gaussian in the latent", decoded(_gaussian(codes))
     components = min(config.mixture_components, len(codes) // 2)
     yield f"mixture of {components} Gaussians", decoded(_mixture(codes, components, config.seed))
     yield "3-NN interpolation of codes", decoded(_interpolate(codes))
+
+
+def _others(images: np.ndarray, num: int) -> np.ndarray:
+    """Return held-out images after the first `num`, which the judge knows; the first where too few are left."""
+    return images[num : 2 * num] if len(images) >= 2 * num else images[:num]
 
 
 def _reconstruct(model: ae_ot.Model, images: np.ndarray) -> Array:
@@ -97,7 +103,8 @@ def _interpolate(codes: Array) -> Draw:
 
 def judge_of(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset, **options: Any) -> evaluate.Judge:
     """Return a judge that measures memorisation in the codes of the model itself; options as in `otgen.eval.Judge`."""
-    options = {"num": config.num_eval, "data_dir": config.data_dir, **options}
+    num = config.num_eval if config.features == "auto" else config.feature_images
+    options = {"num": num, "data_dir": config.data_dir, **options}
     options.setdefault("codes", model.variables["transport"]["codes"])
     options.setdefault("features", own_images.features(config, train.images.shape[1:]))
     return evaluate.Judge(config.dataset, train, test, codes_of(model), **options)
@@ -106,6 +113,7 @@ def judge_of(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset, **o
 def table(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> dict[str, Any]:
     """Score every row by its mean and standard deviation over the draws."""
     judge = judge_of(config, model, train, test, neighbours=True)
+    draws = config.draws if config.features == "auto" else 1
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     scored, rates, classes = {}, {}, {}
     for name, draw in rows(config, model, train, test):
@@ -116,7 +124,7 @@ def table(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> dic
             spent.append(seconds)
             return images
 
-        found = judged(judge, key, timed, 1 if name.startswith("reconstructed") else config.draws)
+        found = judged(judge, key, timed, 1 if name.startswith("reconstructed") else draws)
         scored[name] = {**found["mean"], "frechet_sd": found["sd"]["frechet"], "draws": len(spent)}
         rates[name] = round(judge.num / min(spent))
         classes[name] = found["class_shares"]

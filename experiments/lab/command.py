@@ -120,13 +120,18 @@ class Scored(Seeds):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Featured(Scored):
+class Features:
     """The options of experiments that can be scored again in other features."""
 
     features: str = "auto"
     """Space of the distances of images: auto (LeNet or pixels), pixels, lenet, inception."""
     feature_images: int = 5000
     """Images of the one draw that a seed is scored with in features other than auto."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Featured(Features, Scored):
+    """The options of experiments over seeds that can be scored again in other features."""
 
 
 def require(config: Any, datasets: Iterable[str] = (), **least: int) -> None:

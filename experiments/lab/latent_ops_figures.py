@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from experiments.lab.figures import canvas, pyplot, save
 from otgen import plot
 from otgen.ot import latent
-from otgen.types import Array, Key
+from otgen.types import Array
 
 CUBE = latent.Uniform(-0.5, 0.5)
 
@@ -59,10 +58,10 @@ def figure_of_laws(path: Path) -> None:
     save(sheet, path, 130)
 
 
-def figure_of_rows(config: Any, path: Path, generate: Callable[[Key, Array], Array]) -> None:
+def figure_of_rows(config: Any, path: Path, generate: Any) -> None:
     """Decoded four-point centres and two-point paths, raw above matched."""
     keys = jax.random.split(jax.random.key(config.seed + 2), 5)
-    corners = [CUBE.sample(key, (12, config.dim())) for key in keys[:4]]
+    corners = [CUBE.sample(key, (12, generate.dim)) for key in keys[:4]]
     sheet, (axes,) = canvas(1, 2, 6, 2.1)
     between = midpoints(corners)
     shown = [corners[0], *(between[name] for name in ("lerp, four points", "matched, four points"))]

@@ -43,6 +43,7 @@ from otgen.types import Array, Key
 
 _KNOWN = 20_000  # training features that mixtures are measured against
 _MOST = 2**28  # numbers in all training features, by which classes are told; of more the first are taken
+_SLOW_KNOWN = 5000  # of these in Inception features, which take minutes
 _PIECE = 2**26  # pixels that features and codes are taken of at a time
 _LEAST = 6  # rows: density is of five neighbours
 _NAMES = ("auto", "pixels", "lenet", "inception")
@@ -142,7 +143,8 @@ class Judge:
         encoder for all generators that are compared.
       num: images per draw; at most the number of test images.
       data_dir: folder of feature weights; OTGEN_DATA for None.
-      features: as in `extractor_of`; with inception, classes are told in LeNet's where that is the data set's own.
+      features: as in `extractor_of`; with inception, classes are told in LeNet's where that is the data set's own, else
+        by the first 5,000 training images.
       neighbours: classes by nearest neighbours even where there is a classifier.
       codes: codes [n, d] of the training images, where they are known; None to encode them.
 
@@ -190,8 +192,10 @@ class Judge:
         if features == "inception" and (own := extractor_of(dataset, data_dir)) is not pixels:
             self._of_classes = own  # Inception would take hours on all training images
         self._test = self._extract(to_unit(held_out))
-        known = self._of_classes(to_unit(held_out))
-        fits = max(_KNOWN, _MOST // known.shape[1]) if self._has_classes() else _LEAST
+        known = self._test if self._of_classes is self._extract else self._of_classes(to_unit(held_out))
+        slow = features == "inception" and self._of_classes is self._extract
+        fits = _SLOW_KNOWN if slow else max(_KNOWN, _MOST // known.shape[1])
+        fits = fits if self._has_classes() else _LEAST
         self._train = _by_pieces(self._of_classes, train.images[:fits])
         if codes is None:
             codes = _by_pieces(self._encode, train.images)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import ae_ot, ae_ot_gan, compare, latent_ops
+from experiments import ae_ot, ae_ot_gan, compare, latent_ops, latent_ot
 from experiments.lab import ae_ot_table, command, own_images
 from otgen import data
+from otgen.models.codec import kept
 
 
 @pytest.fixture(autouse=True)
@@ -77,10 +78,10 @@ def test_what_cannot_be_meant_is_told_before_anything_is_written(tmp_path, folde
     refused(r"my.digits has 1 images for test: at least 8 are needed; .* or another --test-share", test_share=0.001)
     refused("background = 'nocolour'", background="nocolour")
     with pytest.raises(ValueError, match=r"'.*my.digits' is unknown: choose one of digits"):
-        latent_ops.main(latent_ops.Config.smoke(dataset=str(folder), out=str(tmp_path / "run")))
+        latent_ot.main(latent_ot.Config.smoke(dataset=str(folder), out=str(tmp_path / "run")))
 
 
-@pytest.mark.parametrize("module", [ae_ot, ae_ot_gan, compare], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [ae_ot, ae_ot_gan, compare, latent_ops], ids=lambda module: module.__name__)
 def test_other_experiments_take_them_too(tmp_path, folder, monkeypatch, module):
     class Opened(Exception):
         pass
@@ -97,7 +98,7 @@ def test_other_experiments_take_them_too(tmp_path, folder, monkeypatch, module):
         module.main(config)
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     assert stored["dataset"] == f"my.digits {data.about(data.load(folder))['fingerprint']}"
-    assert (stored["network"], stored["latent_dim"]) == ("mlp", 8)
+    assert (stored.get("network", "mlp"), stored.get("latent_dim", 8)) == ("mlp", 8)
     with pytest.raises(ValueError, match="dataset"):
         module.main(dataclasses.replace(config, size=4, resume=True))
 
@@ -122,6 +123,33 @@ def test_networks_suit_the_images():
     assert own_images.network((28, 28, 1)) == {"network": "conv", "latent_dim": 16}
     assert own_images.network((33, 32, 3)) == {"network": "mlp", "latent_dim": 64}
     assert own_images.network((128, 128, 3)) == {"network": "conv", "latent_dim": 100}
+
+
+def test_what_cannot_be_meant_of_codecs_and_features(tmp_path):
+    def refused(message, error=ValueError, **options):
+        with pytest.raises(error, match=message):
+            ae_ot.main(ae_ot.Config.smoke(**{"out": str(tmp_path / "run"), **options}))
+        assert not (tmp_path / "run").exists()
+
+    refused("features = 'vgg'", features="vgg")
+    refused("two_moons is a set of points: features are of images", dataset="two_moons", features="pixels")
+    refused("two_moons is a set of points: a codec is of images", dataset="two_moons", codec="taef2", epochs=None)
+    refused("codec = 'vae': the one that is known is taef2", codec="vae")
+    refused("components are of the codes of a codec", components=4)
+    refused("encoder.npz", FileNotFoundError, codec="taef2", epochs=None, data_dir=str(tmp_path))
+
+
+def test_codes_of_a_codec_are_computed_once_for_all_runs(tmp_path, data_dir, monkeypatch):
+    def run(seed):
+        options = {"codec": "taef2", "epochs": None, "components": 6, "limit": 60, "mixture_components": 2, "tol": 0.5}
+        options |= {"data_dir": str(data_dir), "seed": seed, "out": str(tmp_path / f"run-{seed}"), "num_eval": 30}
+        return ae_ot.main(ae_ot.Config.smoke(**options, features="pixels", feature_images=24))
+
+    first = run(0)
+    assert first["images_per_draw"] == 24
+    monkeypatch.setattr(kept, "_fill", lambda *rest: pytest.fail("codes were computed again"))
+    again = run(1)
+    assert again["rows"]["reconstructed test images"] == pytest.approx(first["rows"]["reconstructed test images"])
 
 
 @pytest.mark.slow
