@@ -74,4 +74,4 @@ def figure_of_rows(config: Any, path: Path, generate: Any) -> None:
     plot.image_grid(
         generate(keys[4], jnp.concatenate([raw, around, matched])), 12, axes[1], "paths: lerp, slerp, matched"
     )
-    save(sheet, path, 130)
+    save(sheet, path, 130, bbox_inches="tight")

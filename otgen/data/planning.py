@@ -37,9 +37,11 @@ class Plan(NamedTuple):
 
 def shown(items: Iterable, what: str, options: Preparation, total: int | None = None) -> Iterator:
     """Go through items under a progress bar."""
+    if not options.progress:
+        return iter(items)
     from tqdm.auto import tqdm
 
-    return tqdm(items, what, total, disable=not options.progress, delay=1, unit="image", dynamic_ncols=True)
+    return tqdm(items, what, total, delay=1, unit="image", dynamic_ncols=True)
 
 
 def plan(source: Source, options: Preparation) -> Plan:

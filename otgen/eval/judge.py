@@ -43,7 +43,7 @@ from otgen.types import Array, Key
 
 _KNOWN = 20_000  # training features that mixtures are measured against
 _MOST = 2**28  # numbers in all training features, by which classes are told; of more the first are taken
-_SLOW_KNOWN = 5000  # of these in Inception features, which take minutes
+_SLOW_KNOWN = 2000  # of these in Inception features, which take minutes
 _PIECE = 2**26  # pixels that features and codes are taken of at a time
 _LEAST = 6  # rows: density is of five neighbours
 _NAMES = ("auto", "pixels", "lenet", "inception")
@@ -144,7 +144,7 @@ class Judge:
       num: images per draw; at most the number of test images.
       data_dir: folder of feature weights; OTGEN_DATA for None.
       features: as in `extractor_of`; with inception, classes are told in LeNet's where that is the data set's own, else
-        by the first 5,000 training images.
+        by the first 2,000 training images.
       neighbours: classes by nearest neighbours even where there is a classifier.
       codes: codes [n, d] of the training images, where they are known; None to encode them.
 

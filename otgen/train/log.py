@@ -24,11 +24,15 @@ class Progress:
     """
 
     def __init__(self, total: int | None, label: str, enabled: bool = True):
-        from tqdm.auto import tqdm
+        self._bar = None
+        if enabled:
+            from tqdm.auto import tqdm  # in a notebook without widgets it warns
 
-        self._bar = tqdm(total=total, desc=label, disable=not enabled, unit="step", dynamic_ncols=True)
+            self._bar = tqdm(total=total, desc=label, unit="step", dynamic_ncols=True)
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
+        if self._bar is None:
+            return
         self._bar.set_postfix({name: f"{value:.4g}" for name, value in metrics.items()}, refresh=False)
         if self._bar.total is not None and step > self._bar.total:
             self._bar.total = step
@@ -38,7 +42,8 @@ class Progress:
         return self
 
     def __exit__(self, *error) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
 
 class JsonLines:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
-from tqdm.auto import tqdm
 
 from otgen.data.mapped import pieces
 from otgen.models.apply import check_images, rows
 from otgen.models.codec.made import Codec
 from otgen.ot.check import as_path, require_kind
+from otgen.train import Progress
 from otgen.train.stages import checksum
 from otgen.types import Array
 
@@ -90,7 +90,8 @@ def decode(codec: Codec, codes: ArrayLike) -> Array:
 def _fill(codec: Codec, images: Any, codes: np.ndarray, done: int, progress: bool, wrote: Any) -> None:
     """Encode images from a part on, telling each part that is written."""
     start = done * _PART
-    with tqdm(total=len(images), initial=start, disable=not progress, desc="codes", unit="image") as bar:
+    with Progress(len(images), "codes", progress) as bar:
+        bar(start, {})
         for images_of_part in pieces(images[start:], _PART):
             part = codes[start : start + len(images_of_part)]
             part[:] = rows(codec.module, codec.variables, images_of_part, "encode")
@@ -98,7 +99,7 @@ def _fill(codec: Codec, images: Any, codes: np.ndarray, done: int, progress: boo
                 raise ValueError(f"codes of images {start} to {start + len(part) - 1} are not finite: check the codec.")
             wrote(part)
             start += len(part)
-            bar.update(len(part))
+            bar(start, {})
 
 
 def _begun(folder: Path, wanted: dict[str, Any], num: int) -> tuple[dict[str, Any], np.ndarray]:
