@@ -281,6 +281,19 @@ def run_blocks(path: Path, first: int | None = None) -> dict:
 
 
 @pytest.mark.slow
+def test_tables_of_generators_are_those_of_the_files():
+    """Every row of a table that a file gives stands on the page as the file has it."""
+    from experiments.lab.table import markdown
+    from experiments.sinkhorn_generator import COLUMNS
+
+    page = (ROOT / "docs/methods/sinkhorn-generator.md").read_text()
+    files = sorted((ROOT / "benchmarks").glob("sinkhorn_generator_*.json"))
+    assert len(files) >= 4
+    for path in files:
+        for row in markdown(json.loads(path.read_text())["rows"], COLUMNS).splitlines():
+            assert row in page, f"{path.name}: {row}"
+
+
 def test_the_six_lines_of_the_readme_run():
     names = run_blocks(ROOT / "README.md", 1)
     assert names["z"].shape == (64, 8)

@@ -314,8 +314,8 @@ class PointJudge:
     """Scores points against held-out ones, and on the modes where they are known.
 
     Called with points [n, d], n >= 6, or images of one row and column [n, 1, 1, d], it returns a Verdict without class
-    shares, whose scores are frechet, sliced_w2_sq (`sliced_w2_sq`), lmem (`memorisation`), precision, recall, density
-    and coverage (`neighbour_scores`), and with modes those of `mode_scores`. All but lmem are against the first `num`
+    shares, whose scores are frechet, kid and kid_error (`kernel_distance`), sliced_w2_sq (`sliced_w2_sq`), lmem
+    (`memorisation`), precision, recall, density and coverage (`neighbour_scores`), and with modes those of `mode_scores`. All but lmem are against the first `num`
     held-out points.
 
     Args:
@@ -362,8 +362,11 @@ class PointJudge:
           ValueError: for points of another dimension, not finite, or fewer than 6.
         """
         points, real = pixels(points), self._test[: self.num]
+        kid = kernel_distance(points, real)
         scores = {
             "frechet": frechet_distance(points, real),
+            "kid": kid.value,
+            "kid_error": kid.error,
             "sliced_w2_sq": sliced_w2_sq(jax.random.key(0), points, real).value,
             "lmem": memorisation(points, self._train, test_distance=self._test_distance).value,
             **neighbour_scores(real, points)._asdict(),

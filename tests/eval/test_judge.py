@@ -106,6 +106,7 @@ def test_points_are_scored_on_their_modes():
     scores, shares = judge(new)
     assert shares.size == 0
     assert scores["frechet"] == pytest.approx(float(frechet_distance(new, test[:150])))
+    assert scores["kid"] == pytest.approx(float(evaluate.kernel_distance(new, test[:150]).value))
     assert scores["lmem"] == pytest.approx(float(evaluate.novelty(new, train, test)))
     for name, value in evaluate.mode_scores(new, *modes)._asdict().items():
         assert scores[name] == pytest.approx(float(value))
