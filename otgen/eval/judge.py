@@ -315,8 +315,8 @@ class PointJudge:
 
     Called with points [n, d], n >= 6, or images of one row and column [n, 1, 1, d], it returns a Verdict without class
     shares, whose scores are frechet, kid and kid_error (`kernel_distance`), sliced_w2_sq (`sliced_w2_sq`), lmem
-    (`memorisation`), precision, recall, density and coverage (`neighbour_scores`), and with modes those of `mode_scores`. All but lmem are against the first `num`
-    held-out points.
+    (`memorisation`), precision, recall, density and coverage (`neighbour_scores`), and with modes those of
+    `mode_scores`. All but lmem are against the first `num` held-out points.
 
     Args:
       train, test: points [n, d] or images of one row and column [n, 1, 1, d]; at least 6 held out.

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -28,15 +27,12 @@ from otgen.models.apply import as_batch, check_images, parts_of, rows, transport
 from otgen.models.baselines import latent_law
 from otgen.models.classes import check_labels as check_labels
 from otgen.models.classes import require_label, rows_of_label
-from otgen.models.codec import kept
+from otgen.models.codec.encoded import Encoded, codes_beside, params_of, settings_on
 from otgen.models.codec.made import Codec
-from otgen.models.codec.modules import applied
 from otgen.models.fitting import check_start, check_step, fit_generator
-from otgen.nn.autoencoder import Autoencoder
 from otgen.ot import semidiscrete
 from otgen.ot.check import as_array, as_count, as_key, require_kind
 from otgen.ot.semidiscrete import extension
-from otgen.train.checkpoint import Checkpoints
 from otgen.train.descent import descend
 from otgen.train.loop import check_readers
 from otgen.train.settings import Settings, adam, made, rows_of
@@ -70,7 +66,7 @@ class Config(Settings):
         self.whole_or_none("max_samples")
 
 
-class AEOT(nn.Module):
+class AEOT(Encoded):
     """The whole system: networks in `params`, solved transport in the collection `transport`.
 
     `transport` holds codes [N, d] (standardised), h [N], centres [N, d], angle [], and mean, scale [d] of the codes.
@@ -85,31 +81,6 @@ class AEOT(nn.Module):
       >>> print(module.image_shape, module.config.latent_dim)
       (8, 8, 1) 2
     """
-
-    image_shape: tuple[int, int, int]
-    config: Config
-    codec: nn.Module | None = dataclasses.field(default=None, kw_only=True)
-
-    def setup(self) -> None:
-        config = self.config
-        if self.codec is None:
-            self.autoencoder = Autoencoder(self.image_shape, config.latent_dim, *config.networks())
-
-    def __call__(self, images: Array) -> Array:
-        """Pixel logits [n, h, w, c] of the reconstructions of images in [0, 1]; with a codec the pixels themselves."""
-        return self.decode(self.encode(images)) if self.codec is not None else self.autoencoder(images)
-
-    def encode(self, images: Array) -> Array:
-        """Return codes [n, d] of images [n, h, w, c] in [0, 1], in the autoencoder's own scale."""
-        if self.codec is not None:
-            return applied(self, "codec", images, "encode")
-        return self.autoencoder.encode(images)
-
-    def decode(self, codes: Array) -> Array:
-        """Return images [n, h, w, c] in [0, 1] of codes [n, d] in the autoencoder's own scale."""
-        if self.codec is not None:
-            return applied(self, "codec", codes, "decode")
-        return self.autoencoder.decode(codes)
 
     def codes(self, key: Key, num: int, form: str = extension.DEFAULT, angle: Array | float | None = None) -> Array:
         """Draw new codes [num, d] by the extended map."""
@@ -421,27 +392,11 @@ def fit(
     if codec is None:
         module, params = train_autoencoder(train_key, images, settings, **options)
     else:
-        module, params = _on_codec(codec, images.shape[1:], config)
-        folder = None if checkpoints is None or isinstance(checkpoints, Checkpoints) else Path(checkpoints) / "codes"
-        options["codes"] = kept.encode(codec, images, folder=folder) if codes is None else codes
+        settings = settings_on(codec, images.shape[1:], Config, config)
+        module, params = AEOT(images.shape[1:], settings, codec=codec.module), params_of(codec)
+        options["codes"] = codes_beside(codec, images, checkpoints) if codes is None else codes
     variables, info = solve(solve_key, module, params, images, **options)
     return Model(module, variables, labels, info)
-
-
-def _on_codec(codec: Codec, image_shape: tuple[int, ...], config: dict[str, Any]) -> tuple[AEOT, Any]:
-    """Return the module on a codec, and its parameters.
-
-    Raises:
-      ValueError: for images of another shape, and another dimension of the codes than the codec's.
-    """
-    require_kind("codec", codec, Codec)
-    shape, dim = tuple(codec.module.image_shape), codec.module.latent_dim
-    if tuple(image_shape) != shape:
-        raise ValueError(f"images of shape {tuple(image_shape)} for a codec of {shape}: make one for this shape.")
-    settings = made(Config, {"latent_dim": dim, **config})
-    if settings.latent_dim != dim:
-        raise ValueError(f"latent_dim = {settings.latent_dim} on a codec of {dim}: leave it out.")
-    return AEOT(shape, settings, codec=codec.module), {"codec": codec.variables["params"]}
 
 
 @functools.partial(jax.jit, static_argnames=("module", "num", "form"))

@@ -30,9 +30,10 @@ from otgen.maps.distil import distil as _distilled
 from otgen.models import ae_ot
 from otgen.models.apply import PIECE, check_images, parts_of, rows, transport_of
 from otgen.models.classes import check_labels, require_label, rows_of_label
-from otgen.nn.autoencoder import Autoencoder
+from otgen.models.codec.encoded import Encoded, codes_beside, params_of, settings_on
+from otgen.models.codec.made import Codec
 from otgen.ot import semidiscrete
-from otgen.ot.check import as_count, as_key, as_points, require_choice, require_kind, require_positive
+from otgen.ot.check import as_array, as_count, as_key, as_points, require_choice, require_kind, require_positive
 from otgen.ot.semidiscrete import extension
 from otgen.ot.semidiscrete.source import gaussian
 from otgen.train.loop import check_readers
@@ -84,16 +85,17 @@ class Config(Settings):
         return dict(self.solver_options)
 
 
-class LatentOT(nn.Module):
+class LatentOT(Encoded):
     """The whole system: networks in `params`, what is known of the codes in the collection `transport`.
 
-    `params` holds autoencoder, potential, and shortcut once distilled; `transport` holds codes [N, d] (standardised),
-    h, temperature, residual, units and table of their `neural_map.Map`, mean, scale [d] of the codes, and the angle []
-    above which the map counts as jumping.
+    `params` holds autoencoder (or codec), potential, and shortcut once distilled; `transport` holds codes [N, d]
+    (standardised), h, temperature, residual, units and table of their `neural_map.Map`, mean, scale [d] of the codes,
+    and the angle [] above which the map counts as jumping.
 
     Attributes:
       image_shape: (height, width, channels).
       config: see Config.
+      codec: module of the codec (`models.codec`) whose codes these are; None for an autoencoder of its own.
       potential: the network of the potential.
       shortcut: the network that the map is distilled into.
 
@@ -103,26 +105,8 @@ class LatentOT(nn.Module):
       (8, 8, 1) c_transform
     """
 
-    image_shape: tuple[int, int, int]
-    config: Config
     potential: nn.Module | None = None
     shortcut: nn.Module | None = None
-
-    def setup(self) -> None:
-        config = self.config
-        self.autoencoder = Autoencoder(self.image_shape, config.latent_dim, *config.networks())
-
-    def __call__(self, images: Array) -> Array:
-        """Pixel logits [n, h, w, c] of the reconstructions of images in [0, 1]."""
-        return self.autoencoder(images)
-
-    def encode(self, images: Array) -> Array:
-        """Return codes [n, d] of images [n, h, w, c] in [0, 1], in the autoencoder's own scale."""
-        return self.autoencoder.encode(images)
-
-    def decode(self, codes: Array) -> Array:
-        """Return images [n, h, w, c] in [0, 1] of codes [n, d] in the autoencoder's own scale."""
-        return self.autoencoder.decode(codes)
 
     def map(self) -> neural_map.Map:
         """Return the map from N(0, I) to the standardised codes."""
@@ -252,16 +236,23 @@ def solve(
     images: np.ndarray,
     config: Config,
     *,
+    codec: Codec | None = None,
+    codes: Any = None,
     callback: Callback | None = None,
     checkpoints: Any = None,
 ) -> Model:
     """Learn the map from noise to the codes of images, going on from the newest checkpoint if any.
 
+    Codes are standardised: those of its own autoencoder coordinate by coordinate, those of a codec, whose distances
+    mean something, as a whole.
+
     Args:
       key: random key of this stage.
-      params: of the autoencoder, from `train_autoencoder`.
+      params: of the autoencoder, from `train_autoencoder`; not read where there is a codec.
       images: the training images [N, h, w, c].
       config: the model.
+      codec: an autoencoder that is there already (`models.codec`), whose codes these are.
+      codes: codes [N, d] of the images, where they are known; None to encode them.
       callback: called with steps and metrics, as in `neural_map.fit`.
       checkpoints: a folder, or `train.Checkpoints`, to save in and to go on from, bit-identically.
 
@@ -283,9 +274,17 @@ def solve(
     as_key(key), require_kind("config", config, Config), check_readers(callback, checkpoints)
     images = check_images(images)
     bare = LatentOT(images.shape[1:], config)
-    codes = rows(bare, {"params": params}, images, "encode")
+    if codec is not None:
+        config = settings_on(codec, images.shape[1:], Config, dataclasses.asdict(config))
+        bare, params = LatentOT(images.shape[1:], config, codec=codec.module), params_of(codec)
+    given = {} if codes is None else {"codes": np.asarray(codes)}  # what a folder of checkpoints is known by
+    if codes is None:
+        codes = rows(bare, {"params": params}, images, "encode")
+    codes = as_array("codes", codes, (len(images), config.latent_dim))
     mean, scale = standardisation(codes)
-    with opened(checkpoints, "map", config, key=key, images=np.asarray(images), params=params) as saved:
+    if codec is not None:
+        scale = jnp.full_like(scale, jnp.sqrt(jnp.mean(codes.var(0))))
+    with opened(checkpoints, "map", config, key=key, images=np.asarray(images), params=params, **given) as saved:
         found = neural_map.fit(
             key,
             None,
@@ -300,7 +299,7 @@ def solve(
     transport = {name: getattr(found, name) for name in _KNOWN}
     transport["angle"] = extension.threshold(angle_key, h, found.codes, sampler=gaussian, quantile=config.quantile)
     variables = {
-        "params": {"autoencoder": params["autoencoder"], "potential": found.params},
+        "params": {**params, "potential": found.params},
         "transport": {**transport, "mean": mean, "scale": scale},
     }
     return Model(bare.clone(potential=found.module), variables)
@@ -311,6 +310,8 @@ def fit(
     images: np.ndarray,
     labels: np.ndarray | None = None,
     *,
+    codec: Codec | None = None,
+    codes: Any = None,
     callback: Callback | None = None,
     checkpoints: Any = None,
     **config: Any,
@@ -321,6 +322,8 @@ def fit(
       key: random key.
       images: uint8, or floats in [0, 1], [N, h, w, c].
       labels: integers [N], to draw from one class by `sample(..., label=)`; None for none.
+      codec: an autoencoder that is there already (`models.codec`), to whose codes the map leads; None to train one.
+      codes: codes [N, d] of the images by the codec, where they are known; None to encode them.
       callback: called with steps and metrics of both stages.
       checkpoints: a folder in which both stages save, and from which they go on, bit-identically.
       **config: fields of Config.
@@ -341,12 +344,18 @@ def fit(
       >>> print(og.models.latent_ot.sample(jax.random.key(1), model, 3).shape)
       (3, 8, 8, 1)
     """
-    check_readers(callback, checkpoints, stages=2)
+    check_readers(callback, checkpoints, stages=2 if codec is None else 1)
     images, settings = check_images(images), made(Config, config)
     labels = check_labels(labels, len(images))
     train_key, solve_key = jax.random.split(as_key(key))
     options = {"callback": callback, "checkpoints": checkpoints}
-    params = train_autoencoder(train_key, images, settings, **options)
+    params = None
+    if codec is None:
+        params = train_autoencoder(train_key, images, settings, **options)
+    else:
+        settings = settings_on(codec, images.shape[1:], Config, config)
+        codes = codes_beside(codec, np.asarray(images), checkpoints) if codes is None else codes
+        options |= {"codec": codec, "codes": codes}
     return solve(solve_key, params, images, settings, **options)._replace(labels=labels)
 
 

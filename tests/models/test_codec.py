@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import otgen as og
-from otgen.models import ae_ot, codec
+from otgen.models import ae_ot, codec, latent_ot
 
 SHAPE = (8, 8, 1)
 
@@ -151,6 +151,22 @@ def test_ae_ot_on_a_codec_draws_images_of_its_codes(images, tmp_path):
     assert np.ptp(np.asarray(scale)) == 0
     og.save(tmp_path / "model", ae_ot.fit(jax.random.key(0), images, codec=taef2_like(), tol=0.5))
     assert ae_ot.sample(jax.random.key(1), og.load(tmp_path / "model"), 2).shape == (2, *SHAPE)
+
+
+def test_latent_ot_on_a_codec_draws_images_of_its_codes(images, tmp_path):
+    few = codec.components(halves(), codec.encode(halves(), images), 3)
+    options = {"num_steps": 60, "hidden": (32,), "batch_size": 64}
+    model = latent_ot.fit(jax.random.key(0), images, codec=few, checkpoints=tmp_path, solver_options=options)
+    assert model.module.config.latent_dim == 3
+    np.testing.assert_allclose(latent_ot.encode(model, images[:9]), codec.encode(few, images[:9]), atol=1e-5)
+    assert (tmp_path / "codes" / "codes.npy").is_file()
+    new = np.asarray(latent_ot.sample(jax.random.key(1), model, 500))
+    assert np.abs(new.mean(0) - images.mean(0) / 255).mean() < 0.05
+    again = latent_ot.fit(jax.random.key(0), images, codec=few, checkpoints=tmp_path, solver_options=options)
+    same = latent_ot.sample(jax.random.key(1), again, 500)
+    np.testing.assert_array_equal(same, new)
+    with pytest.raises(ValueError, match="latent_dim = 4 on a codec of 3"):
+        latent_ot.fit(jax.random.key(0), images, codec=few, latent_dim=4)
 
 
 def taef2_like():
