@@ -238,7 +238,7 @@ FITS = {  # all fields of the configuration are among the arguments; one row for
     "flow.fit": lambda: fitted(og.models.flow.Config, SIZES["flow"], data=X, labels=LABELS, coupling="independent"),
     "info_gan.fit": lambda: fit_images("info_gan"),
     "informative_gan.fit": lambda: fit_images("informative_gan"),
-    "latent_ot.fit": lambda: fit_images("latent_ot", labels=LABELS),
+    "latent_ot.fit": lambda: fit_images("latent_ot", labels=LABELS) | {"codec": None},
     "distil.distil": lambda: distilled(map_=learned("c_transform")),
     "latent_ot.distil": lambda: distilled(model=model("latent_ot")),
     "neural_map.fit c_transform": lambda: fit_map("c_transform"),

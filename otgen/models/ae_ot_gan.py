@@ -28,12 +28,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.scipy.special import logit
 
 from otgen.models import ae_ot
 from otgen.models.ae_ot import decode as decode
 from otgen.models.ae_ot import encode as encode
 from otgen.models.ae_ot_gan_losses import Batch, Features, balanced, critic_loss, generator_loss, slopes_of
 from otgen.models.apply import check_images, parts_of, transport_of
+from otgen.models.codec.modules import applied
 from otgen.models.fitting import check_step
 from otgen.nn import adversarial
 from otgen.nn.autoencoder import decoder, to_unit
@@ -120,11 +122,11 @@ class Config(Checked):
 class AEOTGAN(ae_ot.AEOT):
     """AE-OT whose images are a generator's; `decode`, `codes` and `sample` are those of the GAN.
 
-    Params: `autoencoder` (frozen), `generator`, `critic`. Collection `transport` as in `ae_ot.AEOT`, with `root` [d, d]
-    of the covariance of the codes if the latents are Gaussian.
+    Params: `autoencoder` or `codec` (frozen), `generator`, which starts from its decoder, `critic`. Collection
+    `transport` as in `ae_ot.AEOT`, with `root` [d, d] of the covariance of the codes if the latents are Gaussian.
 
     Attributes:
-      image_shape, config: of the AE-OT.
+      image_shape, config, codec: of the AE-OT. The critic is as `config` says.
       gan: see Config.
 
     Example:
@@ -138,16 +140,24 @@ class AEOTGAN(ae_ot.AEOT):
     def setup(self) -> None:
         super().setup()
         networks = self.config.networks()
-        self.generator = decoder(self.image_shape, *networks)
+        if self.codec is None:
+            self.generator = decoder(self.image_shape, *networks)
         self.critic = critic(self.image_shape, *networks)
 
     def logits(self, codes: Array) -> Array:
-        """Pixel logits [n, h, w, c] of what the generator makes of codes [n, d] in the autoencoder's own scale."""
-        return self.generator(codes)
+        """Pixel logits [n, h, w, c] of what the generator makes of codes [n, d] in the autoencoder's own scale.
+
+        Decoders of codecs make pixels, which are kept a thousandth away from black and white here.
+        """
+        if self.codec is None:
+            return self.generator(codes)
+        return logit(jnp.clip(self.decode(codes), 1e-3, 1 - 1e-3))
 
     def decode(self, codes: Array) -> Array:
         """Images [n, h, w, c] in [0, 1] that the generator makes of codes [n, d] in the autoencoder's own scale."""
-        return nn.sigmoid(self.logits(codes))
+        if self.codec is None:
+            return nn.sigmoid(self.logits(codes))
+        return applied(self, "codec", codes, "decode", "generator")
 
     def value(self, images: Array) -> Array:
         """Return values [n] that the critic gives to images [n, h, w, c]."""
@@ -238,21 +248,27 @@ def init(key: Key, config: Config, model: ae_ot.Model, num_steps: int) -> tuple[
 
     Returns:
       Module, State, and `params` of the autoencoder with `transport`.
+
+    Raises:
+      ValueError: for an AE-OT on a codec of functions, which cannot be trained.
     """
     as_key(key), require_kind("config", config, Config), as_count("num_steps", num_steps)
     transport_of(parts_of(model, ae_ot.AEOT)[1])
-    if model.module.codec is not None:
-        raise ValueError("this AE-OT is on a codec, whose decoder a GAN cannot go on from: give one with its own.")
-    module = AEOTGAN(model.module.image_shape, model.module.config, config)
+    of_codec = model.module.codec is not None
+    known = model.variables["params"]["codec" if of_codec else "autoencoder"]
+    leaves = jax.tree.leaves(known)
+    if not leaves or not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
+        raise ValueError("this AE-OT is on a codec of functions, which cannot be trained: give one of a Flax module.")
+    module = AEOTGAN(model.module.image_shape, model.module.config, config, codec=model.module.codec)
     critic = module.init(key, jnp.zeros((1, *module.image_shape)), method="value")["params"]["critic"]
-    known, transport = model.variables["params"]["autoencoder"], dict(model.variables["transport"])
+    transport = dict(model.variables["transport"])
     if config.latents == "gaussian":
         cov = jnp.atleast_2d(jnp.cov((transport["codes"] * transport["scale"]).T))
         values, vectors = jnp.linalg.eigh(cov)
         transport["root"] = vectors * jnp.sqrt(jnp.maximum(values, 0.0))
     for_generator, for_critic = _optimisers(config, num_steps)
-    generator = start(for_generator, known["decoder"], average=True)
-    fixed = {"params": {"autoencoder": known}, "transport": transport}
+    generator = start(for_generator, known if of_codec else known["decoder"], average=True)
+    fixed = {"params": {"codec" if of_codec else "autoencoder": known}, "transport": transport}
     return module, State(generator, start(for_critic, critic), jnp.zeros(3), jnp.int32(0)), fixed
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import otgen as og
-from otgen.models import ae_ot, codec, latent_ot
+from otgen.models import ae_ot, ae_ot_gan, codec, latent_ot
 
 SHAPE = (8, 8, 1)
 
@@ -167,6 +167,25 @@ def test_latent_ot_on_a_codec_draws_images_of_its_codes(images, tmp_path):
     np.testing.assert_array_equal(same, new)
     with pytest.raises(ValueError, match="latent_dim = 4 on a codec of 3"):
         latent_ot.fit(jax.random.key(0), images, codec=few, latent_dim=4)
+
+
+def test_a_gan_goes_on_from_the_decoder_of_a_codec(images, tmp_path):
+    base = ae_ot.fit(jax.random.key(0), images, codec=taef2_like(), tol=0.5)
+    still = ae_ot_gan.refine(jax.random.key(1), base, images, adversarial_weight=0.0, epochs=1, batch_size=64)
+    codes = codec.encode(taef2_like(), images[:9])
+    np.testing.assert_allclose(ae_ot.decode(*still[:2], codes), codec.decode(taef2_like(), codes), atol=1e-6)
+    told = []
+    options = {"epochs": 40, "batch_size": 64, "warmup": 40, "learning_rate": 1e-2, "log_every": 20}
+    model = ae_ot_gan.refine(jax.random.key(1), base, images, callback=lambda _, it: told.append(it), **options)
+    content = [it["content"] for it in told if "content" in it]
+    assert content[-1] < 0.8 * content[0]  # an untrained decoder learns its images
+    np.testing.assert_array_equal(ae_ot.encode(*model[:2], images[:9]), ae_ot.encode(*base[:2], images[:9]))
+    og.save(tmp_path / "model", model)
+    again = ae_ot_gan.sample(jax.random.key(2), og.load(tmp_path / "model"), 3)
+    np.testing.assert_array_equal(again, ae_ot_gan.sample(jax.random.key(2), model, 3))
+    of_functions = ae_ot.fit(jax.random.key(0), images, codec=functions(), tol=0.5)
+    with pytest.raises(ValueError, match="a codec of functions, which cannot be trained"):
+        ae_ot_gan.refine(jax.random.key(1), of_functions, images)
 
 
 def taef2_like():

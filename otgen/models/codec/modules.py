@@ -185,10 +185,10 @@ class Second(_OnCodes):
         return applied(self, "autoencoder", codes, "logits")[:, :, 0, 0] * scale + mean
 
 
-def applied(module: nn.Module, name: str, x: Array, method: str) -> Array:
-    """Return what a method of a part of a module gives, with the parameters that the module has under its name."""
+def applied(module: nn.Module, name: str, x: Array, method: str, params: str | None = None) -> Array:
+    """Return what a method of a part of a module gives, with the parameters of its name, or of another."""
     part = getattr(module, name).clone(parent=None)
-    return part.apply({"params": module.get_variable("params", name)}, jnp.asarray(x), method=method)
+    return part.apply({"params": module.get_variable("params", params or name)}, jnp.asarray(x), method=method)
 
 
 def fitted(images: Array, scale: int, channels: int) -> Array:
