@@ -82,7 +82,9 @@ class Config(own_images.OwnImages, command.Featured, command.Options):
     hidden: tuple[int, ...] | None = None
     """Layers of dense networks, such as 1024 512."""
     network: str | None = None
-    """mlp or conv."""
+    """mlp, conv or residual."""
+    width: int | None = None
+    """Channels after the first convolution, a multiple of 8."""
 
     NAME = "ae_ot_gan"
 
@@ -104,7 +106,7 @@ class Config(own_images.OwnImages, command.Featured, command.Options):
     def base(self) -> base_model.Config:
         """Return the AE-OT."""
         networks = sets.NETWORKS.get(self.dataset, {})
-        asked = self.given("epochs", "latent_dim", "hidden", "network")
+        asked = self.given("epochs", "latent_dim", "hidden", "network", "width")
         return base_model.Config(**{**networks, **self._set()["base"], **asked})
 
     def gan(self, variant: str) -> gan_model.Config:

@@ -55,7 +55,9 @@ class Config(own_images.OwnImages, command.Scored, command.Resumable):
     """Epochs of the autoencoder whose floating-point operations every model may spend."""
     latent_dim: int | None = None
     network: str | None = None
-    """mlp or conv."""
+    """mlp, conv or residual."""
+    width: int | None = None
+    """Channels after the first convolution, a multiple of 8."""
     features: str = "auto"
     """Space of the distances: auto (LeNet or pixels), pixels, lenet, inception."""
     draws: int = 3
@@ -88,7 +90,7 @@ class Config(own_images.OwnImages, command.Scored, command.Resumable):
         """Return networks and training of the autoencoder, and the budget in its epochs."""
         own = {**sets.NETWORKS.get(self.dataset, {}), "budget": _BUDGETS.get(self.dataset, 36)}
         chosen = _TOY if self.is_toy() else own
-        chosen = {**chosen, **self.given("latent_dim", "network", "budget")}
+        chosen = {**chosen, **self.given("latent_dim", "network", "width", "budget")}
         budget = chosen.pop("budget")
         if not budget > 0:
             raise ValueError(f"budget = {budget} is not positive: give epochs of the autoencoder.")

@@ -36,7 +36,9 @@ class Config(own_images.OwnImages, command.Features, command.Options):
     seed: int = 0
     latent_dim: int | None = None
     network: str | None = None
-    """mlp or conv."""
+    """mlp, conv or residual."""
+    width: int | None = None
+    """Channels after the first convolution, a multiple of 8."""
     epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float = 2e-3
@@ -63,7 +65,7 @@ class Config(own_images.OwnImages, command.Features, command.Options):
     def model(self) -> ae_ot.Config:
         """Return the model this run trains."""
         own = {**NETWORKS.get(self.dataset, {}), "epochs": _EPOCHS.get(self.dataset, 24)}
-        own |= self.given("latent_dim", "network", "epochs", "batch_size", "tol")
+        own |= self.given("latent_dim", "network", "width", "epochs", "batch_size", "tol")
         return ae_ot.Config(**own, learning_rate=self.learning_rate, max_samples=self.max_samples)
 
 
@@ -125,8 +127,8 @@ def _require_codec(config: Config) -> None:
         return
     if config.codec != "taef2":
         raise ValueError(f"codec = {config.codec!r}: the one that is known is taef2; leave it out to train one.")
-    if config.latent_dim is not None or config.network is not None or config.epochs is not None:
-        raise ValueError("latent_dim, network and epochs are of an autoencoder to be trained: leave them out.")
+    if config.given("latent_dim", "network", "width", "epochs"):
+        raise ValueError("latent_dim, network, width and epochs are of an autoencoder to be trained: leave them out.")
     if config.dataset in toy.DISTRIBUTIONS:
         raise ValueError(f"{config.dataset} is a set of points: a codec is of images, leave it out.")
     if config.components is not None and not config.components > 0:

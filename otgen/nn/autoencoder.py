@@ -1,4 +1,4 @@
-"""Autoencoders as Flax Linen modules: dense layers for small images, convolutions for 28 to 64 pixels.
+"""Autoencoders as Flax Linen modules: dense layers for small images, convolutions, also residual, for 28 to 64 pixels.
 
 Parameters and outputs are float32 (or wider); the layers compute in their `dtype`, or in that of their input if None.
 """
@@ -12,11 +12,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from otgen.nn.precision import compute_type, widened
+from otgen.nn.residual import ResidualDecoder, ResidualEncoder
 from otgen.ot.check import as_counts, native, require_choice
 from otgen.types import Array
 
-NETWORKS = ("mlp", "conv")
-PRECISIONS = ("float32", "bfloat16")
+NETWORKS = ("mlp", "conv", "residual")
 
 
 class MLPEncoder(nn.Module):
@@ -99,21 +100,6 @@ def num_levels(image_shape: tuple[int, int, int]) -> int:
     return levels
 
 
-def compute_type(precision: str) -> Any:
-    """Return the `dtype` of layers by the name of a precision: "float32" (that of the input, if wider) or "bfloat16".
-
-    Raises:
-      ValueError: for another name.
-    """
-    require_choice("precision", precision, PRECISIONS)
-    return None if precision == "float32" else jnp.bfloat16
-
-
-def widened(x: Array) -> Array:
-    """Return outputs of a network in float32, or as they are if wider."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 def encoder(
     image_shape: tuple[int, int, int],
     num_outputs: int,
@@ -129,7 +115,8 @@ def encoder(
     """
     if levels_of(image_shape, network) is None:
         return MLPEncoder(num_outputs, tuple(hidden), compute_type(precision))
-    return ConvEncoder(num_outputs, width, levels_of(image_shape, network), compute_type(precision))
+    kind = ConvEncoder if network == "conv" else ResidualEncoder
+    return kind(num_outputs, width, levels_of(image_shape, network), compute_type(precision))
 
 
 def decoder(
@@ -142,7 +129,8 @@ def decoder(
     """
     if levels_of(image_shape, network) is None:
         return MLPDecoder(tuple(image_shape), tuple(hidden), compute_type(precision))
-    return ConvDecoder(tuple(image_shape), width, levels_of(image_shape, network), compute_type(precision))
+    kind = ConvDecoder if network == "conv" else ResidualDecoder
+    return kind(tuple(image_shape), width, levels_of(image_shape, network), compute_type(precision))
 
 
 def levels_of(image_shape: tuple[int, int, int], network: str) -> int | None:
@@ -164,9 +152,9 @@ class Autoencoder(nn.Module):
     Attributes:
       image_shape: (height, width, channels).
       latent_dim: dimension of the codes.
-      network: "mlp" or "conv".
+      network: "mlp", "conv" or "residual".
       hidden: widths of the dense layers of the encoder (mlp).
-      width: channels after the first convolution, a multiple of 8 (conv).
+      width: channels after the first convolution, a multiple of 8 (conv, residual).
       precision: type that the layers compute in, "float32" or "bfloat16"; parameters and outputs are float32.
 
     Example:

@@ -8,7 +8,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from otgen.nn.autoencoder import compute_type, levels_of, widened
+from otgen.nn.autoencoder import levels_of
+from otgen.nn.precision import compute_type, widened
 from otgen.ot.check import as_count, as_counts
 from otgen.types import Array
 
@@ -75,7 +76,7 @@ class ConvCritic(nn.Module):
 def critic(
     image_shape: tuple[int, int, int], network: str, hidden: Sequence[int], width: int, precision: str = "float32"
 ) -> nn.Module:
-    """Return a critic of images: "mlp" of dense layers `hidden`, or "conv" of `width` channels at full size.
+    """Return a critic of images: "mlp" of dense layers `hidden`, else of residual convolutions, `width` at full size.
 
     Raises:
       ValueError: for an unknown network, or images too small to convolve.

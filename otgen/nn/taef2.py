@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from otgen.nn.autoencoder import compute_type, widened
 from otgen.nn.convolution import convolve
+from otgen.nn.precision import compute_type, widened
 from otgen.ot.check import as_path, native, require_channels_last
 from otgen.types import Array
 

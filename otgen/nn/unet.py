@@ -14,7 +14,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 
-from otgen.nn.autoencoder import compute_type, widened
+from otgen.nn.precision import compute_type, widened
 from otgen.nn.velocity import context
 from otgen.types import Array
 

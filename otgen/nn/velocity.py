@@ -11,7 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from otgen.nn.autoencoder import compute_type, widened
+from otgen.nn.precision import compute_type, widened
 from otgen.types import Array
 
 _WAVES = 5  # octaves of a time

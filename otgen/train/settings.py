@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import optax
 
-from otgen.nn.autoencoder import NETWORKS, PRECISIONS
+from otgen.nn.autoencoder import NETWORKS
+from otgen.nn.precision import PRECISIONS
 from otgen.ot.check import (
     as_count,
     as_counts,
@@ -96,9 +97,9 @@ class Settings(Checked):
 
     Attributes:
       latent_dim: dimension of the codes and of the noise.
-      network: "mlp" or "conv".
+      network: "mlp", "conv" or "residual" (convolutions with a way around them; without the grid of transposed ones).
       hidden: widths of the dense layers of encoders and critics, reversed in decoders and generators (mlp).
-      width: channels after the first convolution (conv).
+      width: channels after the first convolution (conv, residual).
       epochs: passes over the images; a fraction is legal.
       batch_size: images per step, over all devices.
       learning_rate: peak of the warm-up and cosine schedule of Adam.
@@ -119,7 +120,7 @@ class Settings(Checked):
         self.whole_each("hidden")
         self.one_of("network", NETWORKS)
         self.one_of("precision", PRECISIONS)
-        if self.network == "conv" and self.width % 8:
+        if self.network != "mlp" and self.width % 8:
             raise ValueError(f"width = {self.width}: give a multiple of 8, since channels are normalised in 8 groups.")
         self.positive("epochs", "learning_rate")
 

@@ -15,7 +15,7 @@ def test_bad_options_raise_before_anything_is_written(tmp_path):
         ({"seeds": "3-1"}, "first of a range"),
         ({"budget": -1.0}, "budget"),
         ({"num_eval": 1}, "num_eval"),
-        ({"network": "transformer"}, "'mlp', 'conv'"),
+        ({"network": "transformer"}, "'mlp', 'conv', 'residual'"),
         ({"seeds": "0,3-1"}, "first of a range"),
         ({"seeds": "1000"}, "judge"),
         ({"features": "vgg"}, "'auto', 'pixels', 'lenet', 'inception'"),

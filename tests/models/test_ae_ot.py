@@ -8,6 +8,7 @@ from otgen.eval import nearest_label, pixels
 from otgen.models import ae_ot
 from otgen.nn import Autoencoder
 from otgen.nn.autoencoder import num_levels
+from otgen.nn.residual import ResidualDecoder
 from otgen.ot import semidiscrete
 
 
@@ -97,12 +98,24 @@ def test_levels_of_the_convolutions(side, levels):
 @pytest.mark.parametrize(
     "shape", [(28, 28, 1), *(pytest.param(it, marks=pytest.mark.slow) for it in ((32, 32, 3), (64, 48, 3)))]
 )
-def test_convolutional_shapes_match(shape, key):
-    module = Autoencoder(shape, 5, "conv", width=8)
+@pytest.mark.parametrize("network", ["conv", pytest.param("residual", marks=pytest.mark.slow)])
+def test_convolutional_shapes_match(shape, network, key):
+    module = Autoencoder(shape, 5, network, width=8)
     images = jnp.zeros((2, *shape))
     variables = module.init(key, images)
     assert module.apply(variables, images).shape == images.shape
     assert module.apply(variables, images, method="encode").shape == (2, 5)
+
+
+def test_residual_decoders_leave_no_grid(key):
+    """What is the same everywhere before the sides are doubled is so afterwards, away from the borders."""
+    net = ResidualDecoder((32, 32, 3), width=8, levels=1)
+    params = net.init(key, jnp.zeros((1, 2)))["params"]
+    dense = {"kernel": jnp.zeros_like(params["Dense_0"]["kernel"]), "bias": jnp.tile(jnp.linspace(-1, 1, 8), 256)}
+    image = np.asarray(net.apply({"params": {**params, "Dense_0": dense}}, jnp.zeros((1, 2))))[0]
+    assert np.ptp(image, axis=(0, 1)).max() > 1e-3  # borders are seen
+    inside = image[8:-8, 8:-8]
+    assert np.ptp(inside, axis=(0, 1)).max() < 1e-5
 
 
 @pytest.mark.slow
@@ -145,7 +158,7 @@ def test_bad_requests_raise(model, digits, key):
         ae_ot.sample(key, model._replace(labels=None), 3, label=1)
     with pytest.raises(ValueError, match="a number from 0 to"):
         ae_ot.sample(key, model, 3, angle=4.0)
-    with pytest.raises(ValueError, match="'mlp', 'conv'"):
+    with pytest.raises(ValueError, match="'mlp', 'conv', 'residual'"):
         ae_ot.fit(key, digits.images[:10], network="transformer")
     with pytest.raises(ValueError, match="no transport yet"):
         model.module.apply({"params": model.variables["params"]}, key, 2, method="sample")

@@ -55,7 +55,7 @@ def test_factorisation_keeps_the_product_and_balances(x64, widths):
         np.testing.assert_allclose(np.linalg.norm(one), np.linalg.norm(other))
 
 
-@SLOW
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("widths", "tau"), [pytest.param((20, 20, 20), 0.0, marks=pytest.mark.slow), ((20, 20), 0.1), ((6, 6, 20), 0.0)]
 )
@@ -78,16 +78,13 @@ def data(num=400, dim=12):
     return random.normal(size=(num, dim)) * np.logspace(0.5, -1, dim) + 3
 
 
-SLOW = pytest.mark.slow
-
-
-@SLOW
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param({"depth": 1}, marks=SLOW),
+        pytest.param({"depth": 1}, marks=pytest.mark.slow),
         {"depth": 3},
-        pytest.param({"tau": 0.05}, marks=SLOW),
+        pytest.param({"tau": 0.05}, marks=pytest.mark.slow),
         {"kind": "frobenius", "tol": 1e-3},
     ],
 )
@@ -119,7 +116,7 @@ def test_samples_have_the_moments_of_the_model(fitted, key):
     np.testing.assert_allclose(drawn.std(0), spread, rtol=5 / np.sqrt(40_000) + 2e-3)
 
 
-@SLOW
+@pytest.mark.slow
 def test_training_by_batches_comes_close(key):
     seen = []
     settings = {"rank": 4, "batch_size": 200, "epochs": 100, "learning_rate": 0.05}

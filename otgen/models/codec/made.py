@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from otgen.models.codec.modules import Components, Given, Hosted, on_host
 from otgen.nn import taef2 as weights
-from otgen.nn.autoencoder import compute_type
+from otgen.nn.precision import compute_type
 from otgen.nn.taef2 import CHANNELS, SCALE, TAEF2
 from otgen.ot.check import as_array, as_count, as_counts, as_path, require_function, require_kind
 

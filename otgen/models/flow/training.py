@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from otgen.nn.autoencoder import PRECISIONS
+from otgen.nn.precision import PRECISIONS
 from otgen.nn.unet import GROUPS, UNet
 from otgen.nn.velocity import Velocity, as_label
 from otgen.ot import coupling as couplings
