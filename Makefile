@@ -52,6 +52,7 @@ bench: $(READY)
 	$(PY) -m experiments.bench.semidiscrete $(if $(DATA),--data-dir $(DATA),--parts table eta rate memory)
 	$(PY) -m experiments.bench.train $(if $(DATA),--data-dir $(DATA))
 	$(if $(DATA),$(PY) -m experiments.bench.features --data-dir $(DATA),@echo "bench.features needs data: make bench DATA=folder")
+	$(if $(DATA),$(PY) -m experiments.bench.networks --data-dir $(DATA),@echo "bench.networks needs data: make bench DATA=folder")
 	$(if $(DATA),$(PY) -m experiments.bench.codec --data-dir $(DATA),@echo "bench.codec needs data: make bench DATA=folder")
 
 clean:

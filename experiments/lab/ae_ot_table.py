@@ -26,10 +26,12 @@ from otgen.types import Array, Key
 HEADERS = {
     "frechet": "Frechet",
     "frechet_sd": "+-",
+    "kid": "KID",
     "class_tv": "class TV",
     "lmem": "lmem",
     "precision": "prec",
     "recall": "recall",
+    "coverage": "coverage",
     "images_per_second": "images/s",
 }
 _CLASSES = 20  # rows in the figure of classes
