@@ -12,8 +12,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from otgen.nn.conv_networks import ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder
 from otgen.nn.precision import compute_type, widened
-from otgen.nn.residual import ResidualDecoder, ResidualEncoder
 from otgen.ot.check import as_counts, native, require_choice
 from otgen.types import Array
 
@@ -50,45 +50,6 @@ class MLPDecoder(nn.Module):
         height, width, channels = self.image_shape
         x = widened(nn.Dense(height * width * channels, dtype=self.dtype)(x))
         return x.reshape(-1, height, width, channels)
-
-
-class ConvEncoder(nn.Module):
-    """Images [n, h, w, c] in [0, 1] to codes [n, latent_dim]; every layer halves the side and doubles the width."""
-
-    latent_dim: int
-    width: int
-    levels: int
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, images: Array) -> Array:
-        x = images
-        for level in range(self.levels):
-            x = nn.Conv(self.width * 2**level, (4, 4), strides=2, dtype=self.dtype)(x)
-            x = nn.gelu(nn.GroupNorm(num_groups=8, dtype=self.dtype)(x))
-        return widened(nn.Dense(self.latent_dim, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
-
-
-class ConvDecoder(nn.Module):
-    """Codes [n, latent_dim] to pixel logits [n, h, w, c]; the encoder in reverse."""
-
-    image_shape: tuple[int, int, int]
-    width: int
-    levels: int
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, codes: Array) -> Array:
-        height, width, channels = self.image_shape
-        scale = 2**self.levels
-        top = self.width * 2 ** (self.levels - 1)
-        x = nn.Dense(height // scale * (width // scale) * top, dtype=self.dtype)(codes)
-        x = x.reshape(-1, height // scale, width // scale, top)
-        for level in reversed(range(self.levels)):
-            x = nn.gelu(nn.GroupNorm(num_groups=8, dtype=self.dtype)(x))
-            outputs = channels if level == 0 else self.width * 2 ** (level - 1)
-            x = nn.ConvTranspose(outputs, (4, 4), strides=(2, 2), dtype=self.dtype)(x)
-        return widened(x)
 
 
 def num_levels(image_shape: tuple[int, int, int]) -> int:

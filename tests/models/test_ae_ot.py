@@ -8,7 +8,7 @@ from otgen.eval import nearest_label, pixels
 from otgen.models import ae_ot
 from otgen.nn import Autoencoder
 from otgen.nn.autoencoder import num_levels
-from otgen.nn.residual import ResidualDecoder
+from otgen.nn.conv_networks import ResidualDecoder
 from otgen.ot import semidiscrete
 
 
