@@ -261,7 +261,8 @@ class Judge:
             return {"modes": found.modes, "reverse_kl": found.reverse_kl, "kl_floor": found.kl_floor}
         if not self._has_classes():
             return {}
-        mixed = mixture_rate(features, self._train[:_KNOWN], self._labels[:_KNOWN], self._known)
+        train = self._train[:_KNOWN]
+        mixed = mixture_rate(features, train, self._labels[: len(train)], self._known)
         return {"class_tv": total_variation(shares, self._shares), "mixtures": mixed.excess}
 
     def classes_of(self, images: ArrayLike) -> np.ndarray:

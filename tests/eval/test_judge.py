@@ -7,6 +7,7 @@ import pytest
 from otgen import data
 from otgen import eval as evaluate
 from otgen.data import toy
+from otgen.eval import judge as judging
 from otgen.nn import to_unit
 from otgen.ot.gaussian import frechet_distance
 
@@ -39,6 +40,18 @@ def test_images_without_classes_are_scored_on_the_rest(judge):
     scores, (expected, _) = without(NEW)[0], judge(NEW)
     assert set(expected) - set(scores) == {"class_tv", "mixtures"}
     assert scores == {name: expected[name] for name in scores}
+
+
+def test_classes_by_slow_features_are_told_by_the_first_training_images(monkeypatch):
+    """Of Inception, stood for by pixels, which takes too long for all."""
+    monkeypatch.setattr(judging, "inception", lambda folder: evaluate.pixels)
+    monkeypatch.setattr(judging, "_SLOW_KNOWN", 120)
+    scores, shares = evaluate.Judge("mine", TRAIN, TEST, num=100, features="inception")(NEW)
+    first = data.Dataset(TRAIN.images[:120], TRAIN.labels[:120])
+    expected, expected_shares = evaluate.Judge("mine", first, TEST, num=100)(NEW)
+    np.testing.assert_array_equal(shares, expected_shares)
+    assert scores["mixtures"] == expected["mixtures"]
+    assert scores["lmem"] == pytest.approx(evaluate.Judge("mine", TRAIN, TEST, num=100)(NEW).scores["lmem"])
 
 
 def test_a_verdict_is_what_the_scores_say_one_by_one(judge):
