@@ -14,7 +14,7 @@ from otgen.eval import Extractor
 from otgen.nn.autoencoder import num_levels, to_unit
 from otgen.train import hosts
 
-_SEEN = {"mlp": 200_000, "conv": 100_000}  # images that an autoencoder sees in all
+_SEEN = {"mlp": 200_000, "conv": 100_000, "residual": 100_000}  # images that an autoencoder sees in all
 _SIDE = 16  # of the images that scores are taken of: distances of more pixels take minutes and tell no more
 _LEAST = {"train": 50, "test": 8}
 
@@ -87,8 +87,10 @@ def suited(config: Any) -> Any:
                 "images, or another --test-share."
             )
     num, shape = len(images["train"]), images["train"].shape[1:]
-    fields = network(shape)
-    seen = _SEEN.get(getattr(config, "network", None) or fields["network"], _SEEN["conv"])
+    fields, asked = network(shape), getattr(config, "network", None)
+    if asked is not None:
+        fields.pop("width", None)  # it is of the network that suits, not of the one asked for
+    seen = _SEEN.get(asked or fields["network"], _SEEN["conv"])
     epochs = min(150, max(4, round(seen / num)))
     fields |= {"epochs": epochs, "gan_epochs": epochs, "budget": 1.5 * epochs}
     fields |= {"batch_size": 128 if num < 10_000 else 256}
@@ -109,10 +111,11 @@ def features(config: Any, shape: tuple[int, int, int]) -> str | Extractor:
 
 
 def network(shape: tuple[int, int, int]) -> dict[str, Any]:
-    """Return the kind of network and the dimension of the codes that suit images of a shape."""
+    """Return the network and the dimension of the codes that suit images of a shape."""
     numbers = shape[0] * shape[1] * shape[2]
     dims = {100: 8, 1100: 16, 12_288: 64}  # by the numbers in an image
+    convolved = min(shape[:2]) >= 16 and num_levels(shape) > 0
     return {
-        "network": "conv" if min(shape[:2]) >= 16 and num_levels(shape) else "mlp",
+        **({"network": "residual", "width": 16} if convolved else {"network": "mlp"}),
         "latent_dim": next((dim for most, dim in dims.items() if numbers <= most), 100),
     }

@@ -118,11 +118,20 @@ def test_the_name_of_a_run(path, name):
     assert ae_ot.Config(dataset=path).folder().name == f"{name}-seed-0"
 
 
+def test_a_width_is_chosen_with_its_network(tmp_path):
+    data_set = {"images": np.random.default_rng(0).integers(0, 256, (200, 16, 16, 3), np.uint8)}
+    np.savez(tmp_path / "set.npz", **data_set)
+    config = compare.Config(dataset=str(tmp_path / "set.npz"), progress=False)
+    assert (own_images.suited(config).network, own_images.suited(config).width) == ("residual", 16)
+    asked = own_images.suited(dataclasses.replace(config, network="conv"))
+    assert (asked.network, asked.width) == ("conv", None)
+
+
 def test_networks_suit_the_images():
-    assert own_images.network((32, 32, 3)) == {"network": "conv", "latent_dim": 64}
-    assert own_images.network((28, 28, 1)) == {"network": "conv", "latent_dim": 16}
+    assert own_images.network((32, 32, 3)) == {"network": "residual", "width": 16, "latent_dim": 64}
+    assert own_images.network((28, 28, 1)) == {"network": "residual", "width": 16, "latent_dim": 16}
     assert own_images.network((33, 32, 3)) == {"network": "mlp", "latent_dim": 64}
-    assert own_images.network((128, 128, 3)) == {"network": "conv", "latent_dim": 100}
+    assert own_images.network((128, 128, 3)) == {"network": "residual", "width": 16, "latent_dim": 100}
 
 
 def test_what_cannot_be_meant_of_codecs_and_features(tmp_path):
