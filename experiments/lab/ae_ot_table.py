@@ -166,12 +166,12 @@ def in_words(results: dict[str, Any]) -> str:
     lines = [
         f"{results['dataset']}, features: {results['features']}, {results['images_per_draw']} images per draw, "
         f"chi2 of the transport {results['transport']['chi2']:.3g} +- {results['transport']['chi2_error']:.1g}",
-        f"{'':32s}" + "".join(f"{header:>10s}" for header in HEADERS.values()),
+        f"{'':32s}" + "".join(f"{header:>11s}" for header in HEADERS.values()),
     ]
     for name, scores in results["rows"].items():
         scores = {**scores, "images_per_second": results["images_per_second"][name]}
         cells = ("" if (value := scores.get(column)) is None else f"{value:.4g}" for column in HEADERS)
-        lines.append(f"{name:32s}" + "".join(f"{cell:>10s}" for cell in cells))
+        lines.append(f"{name:32s}" + "".join(f"{cell:>11s}" for cell in cells))
     lines.append("seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in results["seconds"].items()))
     return "\n".join(lines)
 
