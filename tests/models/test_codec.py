@@ -153,6 +153,7 @@ def test_ae_ot_on_a_codec_draws_images_of_its_codes(images, tmp_path):
     assert ae_ot.sample(jax.random.key(1), og.load(tmp_path / "model"), 2).shape == (2, *SHAPE)
 
 
+@pytest.mark.slow
 def test_latent_ot_on_a_codec_draws_images_of_its_codes(images, tmp_path):
     few = codec.components(halves(), codec.encode(halves(), images), 3)
     options = {"num_steps": 60, "hidden": (32,), "batch_size": 64}
@@ -169,6 +170,7 @@ def test_latent_ot_on_a_codec_draws_images_of_its_codes(images, tmp_path):
         latent_ot.fit(jax.random.key(0), images, codec=few, latent_dim=4)
 
 
+@pytest.mark.slow
 def test_a_gan_goes_on_from_the_decoder_of_a_codec(images, tmp_path):
     base = ae_ot.fit(jax.random.key(0), images, codec=taef2_like(), tol=0.5)
     still = ae_ot_gan.refine(jax.random.key(1), base, images, adversarial_weight=0.0, epochs=1, batch_size=64)
