@@ -167,7 +167,7 @@ class Generator:
 
 
 def images(config: Config, generate: Generator) -> dict[str, Any]:
-    """Frechet distances of decoded midpoints to decoded prior samples, beside those of prior samples to each other."""
+    """Frechet distances of midpoints to prior samples, as `measured`, beside those of prior samples to each other."""
     found: dict[str, list[float]] = {}
     for i in range(config.pairs):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed + 1), i), 8)

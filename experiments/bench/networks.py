@@ -1,6 +1,6 @@
 """What networks for colour images cost, and how well they tell them: dense, convolutional, residual autoencoders.
 
-    python -m experiments.bench.networks --data-dir DATA        # 12 min on two cores; writes benchmarks/networks.json
+    python -m experiments.bench.networks --data-dir DATA        # 9 min on one core; writes benchmarks/networks.json
 
 Images of CIFAR-10, 32 x 32. Every network is trained on so many images, with the same codes; operations are those that
 XLA counts in a step of training, a rate is of whole steps of training by the clock and per second of one core, and
@@ -42,7 +42,7 @@ class Config:
     """Folder of the data; OTGEN_DATA if not given."""
     limit: int = 10_000
     """Training images."""
-    epochs: float = 4.0
+    epochs: float = 3.0
     latent_dim: int = 128
     seeds: int = 1
     out: str = "benchmarks/networks.json"
@@ -58,7 +58,8 @@ def main(config: Config) -> dict[str, Any]:
     train, test = (data.load(config.dataset, split, config.data_dir).images for split in ("train", "test"))
     train, test = train[: config.limit], test[:1000]
     results = {
-        "command": f"python -m experiments.bench.networks --epochs {config.epochs:g} --seeds {config.seeds}",
+        "command": "python -m experiments.bench.networks --data-dir DATA "
+        f"--epochs {config.epochs:g} --seeds {config.seeds}",
         "images": f"{len(train)} of {config.dataset}, {train.shape[1]} x {train.shape[2]}, {config.epochs:g} epochs",
         "networks": {name: measured(config, fields, train, test) for name, fields in NETWORKS.items()},
         "load_average": round(os.getloadavg()[0], 1),

@@ -260,7 +260,8 @@ def solve(
       Model.
 
     Raises:
-      ValueError: if the codes are not finite or all coincide.
+      ValueError: if the codes are not finite or all coincide, or are of another shape; for images or a latent_dim that
+        are not the codec's.
 
     Example:
       >>> images, options = og.data.load("digits").images[:100], {"num_steps": 10, "hidden": (16,), "batch_size": 32}
@@ -283,7 +284,8 @@ def solve(
     codes = as_array("codes", codes, (len(images), config.latent_dim))
     mean, scale = standardisation(codes)
     if codec is not None:
-        scale = jnp.full_like(scale, jnp.sqrt(jnp.mean(codes.var(0))))
+        largest = scale.max()  # squares of small deviations would vanish
+        scale = jnp.full_like(scale, largest * jnp.sqrt(jnp.mean((scale / largest) ** 2)))
     with opened(checkpoints, "map", config, key=key, images=np.asarray(images), params=params, **given) as saved:
         found = neural_map.fit(
             key,

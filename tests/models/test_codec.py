@@ -215,3 +215,8 @@ def test_what_cannot_be_meant_is_refused(images):
         codec.taef2("nowhere", (33, 33, 3))
     with pytest.raises(FileNotFoundError, match="TAEF2 weights"):
         codec.taef2("nowhere", (32, 32, 3))
+
+
+def test_codes_that_coincide_are_refused_on_a_codec_too(images):
+    with pytest.raises(ValueError, match="coincide"):
+        latent_ot.fit(jax.random.key(0), images, codec=halves(), codes=np.ones((len(images), 64)))

@@ -65,7 +65,7 @@ def settings_on(codec: Codec, image_shape: tuple[int, ...], kind: type[Settings]
         raise ValueError(f"images of shape {tuple(image_shape)} for a codec of {shape}: make one for this shape.")
     settings = made(kind, {"latent_dim": dim, **config})
     if settings.latent_dim != dim:
-        raise ValueError(f"latent_dim = {settings.latent_dim} on a codec of {dim}: leave it out.")
+        raise ValueError(f"latent_dim = {settings.latent_dim} on a codec of {dim}: give {dim}, or leave it out.")
     return settings
 
 
