@@ -19,18 +19,34 @@ CAP = 80.0  # largest exponent of the kernel, which points without mass reach, o
 @as_pytree
 @dataclass(frozen=True)
 class Problem:
-    """The marginals and their relaxation: tau = rho / (rho + epsilon), 1 where a marginal is met exactly."""
+    """The marginals and their relaxation: tau = rho / (rho + epsilon), 1 where a marginal is met exactly.
+
+    Both are None where both are known to be 1 when the program is made: it then has nothing in it about relaxed
+    marginals, which are half of it, to be compiled.
+    """
 
     a: Held
     b: Held
-    tau_a: Held
-    tau_b: Held
+    tau_a: Held | None
+    tau_b: Held | None
     axis_name: str | None = field(default=None, metadata={"static": True})
 
     def at(self, ratio: Array) -> Problem:
         """Return the same problem, rho as it is, at `ratio` times the temperature."""
+        if self.balanced:
+            return self
         tau_a, tau_b = (tau / (tau + (1 - tau) * ratio) for tau in (self.tau_a, self.tau_b))
         return Problem(self.a, self.b, tau_a, tau_b, self.axis_name)
+
+    @property
+    def balanced(self) -> bool:
+        """Whether both marginals are known to be met exactly."""
+        return self.tau_a is None
+
+    @property
+    def relaxed(self) -> Array | bool:
+        """Whether one of the marginals is relaxed."""
+        return False if self.balanced else (self.tau_a < 1) | (self.tau_b < 1)
 
 
 class Kernel(NamedTuple):
@@ -54,6 +70,11 @@ def pmax(values: Array, axis_name: str | None) -> Array:
 def total(values: Array, axis_name: str | None) -> Array:
     """Return the sum over the source points of all devices."""
     return _psum(jnp.sum(values, 0), axis_name)
+
+
+def damped(potential: Array, tau: Array | None) -> Array:
+    """Return tau times a potential."""
+    return potential if tau is None else tau * potential
 
 
 def rate(tau: Array) -> Array:
@@ -111,12 +132,12 @@ def absorb(cost: Cost, g: Array, epsilon: Array, problem: Problem) -> Kernel:
         return carried(potential + epsilon * jnp.log(jnp.where(mass > 0, mass, 1.0)), mass)
 
     there = seen(g, problem.b)
-    f = jax.lax.stop_gradient(problem.tau_a * cost.map_blocks(lambda block: jnp.min(block - there, 1)))
+    f = jax.lax.stop_gradient(damped(cost.map_blocks(lambda block: jnp.min(block - there, 1)), problem.tau_a))
     here = seen(f, problem.a)
     g = jax.lax.stop_gradient(cost.map_blocks(lambda block: jnp.min(block - here[:, None], 0), axis=0))
     if problem.axis_name is not None:
         g = jax.lax.pmin(g, problem.axis_name)
-    f, g = at_rest(f, problem.a), at_rest(problem.tau_b * g, problem.b)
+    f, g = at_rest(f, problem.a), at_rest(damped(g, problem.tau_b), problem.b)
 
     def part(block: Array, f: Array, g: Array) -> Array:
         return gibbs(block, f, g, epsilon, CAP)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from otgen.ot.costs import Cost
-from otgen.ot.sinkhorn.absorption import Problem, total
+from otgen.ot.sinkhorn.absorption import Problem, rate, total
 from otgen.types import Array
 
 SAMPLE = 16  # rows and columns looked at
@@ -39,7 +39,7 @@ def level(potential: Array, columns: Array) -> Array:
     return _middle(potential[columns])
 
 
-def begin(cost: Cost, problem: Problem, columns: Array, rho: Array) -> tuple[Array, Array]:
+def begin(cost: Cost, problem: Problem, columns: Array, epsilon: Array) -> tuple[Array, Array]:
     """Return a first temperature and a potential g, which follow a change of the cost by alpha_i + beta_j exactly.
 
     Where both marginals are relaxed, points further away than rho need a temperature of rho: below, their potentials
@@ -68,6 +68,10 @@ def begin(cost: Cost, problem: Problem, columns: Array, rho: Array) -> tuple[Arr
         mass, everything = jnp.sum(problem.a), total(problem.a, problem.axis_name)
         share = jnp.where(mass > 0, mass / everything, 0.0)
         seed, spread = (total(jnp.where(mass > 0, share * it, 0.0)[None], problem.axis_name) for it in (seed, spread))
+
+    if problem.balanced:
+        return START * spread, seed
+    rho = epsilon / jnp.maximum(rate(problem.tau_a), rate(problem.tau_b))
 
     def furthest() -> Array:
         near = cost.map_blocks(lambda block: jnp.min(jnp.where(problem.b > 0, block, jnp.inf), 1))

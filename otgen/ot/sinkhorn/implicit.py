@@ -30,8 +30,8 @@ class Inputs(NamedTuple):
     a: Held
     b: Held
     epsilon: Held
-    tau_a: Held
-    tau_b: Held
+    tau_a: Held | None
+    tau_b: Held | None
 
 
 class Solver(NamedTuple):
@@ -72,16 +72,20 @@ def _rows(inputs: Inputs, state: State) -> Array:
     The sum is taken relative to f itself, with the weights outside the exponential: a weight of zero then has the right
     derivatives of every order, which it has not as a logarithm.
     """
-    epsilon, f = inputs.epsilon, jax.lax.stop_gradient(state.f / inputs.tau_a)
+    epsilon, f = inputs.epsilon, _undamped(state.f, inputs.tau_a)
     sums = inputs.cost.map_blocks(lambda block, f: product(gibbs(block, f, state.g, epsilon), inputs.b), f)
-    return inputs.tau_a * (f - epsilon * _log(sums))
+    return loop.damped(f - epsilon * _log(sums), inputs.tau_a)
 
 
 def _columns(inputs: Inputs, state: State) -> Array:
     """Return what f says of g, as `_rows`."""
-    epsilon, g = inputs.epsilon, jax.lax.stop_gradient(state.g / inputs.tau_b)
+    epsilon, g = inputs.epsilon, _undamped(state.g, inputs.tau_b)
     sums = inputs.cost.map_blocks(lambda block, g: product(inputs.a, gibbs(block, state.f, g, epsilon)), g, axis=0)
-    return inputs.tau_b * (g - epsilon * _log(sums))
+    return loop.damped(g - epsilon * _log(sums), inputs.tau_b)
+
+
+def _undamped(potential: Array, tau: Array | None) -> Array:
+    return jax.lax.stop_gradient(potential if tau is None else potential / tau)
 
 
 def _log(sums: Array) -> Array:
@@ -123,17 +127,17 @@ def _potentials_jvp(how: How, primals: tuple, tangents: tuple) -> tuple[tuple, t
     tau_a, tau_b = jax.lax.stop_gradient((inputs.tau_a, inputs.tau_b))
     root = jnp.sqrt(jax.lax.stop_gradient(marginal))
     inverse = jnp.where(root > 0, 1 / jnp.where(root > 0, root, 1.0), 0.0)
-    null = jnp.where((tau_a == 1) & (tau_b == 1), root / jnp.linalg.norm(root), 0.0)
+    null = jnp.where(jnp.logical_not(_problem(inputs).relaxed), root / jnp.linalg.norm(root), 0.0)
 
     def system(scaled: Array) -> Array:
-        image = tau_a * tau_b * forward(backward(inverse * scaled))
+        image = loop.damped(loop.damped(forward(backward(inverse * scaled)), tau_b), tau_a)
         return scaled - root * image + null * (null @ scaled)
 
-    right = root * (rows - tau_a * forward(columns))
+    right = root * (rows - loop.damped(forward(columns), tau_a))
     by_gradients = partial(conjugate_gradients, max_steps=jax.lax.stop_gradient(solver.max_steps))
     df = inverse * jax.lax.custom_linear_solve(system, right, by_gradients, symmetric=True)
-    dg = columns - tau_b * backward(df)
-    return (state, num_steps), (State(rows - tau_a * forward(dg), dg), jnp.zeros_like(num_steps))
+    dg = columns - loop.damped(backward(df), tau_b)
+    return (state, num_steps), (State(rows - loop.damped(forward(dg), tau_a), dg), jnp.zeros_like(num_steps))
 
 
 def conjugate_gradients(system: Callable[[Array], Array], right: Array, *, max_steps: ArrayLike) -> Array:

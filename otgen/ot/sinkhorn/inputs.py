@@ -111,6 +111,13 @@ def as_numbers(cost: Cost, **numbers: ArrayLike) -> tuple[Held, ...]:
     )
 
 
+def as_relaxation(cost: Cost, tau_a: ArrayLike, tau_b: ArrayLike) -> tuple[Held | None, Held | None]:
+    """Return both tau as `as_numbers` does; None and None where both are known to be 1."""
+    if not is_traced(tau_a, tau_b) and np.all(np.asarray(tau_a) == 1) and np.all(np.asarray(tau_b) == 1):
+        return None, None
+    return as_numbers(cost, tau_a=tau_a, tau_b=tau_b)
+
+
 def in_memory(cost: Cost, dense: bool | None) -> Cost:
     """Return the cost as a matrix where that is asked for, or None is and it is small enough."""
     if isinstance(cost, DenseCost):

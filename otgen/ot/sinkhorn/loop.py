@@ -22,6 +22,7 @@ from otgen.ot.sinkhorn.absorption import (
     absorb,
     at_rest,
     balance,
+    damped,
     mass_at,
     motion,
     pmax,
@@ -37,6 +38,7 @@ __all__ = [
     "Problem",
     "at_rest",
     "balance",
+    "damped",
     "iterate",
     "motion",
     "pmax",
@@ -85,8 +87,10 @@ class Loop(NamedTuple):
     num_steps: Array
 
 
-def _scaling(sums: Array, potential: Array, tau: Array, epsilon: Array) -> Array:
+def _scaling(sums: Array, potential: Array, tau: Array | None, epsilon: Array) -> Array:
     """Sinkhorn's log scaling for the sums of the other side: -log(sums) where the marginal is met exactly."""
+    if tau is None:
+        return -jnp.log(sums)
     return -tau * jnp.log(sums) - (1 - tau) * potential / epsilon
 
 
@@ -97,6 +101,8 @@ def sums_of(values: Array) -> Array:
 
 def _target(kernel: Kernel, log_u: Array, shift: Array, problem: Problem, epsilon: Array) -> Array:
     """Return the row marginal that f asks for: a, or a exp(-f / rho) where it is relaxed."""
+    if problem.balanced:
+        return problem.a
     return mass_at(problem.a, -rate(problem.tau_a) * (kernel.f / epsilon + log_u + shift))
 
 
@@ -106,6 +112,10 @@ def _evaluate(kernel: Kernel, log_u: Array, problem: Problem, epsilon: Array) ->
     mass = mass_at(a, log_u)
     columns = sums_of(kernel.transposed(mass))
     log_v = _scaling(columns, kernel.g, tau_b, epsilon)
+    if problem.balanced:
+        rows = sums_of(kernel.times(mass_at(b, log_v)))
+        error = total(jnp.abs(a - mass * rows), problem.axis_name)
+        return log_v, jnp.zeros_like(error), rows, columns, error, jnp.zeros_like(error)
     shift = balance(
         a,
         rate(tau_a) * (kernel.f / epsilon + log_u),
@@ -119,14 +129,15 @@ def _evaluate(kernel: Kernel, log_u: Array, problem: Problem, epsilon: Array) ->
     error = total(miss, problem.axis_name)
     moved = jnp.where(a > 0, jnp.abs(_plain(kernel, rows, shift, problem, epsilon) - log_u), 0.0)
     off = pmax(jnp.max(motion(moved, kernel.f / epsilon + log_u + shift, tau_a)), problem.axis_name)
-    off = jnp.where((tau_a < 1) | (tau_b < 1), off * total(a, problem.axis_name), 0.0)
+    off = jnp.where(problem.relaxed, off * total(a, problem.axis_name), 0.0)
     return log_v, shift, rows, columns, error, off
 
 
 def _plain(kernel: Kernel, rows: Array, shift: Array, problem: Problem, epsilon: Array) -> Array:
     """Sinkhorn's scaling for v, the shift left to its own maximisation."""
     tau = problem.tau_a
-    return _scaling(rows, kernel.f, tau, epsilon) - (1 - tau) * shift
+    plain = _scaling(rows, kernel.f, tau, epsilon)
+    return plain if tau is None else plain - (1 - tau) * shift
 
 
 def _gain(at: Loop, trial: Loop, kernel: Kernel, problem: Problem, epsilon: Array) -> Array:
@@ -134,6 +145,10 @@ def _gain(at: Loop, trial: Loop, kernel: Kernel, problem: Problem, epsilon: Arra
 
     From differences, for float32.
     """
+    if problem.balanced:
+        a, b = problem.a, problem.b
+        rows = total(jnp.where(a > 0, a * (trial.log_u - at.log_u), 0.0), problem.axis_name)
+        return rows + jnp.sum(jnp.where(b > 0, b * (trial.log_v - at.log_v), 0.0))
 
     def rise(target: Array, step: Array, relaxed: Array) -> Array:
         step = jnp.where(target > 0, step, 0.0)
@@ -152,18 +167,21 @@ def _newton(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Arr
     """Solve the Newton system of log u, v and the shift eliminated, by preconditioned conjugate gradients.
 
     H d = diag(p + kappa t) d - P diag(tau_b / q) P' d - w (w'd) / (1'w) = t - p with the plan P, its marginals p, q,
-    the target t, kappa = epsilon / rho_a, and w = H 1 without its last term. H is positive semi-definite; its null
-    space is the constants, of which t - p has none.
+    the target t, kappa = epsilon / rho_a, and w = H 1 without its last term, 0 where both marginals are met exactly.
+    H is positive semi-definite; its null space is the constants, of which t - p has none.
     """
     sum_ = lambda values: total(values, problem.axis_name)  # noqa: E731
     mass = mass_at(problem.a, at.log_u)
     rows, target = mass * at.rows, _target(kernel, at.log_u, at.shift, problem, epsilon)
-    diagonal = rows + rate(problem.tau_a) * target
+    if problem.balanced:
+        diagonal, weight = rows, mass_at(problem.b, at.log_v) / at.columns
+    else:
+        diagonal = rows + rate(problem.tau_a) * target
+        weight = problem.tau_b * mass_at(problem.b, at.log_v + (1 - problem.tau_b) * at.shift) / at.columns
+        slope = (1 - problem.tau_b) * rows + rate(problem.tau_a) * target
+        curvature = sum_(slope)
+        along = jnp.where(curvature > 0, slope / jnp.where(curvature > 0, curvature, 1.0), 0.0)
     inverse = jnp.where(diagonal > 0, 1 / jnp.where(diagonal > 0, diagonal, 1.0), 0.0)
-    weight = problem.tau_b * mass_at(problem.b, at.log_v + (1 - problem.tau_b) * at.shift) / at.columns
-    slope = (1 - problem.tau_b) * rows + rate(problem.tau_a) * target
-    curvature = sum_(slope)
-    along = jnp.where(curvature > 0, slope / jnp.where(curvature > 0, curvature, 1.0), 0.0)
 
     def largest(step: Array) -> Array:
         return pmax(jnp.max(jnp.abs(step)), problem.axis_name)
@@ -179,7 +197,8 @@ def _newton(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Arr
     def iterate(carry: tuple) -> tuple:
         step, residual, direction, gain, steps = carry
         image = diagonal * direction - mass * kernel.times(weight * kernel.transposed(mass * direction))
-        image = image - along * sum_(slope * direction)
+        if not problem.balanced:
+            image = image - along * sum_(slope * direction)
         length = gain / sum_(direction * image)
         step, residual = step + length * direction, residual - length * image
         scaled = inverse * residual
@@ -249,6 +268,8 @@ def _enter(cost: Cost, problem: Problem, g: Array, epsilon: Array, num_steps: Ar
 def _leave(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array) -> tuple[Array, Array]:
     """Return the potentials; points without mass get those that the other side's give them."""
     log_u = jnp.where(problem.a > 0, at.log_u, _plain(kernel, at.rows, at.shift, problem, epsilon))
+    if problem.balanced:
+        return kernel.f + epsilon * log_u, kernel.g + epsilon * at.log_v
     return kernel.f + epsilon * (log_u + at.shift), kernel.g + epsilon * (at.log_v - problem.tau_b * at.shift)
 
 
@@ -258,7 +279,7 @@ def _within(kernel: Kernel, problem: Problem, epsilon: Array, tol: Array) -> Arr
     size = total(problem.a * jnp.abs(kernel.f), axis_name) / total(problem.a, axis_name)
     size = size + jnp.sum(problem.b * jnp.abs(kernel.g)) / jnp.sum(problem.b)
     rounding = jnp.finfo(size.dtype).eps * size / epsilon
-    safe = jnp.where((problem.tau_a < 1) | (problem.tau_b < 1), SAFER, SAFE)
+    safe = SAFE if problem.balanced else jnp.where(problem.relaxed, SAFER, SAFE)
     return safe * jnp.sqrt(jnp.maximum(tol**2 - rounding**2, (0.3 * tol) ** 2))
 
 
@@ -279,13 +300,10 @@ def solve(
     max_steps where the error is below tol as far as the kernel tells, or has come to rest above it.
     """
     mass = total(problem.a, problem.axis_name)
-    rate_a, rate_b = rate(problem.tau_a), rate(problem.tau_b)
-    relaxed = (rate_a > 0) | (rate_b > 0)
     columns = annealing.typical(problem.b)
     start = epsilon
     if anneal:
-        rho = epsilon / jnp.maximum(rate_a, rate_b)
-        start, seed = annealing.begin(cost, problem, columns, rho)
+        start, seed = annealing.begin(cost, problem, columns, epsilon)
         cold = total(jnp.abs(f), problem.axis_name) + jnp.sum(jnp.abs(g)) == 0
         g = jnp.where(cold, seed, g)
 
@@ -294,14 +312,14 @@ def solve(
         last = now <= epsilon
         here = problem.at(now / epsilon)
         # a constant moved from f to g changes nothing, unless it is so large that the others' digits are lost
-        g = jnp.where(relaxed, g, g - annealing.level(g, columns))
+        g = jnp.where(problem.relaxed, g, g - annealing.level(g, columns))
         kernel, at = _enter(cost, here, g, now, num_steps)
         goal = mass * jnp.where(last, _within(kernel, problem, epsilon, tol), jnp.maximum(tol, LOOSE))
 
         def go_on(at: Loop) -> Array:
             # a relaxed problem may take a point's mass away, and its scaling with it
             log_u, log_v = (
-                jnp.max(jnp.where(mass > 0, jnp.where(relaxed, log, jnp.abs(log)), 0.0))
+                jnp.max(jnp.where(mass > 0, jnp.where(problem.relaxed, log, jnp.abs(log)), 0.0))
                 for mass, log in ((here.a, at.log_u), (here.b, at.log_v))
             )
             wide = jnp.maximum(pmax(log_u, here.axis_name), log_v)

@@ -36,6 +36,8 @@ def dual_value(state: State, rows: Array, problem: loop.Problem, epsilon: Held) 
     """Return the dual objective, given the row marginal of the plan for its mass; defined for tau = 1 and below."""
 
     def side(mass: Array, potential: Array, tau: Array, axis_name: str | None) -> Array:
+        if tau is None:
+            return loop.total(mass * potential, axis_name)
         rho = epsilon * tau / jnp.where(tau < 1, 1 - tau, 1.0)
         relaxed = -rho * jnp.expm1(jnp.minimum(-potential / rho, CAP))  # beyond it are points without mass alone
         return loop.total(mass * jnp.where(tau < 1, relaxed, potential), axis_name)
@@ -58,9 +60,10 @@ def solve(
 ) -> tuple[State, Array, Array]:
     """Return the optimal potentials, centred in the balanced problem, the number of steps, and, relaxed, `change`."""
     f, g, num_steps = loop.solve(cost, problem, *state, epsilon=epsilon, tol=tol, max_steps=max_steps, anneal=anneal)
-    relaxed = (problem.tau_a < 1) | (problem.tau_b < 1)
+    if problem.balanced:
+        return centre(State(f, g), problem, epsilon), num_steps, jnp.zeros_like(f[0])
     state, moved, num_steps = jax.lax.cond(
-        relaxed,
+        problem.relaxed,
         lambda *it: _settle(cost, problem, *it, epsilon, tol, max_steps),
         lambda state, num_steps: (state, jnp.zeros((), state.f.dtype), num_steps),
         State(f, g),
@@ -71,8 +74,8 @@ def solve(
 
 def iteration(cost: Cost, problem: loop.Problem, g: Held, epsilon: Held) -> State:
     """Sinkhorn's iteration in the log domain."""
-    f = problem.tau_a * soft_rows(cost, g, problem.b, epsilon)
-    g = problem.tau_b * soft_columns(cost, f, problem.a, epsilon, problem.axis_name)
+    f = loop.damped(soft_rows(cost, g, problem.b, epsilon), problem.tau_a)
+    g = loop.damped(soft_columns(cost, f, problem.a, epsilon, problem.axis_name), problem.tau_b)
     return State(loop.at_rest(f, problem.a), loop.at_rest(g, problem.b))
 
 
@@ -145,7 +148,7 @@ def centre(state: State, problem: loop.Problem, epsilon: Held) -> State:
     mean = loop.total(problem.a * state.f, axis_name) / mass
     alike = loop.total(jnp.where(jnp.abs(state.f) > jnp.abs(mean) / 64, problem.a, 0.0), axis_name)
     far = (jnp.finfo(mean.dtype).eps * jnp.abs(mean) > 1e-4 * epsilon) & (alike < 0.25 * mass)
-    balanced = (problem.tau_a == 1) & (problem.tau_b == 1)
+    balanced = jnp.logical_not(problem.relaxed)
     mean = jnp.where(balanced & ~far, mean, 0.0)
 
     def down(potential: Array, weights: Held, axis_name: str | None) -> Array:

@@ -15,7 +15,15 @@ from otgen.ot.costs import Cost
 from otgen.ot.costs.ground import as_cost
 from otgen.ot.costs.potentials import State
 from otgen.ot.sinkhorn import implicit, loop
-from otgen.ot.sinkhorn.inputs import Potentials, as_masses, as_numbers, as_state, in_memory, require_partners
+from otgen.ot.sinkhorn.inputs import (
+    Potentials,
+    as_masses,
+    as_numbers,
+    as_relaxation,
+    as_state,
+    in_memory,
+    require_partners,
+)
 from otgen.ot.sinkhorn.plans import marginals_of
 from otgen.ot.sinkhorn.potentials import centre, change, dual_value, invariant, iteration, solve
 from otgen.ot.sinkhorn.solution import Solution
@@ -101,7 +109,7 @@ def step(
     """
     cost = as_cost(cost)
     a, b = as_masses(cost, a, b, tau_a, tau_b, axis_name)
-    epsilon, tau_a, tau_b = as_numbers(cost, epsilon=epsilon, tau_a=tau_a, tau_b=tau_b)
+    (epsilon,), (tau_a, tau_b) = as_numbers(cost, epsilon=epsilon), as_relaxation(cost, tau_a, tau_b)
     return _step(cost, loop.Problem(a, b, tau_a, tau_b, axis_name), as_state(cost, state).g, epsilon)
 
 
@@ -121,17 +129,18 @@ def _info(
     moved: Array | None = None,
 ) -> Info:
     """Recompute the error of a state from its potentials, or take what is known of it, and the dual value."""
-    a, b, tau_a, tau_b, axis_name = problem.a, problem.b, problem.tau_a, problem.tau_b, problem.axis_name
+    a, b, axis_name = problem.a, problem.b, problem.axis_name
     rows, columns = marginals_of(cost, *state, a, b, epsilon, axis_name)
     balanced = loop.total(jnp.abs(rows - a), axis_name) + jnp.sum(jnp.abs(columns - b))
-    relaxed = (tau_a < 1) | (tau_b < 1)
-    if moved is None:
-        moved = jax.lax.cond(
-            relaxed,
-            lambda: change(state, invariant(cost, problem, state.g, epsilon), problem, epsilon)[0],
-            lambda: jnp.zeros_like(epsilon),
-        )
-    error = jnp.where(relaxed, moved, balanced / loop.total(a, axis_name))
+    error = balanced / loop.total(a, axis_name)
+    if not problem.balanced:
+        if moved is None:
+            moved = jax.lax.cond(
+                problem.relaxed,
+                lambda: change(state, invariant(cost, problem, state.g, epsilon), problem, epsilon)[0],
+                lambda: jnp.zeros_like(epsilon),
+            )
+        error = jnp.where(problem.relaxed, moved, error)
     finite = jnp.all(jnp.isfinite(state.f)) & jnp.all(jnp.isfinite(state.g)) & (epsilon > 0)
     error = jnp.where(finite, error, jnp.nan)
     return Info(error, dual_value(state, rows, problem, epsilon), num_steps, status_of(error, tol, gave_up))
@@ -326,7 +335,8 @@ def _prepare(
 ) -> tuple[loop.Problem, State, Held, Held, bool]:
     """Check and complete what a solver was given."""
     a, b = as_masses(cost, a, b, tau_a, tau_b, axis_name)
-    epsilon, tol, tau_a, tau_b = as_numbers(cost, epsilon=epsilon, tol=tol, tau_a=tau_a, tau_b=tau_b)
+    epsilon, tol = as_numbers(cost, epsilon=epsilon, tol=tol)
+    tau_a, tau_b = as_relaxation(cost, tau_a, tau_b)
     require_partners(cost, a, b)
     anneal = (state is None) if anneal is None else anneal
     state = init(cost) if state is None else as_state(cost, state)
