@@ -84,17 +84,18 @@ def middle(x: Array, y: Array, a: ArrayLike | None = None, b: ArrayLike | None =
       >>> print(og.ot.inert.middle(x, x, a, a))
       [1.5]
     """
-    means, counts = zip(_means_of_groups(x, a), _means_of_groups(y, b), strict=True)
-    ordered = jnp.sort(jnp.concatenate(means), 0)  # groups without a point are NaN, and last
-    num = jnp.sum(jnp.concatenate(counts) > 0)
+    sums = jnp.concatenate([_sums_of_groups(x, a), _sums_of_groups(y, b)])
+    counts = sums[:, -1:]
+    means = sums[:, :-1] / jnp.where(counts > 0, counts, jnp.nan)
+    ordered = jnp.sort(means, 0)  # groups without a point are NaN, and last
+    num = jnp.sum(counts > 0)
     return jax.lax.stop_gradient(0.5 * (ordered[jnp.maximum(num - 1, 0) // 2] + ordered[num // 2]))
 
 
-def _means_of_groups(points: Array, weights: ArrayLike | None) -> tuple[Array, Array]:
-    """Return means [k, d] of every k-th point, and how many points they are of; NaN of none."""
+def _sums_of_groups(points: Array, weights: ArrayLike | None) -> Array:
+    """Return sums of every k-th point, and how many there are: [k, d + 1]."""
     num = points.shape[0]
-    groups = min(num, GROUPS)
-    counted = jnp.ones(num, points.dtype) if weights is None else (jnp.asarray(weights) > 0).astype(points.dtype)
-    points = jnp.where(counted[:, None] > 0, jax.lax.stop_gradient(points), 0.0)
-    sums, counts = (tiles(part, groups).sum(0) for part in (points, counted[:, None]))
-    return sums / jnp.where(counts > 0, counts, jnp.nan), counts[:, 0]
+    points = jnp.concatenate([jax.lax.stop_gradient(points), jnp.ones((num, 1), points.dtype)], 1)
+    if weights is not None:
+        points = jnp.where(jnp.asarray(weights)[:, None] > 0, points, 0.0)
+    return tiles(points, min(num, GROUPS)).sum(0)

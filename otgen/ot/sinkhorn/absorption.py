@@ -72,6 +72,18 @@ def total(values: Array, axis_name: str | None) -> Array:
     return _psum(jnp.sum(values, 0), axis_name)
 
 
+def summed(rows: Array, columns: Array, axis_name: str | None) -> Array:
+    """Return the sum over both sides, over the source points of all devices."""
+    if axis_name is not None:
+        columns = columns / jax.lax.psum(1, axis_name)  # every device has all of them
+    return total(joined(rows, columns), axis_name)
+
+
+def joined(rows: Array, columns: Array) -> Array:
+    """Return one array of two that XLA does not take apart again: two reductions take twice as long to compile."""
+    return jax.lax.optimization_barrier(jnp.concatenate([rows, columns]))
+
+
 def damped(potential: Array, tau: Array | None) -> Array:
     """Return tau times a potential."""
     return potential if tau is None else tau * potential

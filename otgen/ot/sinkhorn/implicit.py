@@ -37,7 +37,7 @@ class Inputs(NamedTuple):
 class Solver(NamedTuple):
     """How to solve: nothing the value depends on."""
 
-    state: State
+    state: State | None
     tol: Held
     max_steps: Held
 

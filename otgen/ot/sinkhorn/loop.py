@@ -23,10 +23,12 @@ from otgen.ot.sinkhorn.absorption import (
     at_rest,
     balance,
     damped,
+    joined,
     mass_at,
     motion,
     pmax,
     rate,
+    summed,
     total,
 )
 from otgen.types import Array
@@ -44,6 +46,7 @@ __all__ = [
     "pmax",
     "rate",
     "solve",
+    "summed",
     "total",
 ]
 
@@ -219,17 +222,16 @@ def _advance(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Ar
     step, inner = jax.lax.cond(
         newton, lambda: _newton(kernel, at, problem, epsilon, tol), lambda: (plain, jnp.zeros((), jnp.int32))
     )
-    step = jnp.where(jnp.all(jnp.isfinite(step) | (problem.a == 0)), step, plain)
 
     def worse(carry: tuple) -> Array:
         trial, gain, tries = carry
         better = (trial.error < 0.95 * at.error) | (gain > 1e-6 * mass)
-        return (tries == 0) | (newton & ~better & (tries <= TRIES))
+        return (tries == 0) | (newton & ~better & (tries <= TRIES))  # a step that is not finite is worse too
 
     def shorten(carry: tuple) -> tuple:
         trial, _, tries = carry
-        length = jnp.where(tries == TRIES, plain, jnp.asarray(0.25, step.dtype) ** tries * step)
-        log_u = at.log_u + length
+        share = jnp.where(tries == 0, 1.0, jnp.where(tries == 1, 1 / 4, 1 / 16)).astype(step.dtype)
+        log_u = at.log_u + jnp.where(tries == TRIES, plain, share * step)
         found = _evaluate(kernel, log_u, problem, epsilon)
         trial = Loop(log_u, *found, at.error, at.mark, at.idle, trial.num_steps + 1)
         return trial, _gain(at, trial, kernel, problem, epsilon), tries + 1
@@ -256,13 +258,12 @@ def _absorbed(cost: Cost, g: Array, epsilon: Array, problem: Problem) -> tuple[K
 
 
 def _enter(cost: Cost, problem: Problem, g: Array, epsilon: Array, num_steps: Array) -> tuple[Kernel, Loop]:
-    """Absorb potentials, and do one iteration of Sinkhorn's from g."""
+    """Absorb potentials: the next step from here is Sinkhorn's, and measures the first error."""
     kernel, log_v = _absorbed(cost, g, epsilon, problem)
     rows = sums_of(kernel.times(mass_at(problem.b, log_v)))
-    log_u = jnp.where(problem.a > 0, _scaling(rows, kernel.f, problem.tau_a, epsilon), 0.0)
-    found = _evaluate(kernel, log_u, problem, epsilon)
-    far = jnp.full_like(found[-1], jnp.inf)
-    return kernel, Loop(log_u, *found, far, far, jnp.zeros_like(num_steps), num_steps + 1)
+    far, shift = jnp.full_like(epsilon, jnp.inf), jnp.zeros_like(epsilon)
+    log_u, columns, idle = jnp.zeros_like(rows), jnp.ones_like(log_v), jnp.zeros_like(num_steps)
+    return kernel, Loop(log_u, log_v, shift, rows, columns, far, far, far, far, idle, num_steps)
 
 
 def _leave(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array) -> tuple[Array, Array]:
@@ -275,9 +276,10 @@ def _leave(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array) -> tuple[
 
 def _within(kernel: Kernel, problem: Problem, epsilon: Array, tol: Array) -> Array:
     """The error to stop at: with what rounding of the potentials adds, independent of it, it is to be below tol."""
-    axis_name = problem.axis_name
-    size = total(problem.a * jnp.abs(kernel.f), axis_name) / total(problem.a, axis_name)
-    size = size + jnp.sum(problem.b * jnp.abs(kernel.g)) / jnp.sum(problem.b)
+    left = total(problem.a, problem.axis_name)
+    right = left if problem.balanced else jnp.sum(problem.b)
+    rows, columns = problem.a * jnp.abs(kernel.f) / left, problem.b * jnp.abs(kernel.g) / right
+    size = summed(rows, columns, problem.axis_name)
     rounding = jnp.finfo(size.dtype).eps * size / epsilon
     safe = SAFE if problem.balanced else jnp.where(problem.relaxed, SAFER, SAFE)
     return safe * jnp.sqrt(jnp.maximum(tol**2 - rounding**2, (0.3 * tol) ** 2))
@@ -286,15 +288,14 @@ def _within(kernel: Kernel, problem: Problem, epsilon: Array, tol: Array) -> Arr
 def solve(
     cost: Cost,
     problem: Problem,
-    f: Array,
-    g: Array,
+    g: Array | None,
     *,
     epsilon: Array,
     tol: Array,
     max_steps: Array,
     anneal: bool,
 ) -> tuple[Array, Array, Array]:
-    """Solve at falling temperatures, each from the potentials before, down to epsilon.
+    """Solve at falling temperatures, each from the potentials before, down to epsilon; from g, or from nothing.
 
     Returns f, g, not centred, and the number of steps, each one product with K and one with its transpose: fewer than
     max_steps where the error is below tol as far as the kernel tells, or has come to rest above it.
@@ -304,8 +305,8 @@ def solve(
     start = epsilon
     if anneal:
         start, seed = annealing.begin(cost, problem, columns, epsilon)
-        cold = total(jnp.abs(f), problem.axis_name) + jnp.sum(jnp.abs(g)) == 0
-        g = jnp.where(cold, seed, g)
+        g = seed if g is None else g
+    g = jnp.zeros_like(problem.b) if g is None else g
 
     def stage(carry: tuple) -> tuple:
         _, g, now, num_steps, best, rests, _ = carry
@@ -318,14 +319,13 @@ def solve(
 
         def go_on(at: Loop) -> Array:
             # a relaxed problem may take a point's mass away, and its scaling with it
-            log_u, log_v = (
-                jnp.max(jnp.where(mass > 0, jnp.where(problem.relaxed, log, jnp.abs(log)), 0.0))
+            scalings = (
+                jnp.where(mass > 0, jnp.where(problem.relaxed, log, jnp.abs(log)), 0.0)
                 for mass, log in ((here.a, at.log_u), (here.b, at.log_v))
             )
-            wide = jnp.maximum(pmax(log_u, here.axis_name), log_v)
-            return (
-                (jnp.maximum(at.error, at.off) >= goal) & (wide < WIDE) & (at.num_steps < max_steps) & (at.idle < REST)
-            )
+            wide = pmax(jnp.max(joined(*scalings)), here.axis_name)
+            allowed = (wide < WIDE) & (at.num_steps < max_steps) & (at.idle < REST)
+            return ((jnp.maximum(at.error, at.off) >= goal) & allowed) | (at.num_steps == num_steps)
 
         at = jax.lax.while_loop(go_on, lambda at: _advance(kernel, at, here, now, goal), at)
         f, g = _leave(kernel, at, here, now)
@@ -342,7 +342,7 @@ def solve(
         return f, g, following, at.num_steps, best, rests, done
 
     zero, far = jnp.zeros((), jnp.int32), jnp.full_like(mass, jnp.inf)
-    carry = (f, g, jnp.maximum(start, epsilon), zero, far, zero, jnp.zeros((), bool))
+    carry = (jnp.zeros_like(problem.a), g, jnp.maximum(start, epsilon), zero, far, zero, jnp.zeros((), bool))
     f, g, _, num_steps, *_ = jax.lax.while_loop(lambda carry: ~carry[-1], stage, carry)
     return f, g, num_steps
 

@@ -36,22 +36,22 @@ def dual_value(state: State, rows: Array, problem: loop.Problem, epsilon: Held) 
     """Return the dual objective, given the row marginal of the plan for its mass; defined for tau = 1 and below."""
 
     def side(mass: Array, potential: Array, tau: Array, axis_name: str | None) -> Array:
-        if tau is None:
-            return loop.total(mass * potential, axis_name)
         rho = epsilon * tau / jnp.where(tau < 1, 1 - tau, 1.0)
         relaxed = -rho * jnp.expm1(jnp.minimum(-potential / rho, CAP))  # beyond it are points without mass alone
         return loop.total(mass * jnp.where(tau < 1, relaxed, potential), axis_name)
 
     a, b, tau_a, tau_b, axis_name = problem.a, problem.b, problem.tau_a, problem.tau_b, problem.axis_name
-    product = loop.total(a, axis_name) * jnp.sum(b)
-    surplus = loop.total(rows, axis_name) - product
+    mass = loop.total(a, axis_name)
+    if problem.balanced:
+        return loop.summed(a * state.f - epsilon * rows, b * state.g, axis_name) + epsilon * mass**2
+    surplus = loop.total(rows, axis_name) - mass * jnp.sum(b)
     return side(a, state.f, tau_a, axis_name) + side(b, state.g, tau_b, None) - epsilon * surplus
 
 
 def solve(
     cost: Cost,
     problem: loop.Problem,
-    state: State,
+    state: State | None,
     *,
     epsilon: Held,
     tol: Held,
@@ -59,7 +59,8 @@ def solve(
     anneal: bool,
 ) -> tuple[State, Array, Array]:
     """Return the optimal potentials, centred in the balanced problem, the number of steps, and, relaxed, `change`."""
-    f, g, num_steps = loop.solve(cost, problem, *state, epsilon=epsilon, tol=tol, max_steps=max_steps, anneal=anneal)
+    g = None if state is None else state.g
+    f, g, num_steps = loop.solve(cost, problem, g, epsilon=epsilon, tol=tol, max_steps=max_steps, anneal=anneal)
     if problem.balanced:
         return centre(State(f, g), problem, epsilon), num_steps, jnp.zeros_like(f[0])
     state, moved, num_steps = jax.lax.cond(
@@ -150,11 +151,9 @@ def centre(state: State, problem: loop.Problem, epsilon: Held) -> State:
     far = (jnp.finfo(mean.dtype).eps * jnp.abs(mean) > 1e-4 * epsilon) & (alike < 0.25 * mass)
     balanced = jnp.logical_not(problem.relaxed)
     mean = jnp.where(balanced & ~far, mean, 0.0)
-
-    def down(potential: Array, weights: Held, axis_name: str | None) -> Array:
-        fine = jnp.finfo(potential.dtype).eps * jnp.abs(potential)
-        coarse = (fine > epsilon) & (weights > 0)
-        few = loop.total(jnp.where(coarse, weights, 0.0), axis_name) < 0.25 * loop.total(weights, axis_name)
-        return potential - jnp.where(balanced & coarse & few, 4 * fine, 0.0)
-
-    return State(down(state.f - mean, problem.a, axis_name), down(state.g + mean, problem.b, None))
+    f, g = state.f - mean, state.g + mean
+    fine_f, fine_g = (jnp.finfo(mean.dtype).eps * jnp.abs(potential) for potential in (f, g))
+    coarse_f, coarse_g = (fine_f > epsilon) & (problem.a > 0), (fine_g > epsilon) & (problem.b > 0)
+    coarse = loop.summed(jnp.where(coarse_f, problem.a, 0.0), jnp.where(coarse_g, problem.b, 0.0), axis_name)
+    few = balanced & (coarse < 0.25 * mass)
+    return State(f - jnp.where(few & coarse_f, 4 * fine_f, 0.0), g - jnp.where(few & coarse_g, 4 * fine_g, 0.0))

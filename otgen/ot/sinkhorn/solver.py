@@ -131,8 +131,9 @@ def _info(
     """Recompute the error of a state from its potentials, or take what is known of it, and the dual value."""
     a, b, axis_name = problem.a, problem.b, problem.axis_name
     rows, columns = marginals_of(cost, *state, a, b, epsilon, axis_name)
-    balanced = loop.total(jnp.abs(rows - a), axis_name) + jnp.sum(jnp.abs(columns - b))
-    error = balanced / loop.total(a, axis_name)
+    error = loop.summed(jnp.abs(rows - a), jnp.abs(columns - b), axis_name) / loop.total(a, axis_name)
+    dual = dual_value(state, rows, problem, epsilon)
+    finite = jnp.isfinite(dual)  # no potential is NaN or infinite then, where marginals are met exactly
     if not problem.balanced:
         if moved is None:
             moved = jax.lax.cond(
@@ -141,9 +142,9 @@ def _info(
                 lambda: jnp.zeros_like(epsilon),
             )
         error = jnp.where(problem.relaxed, moved, error)
-    finite = jnp.all(jnp.isfinite(state.f)) & jnp.all(jnp.isfinite(state.g)) & (epsilon > 0)
-    error = jnp.where(finite, error, jnp.nan)
-    return Info(error, dual_value(state, rows, problem, epsilon), num_steps, status_of(error, tol, gave_up))
+        finite = jnp.all(jnp.isfinite(state.f)) & jnp.all(jnp.isfinite(state.g))
+    error = jnp.where(finite & (epsilon > 0), error, jnp.nan)
+    return Info(error, dual, num_steps, status_of(error, tol, gave_up))
 
 
 def run(
@@ -332,14 +333,14 @@ def _prepare(
     state: Potentials | None,
     anneal: bool | None,
     axis_name: str | None,
-) -> tuple[loop.Problem, State, Held, Held, bool]:
+) -> tuple[loop.Problem, State | None, Held, Held, bool]:
     """Check and complete what a solver was given."""
     a, b = as_masses(cost, a, b, tau_a, tau_b, axis_name)
     epsilon, tol = as_numbers(cost, epsilon=epsilon, tol=tol)
     tau_a, tau_b = as_relaxation(cost, tau_a, tau_b)
     require_partners(cost, a, b)
     anneal = (state is None) if anneal is None else anneal
-    state = init(cost) if state is None else as_state(cost, state)
+    state = None if state is None else as_state(cost, state)
     return loop.Problem(a, b, tau_a, tau_b, axis_name), state, epsilon, tol, anneal
 
 
@@ -347,7 +348,7 @@ def _prepare(
 def _solve(
     cost: Cost,
     problem: loop.Problem,
-    state: State,
+    state: State | None,
     epsilon: Array,
     tol: Array,
     max_steps: Array,
@@ -363,13 +364,14 @@ def _solve(
 def _fixed(
     cost: Cost,
     problem: loop.Problem,
-    state: State,
+    state: State | None,
     epsilon: Array,
     tol: Array,
     num_iterations: int,
     dense: bool | None,
 ) -> tuple[State, Info]:
     cost = in_memory(cost.weighed(problem.a, problem.b), dense)
+    state = State(*map(jnp.zeros_like, (problem.a, problem.b))) if state is None else state
     f, g = loop.iterate(cost, problem, *state, epsilon=epsilon, num_iterations=num_iterations)
     state = centre(State(f, g), problem, epsilon)
     return state, _info(cost, state, problem, epsilon, tol, jnp.asarray(num_iterations, jnp.int32))
