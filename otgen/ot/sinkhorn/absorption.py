@@ -72,16 +72,37 @@ def total(values: Array, axis_name: str | None) -> Array:
     return _psum(jnp.sum(values, 0), axis_name)
 
 
+def totals(values: tuple[Array, ...], largest: Array, axis_name: str | None) -> tuple[Array, ...]:
+    """Return sums over the source points of all devices, and a maximum, in one reduction.
+
+    It is one kernel to compile, where XLA makes three of every sum on its own. Not to be differentiated.
+    """
+
+    def both(one: tuple[Array, ...], two: tuple[Array, ...]) -> tuple[Array, ...]:
+        return *(x + y for x, y in zip(one[:-1], two[:-1], strict=True)), jnp.maximum(one[-1], two[-1])
+
+    zeros = tuple(jnp.zeros((), part.dtype) for part in (*values, largest))
+    *sums, most = jax.lax.reduce((*values, largest), zeros, both, (0,))
+    return *(_psum(part, axis_name) for part in sums), pmax(most, axis_name)
+
+
+def share(where: Array, mass: Array, axis_name: str | None) -> Array:
+    """Return the share of the mass that is where; constant to differentiation."""
+    return average(*jax.lax.stop_gradient((where.astype(mass.dtype), mass)), axis_name)
+
+
 def summed(rows: Array, columns: Array, axis_name: str | None) -> Array:
     """Return the sum over both sides, over the source points of all devices."""
     if axis_name is not None:
         columns = columns / jax.lax.psum(1, axis_name)  # every device has all of them
-    return total(joined(rows, columns), axis_name)
+    # The barrier keeps XLA from taking it apart again: two reductions take twice as long to compile.
+    return total(jax.lax.optimization_barrier(jnp.concatenate([rows, columns])), axis_name)
 
 
-def joined(rows: Array, columns: Array) -> Array:
-    """Return one array of two that XLA does not take apart again: two reductions take twice as long to compile."""
-    return jax.lax.optimization_barrier(jnp.concatenate([rows, columns]))
+def average(values: Array, mass: Array, axis_name: str | None) -> Array:
+    """Return the mean over the mass of the source points of all devices, by `totals`."""
+    both, weight, _ = totals((mass * values, mass), mass, axis_name)
+    return both / weight
 
 
 def damped(potential: Array, tau: Array | None) -> Array:

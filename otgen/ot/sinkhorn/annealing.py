@@ -21,8 +21,8 @@ START = 0.1  # first temperature over the spread
 def typical(weights: Array) -> Array:
     """Indices of SAMPLE points, as many of each region as it has weight; points without weight are never among them.
 
-    A race that point i wins by weight / u_i, with u of a golden-ratio sequence in [0, 1): among many points the odds are
-    as the weights, whatever their order. Quantiles of the weights would need sums, which are slow to compile.
+    A race that the point of largest weight / u_i wins, with u of a golden-ratio sequence in [0, 1): among many points
+    the odds are as the weights, whatever their order. Quantiles of the weights would need sums, slow to compile.
     """
     steps = jnp.arange(weights.shape[0], dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)  # 2^32 times the golden ratio
     starts = jnp.arange(SAMPLE, dtype=jnp.uint32) * jnp.uint32(2**32 // SAMPLE)

@@ -21,15 +21,17 @@ from otgen.ot.sinkhorn.absorption import (
     Problem,
     absorb,
     at_rest,
+    average,
     balance,
     damped,
-    joined,
     mass_at,
     motion,
     pmax,
     rate,
+    share,
     summed,
     total,
+    totals,
 )
 from otgen.types import Array
 
@@ -45,6 +47,7 @@ __all__ = [
     "motion",
     "pmax",
     "rate",
+    "share",
     "solve",
     "summed",
     "total",
@@ -71,6 +74,7 @@ class Loop(NamedTuple):
         g = kernel.g + epsilon (log_v - tau_b shift). Zero where a marginal is met exactly on both sides.
       rows, columns: K (b v), with what the shift makes of it, and K'(a u).
       error, previous: of the row marginal, now and one step ago.
+      wide: the largest |log scaling| of a point with mass; where a marginal is relaxed, the largest log scaling.
       off: the same where a marginal is relaxed, as the largest change of a scaling in the next iteration.
       mark: the error when it last made progress.
       idle: iterations since then.
@@ -84,6 +88,7 @@ class Loop(NamedTuple):
     columns: Array
     error: Array
     off: Array
+    wide: Array
     previous: Array
     mark: Array
     idle: Array
@@ -109,16 +114,26 @@ def _target(kernel: Kernel, log_u: Array, shift: Array, problem: Problem, epsilo
     return mass_at(problem.a, -rate(problem.tau_a) * (kernel.f / epsilon + log_u + shift))
 
 
-def _evaluate(kernel: Kernel, log_u: Array, problem: Problem, epsilon: Array) -> tuple[Array, ...]:
-    """Solve the columns for u, and measure what is left in the rows: log_v, shift, rows, columns, error, off."""
+def _evaluate(
+    kernel: Kernel, at: Loop, log_u: Array, problem: Problem, epsilon: Array
+) -> tuple[tuple[Array, ...], Array]:
+    """Solve the columns for u, and measure what is left in the rows: log_v, shift, rows, columns, error, off, wide.
+
+    Returned is also by how much the dual is higher there than at a state with its columns solved, over epsilon, the
+    shift being that of the state: from differences, for float32.
+    """
     a, b, tau_a, tau_b = problem.a, problem.b, problem.tau_a, problem.tau_b
     mass = mass_at(a, log_u)
     columns = sums_of(kernel.transposed(mass))
     log_v = _scaling(columns, kernel.g, tau_b, epsilon)
     if problem.balanced:
         rows = sums_of(kernel.times(mass_at(b, log_v)))
-        error = total(jnp.abs(a - mass * rows), problem.axis_name)
-        return log_v, jnp.zeros_like(error), rows, columns, error, jnp.zeros_like(error)
+        wide_u, wide_v = (jnp.where(mass > 0, jnp.abs(log), 0.0) for mass, log in ((a, log_u), (b, log_v)))
+        parts = jnp.abs(a - mass * rows), jnp.where(a > 0, a * (log_u - at.log_u), 0.0)
+        error, gain, wide = totals(parts, wide_u, problem.axis_name)
+        more, wide_v = totals((jnp.where(b > 0, b * (log_v - at.log_v), 0.0),), wide_v, None)
+        none = jnp.zeros_like(error)
+        return (log_v, none, rows, columns, error, none, jnp.maximum(wide, wide_v)), gain + more
     shift = balance(
         a,
         rate(tau_a) * (kernel.f / epsilon + log_u),
@@ -133,7 +148,13 @@ def _evaluate(kernel: Kernel, log_u: Array, problem: Problem, epsilon: Array) ->
     moved = jnp.where(a > 0, jnp.abs(_plain(kernel, rows, shift, problem, epsilon) - log_u), 0.0)
     off = pmax(jnp.max(motion(moved, kernel.f / epsilon + log_u + shift, tau_a)), problem.axis_name)
     off = jnp.where(problem.relaxed, off * total(a, problem.axis_name), 0.0)
-    return log_v, shift, rows, columns, error, off
+    # a relaxed problem may take a point's mass away, and its scaling with it
+    wide_u, wide_v = (
+        jnp.max(jnp.where(mass > 0, jnp.where(problem.relaxed, log, jnp.abs(log)), 0.0))
+        for mass, log in ((a, log_u), (b, log_v))
+    )
+    wide = jnp.maximum(pmax(wide_u, problem.axis_name), wide_v)
+    return (log_v, shift, rows, columns, error, off, wide), _gain(at, log_u, log_v, kernel, problem, epsilon)
 
 
 def _plain(kernel: Kernel, rows: Array, shift: Array, problem: Problem, epsilon: Array) -> Array:
@@ -143,15 +164,8 @@ def _plain(kernel: Kernel, rows: Array, shift: Array, problem: Problem, epsilon:
     return plain if tau is None else plain - (1 - tau) * shift
 
 
-def _gain(at: Loop, trial: Loop, kernel: Kernel, problem: Problem, epsilon: Array) -> Array:
-    """How much higher the dual is at the trial, over epsilon, columns solved in both and the shift that of the first.
-
-    From differences, for float32.
-    """
-    if problem.balanced:
-        a, b = problem.a, problem.b
-        rows = total(jnp.where(a > 0, a * (trial.log_u - at.log_u), 0.0), problem.axis_name)
-        return rows + jnp.sum(jnp.where(b > 0, b * (trial.log_v - at.log_v), 0.0))
+def _gain(at: Loop, log_u: Array, log_v: Array, kernel: Kernel, problem: Problem, epsilon: Array) -> Array:
+    """How much higher the dual is, as `_evaluate` returns it, where a marginal is relaxed."""
 
     def rise(target: Array, step: Array, relaxed: Array) -> Array:
         step = jnp.where(target > 0, step, 0.0)
@@ -160,9 +174,9 @@ def _gain(at: Loop, trial: Loop, kernel: Kernel, problem: Problem, epsilon: Arra
 
     relaxed = rate(problem.tau_b)
     potential = kernel.g / epsilon + at.log_v - problem.tau_b * at.shift
-    columns = rise(mass_at(problem.b, -relaxed * potential), trial.log_v - at.log_v, relaxed)
+    columns = rise(mass_at(problem.b, -relaxed * potential), log_v - at.log_v, relaxed)
     target = _target(kernel, at.log_u, at.shift, problem, epsilon)
-    rows = rise(target, trial.log_u - at.log_u, rate(problem.tau_a))
+    rows = rise(target, log_u - at.log_u, rate(problem.tau_a))
     return total(rows, problem.axis_name) + (1 + relaxed) * jnp.sum(columns)
 
 
@@ -186,32 +200,31 @@ def _newton(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Arr
         along = jnp.where(curvature > 0, slope / jnp.where(curvature > 0, curvature, 1.0), 0.0)
     inverse = jnp.where(diagonal > 0, 1 / jnp.where(diagonal > 0, diagonal, 1.0), 0.0)
 
-    def largest(step: Array) -> Array:
-        return pmax(jnp.max(jnp.abs(step)), problem.axis_name)
-
     residual = target - rows
     share = jnp.sqrt(at.error / sum_(problem.a))
     enough = jnp.maximum(jnp.minimum(0.3, share) * at.error, 0.3 * tol)
 
     def go_on(carry: tuple) -> Array:
-        step, residual, _, gain, steps = carry
-        return (sum_(jnp.abs(residual)) > enough) & (steps < INNER) & (gain > 0) & (largest(step) < RADIUS)
+        *_, gain, left, largest, steps = carry
+        return (left > enough) & (steps < INNER) & (gain > 0) & (largest < RADIUS)
 
     def iterate(carry: tuple) -> tuple:
-        step, residual, direction, gain, steps = carry
+        step, residual, direction, gain, _, _, steps = carry
         image = diagonal * direction - mass * kernel.times(weight * kernel.transposed(mass * direction))
         if not problem.balanced:
             image = image - along * sum_(slope * direction)
-        length = gain / sum_(direction * image)
+        curved, _ = totals((direction * image,), jnp.abs(direction), problem.axis_name)
+        length = gain / curved
         step, residual = step + length * direction, residual - length * image
         scaled = inverse * residual
-        new_gain = sum_(residual * scaled)
-        return step, residual, scaled + new_gain / gain * direction, new_gain, steps + 1
+        new_gain, left, largest = totals((residual * scaled, jnp.abs(residual)), jnp.abs(step), problem.axis_name)
+        return step, residual, scaled + new_gain / gain * direction, new_gain, left, largest, steps + 1
 
-    first = inverse * residual
-    start = (jnp.zeros_like(first), residual, first, sum_(residual * first), jnp.zeros((), jnp.int32))
-    step, _, _, _, steps = jax.lax.while_loop(go_on, iterate, start)
-    return step * jnp.minimum(1.0, RADIUS / jnp.maximum(largest(step), 1e-30)), steps
+    first, none = inverse * residual, jnp.zeros_like(residual)
+    gain, left, largest = totals((residual * first, jnp.abs(residual)), none, problem.axis_name)
+    start = (none, residual, first, gain, left, largest, jnp.zeros((), jnp.int32))
+    step, *_, largest, steps = jax.lax.while_loop(go_on, iterate, start)
+    return step * jnp.minimum(1.0, RADIUS / jnp.maximum(largest, 1e-30)), steps
 
 
 def _advance(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Array) -> Loop:
@@ -232,9 +245,8 @@ def _advance(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array, tol: Ar
         trial, _, tries = carry
         share = jnp.where(tries == 0, 1.0, jnp.where(tries == 1, 1 / 4, 1 / 16)).astype(step.dtype)
         log_u = at.log_u + jnp.where(tries == TRIES, plain, share * step)
-        found = _evaluate(kernel, log_u, problem, epsilon)
-        trial = Loop(log_u, *found, at.error, at.mark, at.idle, trial.num_steps + 1)
-        return trial, _gain(at, trial, kernel, problem, epsilon), tries + 1
+        found, gain = _evaluate(kernel, at, log_u, problem, epsilon)
+        return Loop(log_u, *found, at.error, at.mark, at.idle, trial.num_steps + 1), gain, tries + 1
 
     zero = jnp.zeros((), jnp.int32)
     first = at._replace(num_steps=at.num_steps + inner), jnp.zeros_like(at.error), zero
@@ -263,7 +275,7 @@ def _enter(cost: Cost, problem: Problem, g: Array, epsilon: Array, num_steps: Ar
     rows = sums_of(kernel.times(mass_at(problem.b, log_v)))
     far, shift = jnp.full_like(epsilon, jnp.inf), jnp.zeros_like(epsilon)
     log_u, columns, idle = jnp.zeros_like(rows), jnp.ones_like(log_v), jnp.zeros_like(num_steps)
-    return kernel, Loop(log_u, log_v, shift, rows, columns, far, far, far, far, idle, num_steps)
+    return kernel, Loop(log_u, log_v, shift, rows, columns, far, far, shift, far, far, idle, num_steps)
 
 
 def _leave(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array) -> tuple[Array, Array]:
@@ -276,10 +288,7 @@ def _leave(kernel: Kernel, at: Loop, problem: Problem, epsilon: Array) -> tuple[
 
 def _within(kernel: Kernel, problem: Problem, epsilon: Array, tol: Array) -> Array:
     """The error to stop at: with what rounding of the potentials adds, independent of it, it is to be below tol."""
-    left = total(problem.a, problem.axis_name)
-    right = left if problem.balanced else jnp.sum(problem.b)
-    rows, columns = problem.a * jnp.abs(kernel.f) / left, problem.b * jnp.abs(kernel.g) / right
-    size = summed(rows, columns, problem.axis_name)
+    size = average(jnp.abs(kernel.f), problem.a, problem.axis_name) + average(jnp.abs(kernel.g), problem.b, None)
     rounding = jnp.finfo(size.dtype).eps * size / epsilon
     safe = SAFE if problem.balanced else jnp.where(problem.relaxed, SAFER, SAFE)
     return safe * jnp.sqrt(jnp.maximum(tol**2 - rounding**2, (0.3 * tol) ** 2))
@@ -318,13 +327,7 @@ def solve(
         goal = mass * jnp.where(last, _within(kernel, problem, epsilon, tol), jnp.maximum(tol, LOOSE))
 
         def go_on(at: Loop) -> Array:
-            # a relaxed problem may take a point's mass away, and its scaling with it
-            scalings = (
-                jnp.where(mass > 0, jnp.where(problem.relaxed, log, jnp.abs(log)), 0.0)
-                for mass, log in ((here.a, at.log_u), (here.b, at.log_v))
-            )
-            wide = pmax(jnp.max(joined(*scalings)), here.axis_name)
-            allowed = (wide < WIDE) & (at.num_steps < max_steps) & (at.idle < REST)
+            allowed = (at.wide < WIDE) & (at.num_steps < max_steps) & (at.idle < REST)
             return ((jnp.maximum(at.error, at.off) >= goal) & allowed) | (at.num_steps == num_steps)
 
         at = jax.lax.while_loop(go_on, lambda at: _advance(kernel, at, here, now, goal), at)

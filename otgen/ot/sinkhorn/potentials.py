@@ -145,15 +145,14 @@ def centre(state: State, problem: loop.Problem, epsilon: Held) -> State:
     up, the plan would have exp(rounding / epsilon) of their mass.
     """
     axis_name = problem.axis_name
-    mass = loop.total(problem.a, axis_name)
-    mean = loop.total(problem.a * state.f, axis_name) / mass
-    alike = loop.total(jnp.where(jnp.abs(state.f) > jnp.abs(mean) / 64, problem.a, 0.0), axis_name)
-    far = (jnp.finfo(mean.dtype).eps * jnp.abs(mean) > 1e-4 * epsilon) & (alike < 0.25 * mass)
+    mean = loop.total(problem.a * state.f, axis_name) / loop.total(problem.a, axis_name)
+    alike = loop.share(jnp.abs(state.f) > jnp.abs(mean) / 64, problem.a, axis_name)
+    far = (jnp.finfo(mean.dtype).eps * jnp.abs(mean) > 1e-4 * epsilon) & (alike < 0.25)
     balanced = jnp.logical_not(problem.relaxed)
     mean = jnp.where(balanced & ~far, mean, 0.0)
     f, g = state.f - mean, state.g + mean
     fine_f, fine_g = (jnp.finfo(mean.dtype).eps * jnp.abs(potential) for potential in (f, g))
     coarse_f, coarse_g = (fine_f > epsilon) & (problem.a > 0), (fine_g > epsilon) & (problem.b > 0)
-    coarse = loop.summed(jnp.where(coarse_f, problem.a, 0.0), jnp.where(coarse_g, problem.b, 0.0), axis_name)
-    few = balanced & (coarse < 0.25 * mass)
+    few = loop.share(coarse_f, problem.a, axis_name) + loop.share(coarse_g, problem.b, None) < 0.25
+    few = balanced & few
     return State(f - jnp.where(few & coarse_f, 4 * fine_f, 0.0), g - jnp.where(few & coarse_g, 4 * fine_g, 0.0))
