@@ -1,9 +1,10 @@
 """Entropic optimal transport, balanced and unbalanced: the plan, its value, what the plan is good for.
 
-`solver` has the calls, `inputs` their checks, `solution` what they return; `loop` the iteration and its stopping rule,
-on kernels of `absorption`, from the temperatures of `annealing`; `symmetric` the iteration of a cloud to itself,
-`potentials` iterations in the log domain, `plans` the plan that potentials make, `implicit` derivatives, `sampling`
-drawn pairs, `divergence` the debiased divergence, `drift` the velocity of points that descend it.
+`solver` has the calls, `inputs` their checks, `solution` what they return, `outside` what it says of new points; `loop`
+the iteration and its stopping rule, on kernels of `absorption`, from the temperatures of `annealing`; `symmetric` the
+iteration of a cloud to itself, `potentials` iterations in the log domain, `plans` the plan that potentials make,
+`implicit` derivatives, `sampling` drawn pairs, `divergence` the debiased divergence, `drift` the velocity of points
+that descend it.
 """
 
 from otgen.ot.costs.potentials import State

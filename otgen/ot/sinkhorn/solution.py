@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from otgen.ot.costs import Cost
 from otgen.ot.costs.potentials import State
-from otgen.ot.sinkhorn import plans, sampling
+from otgen.ot.sinkhorn import outside, plans, sampling
 from otgen.types import Array, Held, Key, as_pytree
 
 
@@ -75,6 +75,60 @@ class Solution:
     def apply_plan(self, vectors: ArrayLike, *, axis: int = 1) -> Float[Array, "_ ..."]:
         """Return the plan times vectors, as `sinkhorn.apply_plan`."""
         return plans.apply_plan(self.cost, self.state, vectors, self.a, self.b, epsilon=self.epsilon, axis=axis)
+
+    def potential(self, new: Cost | ArrayLike, *, axis: int = 1) -> Float[Array, " k"]:
+        """Return the potentials of new points, -epsilon log sum_j b_j exp((g_j - c(x, y_j)) / epsilon).
+
+        At the points of the solve it is f (axis 1) or g (axis 0), where their marginal is met exactly. Differentiable
+        in the new points.
+
+        Args:
+          new: points [k, d], or their cost to the points summed over, [k, m] for axis 1 and [n, k] for axis 0.
+          axis: the side summed over, 1 for new source points. Static.
+
+        Raises:
+          ValueError: for points of another dimension, a cost of another shape, or points where the solve was of a
+            matrix, which has none.
+
+        Example:
+          >>> x = jnp.array([[0.0], [1.0]])
+          >>> solution, _ = og.sinkhorn.run(og.PairwiseCost(x, x + 2), epsilon=0.1, tol=1e-5)
+          >>> print(bool(jnp.abs(solution.potential(x) - solution.f).max() < 1e-4))
+          True
+        """
+        cost, (other, weights) = outside.cost_to(self.cost, new, axis), self._summed(axis)
+        return outside.potential(cost, other, weights, self.epsilon, axis)
+
+    def transport(
+        self, new: Cost | ArrayLike, values: ArrayLike | None = None, *, axis: int = 1
+    ) -> Float[Array, "k ..."]:
+        """Return where new points go, the mean of the points of the other side under their conditional plan.
+
+        For |x - y|^2 this is the entropic map, x - grad f(x) / 2, which tends to the optimal map as epsilon falls and
+        the clouds grow. Relaxed marginals change how much goes, not where.
+
+        Args:
+          new: points [k, d], or a cost, as in `potential`.
+          values: what is averaged instead of the points, [m] or [m, ...] with a row for each.
+          axis: the side summed over: 1 takes source points to the target, 0 target points to the source. Static.
+
+        Raises:
+          ValueError: as in `potential`, for values of another length, or none where there are no points.
+
+        Example:
+          >>> x = jnp.array([[0.0], [1.0]])
+          >>> solution, _ = og.sinkhorn.run(og.PairwiseCost(x, x + 2), epsilon=0.01, tol=1e-5)
+          >>> print(solution.transport(jnp.array([[0.1], [0.9]])).T, solution.transport(x + 2, axis=0).T)
+          [[2. 3.]] [[0. 1.]]
+
+        Reference: Pooladian and Niles-Weed (2021), arXiv 2109.12004.
+        """
+        cost, (other, weights) = outside.cost_to(self.cost, new, axis), self._summed(axis)
+        values = outside.values_of(self.cost, values, axis)
+        return outside.average(cost, other, weights, self.epsilon, values, axis)
+
+    def _summed(self, axis: int) -> tuple[Array, Held]:
+        return (self.g, self.b) if axis == 1 else (self.f, self.a)
 
     def sample_plan(
         self, key: Key, *, num: int | None = None, pairing: str = "permutation", num_sweeps: int = 64

@@ -61,3 +61,37 @@ def test_relaxed_marginals_are_those_of_the_plan():
     np.testing.assert_allclose(rows.sum(), columns.sum(), rtol=1e-5)
     assert abs(rows - A).sum() > 0.1
     np.testing.assert_allclose(solution.plan().sum(0), columns, rtol=1e-4)
+
+
+def test_new_points_go_where_the_potential_says(solution):
+    new = X[:5] + 0.3
+    rows = jnp.exp((solution.g - jnp.sum((new[:, None] - Y) ** 2, -1)) / EPSILON) * B
+    np.testing.assert_allclose(solution.potential(new), -EPSILON * jnp.log(rows.sum(1)), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(solution.transport(new), rows / rows.sum(1, keepdims=True) @ Y, rtol=1e-4)
+    slope = jax.grad(lambda new: jnp.sum(solution.potential(new)))(new)
+    np.testing.assert_allclose(solution.transport(new), new - slope / 2, rtol=1e-3, atol=1e-4)
+
+
+def test_old_points_go_where_the_plan_takes_them(solution):
+    plan = solution.plan()
+    np.testing.assert_allclose(solution.transport(X), plan @ Y / A[:, None], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(solution.transport(Y, axis=0), plan.T @ X / B[:, None], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(solution.transport(X, Y[:, 0]), plan @ Y[:, 0] / A, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(solution.potential(Y, axis=0), solution.g, atol=1e-4)
+    dense = og.sinkhorn.run(og.PairwiseCost(X, Y).matrix(), A, B, epsilon=EPSILON, tol=1e-5)[0]
+    again = dense.transport(og.PairwiseCost(X[:3], Y), Y)
+    np.testing.assert_allclose(again, solution.transport(X[:3]), rtol=1e-4)
+
+
+def test_new_points_that_do_not_fit_are_refused(solution):
+    dense = og.sinkhorn.run(og.PairwiseCost(X, Y).matrix(), A, B, epsilon=EPSILON)[0]
+    for wrong in (
+        lambda: solution.transport(X[:, :1]),
+        lambda: solution.transport(X, X),
+        lambda: solution.potential(X, axis=2),
+        lambda: solution.potential(og.PairwiseCost(X, X)),
+        lambda: dense.transport(X),
+        lambda: dense.transport(og.PairwiseCost(X, Y)),
+    ):
+        with pytest.raises(ValueError, match=r"give|has|needed|axis|must"):
+            wrong()
