@@ -23,9 +23,8 @@ def place_of_scores(config: Any, place: Path) -> Path:
 
 
 def require_features(config: Any) -> None:
-    """Raise for unknown features, and for those asked for whose weights are missing."""
-    if config.features != "auto":
-        extractor_of(config.dataset, config.data_dir, config.features)
+    """Raise for unknown features, and for those asked for whose weights are missing; warn of others instead."""
+    extractor_of(config.dataset, config.data_dir, config.features)
 
 
 def judged(judge: Judge | PointJudge, key: Key, draw: Draw, draws: int) -> dict[str, Any]:

@@ -236,9 +236,14 @@ def _layers(variables: dict[str, Any], images: ArrayLike, dims: tuple[int, ...])
     return network.Inception(dims).apply(variables, network.resize(images) * (255 / 128) - 1)
 
 
+def has_lenet(data_dir: str | os.PathLike) -> bool:
+    """Return whether LeNet's weights are in a folder."""
+    return (as_path("data_dir", data_dir) / LENET_FILE).is_file()
+
+
 def _lenet_weights(data_dir: str | os.PathLike) -> dict[str, Array]:
     path = as_path("data_dir", data_dir) / LENET_FILE
-    if not path.is_file():
+    if not has_lenet(data_dir):
         raise FileNotFoundError(
             f"the LeNet weights are missing: looked for {path}; put lenet.npz there, or use pixels."
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,7 +21,16 @@ from jax.typing import ArrayLike
 from otgen.data import Dataset, stacked
 from otgen.data.mapped import pieces
 from otgen.eval.classes import class_histogram, mixture_rate, nearest_label, predicted_labels, total_variation
-from otgen.eval.features import Extractor, digit_classifier, inception, lenet, pixels, require_images
+from otgen.eval.features import (
+    LENET_FILE,
+    Extractor,
+    digit_classifier,
+    has_lenet,
+    inception,
+    lenet,
+    pixels,
+    require_images,
+)
 from otgen.eval.kernel import kernel_distance
 from otgen.eval.modes import distinct_modes, mode_scores, stacked_labels
 from otgen.eval.neighbours import memorisation, nearest, neighbour_scores
@@ -80,6 +90,8 @@ def extractor_of(
 ) -> Extractor:
     """Return the features in which a data set is scored: LeNet's for sets of MNIST's shape, else pixels.
 
+    Pixels too, with a warning, where LeNet's weights are not there and nothing else is asked for.
+
     Args:
       dataset: its name; that of a set of your own is taken for no set of MNIST's shape.
       data_dir: folder of the weights, see `lenet` and `inception`; OTGEN_DATA for None. Pixels need none.
@@ -90,7 +102,7 @@ def extractor_of(
 
     Raises:
       ValueError: for another name of features.
-      FileNotFoundError: if weights are needed that are not there.
+      FileNotFoundError: if weights are asked for that are not there.
 
     Example:
       >>> print(og.eval.extractor_of("digits").name)
@@ -104,6 +116,13 @@ def extractor_of(
     require_choice("features", features, _NAMES)
     if features == "auto":
         features = "lenet" if dataset in ("mnist", "fashion_mnist", "stacked_mnist") else "pixels"
+        if features == "lenet" and not has_lenet(folder):
+            warnings.warn(
+                f"distances of {dataset} are taken in pixels: LeNet's weights, {LENET_FILE}, are not in {folder}. Pass "
+                "data_dir (--data-dir) or set OTGEN_DATA to the folder that holds them for distances in its features.",
+                stacklevel=2,
+            )
+            features = "pixels"
     if features == "pixels":
         return pixels
     if features == "inception":
@@ -217,7 +236,8 @@ class Judge:
 
     def _classifier(self, data_dir: str | os.PathLike | None, neighbours: bool) -> Callable[[Array, Array], Any]:
         """Return a function of images and their features to labels."""
-        if self._dataset in ("mnist", "stacked_mnist") and not neighbours:
+        known_network = self._dataset in ("mnist", "stacked_mnist") and has_lenet(_folder(data_dir))
+        if known_network and not neighbours:
             self.classifier = "LeNet"
             logits = digit_classifier(_folder(data_dir))
             if self._dataset == "mnist":

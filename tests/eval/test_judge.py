@@ -195,7 +195,14 @@ def test_extractors_are_chosen_by_the_data(tmp_path):
     own = evaluate.Extractor("own", lambda images: images)
     assert evaluate.extractor_of("mnist", features=own) is own
     with pytest.raises(FileNotFoundError, match="LeNet weights are missing"):
-        evaluate.extractor_of("mnist", tmp_path)
+        evaluate.extractor_of("mnist", tmp_path, "lenet")
+
+
+def test_without_weights_digits_are_compared_in_pixels_and_told_by_neighbours(tmp_path):
+    with pytest.warns(UserWarning, match="taken in pixels"):
+        judge = evaluate.Judge("mnist", TRAIN, TEST, num=100, data_dir=tmp_path)
+    assert (judge.name, judge.classifier) == ("pixels", "5 nearest neighbours in the features")
+    assert judge(NEW).scores["frechet"] > 0
 
 
 def test_pixels_of_mnist_need_no_weights(tmp_path):
