@@ -180,7 +180,8 @@ def run(bench: Bench, name: str, seed: int) -> None:
         return
     seconds = time.perf_counter() - start
     key = jax.random.fold_in(jax.random.key(seed), 3000)
-    rows = {row: judged(bench.judge, key, draw, bench.config.draws) for row, draw in draws.items()}
+    how = bench.config.draws, f"{name}, seed {seed}", bench.config.progress
+    rows = {row: judged(bench.judge, key, draw, *how) for row, draw in draws.items()}
     shown = {row: draw(key, 400 if bench.config.is_toy() else 100) for row, draw in draws.items()}
     facts = {**bench.judge.facts(bench.config.draws), "budget_flops": bench.budget}
     scores = {"model": name, "seed": seed, "seconds": round(seconds, 1), "notes": notes, "judge": facts, "rows": rows}

@@ -219,7 +219,9 @@ def run(config: Config, folder: Path, space: Space, seed: int, row: str, progres
         def draw(key: Any, num: int) -> Any:
             return space.shown(model.sample(key, trained, num))
 
-    scores = judged(space.judge, key, draw, config.draws)["mean"] | space.more(draw(key, space.judge.num))
+    scores = judged(space.judge, key, draw, config.draws, f"{row}, seed {seed}", config.progress)["mean"] | space.more(
+        draw(key, space.judge.num)
+    )
     scores |= {} if space.variance is None else {"of_variance": scores["frechet"] / space.variance}
     scores |= {} if seconds is None else {"seconds": seconds}
     entry = {"group": row, "seed": seed, "judge": space.judge.facts(config.draws), "rows": {row: scores}}

@@ -126,7 +126,7 @@ def table(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> dic
             spent.append(seconds)
             return images
 
-        found = judged(judge, key, timed, 1 if name.startswith("reconstructed") else draws)
+        found = judged(judge, key, timed, 1 if name.startswith("reconstructed") else draws, name, config.progress)
         scored[name] = {**found["mean"], "frechet_sd": found["sd"]["frechet"], "draws": len(spent)}
         rates[name] = round(judge.num / min(spent))
         classes[name] = found["class_shares"]

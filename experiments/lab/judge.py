@@ -27,9 +27,23 @@ def require_features(config: Any) -> None:
     extractor_of(config.dataset, config.data_dir, config.features)
 
 
-def judged(judge: Judge | PointJudge, key: Key, draw: Draw, draws: int) -> dict[str, Any]:
-    """Mean and standard deviation of every score over draws, and the mean shares of at most 100 classes, as JSON."""
-    found = over_draws(key, judge, draw, draws)
+def judged(
+    judge: Judge | PointJudge, key: Key, draw: Draw, draws: int, row: str = "", progress: bool = False
+) -> dict[str, Any]:
+    """Mean and standard deviation of every score over draws, and the mean shares of at most 100 classes, as JSON.
+
+    A bar over the draws of the row is shown while it is at work, and gone after it.
+    """
+    from tqdm.auto import tqdm
+
+    with tqdm(total=draws, desc=f"scores of {row}", unit="draw", leave=False, disable=not progress) as bar:
+
+        def counted(key: Key, num: int) -> Array:
+            images = draw(key, num)
+            bar.update()
+            return images
+
+        found = over_draws(key, judge, counted, draws)
     shares = [round(float(share), 4) for share in found.class_shares] if len(found.class_shares) <= 100 else []
     return {**found._asdict(), "class_shares": shares}
 

@@ -159,5 +159,6 @@ class OfSeed:
 
     def _scores(self, judge: Any, key: Key, row: str, draw: Draw) -> dict[str, Any]:
         """Return scores of a row of the table; reconstructions are no draws, and are scored once."""
-        found = judged(judge, key, draw, 1 if row.startswith("reconstructed") else self._draws_of_a_row)
+        draws = 1 if row.startswith("reconstructed") else self._draws_of_a_row
+        found = judged(judge, key, draw, draws, row, self._config.progress)
         return {**found["mean"], "sd_over_draws": found["sd"], "class_shares": found["class_shares"]}
