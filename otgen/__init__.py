@@ -9,6 +9,7 @@ folder of the data; the numbers that they show are rounded.
 
 import importlib
 
+from otgen.ot import barycenter as barycenter
 from otgen.ot import costs as costs
 from otgen.ot import coupling as coupling
 from otgen.ot import dual as dual

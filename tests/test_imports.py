@@ -14,6 +14,7 @@ for part, below in (
     ("ot.kernels", "types ot.check ot.inert"),
     ("ot.costs", "types ot.check ot.inert ot.kernels"),
     ("ot.sinkhorn", "types ot.check ot.inert ot.costs"),
+    ("ot.barycenter", "types ot.check ot.costs ot.sinkhorn"),
     ("ot.dual", "types ot.check ot.inert ot.costs"),
     ("ot.structured", "types ot.check ot.inert ot.costs ot.dual"),
     ("ot.exact", "types ot.check ot.costs"),

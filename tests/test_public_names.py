@@ -163,6 +163,11 @@ VALID = {
     "extension.threshold": {"key": KEY, "state": SD, "y": Y, "quantile": 0.9},
     "extension.singular_angles": {"state": SD, "y": Y, "x": X},
     "extension.transport": {"key": KEY, "extension": EXT, "state": SD, "y": Y, "x": X},
+    "barycenter.cloud": {
+        **{"clouds": [X, Y[:3]], "weights": np.array([0.5, 0.5]), "masses": [W, None], **EPS, "start": X, "a": W},
+        **{"tol": 0.1, "max_steps": 3},
+    },
+    "barycenter.histogram": {"cost": og.PairwiseCost(X, X), "histograms": np.stack([W, W]), **EPS, "max_steps": 9},
     "gaussian.barycenter": {"covs": np.stack([COV, 2 * COV]), "weights": np.array([0.5, 0.5], np.float32)},
     "gaussian.bures_sq": {"cov_a": COV, "cov_b": 2 * COV},
     "gaussian.bures_sq_factors": {"factor_a": COV, "factor_b": 2 * COV},
