@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from otgen import optional
 from otgen.ot.check import require_channels_last
+
+with optional.imports():
+    from PIL import Image
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from otgen import optional
 from otgen.data import archives, arrays
 from otgen.data.decoding import Item
 from otgen.data.mapped import pieces
+
+with optional.imports():
+    from PIL import Image
 
 FILE_ENDINGS = (*archives.ARCHIVE_ENDINGS, *arrays.ARRAY_ENDINGS, ".txt")
 _KINDS = (

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from otgen.ot.costs import product
 from otgen.ot.costs.distances import UNROLL
 from otgen.ot.semidiscrete.scores import top_scores
-from otgen.types import Array
+from otgen.types import Array, Bool, Float, Int
 
 _BLOCK = 2**22  # distances in memory at a time
 _GROUP = 32  # centres that are measured again together

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from otgen import optional
 from otgen.ot import semidiscrete
 from otgen.ot.check import as_array, as_count, as_key, as_points, require_kind
 from otgen.ot.gaussian.mixture import Mixture
@@ -61,8 +62,9 @@ def mixture(
       >>> print(len(law.weights), scores[2] > scores[1])  # two clusters
       2 True
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
+    with optional.imports():
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.mixture import GaussianMixture
 
     seed, most = as_count("seed", seed, 0), as_count("most", most, 2)
     tried = [as_count("components", k) for k in np.atleast_1d(components).tolist()]

@@ -10,13 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_count, as_points, require_choice
 from otgen.ot.costs.distances import CostFn, SqEuclidean, as_cost_fn
 from otgen.ot.costs.ground import Cost, indices
 from otgen.ot.inert import middle
-from otgen.types import Array, as_pytree
+from otgen.types import Array, Float, as_pytree
 
 BLOCK = 2**20  # entries of the cost matrix in memory at a time, 4 MiB in float32
 

@@ -19,11 +19,10 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot import inert
 from otgen.ot.check import as_array, as_points, require_positive
-from otgen.types import Array
+from otgen.types import Array, Float
 
 ROWS = 64  # rows of x in a tile
 COLUMNS = 64  # rows of y in a tile, the columns of scores

@@ -18,10 +18,9 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Float
 
 from otgen.ot.semidiscrete import descent, measure
-from otgen.types import Array, Key, Sampler
+from otgen.types import Array, Float, Key, Sampler
 
 _AXIS = "points"
 

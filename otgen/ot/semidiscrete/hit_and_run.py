@@ -15,12 +15,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import ndtr, ndtri
-from jaxtyping import Bool, Float, Int
 
 from otgen.ot.inert import tiles
 from otgen.ot.semidiscrete.scores import top_scores
 from otgen.ot.semidiscrete.source import gaussian, uniform_ball, uniform_cube
-from otgen.types import Array, Key, Sampler
+from otgen.types import Array, Bool, Float, Int, Key, Sampler
 
 SOURCES = (uniform_cube, uniform_ball, gaussian)  # whose law along a line is known
 _ALIVE = 2**22  # scores of walks advanced together

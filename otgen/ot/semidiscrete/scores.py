@@ -13,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int
 
 from otgen.ot.check import as_array, as_count, require_choice
 from otgen.ot.inert import tiles
-from otgen.types import Array
+from otgen.types import Array, Float, Int
 
 TILE = 4096  # samples scored together
 BLOCK = 256  # points scored together: TILE x BLOCK scores are alive at a time

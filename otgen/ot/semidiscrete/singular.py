@@ -16,14 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_array, as_count, as_points
 from otgen.ot.inert import tiles
 from otgen.ot.semidiscrete.descent import Heights, lying_out, of_one_type, shifted
 from otgen.ot.semidiscrete.scores import BLOCK, blocks, top_scores
 from otgen.ot.semidiscrete.solution import matching
-from otgen.types import Array
+from otgen.types import Array, Float
 
 _ALIVE = 2**22  # coordinates of differences between samples and targets in memory at a time
 

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_array, as_weights, is_traced, require_choice, require_function, require_positive
 from otgen.ot.costs import Cost, PairwiseCost
@@ -18,7 +17,7 @@ from otgen.ot.sinkhorn import solver
 from otgen.ot.sinkhorn.divergence import own_term, worst
 from otgen.ot.sinkhorn.inputs import as_masses
 from otgen.ot.sinkhorn.potentials import soft_rows
-from otgen.types import Array, Held
+from otgen.types import Array, Float, Held
 
 
 def drift(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Int
 
 from otgen.ot.check import as_count, as_key, is_traced, now, require_choice
 from otgen.ot.costs import Cost, product
@@ -14,7 +13,7 @@ from otgen.ot.costs.potentials import State
 from otgen.ot.inert import gibbs
 from otgen.ot.sinkhorn.inputs import Potentials, as_masses, as_numbers, as_state
 from otgen.ot.sinkhorn.plans import reading
-from otgen.types import Array, Key
+from otgen.types import Array, Int, Key
 
 PAIRINGS = ("permutation", "stratified", "iid")
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_count, require_choice, require_whole
 from otgen.ot.costs import Cost
@@ -19,7 +18,7 @@ from otgen.ot.sinkhorn.inputs import Potentials, as_masses, as_numbers, as_state
 from otgen.ot.sinkhorn.plans import marginals_of
 from otgen.ot.sinkhorn.potentials import centre, change, dual_value, invariant, iteration, solve
 from otgen.ot.sinkhorn.solution import Solution
-from otgen.types import Array, Held, status_of
+from otgen.types import Array, Float, Held, status_of
 
 LARGE = 2**20  # from this many entries the cost matrix is made in a call of its own: one large buffer less at a time
 
