@@ -109,7 +109,7 @@ def transport(
       tol: chi2 divergence of the cell masses to reach.
       max_samples: limit of the training samples; None for the solver's.
       callback: called with the solver's steps and metrics.
-      checkpoints: a folder, or `train.Checkpoints`, where the solver's state is saved every few seconds.
+      checkpoints: a folder, or `train.Checkpoints`, where the solver's state is saved once a minute.
 
     Returns:
       The extended Map from the uniform law on a cube to the codes, and the solver's Info.

@@ -251,9 +251,12 @@ def test_resumed_solve_is_bit_identical(key, monkeypatch):
     monkeypatch.setattr(solver, "_WORK", 2.5e8)
     y = jax.random.normal(key, (512, 4))
     options = {"tol": 2e-3, "max_samples": 500_000}
-    saved = {}
-    whole, info = semidiscrete.run(key, y, save=lambda step, state: saved.setdefault(step, state), **options)
+    saved, seldom = {}, []
+    keep = {"save": lambda step, state: saved.setdefault(step, state), "save_seconds": 0.0}
+    whole, info = semidiscrete.run(key, y, **keep, **options)
     assert len(saved) > 2
+    semidiscrete.run(key, y, save=lambda step, state: seldom.append((step, state)), **options)
+    assert [step for step, _ in seldom] == [int(state.schedule.first + state.schedule.length) for _, state in seldom]
     middle = sorted(saved)[len(saved) // 2]
     resumed, again = semidiscrete.run(key, y, state=saved[middle], **options)
     np.testing.assert_array_equal(whole.h, resumed.h)
