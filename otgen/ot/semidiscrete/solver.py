@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from otgen import sizes
 from otgen.ot.check import (
     as_count,
     as_key,
@@ -36,7 +37,6 @@ _COARSE = 4000  # from so many points on, a start is also sought from clusters o
 _PER_CLUSTER = 25  # points
 _MOST_CLUSTERS = 2000
 _CLUSTER_SAMPLES = 2**18  # that a start may cost
-_WORK = 1e11  # multiplications between two callbacks: about a second on a few cores
 _SURE = 12.0  # a cell is called empty where no held-out sample is and so many were to be expected
 _NOISE = 3.0  # standard errors that primal cost and dual value may be apart
 
@@ -198,7 +198,7 @@ class _Problem(NamedTuple):
         """Do the stage of a state and those that follow, until the error is below `tol` or `limit` steps are done."""
         start_key, train_key, test_key = keys
         size, sampler, (num, dim) = self.batch_size, self.sampler, self.points.shape
-        several = int(np.clip(_WORK / (num * (dim + 8) * size), 1, 10_000))  # steps between callbacks
+        several = int(np.clip(sizes.here().work / (num * (dim + 8) * size), 1, 10_000))  # steps between callbacks
         while True:
             end = int(state.schedule.first + state.schedule.length)
             running = shared.place_state(state, self.mesh)

@@ -68,7 +68,7 @@ def drift(
       cost_fn: symmetric ground cost, |x - y|^2 for None; see `PairwiseCost`.
       tol: marginal error of the solves.
       max_steps: limit on products with the kernel, for each solve.
-      dense: whether to hold n x m in memory; None up to 2**25 entries. Static.
+      dense: whether to hold n x m in memory; None as in `sinkhorn.run`. Static.
       return_info: whether to return Info too, of all solves: the largest error, the steps of all, the status of the
         one that ended worst, and as dual value W(x, y) - W(x, x_other), over the temperatures. Static.
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from otgen import sizes
 from otgen.ot.check import as_count, as_key, is_traced, now, require_choice
 from otgen.ot.costs import Cost, product
 from otgen.ot.costs.ground import as_cost
@@ -118,7 +119,8 @@ def _sample(
     def partner(key: Key, i: Array) -> Array:
         return jax.random.categorical(key, (g - cost.row(i)) / epsilon + log_b)
 
-    return i, jax.lax.map(lambda it: partner(*it), (keys, i), batch_size=max(1, min(num, 2**20 // cost.shape[1])))
+    together = max(1, min(num, sizes.here().block // cost.shape[1]))
+    return i, jax.lax.map(lambda it: partner(*it), (keys, i), batch_size=together)
 
 
 def _inverse(weights: Array, uniforms: Array) -> Array:

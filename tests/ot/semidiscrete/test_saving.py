@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import otgen as og
-from otgen.ot.semidiscrete import saving, solver
+from otgen import sizes
+from otgen.ot.semidiscrete import saving
 from otgen.ot.semidiscrete.saving import Saver
 
 
@@ -66,7 +67,7 @@ def test_a_save_that_fails_is_not_tried_again(clock):
 
 
 def test_a_solve_that_was_interrupted_goes_on_bit_identically(key, monkeypatch):
-    monkeypatch.setattr(solver, "_WORK", 1.0)  # a step a call
+    monkeypatch.setattr(sizes, "CPU", sizes.CPU._replace(work=1.0))  # a step a call
     y, seen = jax.random.normal(key, (40, 3)), []
     options = {"tol": 1e-5, "max_samples": 8 * 1024}
 
