@@ -29,7 +29,7 @@ SAID = (
     "tqdm",
     "tyro",
 )
-READERS = ("archives", "arrays", "builders", "decoding", "own", "planning", "sources")
+READERS = ("builders", "decoding", "own", "planning")
 FINDER = """
 import sys
 
@@ -87,11 +87,10 @@ calls = {
     "tensorboardX": lambda: og.train.TensorBoard(".", "fit"),
     "tensorflow-datasets": lambda: og.data.load("mnist", data_dir="."),
     "tqdm": lambda: og.train.Progress(10, "fit"),
-    "tyro": lambda: importlib.import_module("experiments.lab.command").cli(None, None, None, None),  # after pillow
+    "tyro": lambda: importlib.import_module("experiments.lab.command").cli(None, None, None, None),
 }
 said = {}
 for name, call in calls.items():
-    Finder.refused -= {"PIL"} if name == "tyro" else set()
     try:
         call()
     except ModuleNotFoundError as error:

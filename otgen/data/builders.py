@@ -11,7 +11,8 @@ import numpy as np
 
 from otgen import optional
 from otgen.data.archives import IMAGE_ENDINGS
-from otgen.data.decoding import Item, decode
+from otgen.data.decoding import decode
+from otgen.data.items import Item
 from otgen.data.sources import at_path
 
 with optional.imports():
