@@ -3,7 +3,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 DOCS := .venv/.docs
 
-.PHONY: demo test test-all gpu-check docs docs-serve bench lint clean
+.PHONY: demo test test-all test-oldest test-newest gpu-check docs docs-serve bench lint clean
 .DEFAULT_GOAL := test
 
 # One environment with the exact versions of requirements.lock; made again when those or the project's own change.
@@ -27,6 +27,28 @@ test: lint
 
 test-all: lint
 	$(PY) -m pytest -n 2 --dist worksteal --durations 10 -m ""
+
+# The oldest and the newest jax that pyproject.toml allows, each in an environment of its own, beside what requirements.lock
+# has of all else but flax, which follows jax. TESTS chooses among the quick tests: make test-newest TESTS=tests/ot/sinkhorn
+PYTHON312 ?= $(firstword $(foreach p,python3.12 python3.13 python3,$(if $(shell $(p) -c 'import sys; print(sys.version_info >= (3, 12) or "")' 2>/dev/null),$(p))))
+JAX_oldest := 0.10.2
+JAX_newest := 0.12.*
+PYTHON_oldest = $(PYTHON)
+PYTHON_newest = $(PYTHON312)
+WANTED_oldest := Python 3.11 or newer; pass PYTHON
+WANTED_newest := Python 3.12 or newer; pass PYTHON312
+
+.venv-%/.ready: requirements.lock pyproject.toml
+	@test -n "$(PYTHON_$*)" || { echo "jax $(JAX_$*) needs $(WANTED_$*)=/path/to/python"; exit 1; }
+	$(PYTHON_$*) -m venv --clear .venv-$*
+	grep -vE '^(jax|jaxlib|flax)==' requirements.lock > .venv-$*/constraints.txt
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-$*/constraints.txt "jax==$(JAX_$*)" --editable ".[test]"
+	@touch $@
+
+test-oldest: .venv-oldest/.ready
+test-newest: .venv-newest/.ready
+test-oldest test-newest: test-%:
+	.venv-$*/bin/python -m pytest -n 2 --dist worksteal --durations 10 $(TESTS)
 
 # Where Python's own jax drives the accelerator already, run `python -m experiments.gpu_check` with it instead.
 gpu-check: $(READY)
@@ -56,4 +78,4 @@ bench: $(READY)
 	$(if $(DATA),$(PY) -m experiments.bench.codec --data-dir $(DATA),@echo "bench.codec needs data: make bench DATA=folder")
 
 clean:
-	rm -rf .venv .jax_cache runs dist build site *.egg-info
+	rm -rf .venv .venv-* .jax_cache runs dist build site *.egg-info

@@ -10,6 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+try:
+    from jaxtyping import Bool, Float, Int
+except ModuleNotFoundError:  # shapes in annotations are for readers, and for a checker where there is one
+
+    class Bool:
+        """Stands for what jaxtyping has, where it is not installed: Bool[Array, "n"] is Array."""
+
+        def __class_getitem__(cls, item: tuple[Any, str]) -> Any:
+            return item[0]
+
+    Float = Int = Bool
+
 Array = jax.Array
 Held = jax.Array | np.ndarray  # numbers not on a device yet: the jitted call that takes them puts them there
 Key = jax.Array  # a typed PRNG key made by jax.random.key

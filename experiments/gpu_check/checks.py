@@ -23,10 +23,8 @@ import argparse
 import importlib
 import math
 import os
-import sys
 import time
 import traceback
-import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,26 +48,6 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", help=f"JSON file; {OUT} on an accelerator, none with --cpu")
     parser.add_argument("--list", action="store_true", help="list the names of the checks")
     return parser.parse_args(arguments)
-
-
-def stand_in_for_jaxtyping() -> bool:
-    """Where jaxtyping is missing, put a module in its place: Float[Array, "n d"] and the others then say nothing.
-
-    otgen uses jaxtyping for annotations only, which are checked in its tests alone.
-
-    Returns:
-      Whether it was needed.
-    """
-    try:
-        importlib.import_module("jaxtyping")
-    except ModuleNotFoundError:
-        module = types.ModuleType("jaxtyping", "A stand-in: annotations that say nothing.")
-        silent = type("Annotation", (), {"__class_getitem__": classmethod(lambda cls, shape: Any)})
-        for name in ("Bool", "Float", "Inexact", "Int", "Key", "Num", "PyTree", "Real", "Shaped", "UInt"):
-            setattr(module, name, silent)
-        sys.modules["jaxtyping"] = module
-        return True
-    return False
 
 
 def chosen(names: Sequence[str], wanted: Sequence[str] | None) -> list[str]:
@@ -187,7 +165,6 @@ def main(arguments: Sequence[str] | None = None, checks: dict[str, Callable[[Any
     except ModuleNotFoundError as error:
         print(f"jax cannot be imported ({error}): nothing can be checked.")
         return 1
-    stand_in = stand_in_for_jaxtyping()
     from experiments.gpu_check.base import Context
     from experiments.gpu_check.cases import CHECKS
     from experiments.lab import machine
@@ -206,7 +183,6 @@ def main(arguments: Sequence[str] | None = None, checks: dict[str, Callable[[Any
         **machine.record(*FIELDS, packages=PACKAGES),
         "seed": seed,
         "tiny": options.cpu,
-        "jaxtyping": "stand-in" if stand_in else "installed",
         "checks": {},
     }
     print(f"{results['devices']} x {results['device']}, jax {jax.__version__}, seed {seed}", flush=True)

@@ -17,7 +17,7 @@ from experiments.lab.judge import codes_of, judged
 from experiments.lab.machine import clock
 from experiments.lab.sets import Draw, chosen, drawn_from
 from otgen import eval as evaluate
-from otgen import plot
+from otgen import optional, plot
 from otgen.data import Dataset
 from otgen.models import ae_ot
 from otgen.nn import to_unit
@@ -78,7 +78,8 @@ def _gaussian(codes: Array) -> Draw:
 
 
 def _mixture(codes: Array, components: int, seed: int) -> Draw:
-    from sklearn.mixture import GaussianMixture
+    with optional.imports():
+        from sklearn.mixture import GaussianMixture
 
     most = 20_000  # codes the mixture is fitted to
     fitted = GaussianMixture(components, max_iter=50, reg_covar=1e-4, random_state=seed)

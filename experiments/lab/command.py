@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from experiments.lab import own_images
-from otgen import plot
+from otgen import optional, plot
 from otgen.train import JsonLines, NonFinite, Progress, TensorBoard, hosts, together
 from otgen.train.checkpoint import refuse_other_config
 
@@ -229,7 +229,8 @@ def watcher(config: Any, folder: Path, name: str, images_of: Callable[[Any], Any
         return None
 
     def watch(step: int, state: Any) -> None:
-        import matplotlib.pyplot as plt
+        with optional.imports():
+            import matplotlib.pyplot as plt
 
         (folder / "watch").mkdir(exist_ok=True)
         ax = plot.image_grid(images_of(state), title=f"{name}, step {step:,}")
@@ -255,7 +256,8 @@ def cli(kind: type, main: Callable[[Any], Any], description: str | None, show: C
       description: what `--help` says.
       show: text to print, of the options and what `main` returned.
     """
-    import tyro
+    with optional.imports():
+        import tyro
 
     config = tyro.cli(kind, description=description)
     again = "continue with --resume" if hasattr(config, "resume") else "the same command starts it again"

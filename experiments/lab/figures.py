@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from otgen import plot
+from otgen import optional, plot
 from otgen.types import Array
 
 
 def pyplot() -> Any:
     """Matplotlib's pyplot, drawing to files alone."""
-    import matplotlib
+    with optional.imports():
+        import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt

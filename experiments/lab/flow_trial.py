@@ -15,6 +15,7 @@ import numpy as np
 from experiments.lab.flow_spaces import SEED, Space
 from experiments.lab.table import summary
 from experiments.lab.trials import is_done, place_of, read, save, stage
+from otgen import optional
 from otgen.models import flow
 from otgen.models.flow.pairs import paired
 from otgen.ot import coupling as couplings
@@ -158,7 +159,8 @@ def probe(key: Key, coupling: Any, num_classes: int) -> float:
 
     Classes are equally frequent if the coupling can be asked for them: chance is then one in `num_classes`.
     """
-    from sklearn.linear_model import LogisticRegression
+    with optional.imports():
+        from sklearn.linear_model import LogisticRegression
 
     labels = jnp.arange(_PROBED) % num_classes
     learned, asked = (coupling.pair(k, _PROBED, labels) for k in jax.random.split(key))

@@ -11,6 +11,7 @@ import numpy as np
 from experiments.lab.informative_gan_sets import Sets
 from experiments.lab.sets import drawn_from
 from otgen import eval as evaluate
+from otgen import optional
 from otgen.data import sprites, toy
 from otgen.models.apply import sample
 from otgen.models.informative import code_reading, informative_gan
@@ -62,7 +63,8 @@ def reference(seed: int, sets: Sets, *, num: int, draws: int) -> tuple[dict[str,
 
 def _clusterings(seed: int, sets: Sets) -> dict[str, float]:
     """Return the accuracy of clusters of pixels, after the best matching."""
-    from sklearn.cluster import KMeans, SpectralClustering
+    with optional.imports():
+        from sklearn.cluster import KMeans, SpectralClustering
 
     number = len(np.unique(sets.train.labels))
     pixels = np.asarray(evaluate.pixels(to_unit(sets.train.images)))

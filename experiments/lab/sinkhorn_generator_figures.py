@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.lab import figures
 from experiments.lab.trials import load_shown
-from otgen import plot
+from otgen import optional, plot
 from otgen.data import toy
 from otgen.ot.sinkhorn.drift import drift
 from otgen.types import Array
@@ -58,7 +58,8 @@ def flow(dataset: str) -> tuple[np.ndarray, np.ndarray]:
 
 def draw_particles(dataset: str, folder: Path) -> None:
     """Draw particles that flow by the drift: panels (particles.png) and an animation (particles.gif)."""
-    from PIL import Image
+    with optional.imports():
+        from PIL import Image
 
     path, target = flow(dataset)
     colours = plot.colours(path[0])

@@ -24,12 +24,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import tyro
-
 from experiments.lab import command, variants
 from experiments.sweep import table
 from experiments.sweep.runs import Run, by_submitit, finished, interruptions, locally, results_of
+from otgen import optional
 from otgen.train.checkpoint import refuse_other_config
+
+with optional.imports():
+    import tyro
 
 _OURS = ("seed", "seeds", "out", "resume", "overwrite", "progress", "distributed")  # options a sweep sets
 _ELSEWHERE = ("data_dir", "cache_dir")  # fields that make no number
@@ -203,7 +205,8 @@ def _words(field: str, value: str, kind: Any) -> list[str]:
 
 
 def _bar(total: int, done: int, enabled: bool) -> Any:
-    from tqdm.auto import tqdm
+    with optional.imports():
+        from tqdm.auto import tqdm
 
     return tqdm(total=total, initial=done, desc="sweep", unit="run", disable=not enabled, dynamic_ncols=True)
 
@@ -213,7 +216,7 @@ def cli() -> None:
     config = tyro.cli(Config, description=__doc__)
     try:
         results = main(config)
-    except (ValueError, FileExistsError) as error:
+    except (ValueError, FileExistsError, ImportError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit("\ninterrupted; the same command goes on (finished runs are skipped)") from None

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from otgen import optional
+
 _GRACE = 120  # seconds a stopped run has to save
 _REST = 0.2  # seconds between two looks at the runs
 
@@ -143,10 +145,8 @@ class Job:
 
 def by_submitit(config: Any, runs: list[Run], report: Report, stopped: threading.Event) -> None:
     """Submit the runs as one array of jobs, and wait until all have ended; cancel them if the sweep is stopped."""
-    try:
+    with optional.imports():
         import submitit
-    except ImportError:
-        raise ValueError("--slurm needs submitit: pip install submitit.") from None
     folder = config.folder() / "jobs"
     executor = submitit.AutoExecutor(folder, config.cluster, slurm_max_num_timeout=100)
     shared = {name: getattr(config, name) for name in ("nodes", "gpus_per_node", "cpus_per_task")}

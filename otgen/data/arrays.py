@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from otgen.data.decoding import Item
+from otgen.data.items import Item
 from otgen.ot.check import require_channels_last
 
 ARRAY_ENDINGS = (".npy", ".npz")

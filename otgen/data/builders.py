@@ -8,12 +8,16 @@ import re
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
-from PIL import Image
 
+from otgen import optional
 from otgen.data.archives import IMAGE_ENDINGS
-from otgen.data.decoding import Item, decode
+from otgen.data.decoding import decode
+from otgen.data.items import Item
 from otgen.data.sources import at_path
+
+with optional.imports():
+    import tensorflow_datasets as tfds
+    from PIL import Image
 
 IDX_FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),

@@ -7,14 +7,17 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from otgen import optional
+from otgen.data.items import Item
 from otgen.ot.check import require_channels_last
+
+with optional.imports():
+    from PIL import Image
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
@@ -28,21 +31,6 @@ _UPRIGHT = {
 }
 _GREY = ("1", "L", "LA", "La", "I", "F")
 _ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
-
-
-class Item(NamedTuple):
-    """An image that is not decoded yet.
-
-    Attributes:
-      name: path below its source, "/" between folders.
-      image: path of a file, its bytes, a function without arguments that returns them, a PIL image, or an array
-        [h, w] or [h, w, 1 to 4].
-      label: class, a whole number or a word; None where the folder tells it.
-    """
-
-    name: str
-    image: Path | bytes | Callable[[], bytes] | Image.Image | np.ndarray
-    label: int | str | None = None
 
 
 class Look(NamedTuple):

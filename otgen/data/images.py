@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from otgen import optional
 from otgen.data import cache
 from otgen.data.dataset import Dataset
 from otgen.ot.check import as_path, require_choice
@@ -133,7 +134,8 @@ def is_own(name: Any) -> bool:
 
 
 def _digits(split: str) -> Dataset:
-    from sklearn.datasets import load_digits
+    with optional.imports():
+        from sklearn.datasets import load_digits
 
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
@@ -165,7 +167,8 @@ def _wanted(name: str) -> str:
 
 def _prepared_by_tfds(folder: Path):
     """Return the newest version of a data set that TFDS has prepared in this folder, if there is one."""
-    import tensorflow_datasets as tfds
+    with optional.imports():
+        import tensorflow_datasets as tfds
 
     found = folder.glob("**/dataset_info.json") if folder.is_dir() else ()
     versions = sorted(found, key=lambda path: [int(n) for n in re.findall(r"\d+", path.parent.name)])

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from otgen import optional
 from otgen.data.arrays import SPLITS
 from otgen.data.decoding import Unreadable, look
 from otgen.data.preparation import Preparation
@@ -39,7 +40,8 @@ def shown(items: Iterable, what: str, options: Preparation, total: int | None = 
     """Go through items under a progress bar."""
     if not options.progress:
         return iter(items)
-    from tqdm.auto import tqdm
+    with optional.imports():
+        from tqdm.auto import tqdm
 
     return tqdm(items, what, total, delay=1, unit="image", dynamic_ncols=True)
 

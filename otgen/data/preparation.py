@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from otgen import optional
 from otgen.ot.check import as_count, require_below_one, require_choice, require_kind
 
 
@@ -51,7 +52,8 @@ class Preparation:
 
     def colour(self) -> tuple[int, int, int]:
         """Return red, green and blue of the background, 0 to 255."""
-        from PIL import ImageColor
+        with optional.imports():
+            from PIL import ImageColor
 
         try:
             return ImageColor.getrgb(self.background)[:3]

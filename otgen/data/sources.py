@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from otgen import optional
 from otgen.data import archives, arrays
-from otgen.data.decoding import Item
+from otgen.data.items import Item
 from otgen.data.mapped import pieces
 
 FILE_ENDINGS = (*archives.ARCHIVE_ENDINGS, *arrays.ARRAY_ENDINGS, ".txt")
@@ -167,7 +167,7 @@ def _image_and_label(told: str, found: Any) -> tuple[Any, int | str | None]:
         image = image.get("bytes") or Path(image["path"])
     if isinstance(image, str):
         image = Path(image)
-    if not isinstance(image, Image.Image | bytes | os.PathLike):
+    if not isinstance(image, bytes | os.PathLike) and not _is_of_pillow(image):
         image = np.asarray(image)
     return image, None if label is None else _class_of(told, label)
 
@@ -181,10 +181,16 @@ def _class_of(told: str, label: Any) -> int | str:
         raise ValueError(f"{told} has the label {label!r}: give one class, a whole number or a word.") from None
 
 
+def _is_of_pillow(image: Any) -> bool:
+    with optional.imports():
+        from PIL import Image
+    return isinstance(image, Image.Image)
+
+
 def _content(image: Any) -> str:
     if isinstance(image, os.PathLike):
         return _stat(Path(image))
-    if isinstance(image, Image.Image):
+    if _is_of_pillow(image):
         palette = image.getpalette() if image.mode == "P" else None
         image = f"{image.mode}{image.size}{palette}".encode() + image.tobytes()
     if isinstance(image, np.ndarray):

@@ -18,10 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_array, as_count, as_key, as_path, require_choice, require_kind, require_positive
-from otgen.types import Array, Key
+from otgen.types import Array, Float, Key
 
 DIMS = (2, 4, 8, 16, 32)
 _FOLDER = "wasserstein2_benchmark/Mix3toMix10"

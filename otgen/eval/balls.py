@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
+from otgen import sizes
 from otgen.ot.costs import product
 from otgen.ot.costs.distances import UNROLL
 from otgen.ot.semidiscrete.scores import top_scores
-from otgen.types import Array
+from otgen.types import Array, Bool, Float, Int
 
-_BLOCK = 2**22  # distances in memory at a time
 _GROUP = 32  # centres that are measured again together
 _AGAIN = 2**20  # numbers of the points that are measured again at a time
 
@@ -88,7 +87,7 @@ def memberships(x: Array, centres: Array, squares: Array) -> tuple[Int[Array, "r
     padded = -m % _GROUP
     centres = jnp.pad(centres, ((0, padded), (0, 0)), mode="edge")
     limits = jnp.pad(limits, ((0, 0), (0, padded)), constant_values=-1.0)  # balls that hold nothing
-    size = max(1, min(n, _BLOCK // (m + padded)))
+    size = max(1, min(n, sizes.here().alive // (m + padded)))
     index = jnp.arange(-(-n // size) * size).reshape(-1, size)
     inside = _by_differences if x.shape[1] <= UNROLL else _by_products
 

@@ -21,6 +21,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy.special import xlogy
 
+from otgen import optional
 from otgen.eval.information import discretise, entropy, information_matrix
 from otgen.eval.interventions import CodesOf, beta_vae, factor_vae, sample
 from otgen.ot.check import as_count, as_key, native, require_finite
@@ -117,7 +118,8 @@ def sap(codes: ArrayLike, factors: ArrayLike, *, continuous: bool = False) -> Ga
         z = (codes - codes.mean(0)) / np.where(spread > 0, spread, 1)
         v = (factors - factors.mean(0)) / factors.std(0)
         return _gap((z.T @ v / len(z)) ** 2)
-    from sklearn.svm import LinearSVC
+    with optional.imports():
+        from sklearn.svm import LinearSVC
 
     cut = _cut(codes)
 
@@ -152,7 +154,8 @@ def dci(codes: ArrayLike, factors: ArrayLike, *, trees: int = 100) -> Dci:
 
     Reference: Eastwood, Williams (2018), A framework for the quantitative evaluation of disentangled representations.
     """
-    from sklearn.ensemble import GradientBoostingClassifier
+    with optional.imports():
+        from sklearn.ensemble import GradientBoostingClassifier
 
     codes, factors = _checked(codes, factors)
     cut = _cut(codes)
@@ -201,8 +204,9 @@ def explicitness(codes: ArrayLike, factors: ArrayLike) -> float:
 
     Reference: Ridgeway, Mozer (2018), arXiv 1802.05312, section 3.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
+    with optional.imports():
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.metrics import roc_auc_score
 
     codes, factors = _checked(codes, factors)
     cut = _cut(codes)

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from otgen import optional
 from otgen.ot.check import as_count, as_counts, as_key, native, require_finite, require_function, require_nonnegative
 from otgen.types import Key
 
@@ -136,7 +137,8 @@ def beta_vae(
 
     Reference: Higgins et al. (2017), beta-VAE, section 3.
     """
-    from sklearn.linear_model import LogisticRegression
+    with optional.imports():
+        from sklearn.linear_model import LogisticRegression
 
     _require(sizes, num_train=(num_train, 2), num_eval=(num_eval, 1), batch=(batch, 1))
     parts = []

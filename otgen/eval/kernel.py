@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from otgen import sizes
 from otgen.eval.samples import as_samples
 from otgen.ot.check import require_positive
 from otgen.ot.costs import product
 from otgen.ot.costs.distances import Euclidean, SqEuclidean
 from otgen.types import Array, as_pytree
-
-_BLOCK = 2**20  # entries of a kernel matrix in memory at a time
 
 
 class KernelDistance(NamedTuple):
@@ -148,7 +147,7 @@ def _kernel_distance(x: Array, y: Array, kernel: Kernel) -> KernelDistance:
 def _sums(kernel: Kernel, x: Array, y: Array, centre: Array, same: bool) -> tuple[Array, Array, Array]:
     """Sums of the kernel over rows [n] and columns [m], and of its squares; of the same sample without the diagonal."""
     n, m = x.shape[0], y.shape[0]
-    size = max(1, min(n, _BLOCK // m))
+    size = max(1, min(n, sizes.here().block // m))
     index = jnp.arange(-(-n // size) * size).reshape(-1, size)
 
     def visit(carry: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], Array]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.eval.samples import as_samples
 from otgen.ot.check import require_positive
 from otgen.ot.gaussian.units import unit
-from otgen.types import Array
+from otgen.types import Array, Float
 
 
 def l2_uvp(mapped: ArrayLike, truth: ArrayLike, target_variance: ArrayLike | None = None) -> Float[Array, ""]:

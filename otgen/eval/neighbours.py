@@ -8,13 +8,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int
 
 from otgen.eval.balls import in_units, memberships, nearest_squares, square_radii
 from otgen.eval.intervals import Estimate
 from otgen.eval.samples import as_samples
 from otgen.ot.check import as_array, as_count, is_traced, smallest_and_sum
-from otgen.types import Array
+from otgen.types import Array, Float, Int
 
 
 class NeighbourScores(NamedTuple):

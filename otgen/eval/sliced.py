@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from otgen import sizes
 from otgen.eval.intervals import Estimate, mean_of
 from otgen.eval.samples import as_samples
 from otgen.ot.check import as_count, as_key, as_mass
 from otgen.ot.costs import product
 from otgen.ot.inert import middle
 from otgen.types import Array, Key
-
-_BLOCK = 2**22  # projected points in memory at a time
 
 
 def sliced_w2_sq(
@@ -151,7 +150,7 @@ def _at(levels: Array, shadow: Array, amid: Array) -> Array:
 
 
 def _each(on_line: Callable[[Array], Array], x: Array, y: Array, directions: Array) -> Array:
-    block = max(1, _BLOCK // (x.shape[0] + y.shape[0]))
+    block = max(1, sizes.here().alive // (x.shape[0] + y.shape[0]))
     return jax.lax.map(on_line, directions, batch_size=min(block, directions.shape[0]))
 
 

@@ -304,7 +304,7 @@ def solve(
       images: the training images [N, h, w, c].
       codes: their codes [N, d] where they are known; None to encode them.
       callback: called with the solver's steps and metrics.
-      checkpoints: a folder, or `train.Checkpoints`, where the solver's state is saved every few seconds.
+      checkpoints: a folder, or `train.Checkpoints`, where the solver's state is saved once a minute.
 
     Returns:
       The variables `params` and `transport`, and the solver's Info.

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
 
 from otgen.ot.costs import product
-from otgen.types import Array
+from otgen.types import Array, Float
 
 
 class Potential(nn.Module):

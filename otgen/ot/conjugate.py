@@ -13,10 +13,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_array, as_count, as_points, is_traced
-from otgen.types import Array
+from otgen.types import Array, Float
 
 _SUFFICIENT = 1e-4  # of the decrease that the slope promises (Armijo)
 

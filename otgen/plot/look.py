@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from otgen import optional
 from otgen.ot.check import native
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ def style(dark: bool = False) -> AbstractContextManager:
       >>> ax.title.get_color() != og.plot.points(np.zeros((1, 2)), title="on a light one").title.get_color()
       True
     """
-    import matplotlib as mpl
-    import matplotlib.pyplot as plt
+    with optional.imports():
+        import matplotlib as mpl
+        import matplotlib.pyplot as plt
 
     page, text, rule = ("#121212", "#E8E8E8", "#8A8A8A") if dark else ("white", "#1A1A1A", "#6A6A6A")
     return plt.rc_context(
@@ -67,14 +69,16 @@ def axis(ax: Axes | None, **options: Any) -> Axes:
     """Return the axis given, or that of a new figure."""
     if ax is not None:
         return ax
-    import matplotlib.pyplot as plt
+    with optional.imports():
+        import matplotlib.pyplot as plt
 
     return plt.subplots(**{"layout": "constrained", **options})[1]
 
 
 def ink() -> tuple[float, float, float]:
     """Return the colour of text in the active style."""
-    import matplotlib as mpl
+    with optional.imports():
+        import matplotlib as mpl
 
     return mpl.colors.to_rgb(mpl.rcParams["text.color"])
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from otgen import optional
 from otgen.ot.check import as_array, as_count, native, require_between, require_function
 from otgen.ot.semidiscrete import assign, matching
 from otgen.ot.semidiscrete.descent import Heights
@@ -105,7 +106,8 @@ def plan(x: Array, y: Array, plan: Any, ax: Axes | None = None, title: str = "",
     i, j, share = _lines(plan, len(x), len(y))
     kept = np.flatnonzero((share >= threshold) & (share > 0))
     kept = kept[np.argsort(share[kept], kind="stable")]  # the strongest on top
-    from matplotlib.collections import LineCollection
+    with optional.imports():
+        from matplotlib.collections import LineCollection
 
     ax = axis(ax)
     colours = np.concatenate([np.tile(ink(), (len(kept), 1)), share[kept, None]], axis=1)
@@ -218,7 +220,8 @@ def colours(y: Array) -> np.ndarray:
       >>> colours(np.array([[1.0, 0.0], [-1.0, 0.0]])).round(2)  # opposite hues
       array([[0.95, 0.14, 0.14], [0.14, 0.95, 0.95]])
     """
-    from matplotlib.colors import hsv_to_rgb
+    with optional.imports():
+        from matplotlib.colors import hsv_to_rgb
 
     y = in_plane("y", y)
     if not len(y):

@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
+from otgen import optional
 from otgen.ot.check import as_array, as_count, is_traced, require_choice, require_nonnegative, require_positive
 from otgen.ot.costs import product
 from otgen.ot.gaussian.bures import bures_sq_factors, perturbed_bures_sq_factors
 from otgen.ot.gaussian.factors import as_covariance
-from otgen.types import Array
+from otgen.types import Array, Float
 
 KINDS = ("bures", "frobenius")
 
@@ -197,7 +197,8 @@ def _flow(
     kind: str,
     max_steps: int,
 ) -> Path:
-    import diffrax  # imported here, as it takes a second that the other parts of the library need not wait for
+    with optional.imports():
+        import diffrax  # imported here, as it takes a second that the other parts of the library need not wait for
 
     factor = root_of(target)
     solution = diffrax.diffeqsolve(

@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 
+from otgen import optional
 from otgen.ot.check import require_function
 from otgen.types import Callback
 
@@ -26,7 +27,8 @@ class Progress:
     def __init__(self, total: int | None, label: str, enabled: bool = True):
         self._bar = None
         if enabled:
-            from tqdm.auto import tqdm  # in a notebook without widgets it warns
+            with optional.imports():
+                from tqdm.auto import tqdm  # in a notebook without widgets it warns
 
             self._bar = tqdm(total=total, desc=label, unit="step", dynamic_ncols=True)
 
@@ -96,7 +98,7 @@ class TensorBoard:
       stage: what is going on.
 
     Raises:
-      ImportError: if tensorboardX cannot be imported.
+      ModuleNotFoundError: if tensorboardX is not installed.
 
     Example:
       >>> import pathlib, tempfile
@@ -108,10 +110,8 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, stage: str):
-        try:
+        with optional.imports():
             from tensorboardX import SummaryWriter
-        except ImportError as error:
-            raise ImportError("TensorBoard events need tensorboardX: pip install tensorboardX.") from error
         self._writer, self._stage = SummaryWriter(str(folder)), stage
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:

@@ -241,7 +241,7 @@ def test_submitit_runs_the_jobs(toy):
 
 def test_slurm_without_submitit_says_what_is_missing(toy, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(ValueError, match="pip install"):
+    with pytest.raises(ModuleNotFoundError, match="pip install submitit"):
         sweep.main(sweep.Config(**toy, slurm=True))
 
 

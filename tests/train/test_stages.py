@@ -87,7 +87,7 @@ slow = pytest.mark.slow
     ],
 )
 def test_a_killed_fit_goes_on_bit_identically(name, kills, stages, tmp_path, monkeypatch):
-    monkeypatch.setattr(og.ot.semidiscrete.solver, "_WORK", 1e8)  # a hundred steps between saves
+    monkeypatch.setattr(og.sizes, "CPU", og.sizes.CPU._replace(work=1e8))  # a hundred steps between saves
     fit, folder = FITS[name], tmp_path / "run"
     whole = fit()
     for when in kills:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from otgen import optional
 from otgen.ot import semidiscrete
 from otgen.ot.check import as_array, as_count, as_key, as_points, require_kind
 from otgen.ot.gaussian.mixture import Mixture
@@ -61,8 +62,9 @@ def mixture(
       >>> print(len(law.weights), scores[2] > scores[1])  # two clusters
       2 True
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
+    with optional.imports():
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.mixture import GaussianMixture
 
     seed, most = as_count("seed", seed, 0), as_count("most", most, 2)
     tried = [as_count("components", k) for k in np.atleast_1d(components).tolist()]
@@ -107,7 +109,7 @@ def transport(
       tol: chi2 divergence of the cell masses to reach.
       max_samples: limit of the training samples; None for the solver's.
       callback: called with the solver's steps and metrics.
-      checkpoints: a folder, or `train.Checkpoints`, where the solver's state is saved every few seconds.
+      checkpoints: a folder, or `train.Checkpoints`, where the solver's state is saved once a minute.
 
     Returns:
       The extended Map from the uniform law on a cube to the codes, and the solver's Info.

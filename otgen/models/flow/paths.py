@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from otgen import optional
 from otgen.models.apply import parts_of
 from otgen.models.classes import require_label
 from otgen.models.flow.training import METHODS, Flow, require_field
@@ -60,7 +61,8 @@ def integrate(field: Field, x: Any, t0: Any, t1: Any, method: str, num_steps: in
 
 
 def _adaptive(field: Field, x: Any, t0: Any, t1: Any) -> Any:
-    import diffrax  # imported here, as it takes a second that the other parts of the library need not wait for
+    with optional.imports():
+        import diffrax  # imported here, as it takes a second that the other parts of the library need not wait for
 
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, x, _: field(t, x)),

@@ -5,14 +5,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.barycenter.free import Info
 from otgen.ot.check import as_array, as_weights, is_traced, require_choice, require_positive, require_whole
 from otgen.ot.costs import Cost
 from otgen.ot.costs.ground import as_cost
 from otgen.ot.sinkhorn.inputs import in_memory
-from otgen.types import Array, status_of
+from otgen.types import Array, Float, status_of
 
 
 def histogram(

@@ -8,13 +8,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_mass, as_points, as_weights, require_choice, require_positive, require_whole
 from otgen.ot.costs import PairwiseCost
 from otgen.ot.costs.padding import pad_clouds
 from otgen.ot.sinkhorn import solver
-from otgen.types import Array, status_of
+from otgen.types import Array, Float, status_of
 
 
 class Info(NamedTuple):

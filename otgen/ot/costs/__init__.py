@@ -12,6 +12,6 @@ different sizes to one size.
 
 from otgen.ot.costs.ground import Cost, DenseCost, along, product
 from otgen.ot.costs.masked import MaskedDiagonal
-from otgen.ot.costs.pairwise import BLOCK, PairwiseCost
+from otgen.ot.costs.pairwise import PairwiseCost
 
-__all__ = ["BLOCK", "Cost", "DenseCost", "MaskedDiagonal", "PairwiseCost", "along", "product"]
+__all__ = ["Cost", "DenseCost", "MaskedDiagonal", "PairwiseCost", "along", "product"]

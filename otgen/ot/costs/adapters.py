@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from otgen import optional
 from otgen.ot.check import require_positive
 from otgen.ot.costs.distances import Cosine, CostFn, Euclidean, SqEuclidean
 from otgen.ot.costs.ground import Cost, DenseCost
@@ -32,8 +33,9 @@ def from_ott(geometry: Any) -> DenseCost | PairwiseCost:
       >>> print(og.from_ott(geometry).matrix().T)
       [[9. 4.]]
     """
-    from ott.geometry import costs, pointcloud
-    from ott.geometry import geometry as base
+    with optional.imports():
+        from ott.geometry import costs, pointcloud
+        from ott.geometry import geometry as base
 
     if not isinstance(geometry, base.Geometry):
         raise ValueError(f"geometry is a {type(geometry).__name__}: give an ott.geometry.geometry.Geometry.")
@@ -59,7 +61,8 @@ def to_ott(cost: Cost, epsilon: float | None = None) -> Geometry:
       >>> print(type(geometry).__name__, geometry.epsilon, geometry.cost_matrix.T)
       PointCloud 0.1 [[9. 4.]]
     """
-    from ott.geometry import costs, geometry, pointcloud
+    with optional.imports():
+        from ott.geometry import costs, geometry, pointcloud
 
     if not isinstance(cost, Cost):
         raise ValueError(f"cost is a {type(cost).__name__}: give DenseCost(matrix) or PairwiseCost(x, y).")

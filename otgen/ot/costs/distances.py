@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_array
 from otgen.ot.costs.functions import key_of, warn_of_kinds
-from otgen.types import Array, as_pytree
+from otgen.types import Array, Float, as_pytree
 
 UNROLL = 8  # up to this dimension differences are taken one by one: they are exact, and XLA fuses them
 NEAR = 2.0**-8  # below this share of |x|^2 + |y|^2 a squared distance from products has lost digits

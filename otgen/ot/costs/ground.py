@@ -8,10 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_mass, at_least_float32, native, require_choice, require_costs, require_positive, to_device
-from otgen.types import Array, as_pytree
+from otgen.types import Array, Float, as_pytree
 
 
 def product(left: ArrayLike, right: ArrayLike) -> Array:

@@ -8,10 +8,9 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.costs.ground import Cost, along, indices
-from otgen.types import Array, as_pytree
+from otgen.types import Array, Float, as_pytree
 
 
 @as_pytree

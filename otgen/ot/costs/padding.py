@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_count, as_mass, as_points, is_traced
-from otgen.types import Array
+from otgen.types import Array, Float
 
 
 class Clouds(NamedTuple):

@@ -10,15 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
+from otgen import sizes
 from otgen.ot.check import as_count, as_points, require_choice
 from otgen.ot.costs.distances import CostFn, SqEuclidean, as_cost_fn
 from otgen.ot.costs.ground import Cost, indices
 from otgen.ot.inert import middle
-from otgen.types import Array, as_pytree
-
-BLOCK = 2**20  # entries of the cost matrix in memory at a time, 4 MiB in float32
+from otgen.types import Array, Float, as_pytree
 
 
 class PairwiseCost(Cost):
@@ -30,7 +28,8 @@ class PairwiseCost(Cost):
       cost_fn: a cost of `otgen.ot.costs.distances` or any function of two vectors [d]; |x - y|^2, not halved, by
         default. Functions with the same code and closure count as one; functions with other arrays in the closure
         compile anew.
-      block: entries of the matrix in memory at a time; about a million by default. Static.
+      block: entries of the matrix in memory at a time; None for what suits the device, see `otgen.sizes`: about a
+        million on a CPU. Static.
       kernel: what computes `softmin`, and with it `sinkhorn.step`: "xla", or "pallas" for one fused kernel on a GPU
         (squared Euclidean cost, first derivatives and reverse mode; interpreted, slowly, elsewhere). Static.
 
@@ -54,11 +53,13 @@ class PairwiseCost(Cost):
     x: Array
     y: Array
     cost_fn: CostFn
-    block: int
+    block: int | None
     kernel: str
     centred: bool
 
-    def __init__(self, x: ArrayLike, y: ArrayLike, cost_fn: Any = None, *, block: int = BLOCK, kernel: str = "xla"):
+    def __init__(
+        self, x: ArrayLike, y: ArrayLike, cost_fn: Any = None, *, block: int | None = None, kernel: str = "xla"
+    ):
         self.x, self.y = as_points("x", x, least=1), as_points("y", y, least=1)
         if self.x.shape[1] != self.y.shape[1]:
             raise ValueError(
@@ -72,7 +73,7 @@ class PairwiseCost(Cost):
         require_choice("kernel", kernel, ("xla", "pallas"))
         if kernel == "pallas" and not isinstance(self.cost_fn, SqEuclidean):
             raise ValueError(f"kernel = 'pallas' knows |x - y|^2 only, not {self.cost_fn}: leave it at 'xla'.")
-        self.block, self.kernel, self.centred = as_count("block", block), kernel, False
+        self.block, self.kernel, self.centred = None if block is None else as_count("block", block), kernel, False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -168,7 +169,7 @@ class PairwiseCost(Cost):
         else:
             points, pairwise = y, lambda part: self.cost_fn.pairwise(x, part).astype(self.dtype)
         num, other = points.shape[0], self.shape[axis]
-        size = max(1, min(num, self.block // other))
+        size = max(1, min(num, (sizes.here().block if self.block is None else self.block) // other))
         if size == num:
             return function(pairwise(points), *ours)
         # All blocks are whole: the last one is filled up with copies of the last row, whose results are cut off.

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from otgen.ot.coupling.batch import Classes
+from otgen.sizes import CPU, here
 from otgen.types import Array
 
 TILE = 1024  # samples scored together, at most
-BLOCK = 512  # points scored together
 _GROUP = 32  # points that share one running maximum; the winner inside is found by scoring them again
 
 
@@ -33,7 +33,8 @@ def winners(x: Array, y: Array, h: Array, classes: Classes, wanted: Array) -> Ar
     tile = min(TILE, max(32, 1 << (max(1, num // num_classes) - 1).bit_length()))
     rows, held, of = _tiles(wanted, num_classes, tile)
     sizes = jnp.where(held.any(1), classes.start[of + 1] - classes.start[of], 0)
-    visit = lambda it: _best(x[it[0]], y, h, classes.order, classes.start[it[1]], it[2])  # noqa: E731
+    together = _together(y.shape[0], num_classes, y.shape[1])
+    visit = lambda it: _best(x[it[0]], y, h, classes.order, classes.start[it[1]], it[2], together)  # noqa: E731
     found = lax.map(visit, (rows, of, sizes))
     return jnp.zeros(num, jnp.int32).at[jnp.where(held, rows, num)].set(found, mode="drop")
 
@@ -53,10 +54,16 @@ def _tiles(wanted: Array, num_classes: int, tile: int) -> tuple[Array, Array, Ar
     return order[jnp.where(held, place, 0)], held, of
 
 
-def _best(x: Array, y: Array, h: Array, order: Array, start: Array, size: Array) -> Array:
-    """Return the winner [t] among the `size` points that stand in `order` from `start` on."""
+def _together(num: int, num_classes: int, dim: int) -> int:
+    """Return how many points are scored together: what the device takes, but no more than a class has on average."""
+    most = max(CPU.searched, here().searched * TILE // max(TILE, dim))
+    return max(CPU.searched, min(most, 1 << (-(-num // num_classes) - 1).bit_length()))
+
+
+def _best(x: Array, y: Array, h: Array, order: Array, start: Array, size: Array, together: int) -> Array:
+    """Return the winner [t] among the `size` points that stand in `order` from `start` on, `together` at a time."""
     num = y.shape[0]
-    block = min(BLOCK, num)
+    block = min(together, num)
     group = _GROUP if block % _GROUP == 0 else block
     origin = y[order[start]]  # scores of centred points keep their digits
     within = jnp.arange(block // group, dtype=jnp.int32) * group

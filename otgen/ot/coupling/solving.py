@@ -12,13 +12,14 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from otgen.ot import semidiscrete as solver
-from otgen.ot.check import as_key, as_weights, require_choice, require_function, require_kind
+from otgen.ot.check import as_key, as_weights, require_choice, require_function, require_kind, require_nonnegative
 from otgen.ot.coupling.batch import Classes
 from otgen.ot.coupling.imbalance import IMBALANCE, balancing
 from otgen.ot.coupling.solved import SemiDiscrete
 from otgen.ot.coupling.within import Independent
 from otgen.ot.latent import Normal
 from otgen.ot.semidiscrete.measure import chi2_of, repeated
+from otgen.ot.semidiscrete.saving import SECONDS, Saver
 from otgen.ot.semidiscrete.solution import counted
 from otgen.types import Array, Callback, Key, Sampler, Status
 
@@ -36,7 +37,7 @@ class Progress(NamedTuple):
     Example:
       >>> data, seen = jax.random.normal(jax.random.key(0), (40, 2)), []
       >>> save = lambda step, progress: seen.append(progress)
-      >>> whole, _ = og.coupling.semidiscrete(jax.random.key(1), data, np.arange(40) % 2, save=save)
+      >>> whole, _ = og.coupling.semidiscrete(jax.random.key(1), data, np.arange(40) % 2, save=save, save_seconds=0.0)
       >>> again, _ = og.coupling.semidiscrete(jax.random.key(1), data, np.arange(40) % 2, state=seen[0])
       >>> print(len(seen[-1].infos), jnp.array_equal(again.h, whole.h))
       2 True
@@ -59,6 +60,7 @@ def semidiscrete(
     state: SemiDiscrete | Progress | None = None,
     callback: Callback | None = None,
     save: Callable[[int, Progress], None] | None = None,
+    save_seconds: float = SECONDS,
 ) -> tuple[SemiDiscrete, solver.Info]:
     """Solve for the semi-discrete coupling of noise and data, with labels one problem a class.
 
@@ -75,7 +77,9 @@ def semidiscrete(
       state: a coupling of the same data, whose heights are where the solve starts; or what `save` has received, from
         where it goes on, with the same key bit-identically.
       callback: called with steps and metrics every second or so, in a solve of classes with `class` among them.
-      save: called with the step and the Progress every second or so, and after each class.
+      save: called with the step and the Progress when `save_seconds` have passed, at the end, and before an error or
+        Ctrl-C ends the solve.
+      save_seconds: how often it is saved. It changes no result.
 
     Returns:
       The coupling, and the Info of the solve: with labels one that holds arrays [K], as `og.explain` takes it. A class
@@ -95,27 +99,29 @@ def semidiscrete(
     for name, function in {"callback": callback, "save": save}.items():
         if function is not None:
             require_function(name, function)
+    require_nonnegative("save_seconds", save_seconds)
     empty = SemiDiscrete(given.data, np.zeros(len(given.data), np.float32), given.labels, sampler)
     y, parts = np.asarray(empty.data).reshape(len(empty.data), -1), parts_by_class(empty.labels, len(empty.data))
     before, progress = _begun(state, len(y), len(parts))
     h, infos = np.array(progress.h), list(progress.infos)
-    options = {"sampler": sampler, "tol": tol, "max_samples": max_samples}
-    for number in range(len(infos), len(parts)):
-        part, done = parts[number], sum(int(info.num_steps) for info in infos)
-        told = {} if empty.labels is None else {"class": number}
+    options = {"sampler": sampler, "tol": tol, "max_samples": max_samples, "save_seconds": 0.0}
+    with Saver(save, save_seconds) as saver:
+        for number in range(len(infos), len(parts)):
+            part, done = parts[number], sum(int(info.num_steps) for info in infos)
+            told = {} if empty.labels is None else {"class": number}
 
-        def tell(step: int, metrics: dict[str, Any], done: int = done, told: dict = told) -> None:
-            callback(done + step, {**told, **metrics})
+            def tell(step: int, metrics: dict[str, Any], done: int = done, told: dict = told) -> None:
+                callback(done + step, {**told, **metrics})
 
-        def keep(step: int, state: solver.State | None, done: int = done) -> None:
-            save(done + step, Progress(jnp.array(h), tuple(infos), state))
+            def keep(step: int, state: solver.State | None, done: int = done) -> None:
+                whole = state is None and len(infos) == len(parts)
+                saver(done + step, lambda: Progress(jnp.array(h), tuple(infos), state), now=True if whole else None)
 
-        start = progress.state if number == len(progress.infos) else None
-        start = start if before is None else _map(y[part], before.h[part], sampler)
-        options |= {"state": start, "callback": tell if callback else None, "save": keep if save else None}
-        h[part], info = _solved(jax.random.fold_in(key, number), y[part], **options)
-        infos.append(info)
-        if save:
+            start = progress.state if number == len(progress.infos) else None
+            start = start if before is None else _map(y[part], before.h[part], sampler)
+            options |= {"state": start, "callback": tell if callback else None, "save": keep if save else None}
+            h[part], info = _solved(jax.random.fold_in(key, number), y[part], **options)
+            infos.append(info)
             keep(int(info.num_steps), None)
     info = infos[0] if empty.labels is None else jax.tree.map(lambda *of: jnp.stack(of), *infos)
     coupling = dataclasses.replace(empty, h=h)

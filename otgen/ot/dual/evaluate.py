@@ -14,13 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_array, poison, probability, require_positive
 from otgen.ot.costs import Cost, product
 from otgen.ot.costs.ground import as_cost, weighed
 from otgen.ot.dual.smoothing import FAR, Smoothing, by_name
-from otgen.types import Array
+from otgen.types import Array, Float
 
 _BEYOND = 1e6  # times epsilon: larger numbers at points of weight zero are cut down to this
 _PROBES = 64  # rows and columns from which the scale of a cost is read

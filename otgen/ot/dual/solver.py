@@ -7,7 +7,6 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import is_traced
 from otgen.ot.costs import Cost, DenseCost, product
@@ -15,7 +14,7 @@ from otgen.ot.costs.potentials import State
 from otgen.ot.dual.ascent import Info, check_loop, climb, iterate, unit_of
 from otgen.ot.dual.evaluate import dual_value_of, gap_of, prepare, semidual, semidual_of, spread, sums_of, transform_of
 from otgen.ot.dual.smoothing import Smoothing, by_name
-from otgen.types import ADVICE, Array, Status, status_of
+from otgen.types import ADVICE, Array, Float, Status, status_of
 
 
 def run(

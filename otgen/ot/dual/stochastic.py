@@ -9,12 +9,11 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.costs import PairwiseCost
 from otgen.ot.dual.evaluate import dual_value, prepare, semidual_of
 from otgen.ot.dual.smoothing import Smoothing, by_name
-from otgen.types import Array, averaged
+from otgen.types import Array, Float, averaged
 
 
 def _batch(x: Any, y: Any, cost_fn: Any, potentials: tuple, a: Any, b: Any, epsilon: Any) -> tuple:

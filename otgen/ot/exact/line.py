@@ -8,10 +8,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_array, native, probability, require_function
-from otgen.types import Array
+from otgen.types import Array, Float
 
 
 class Coupling(NamedTuple):

@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import is_traced, native
 from otgen.ot.costs import Cost
 from otgen.ot.costs.ground import as_cost
 from otgen.ot.exact import program
 from otgen.ot.exact.callback import INFEASIBLE, called_back, matrix_of
-from otgen.types import Array
+from otgen.types import Array, Float
 
 
 class Assignment(NamedTuple):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_array, is_traced, poison, require_nonnegative
 from otgen.ot.gaussian.factors import as_covariances, matched
 from otgen.ot.gaussian.spectrum import of_covariances, of_factors
-from otgen.types import Array
+from otgen.types import Array, Float
 
 
 def bures_sq(cov_a: ArrayLike, cov_b: ArrayLike) -> Float[Array, "*batch"]:

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import at_hand, at_least_float32, is_traced, native, now, poison, require_broadcast, to_device
-from otgen.types import Array, Held
+from otgen.types import Array, Float, Held
 
 NOISE = 4.0  # a pivot below so many roundings of the largest variance is taken for zero
 ASYMMETRY = 1e-4  # of the largest entry; rounding of a float32 product makes far less, a wrong matrix far more

@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_points, is_traced
 from otgen.ot.costs import product
 from otgen.ot.gaussian.bures import bures_sq_factors
-from otgen.types import Array
+from otgen.types import Array, Float
 
 
 class Moments(NamedTuple):

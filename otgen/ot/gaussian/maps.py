@@ -8,7 +8,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_array, as_mass, require_broadcast, require_positive, require_whole
 from otgen.ot.costs import product
@@ -17,7 +16,7 @@ from otgen.ot.gaussian.factors import as_covariance, as_covariances, as_times, f
 from otgen.ot.gaussian.polar import polar
 from otgen.ot.gaussian.spectrum import cross_covariance, gains
 from otgen.ot.gaussian.units import of_lengths, unit
-from otgen.types import Array, status_of
+from otgen.types import Array, Float, status_of
 
 
 class Affine(NamedTuple):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
 
 from otgen.ot.costs import product
 from otgen.ot.gaussian.units import sizes, unit
-from otgen.types import Array
+from otgen.types import Array, Float
 
 # Coefficients of x (a + b x^2 + c x^4). GROW multiplies small singular values by 3.4, keeps large ones in (.68, 1.13).
 GROW = (3.4445, -4.7750, 2.0315)

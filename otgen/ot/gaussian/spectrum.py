@@ -22,11 +22,11 @@ from otgen.ot.costs import product
 from otgen.ot.gaussian.factors import Factors, after, factor, left_inverse
 from otgen.ot.gaussian.polar import polar
 from otgen.ot.gaussian.units import of_lengths, sizes, unit
+from otgen.sizes import here
 from otgen.types import Array
 
 CLOSE = 20.0  # times eps^(1/3) (.1 in float32): below this share of tr A + tr B too many digits of the sum cancel
-CHUNK = 64  # pairs of close covariances that are computed together
-PIECE, PIECES = 2**20, 8  # a large batch is cut into pieces of so many numbers, which fit a cache, 8 at most
+PIECE = 2**20  # numbers in a piece of a batch, at least: they fit a cache
 
 
 class Spectrum(NamedTuple):
@@ -73,7 +73,7 @@ def _value(fa: Array, fb: Array, sigma_sq: Array) -> Array:
     plain = total - 2 * jnp.sum(s, -1)
     close = plain < CLOSE * jnp.finfo(s.dtype).eps ** (1 / 3) * total
     num = fa.shape[0]
-    size = min(num, CHUNK)
+    size = min(num, here().together)
     order = jnp.argsort(~close, stable=True)
 
     def more(carry: tuple[Array, Array]) -> Array:
@@ -193,7 +193,7 @@ def _factors(a: Array, b: Array) -> tuple[Factors, Factors]:
 def _of_covariances(a: Array, b: Array, sigma_sq: Array) -> Array:
     d, batch = a.shape[-1], a.shape[:-2]
     a, b = a.reshape(-1, d, d), b.reshape(-1, d, d)
-    pieces = min(PIECES, max(1, a.size // PIECE))
+    pieces = min(here().pieces, max(1, a.size // PIECE))
     found = [jnp.zeros(0, a.dtype)]
     for one, other in zip(jnp.array_split(a, pieces), jnp.array_split(b, pieces), strict=True):
         fa, fb = _factors(after(one, found[-1]), other)

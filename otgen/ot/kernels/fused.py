@@ -17,10 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
-from jaxtyping import Float, Int
 
 from otgen.ot.kernels.softmin import COLUMNS, ROWS, launch, tile_product
-from otgen.types import Array
+from otgen.types import Array, Float, Int
 
 LAST = np.int32(2**31 - 1)  # the code of no point, which comes after all others
 NOT_A_NUMBER = np.int32(-(2**31))  # the sign bit

@@ -19,11 +19,11 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
+from otgen import sizes
 from otgen.ot import inert
 from otgen.ot.check import as_array, as_points, require_positive
-from otgen.types import Array
+from otgen.types import Array, Float
 
 ROWS = 64  # rows of x in a tile
 COLUMNS = 64  # rows of y in a tile, the columns of scores
@@ -31,7 +31,6 @@ DEPTH = 32  # coordinates multiplied at a time; compiled for Hopper this takes 1
 WARPS = 4  # so that a thread has 32 entries of a tile
 STAGES = 2  # tiles of y that are on their way from memory at a time
 PROGRAMS = 1024  # at least, if there is work for so many: several for each of a GPU's 100 to 150 processors
-BLOCK = 2**22  # entries of the plan that the backward pass holds at a time, 16 MiB in float32
 
 _dot = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)  # in Triton: IEEE float32, no tensor cores
 
@@ -153,7 +152,7 @@ def _backward(interpret, saved, cotangent):
     """Return gradients by blocks of rows of the plan, softmax_j(log_weights_j + (potential_j - c_ij) / epsilon)."""
     x, y, epsilon, potential, log_weights = saved
     num, dim = x.shape
-    size = max(1, min(num, BLOCK // y.shape[0]))
+    size = max(1, min(num, sizes.here().alive // y.shape[0]))
 
     @jax.checkpoint
     def visit(sums, rows):

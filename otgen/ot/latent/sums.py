@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
 
-from otgen.types import Array
+from otgen.types import Array, Float
 
 CELLS = 2**17  # cells of the grid on which laws are convolved
 MAX_TERMS = 8  # the closed form for uniform variables has 2^n terms

@@ -18,10 +18,9 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Float
 
 from otgen.ot.semidiscrete import descent, measure
-from otgen.types import Array, Key, Sampler
+from otgen.types import Array, Float, Key, Sampler
 
 _AXIS = "points"
 
@@ -41,17 +40,22 @@ def mesh_of(devices: Sequence[jax.Device] | None) -> Mesh | None:
 
 
 def place(tree: Any, mesh: Mesh | None, fill: float = 0.0) -> Any:
-    """Lay arrays with an entry per point out over the mesh in equal blocks, padded with `fill`; scalars everywhere."""
+    """Lay arrays with an entry per point out over the mesh in equal blocks, padded with `fill`; scalars everywhere.
+
+    On several hosts each holds the whole arrays, and puts its blocks on its own devices.
+    """
     if mesh is None:
         return tree
 
     def put(leaf):
-        leaf = np.asarray(leaf)
-        if not leaf.ndim:
-            return jax.device_put(leaf, NamedSharding(mesh, P()))
-        rows = -leaf.shape[0] % mesh.size
-        leaf = np.pad(leaf, [(0, rows)] + [(0, 0)] * (leaf.ndim - 1), constant_values=fill)
-        return jax.device_put(leaf, NamedSharding(mesh, P(_AXIS)))
+        leaf = jnp.asarray(leaf)
+        spec = P(_AXIS) if leaf.ndim else P()
+        if leaf.ndim and (rows := -leaf.shape[0] % mesh.size):
+            leaf = jnp.pad(leaf, [(0, rows)] + [(0, 0)] * (leaf.ndim - 1), constant_values=fill)
+        sharding = NamedSharding(mesh, spec)
+        if not mesh.is_multi_process:
+            return jax.device_put(leaf, sharding)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda block: leaf[block])
 
     return jax.tree.map(put, tree)
 
@@ -69,7 +73,29 @@ def collect(tree: Any, mesh: Mesh | None, num: int) -> Any:
     """Return arrays that were laid out over the mesh, back on the default device and without what pads them."""
     if mesh is None:
         return tree
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[:num] if leaf.ndim else np.asarray(leaf)), tree)
+    return jax.tree.map(lambda leaf: leaf[:num] if leaf.ndim else leaf, fetched(tree, mesh))
+
+
+def fetched(tree: Any, mesh: Mesh) -> Any:
+    """Return arrays over the mesh as whole arrays on the default device; all hosts of the mesh call it together.
+
+    The devices tell each other their blocks; a host then has a copy on a device of its own.
+    """
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf.addressable_data(0))), _everywhere(tree, mesh))
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _everywhere(tree: Any, mesh: Mesh) -> Any:
+    return lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))
+
+
+def agreed(answer: bool, mesh: Mesh | None) -> bool:
+    """Return what the first process answers, on all of them, where the mesh spans several; clocks differ."""
+    if mesh is None or not mesh.is_multi_process:
+        return answer
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.broadcast_one_to_all(jnp.int32(answer)))
 
 
 _POINTS, _ALL = P(_AXIS), P()

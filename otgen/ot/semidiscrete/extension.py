@@ -29,7 +29,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_array, as_count, as_key, as_points, native, require_between, require_choice
 from otgen.ot.semidiscrete.angle_filter import NEIGHBOURS as NEIGHBOURS
@@ -44,7 +43,7 @@ from otgen.ot.semidiscrete.singular import singular_angles as singular_angles
 from otgen.ot.semidiscrete.singular import walk as walk
 from otgen.ot.semidiscrete.solution import matching, source_of
 from otgen.ot.semidiscrete.source import as_sampler, draw, uniform_cube
-from otgen.types import Array, Key, Sampler
+from otgen.types import Array, Float, Key, Sampler
 
 FORMS = ("pairs", "simplex", "stochastic", "local")
 DEFAULT = "local"  # with "stochastic" nearest to held-out images among codes as new as theirs: docs/methods/ae-ot.md

@@ -15,15 +15,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import ndtr, ndtri
-from jaxtyping import Bool, Float, Int
 
+from otgen import sizes
 from otgen.ot.inert import tiles
 from otgen.ot.semidiscrete.scores import top_scores
 from otgen.ot.semidiscrete.source import gaussian, uniform_ball, uniform_cube
-from otgen.types import Array, Key, Sampler
+from otgen.types import Array, Bool, Float, Int, Key, Sampler
 
 SOURCES = (uniform_cube, uniform_ball, gaussian)  # whose law along a line is known
-_ALIVE = 2**22  # scores of walks advanced together
 _RELAXED = 1.9  # a step of `start` goes this many times as far as the border of the half-space it aims at
 _ULPS = 4.0  # distance to keep from a face, in roundings of the largest score
 
@@ -126,11 +125,11 @@ def walk(
       True True
     """
     num, dim = x.shape
-    size = max(1, min(num, _ALIVE // y.shape[0]))
+    size = max(1, min(num, sizes.here().alive // y.shape[0]))
     basis_key, place_key = jax.random.split(key)
 
-    def tile(number: Array, x: Array, index: Array) -> tuple[Array, Array]:
-        tile_key = jax.random.fold_in(place_key, number)
+    def tile(walks: Array, x: Array, index: Array) -> tuple[Array, Array]:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(place_key, walks)  # of a walk, whichever tile it is in
 
         def sweep(carry: tuple[Array, Array], s: Array) -> tuple[tuple[Array, Array], None]:
             x, total = carry
@@ -141,7 +140,7 @@ def walk(
                 s % 2, _rotation(jax.random.fold_in(basis_key, s), dim, x.dtype), jnp.eye(dim, dtype=x.dtype)
             )
             slopes = jnp.matmul(basis, y.T, precision=lax.Precision.HIGHEST)  # one row for each direction
-            u = jax.random.uniform(jax.random.fold_in(tile_key, s), (dim, *index.shape), x.dtype)
+            u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, s), (dim,), x.dtype))(keys).T
 
             def move(carry: tuple[Array, Array, Array], line: tuple[Array, Array, Array]) -> tuple:
                 x, score, total = carry
@@ -157,7 +156,8 @@ def walk(
         return x, total / (dim * (num_sweeps - num_sweeps // 4))
 
     begins, indices = (tiles(it, size, mode="edge") for it in (x, index))
-    x, mean = lax.map(lambda it: tile(*it), (jnp.arange(len(begins)), begins, indices))
+    walks = jnp.arange(indices.size, dtype=jnp.int32).reshape(indices.shape)
+    x, mean = lax.map(lambda it: tile(*it), (walks, begins, indices))
     return x.reshape(-1, dim)[:num], mean.reshape(-1, dim)[:num]
 
 

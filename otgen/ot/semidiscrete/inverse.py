@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Int
 
 from otgen.ot.check import as_array, as_count, as_key, as_points, is_traced, native, require_choice
 from otgen.ot.semidiscrete import hit_and_run
@@ -25,7 +24,7 @@ from otgen.ot.semidiscrete.descent import Heights, lying_out, of_one_type, shift
 from otgen.ot.semidiscrete.scores import TILE, top_scores
 from otgen.ot.semidiscrete.solution import matching, source_of
 from otgen.ot.semidiscrete.source import independent
-from otgen.types import Array, Key, Sampler
+from otgen.types import Array, Int, Key, Sampler
 
 HOW = ("draw", "centre")
 _MOST = 500  # projections on the way into a cell; tens are usual

@@ -8,13 +8,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
 
 from otgen.ot.check import as_count, at_hand, is_traced, now, smallest_and_sum
 from otgen.ot.semidiscrete.descent import among, centred, summed, winners
 from otgen.ot.semidiscrete.scores import TILE
 from otgen.ot.semidiscrete.source import independent
-from otgen.types import Array, Held, Key, Sampler
+from otgen.types import Array, Float, Held, Int, Key, Sampler
 
 _HASHED = 2**14  # rows hashed at a time
 BLOCKS = 16  # samples come in this many blocks, for the standard error

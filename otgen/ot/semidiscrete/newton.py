@@ -24,12 +24,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Float
 
 from otgen.ot.semidiscrete.descent import centred
 from otgen.ot.semidiscrete.scores import top_scores
 from otgen.ot.semidiscrete.source import draw
-from otgen.types import Array, Key, Sampler
+from otgen.types import Array, Float, Key, Sampler
 
 MOST_DIM = 3  # from four dimensions on descent alone is as good
 _PER_CELL = 64  # samples for the matrix, and for the first counts

@@ -13,32 +13,38 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int
 
+from otgen import sizes
 from otgen.ot.check import as_array, as_count, require_choice
 from otgen.ot.inert import tiles
-from otgen.types import Array
+from otgen.types import Array, Float, Int
 
 TILE = 4096  # samples scored together
-BLOCK = 256  # points scored together: TILE x BLOCK scores are alive at a time
 MOST = 4  # the largest k of the kernel: more would not fit into the registers of a processor
 _GROUP = 32  # points that share one running maximum; the winner inside is found by scoring them again
 
 
-def blocks(y: Array, h: Array) -> tuple[Array, Array]:
-    """Pad to whole blocks (height -inf never wins) and fold to [blocks, BLOCK, d] and [blocks, BLOCK]."""
-    return tiles(y, BLOCK), tiles(h, BLOCK, constant_values=-jnp.inf)
+def blocks(y: Array, h: Array, size: int) -> tuple[Array, Array]:
+    """Pad to whole blocks (height -inf never wins) and fold to [blocks, size, d] and [blocks, size]."""
+    return tiles(y, size), tiles(h, size, constant_values=-jnp.inf)
+
+
+def _points_together(num: int) -> int:
+    """Return the size of the fewest equal blocks of so many points, in whole groups, that the device allows."""
+    most = sizes.here().scored
+    least = -(-num // -(-num // most))
+    return min(most, -(-least // sizes.CPU.scored) * sizes.CPU.scored)
 
 
 def _group_maxima(x: Array, y: Array, h: Array) -> Array:
-    """Return scores of x [t, d] against one block, reduced to the maximum of each group: [t, BLOCK // _GROUP]."""
+    """Return scores of x [t, d] against one block [b, d], reduced to the maximum of each group: [t, b // _GROUP]."""
     scores = jnp.matmul(x, y.T, precision=lax.Precision.HIGHEST) + h
-    return scores.reshape(x.shape[0], BLOCK // _GROUP, _GROUP).max(-1)
+    return scores.reshape(x.shape[0], y.shape[0] // _GROUP, _GROUP).max(-1)
 
 
 def _best_group(x: Array, y: Array, h: Array) -> tuple[Array, Array]:
     """The group holding the largest score of each sample, by a running maximum over blocks, and that score: [t, 1]."""
-    within = jnp.arange(BLOCK // _GROUP, dtype=jnp.int32)
+    within = jnp.arange(y.shape[1] // _GROUP, dtype=jnp.int32)
 
     def visit(best, block):
         value, group = best
@@ -55,7 +61,7 @@ def _best_group(x: Array, y: Array, h: Array) -> tuple[Array, Array]:
 
 def _best_groups(x: Array, y: Array, h: Array, k: int) -> Array:
     """Return the k groups with the largest maxima, which hold the k largest scores between them: [t, k]."""
-    per_block = BLOCK // _GROUP
+    per_block = y.shape[1] // _GROUP
     within = jnp.arange(per_block, dtype=jnp.int32)
 
     def visit(best, block):
@@ -97,7 +103,7 @@ def _tiled(x: Array, tile: int, visit) -> tuple[Array, Array]:
 def _streamed(x: Array, y: Array, h: Array, *, k: int) -> tuple[Array, Array]:
     """XLA's form of the k largest scores."""
     last = y.shape[0] - 1
-    y, h = blocks(y, h)
+    y, h = blocks(y, h, _points_together(y.shape[0]))
 
     def visit(tile):
         if k > 1:
@@ -156,7 +162,7 @@ def top_scores(
 
     Compiled for an NVIDIA GPU, float32 and k of at most 4 take one fused kernel; everything else takes XLA, where a
     sample costs 2 N d operations and one scoring of k groups of 32 points. Arithmetic is in float32, or in float64 if
-    an array is; products are never TF32. Memory is O(TILE x BLOCK + n k), never n x N.
+    an array is; products are never TF32. Memory is that of TILE x `sizes.Sizes.scored` scores and O(n k), never n x N.
 
     vmappable, and differentiable in forward and reverse mode, as often as you like: the gradient of a value in x is the
     point that reaches it, in that point it is x, and in its height 1; nothing flows to a value of -inf, and indices

@@ -16,16 +16,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
+from otgen import sizes
 from otgen.ot.check import as_array, as_count, as_points
 from otgen.ot.inert import tiles
 from otgen.ot.semidiscrete.descent import Heights, lying_out, of_one_type, shifted
-from otgen.ot.semidiscrete.scores import BLOCK, blocks, top_scores
+from otgen.ot.semidiscrete.scores import blocks, top_scores
 from otgen.ot.semidiscrete.solution import matching
-from otgen.types import Array
+from otgen.types import Array, Float
 
-_ALIVE = 2**22  # coordinates of differences between samples and targets in memory at a time
+_BLOCK = 256  # targets visited together
 
 
 class Faces(NamedTuple):
@@ -142,7 +142,7 @@ def _nearest_faces(y: Array, h: Array, x: Array) -> Faces:
     y = jnp.where(lying_out(h)[:, None], 0, y)
     centred, h = shifted(y, h)
     winner = top_scores(x, centred, h)[1][:, 0]
-    tile = max(1, min(_ALIVE // (BLOCK * y.shape[1]), x.shape[0]))
+    tile = max(1, min(sizes.here().alive // (_BLOCK * y.shape[1]), x.shape[0]))
 
     def nearest(samples):
         place, own = samples
@@ -160,8 +160,8 @@ def _nearest_faces(y: Array, h: Array, x: Array) -> Faces:
             better = found < best[0]
             return (jnp.where(better, found, best[0]), jnp.where(better, first + least, best[1])), None
 
-        firsts = jnp.arange(0, y.shape[0], BLOCK, dtype=jnp.int32)
-        return lax.scan(visit, start, (*blocks(y, h), firsts))[0]
+        firsts = jnp.arange(0, y.shape[0], _BLOCK, dtype=jnp.int32)
+        return lax.scan(visit, start, (*blocks(y, h, _BLOCK), firsts))[0]
 
     found = lax.map(nearest, (tiles(x, tile), tiles(winner, tile)))
     distance, other = (part.reshape(-1)[: x.shape[0]] for part in found)

@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int
 
 from otgen.ot.check import as_array, as_count, as_key, as_points, as_weights
 from otgen.ot.semidiscrete import measure, start
 from otgen.ot.semidiscrete.descent import Heights, State, among, centred, from_heights, shifted
 from otgen.ot.semidiscrete.scores import top_scores
 from otgen.ot.semidiscrete.source import as_sampler, uniform_cube
-from otgen.types import Array, Key, Sampler
+from otgen.types import Array, Float, Int, Key, Sampler
 
 
 def init(

@@ -11,11 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from otgen.ot.check import as_count, as_key, as_points, as_weights, is_traced, require_function, require_positive
+from otgen import sizes
+from otgen.ot.check import (
+    as_count,
+    as_key,
+    as_points,
+    as_weights,
+    is_traced,
+    require_function,
+    require_nonnegative,
+    require_positive,
+)
 from otgen.ot.semidiscrete import devices as shared
 from otgen.ot.semidiscrete import measure, newton, start
 from otgen.ot.semidiscrete.descent import EXCLUDED, FIRST_RATE, LATER_RATE, State, centred, stage
 from otgen.ot.semidiscrete.descent import rate as _rate
+from otgen.ot.semidiscrete.saving import SECONDS, Saver
 from otgen.ot.semidiscrete.solution import carried, init, matching, source_of
 from otgen.ot.semidiscrete.transport_map import Map
 from otgen.types import Array, Callback, Key, Sampler, Status, status_of
@@ -26,7 +37,6 @@ _COARSE = 4000  # from so many points on, a start is also sought from clusters o
 _PER_CLUSTER = 25  # points
 _MOST_CLUSTERS = 2000
 _CLUSTER_SAMPLES = 2**18  # that a start may cost
-_WORK = 1e11  # multiplications between two callbacks: about a second on a few cores
 _SURE = 12.0  # a cell is called empty where no held-out sample is and so many were to be expected
 _NOISE = 3.0  # standard errors that primal cost and dual value may be apart
 
@@ -163,7 +173,8 @@ class _Problem(NamedTuple):
         counted = shared.count(key, *self.placed, h, self.num_test, self.sampler, self.mesh)
         if self.mesh is not None:
             num = len(self.weights)
-            counted = counted._replace(counts=jnp.asarray(np.asarray(counted.counts)[..., :num]))
+            counted = shared.fetched(counted, self.mesh)
+            counted = counted._replace(counts=counted.counts[..., :num])
         return _info(counted, state.h, self.points, self.weights, state.step, self.tol, self.batch_size)
 
     def start(self, key: Key, test_key: Key) -> tuple[State, Info]:
@@ -182,20 +193,20 @@ class _Problem(NamedTuple):
         state: State,
         limit: int,
         callback: Callback | None,
-        save: Callable[[int, State], None] | None,
+        saver: Saver,
     ) -> tuple[State, Info]:
         """Do the stage of a state and those that follow, until the error is below `tol` or `limit` steps are done."""
         start_key, train_key, test_key = keys
         size, sampler, (num, dim) = self.batch_size, self.sampler, self.points.shape
-        several = int(np.clip(_WORK / (num * (dim + 8) * size), 1, 10_000))  # steps between callbacks
+        several = int(np.clip(sizes.here().work / (num * (dim + 8) * size), 1, 10_000))  # steps between callbacks
         while True:
             end = int(state.schedule.first + state.schedule.length)
             running = shared.place_state(state, self.mesh)
             while (now := int(running.step)) < end:
                 count = min(several - now % several, end - now)
                 running = shared.advance(train_key, running, *self.placed, count, sampler, size, self.mesh)
-                if save:
-                    save(now + count, shared.collect(running, self.mesh, num))
+                saves = now + count == end or (saver.saves and shared.agreed(saver.due(), self.mesh))
+                saver(now + count, functools.partial(shared.collect, running, self.mesh, num), now=saves)
                 if callback:
                     callback(now + count, {"samples": (now + count) * size, "rate": float(_rate(running))})
             state = shared.collect(running, self.mesh, num)
@@ -258,6 +269,7 @@ def run(
     devices: Sequence[jax.Device] | None = None,
     callback: Callback | None = None,
     save: Callable[[int, State], None] | None = None,
+    save_seconds: float = SECONDS,
 ) -> tuple[Map, Info]:
     """Solve for the heights until the held-out error is below `tol`. Nothing needs tuning.
 
@@ -285,14 +297,16 @@ def run(
       batch_size: samples per step, a power of two up to 65,536 for quasi-random sampling; None: 1024, or 2048
         for more than 20,000 points. Static.
       state: where to go on from: what `save` received, or a Map, whose heights are where a further stage starts.
-      devices: if given, the points are shared out among these devices, each holding a block of them. Given the same
+      devices: if given, the points are shared out among these devices, each holding a block of them; they may be
+        those of all hosts, which then call this together and save at the same steps. Given the same
         heights, a step is that of one device to rounding; over a run rounding grows, as one sample that changes cells
         moves a height by a step, and what is the same are the law of the result and its errors. None: the default
         device.
       callback: called with the step and its metrics every second or so, and after each of Newton's steps with
         `newton_chi2`, of that step's own samples, whether or not the step is kept.
-      save: called with the step and the state every second or so, but not in Newton's steps, which a solve that goes on
-        from there takes again.
+      save: called with the step and the state at the end of a stage, when `save_seconds` have passed, and before an
+        error or Ctrl-C ends the run; but not in Newton's steps, which a solve that goes on from there takes again.
+      save_seconds: how often a state is saved within a stage. It changes no result.
 
     Returns:
       The Map, ready to be used, and Info, measured on fresh samples.
@@ -313,6 +327,7 @@ def run(
     require_positive("tol", tol)
     if max_samples is not None:
         require_positive("max_samples", max_samples)
+    require_nonnegative("save_seconds", save_seconds)
     for name, function in {"callback": callback, "save": save}.items():
         if function is not None:
             require_function(name, function)
@@ -339,6 +354,8 @@ def run(
     def saved(now: int, state: State) -> None:
         save(now, _repeated(state, groups))
 
+    several = mesh is not None and mesh.is_multi_process  # a state is then collected by all hosts, or by none
+    saver = Saver(saved if save else None, save_seconds, flushes=not several)
     rate = LATER_RATE if isinstance(state, Map) else FIRST_RATE
     if state is None:
         state, info = problem.start(start_key, test_key)
@@ -351,7 +368,8 @@ def run(
     if int(state.schedule.length) == 0:
         length = min(int(first_stage // batch_size), limit)
         state = stage(start_key, state, points, total, length, batch_size, sampler=sampler, first=rate)
-    state, info = problem.solve((start_key, train_key, test_key), state, limit, callback, saved if save else None)
+    with saver:
+        state, info = problem.solve((start_key, train_key, test_key), state, limit, callback, saver)
     return made(state), info
 
 

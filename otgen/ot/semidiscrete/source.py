@@ -15,12 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_count, as_key, require_whole
 from otgen.ot.latent.priors import LEAST, Normal, Uniform
 from otgen.ot.latent.radial import Ball
-from otgen.types import Array, Key, Sampler
+from otgen.types import Array, Float, Key, Sampler
 
 __all__ = ["Source", "draw", "gaussian", "independent", "uniform_ball", "uniform_cube"]
 

@@ -6,12 +6,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
 
 from otgen.ot.semidiscrete.descent import lying_out, shifted
 from otgen.ot.semidiscrete.scores import TILE, top_scores
 from otgen.ot.semidiscrete.source import draw
-from otgen.types import Array, Key, Sampler
+from otgen.types import Array, Float, Key, Sampler
 
 _TOUCHING = 4 * TILE  # samples at which a new plane may touch the potential
 _PER_CLUSTER = 32  # points that the centres of clusters are found from, for each

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int
 
 from otgen.ot.semidiscrete import extension, inverse, pairing, solution
 from otgen.ot.semidiscrete.angle_filter import QUANTILE
 from otgen.ot.semidiscrete.descent import State, from_heights
-from otgen.types import Array, Key, Sampler, as_pytree
+from otgen.types import Array, Float, Int, Key, Sampler, as_pytree
 
 
 @as_pytree

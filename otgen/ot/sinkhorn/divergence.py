@@ -7,12 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import is_traced, native, require_choice
 from otgen.ot.costs import Cost, MaskedDiagonal, PairwiseCost
 from otgen.ot.sinkhorn import solver
-from otgen.types import Array, Status
+from otgen.types import Array, Float, Status
 
 _BADNESS = (Status.CONVERGED, Status.STALLED, Status.MAX_STEPS, Status.NONFINITE, Status.INFEASIBLE)
 

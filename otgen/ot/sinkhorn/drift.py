@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_array, as_weights, is_traced, require_choice, require_function, require_positive
 from otgen.ot.costs import Cost, PairwiseCost
@@ -18,7 +17,7 @@ from otgen.ot.sinkhorn import solver
 from otgen.ot.sinkhorn.divergence import own_term, worst
 from otgen.ot.sinkhorn.inputs import as_masses
 from otgen.ot.sinkhorn.potentials import soft_rows
-from otgen.types import Array, Held
+from otgen.types import Array, Float, Held
 
 
 def drift(
@@ -69,7 +68,7 @@ def drift(
       cost_fn: symmetric ground cost, |x - y|^2 for None; see `PairwiseCost`.
       tol: marginal error of the solves.
       max_steps: limit on products with the kernel, for each solve.
-      dense: whether to hold n x m in memory; None up to 2**25 entries. Static.
+      dense: whether to hold n x m in memory; None as in `sinkhorn.run`. Static.
       return_info: whether to return Info too, of all solves: the largest error, the steps of all, the status of the
         one that ended worst, and as dual value W(x, y) - W(x, x_other), over the temperatures. Static.
 

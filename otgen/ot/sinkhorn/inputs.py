@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from otgen import sizes
 from otgen.ot.check import SAME, as_mass, is_traced, native, now, poison, require_positive, smallest_and_sum
 from otgen.ot.costs import Cost, DenseCost
 from otgen.ot.costs.potentials import State
@@ -16,7 +17,6 @@ from otgen.ot.sinkhorn import loop
 from otgen.types import Array, Held
 
 Potentials = Iterable[Held]  # f and g: a State, or a Solution, which unpacks to them
-DENSE = 2**25  # up to this many entries the matrix is kept: 128 MiB in float32, and as much for the kernel
 
 
 def as_masses(
@@ -122,7 +122,7 @@ def in_memory(cost: Cost, dense: bool | None) -> Cost:
     """Return the cost as a matrix where that is asked for, or None is and it is small enough."""
     if isinstance(cost, DenseCost):
         return cost
-    small = cost.shape[0] * cost.shape[1] <= DENSE
+    small = cost.shape[0] * cost.shape[1] <= sizes.here().dense
     if small if dense is None else dense:
         made = object.__new__(DenseCost)
         made.values = jax.lax.optimization_barrier(cost.matrix())  # or XLA computes it again for every use

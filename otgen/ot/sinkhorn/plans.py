@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_array, require_choice
 from otgen.ot.costs import Cost, DenseCost, product
 from otgen.ot.costs.ground import as_cost
 from otgen.ot.inert import carried, gibbs
 from otgen.ot.sinkhorn.inputs import Potentials, as_masses, as_numbers, as_state
-from otgen.types import Array
+from otgen.types import Array, Float
 
 
 class Read(NamedTuple):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Int
 
+from otgen import sizes
 from otgen.ot.check import as_count, as_key, is_traced, now, require_choice
 from otgen.ot.costs import Cost, product
 from otgen.ot.costs.ground import as_cost
@@ -14,7 +14,7 @@ from otgen.ot.costs.potentials import State
 from otgen.ot.inert import gibbs
 from otgen.ot.sinkhorn.inputs import Potentials, as_masses, as_numbers, as_state
 from otgen.ot.sinkhorn.plans import reading
-from otgen.types import Array, Key
+from otgen.types import Array, Int, Key
 
 PAIRINGS = ("permutation", "stratified", "iid")
 
@@ -119,7 +119,8 @@ def _sample(
     def partner(key: Key, i: Array) -> Array:
         return jax.random.categorical(key, (g - cost.row(i)) / epsilon + log_b)
 
-    return i, jax.lax.map(lambda it: partner(*it), (keys, i), batch_size=max(1, min(num, 2**20 // cost.shape[1])))
+    together = max(1, min(num, sizes.here().block // cost.shape[1]))
+    return i, jax.lax.map(lambda it: partner(*it), (keys, i), batch_size=together)
 
 
 def _inverse(weights: Array, uniforms: Array) -> Array:

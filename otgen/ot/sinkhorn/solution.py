@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Iterator
 
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int
 
 from otgen.ot.costs import Cost
 from otgen.ot.costs.potentials import State
 from otgen.ot.sinkhorn import outside, plans, sampling
-from otgen.types import Array, Held, Key, as_pytree
+from otgen.types import Array, Float, Held, Int, Key, as_pytree
 
 
 @as_pytree

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_count, require_choice, require_whole
 from otgen.ot.costs import Cost
@@ -27,7 +26,7 @@ from otgen.ot.sinkhorn.inputs import (
 from otgen.ot.sinkhorn.plans import marginals_of
 from otgen.ot.sinkhorn.potentials import centre, change, dual_value, invariant, iteration, solve
 from otgen.ot.sinkhorn.solution import Solution
-from otgen.types import Array, Held, status_of
+from otgen.types import Array, Float, Held, status_of
 
 LARGE = 2**20  # from this many entries the cost matrix is made in a call of its own: one large buffer less at a time
 
@@ -181,8 +180,8 @@ def run(
       max_steps: limit on products with the kernel and its transpose.
       state: potentials to start from, or the Solution of a problem nearby; no annealing then, unless asked for.
       anneal: whether to come from larger temperatures; None where that pays. Static.
-      dense: whether to hold the cost matrix and the kernel in memory; None up to 2**25 entries. Otherwise everything is
-        streamed, in blocks. Static.
+      dense: whether to hold the cost matrix and the kernel in memory; None where the device has room, on a CPU up to
+        2**25 entries, see `otgen.sizes`. Otherwise everything is streamed, in blocks. Static.
       num_iterations: do just so many of Sinkhorn's iterations instead, in lockstep, at epsilon alone and whatever
         max_steps: what vmap over many small problems and differentiation through the iterations want. Static.
       axis_name: of a mapped axis over which the source points are spread. Static.
@@ -253,7 +252,7 @@ def value(
         where these fail.
       state: potentials to start from.
       anneal: whether to come from larger temperatures. Static.
-      dense: whether to hold n x m in memory; None up to 2**25 entries. Static.
+      dense: whether to hold n x m in memory; None as in `run`. Static.
       return_info: whether to return Info too: whether the solver converged, and with what error. Static.
 
     Returns:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot import dual
 from otgen.ot.check import as_array, is_traced, probability, require_nonnegative, require_positive, smallest_and_sum
@@ -24,7 +23,7 @@ from otgen.ot.costs import DenseCost
 from otgen.ot.dual.smoothing import QUADRATIC, Smoothing, log_mean_exp
 from otgen.ot.structured.nested import Weights, mean_code, mean_latent, mean_noise, potentials_of, prepare, respond
 from otgen.ot.structured.plans import State, answer_of
-from otgen.types import Array
+from otgen.types import Array, Float
 
 
 def perturbation(

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_array
 from otgen.ot.dual.smoothing import QUADRATIC, Smoothing, log_mean_exp
@@ -30,7 +29,7 @@ from otgen.ot.structured.nested import (
     quadratic_density,
     respond,
 )
-from otgen.types import Array
+from otgen.types import Array, Float
 
 _WORK = 0.9  # one solve leaves at least (1 - _WORK) epsilon of smoothing on the code; proximal steps do the rest
 

@@ -7,7 +7,6 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from otgen.ot.check import as_array
 from otgen.ot.costs import DenseCost
@@ -26,7 +25,7 @@ from otgen.ot.structured.nested import (
     respond,
 )
 from otgen.ot.structured.plans import State, regulariser_of, repaired, split
-from otgen.types import Array, averaged, status_of
+from otgen.types import Array, Float, averaged, status_of
 
 _SIGMA = 0.01  # the error of a proximal step is at most this share of the change it makes in the code-data marginal
 

@@ -140,7 +140,11 @@ def test_a_solve_of_classes_of_which_one_has_one_point(key):
     """On the line, where the start is exact, so that no step is taken."""
     data, labels = np.sort(_RANDOM.normal(size=41)).astype(np.float32)[:, None], np.array([4] * 20 + [-1] + [9] * 20)
     seen, told = [], []
-    options = {"save": lambda step, it: seen.append(it), "callback": lambda step, metrics: told.append(metrics)}
+    options = {
+        "save": lambda step, it: seen.append(it),
+        "save_seconds": 0.0,
+        "callback": lambda step, metrics: told.append(metrics),
+    }
     solved, info = coupling.semidiscrete(key, data, labels, imbalance="weight", **options)
     assert og.explain(info).startswith("3 of 3 CONVERGED")
     assert info.chi2.shape == (3,)
@@ -160,7 +164,9 @@ def test_a_solve_of_classes_goes_on_within_a_class(key, tmp_path):
     data = np.random.default_rng(0).normal(size=(120, 4)).astype(np.float32)
     labels, seen = np.arange(120) % 2, []
     options = {"tol": 0.005}
-    whole, info = coupling.semidiscrete(key, data, labels, save=lambda step, it: seen.append((step, it)), **options)
+    whole, info = coupling.semidiscrete(
+        key, data, labels, save=lambda step, it: seen.append((step, it)), save_seconds=0.0, **options
+    )
     assert og.explain(info).startswith("2 of 2 CONVERGED")
     steps, states = zip(*seen, strict=True)
     assert list(steps) == sorted(steps)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from otgen import sizes
 from otgen.ot import gaussian
 from otgen.ot.gaussian import mixture
 from otgen.ot.gaussian.bures import bures_sq
@@ -126,7 +127,7 @@ def test_the_map_of_a_mixture_to_itself_is_the_identity_where_components_overlap
 
 @x64
 def test_samples_and_their_random_images_have_the_right_moments(monkeypatch):
-    monkeypatch.setattr(mixture.maps, "TILE", 2**14)  # some stretches of points, the last one shorter
+    monkeypatch.setattr(sizes, "CPU", sizes.CPU._replace(alive=2**14))  # some stretches of points, the last one shorter
     p, q, num = draw(1, 4), draw(2, 4, rank=1), 20_000
     x = jax.jit(mixture.sample, static_argnums=2)(jax.random.key(0), p, num)
     y = mixture.sample_map(jax.random.key(1), p, q, x)

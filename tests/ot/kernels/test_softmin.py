@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
+from otgen import sizes
 from otgen.ot.kernels import softmin as kernel
 from otgen.ot.kernels.softmin import softmin_pallas
 
@@ -104,7 +105,7 @@ def test_no_weights_are_weights_of_one():
 
 @pytest.mark.parametrize(("block", "num"), [(2**22, 50), (300, 51)])  # all rows at once; 4 rows at a time
 def test_gradients_equal_those_of_the_dense_formula(monkeypatch, block, num):
-    monkeypatch.setattr(kernel, "BLOCK", block)
+    monkeypatch.setattr(sizes, "CPU", sizes.CPU._replace(alive=block))
     x, y, potential, log_weights = problem(num, 70, 3)
     direction = jax.random.normal(jax.random.key(9), (num,))
 

@@ -4,13 +4,19 @@ Of a few steps the heights are the same to rounding. Of a whole run they are not
 another cell moves two heights by a step, and all that follows starts from there.
 """
 
+import json
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.local_hosts import free_address
 from otgen.ot import semidiscrete
-from tests.support.processes import told_by
+from otgen.train import hosts
+from tests.support.processes import environment, told_by
 
 PROGRAM = """
 import json
@@ -45,6 +51,31 @@ for name, (points, options, num) in cases.items():
             for state, info in results[name][what]
         ]
 print(json.dumps(results))
+"""
+HOSTS = """
+import json, sys
+from otgen.train import hosts
+
+hosts.join()
+import jax, numpy as np
+from otgen import sizes
+from otgen.ot import semidiscrete
+
+sizes.CPU = sizes.CPU._replace(work=1.0)  # a step a call
+y, saved = np.random.default_rng(0).normal(size=(43, 3)).astype(np.float32), []
+keep = lambda step, state: saved.append(state)
+seconds = 1e6 * jax.process_index()  # clocks differ, and the first host's is that of all
+options = {"tol": 1e-5, "batch_size": 256, "max_samples": 4 * 256}
+solve = lambda **more: semidiscrete.run(jax.random.key(0), y, **options, **more)
+one, same = solve()
+shared, info = solve(devices=jax.devices(), save=keep, save_seconds=seconds)
+resumed, _ = solve(devices=jax.devices(), state=saved[1])
+print(json.dumps({
+    "devices": [jax.device_count(), jax.local_device_count()],
+    "saved": [int(state.step) for state in saved],
+    "h": [np.asarray(found.h).tolist() for found in (shared, resumed, one)],
+    "chi2": [float(found.chi2) for found in (info, same)],
+}))
 """
 NAMES = ("many", "fewer than devices")
 
@@ -92,3 +123,25 @@ def test_one_device_as_a_mesh_is_the_same(key):
 def test_devices_that_cannot_be_meant(devices, key):
     with pytest.raises(ValueError, match="give at least one, and each once"):
         semidiscrete.run(key, jnp.eye(3), devices=devices)
+
+
+@pytest.mark.slow
+def test_points_are_shared_out_among_the_devices_of_two_hosts():
+    address = free_address()
+    command = [sys.executable, "-c", HOSTS]
+    both = [
+        subprocess.Popen(
+            command, env=environment(2, **hosts.environment(address, 2, i)), stdout=-1, stderr=-1, text=True
+        )
+        for i in range(2)
+    ]
+    told = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    first, second = (json.loads(printed.splitlines()[-1]) for printed, _ in told)
+    assert first == second
+    assert first["devices"] == [4, 2]
+    assert first["saved"] == [1, 2, 3, 4]
+    shared, resumed, one = first["h"]
+    assert shared == resumed
+    np.testing.assert_allclose(shared, one, atol=1e-5)
+    assert first["chi2"][0] == pytest.approx(first["chi2"][1], rel=1e-3)

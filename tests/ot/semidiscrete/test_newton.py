@@ -117,6 +117,7 @@ def test_a_solve_with_newton_steps_counts_their_samples_and_resumes_bit_identica
         key,
         y,
         save=lambda step, state: saved.append(state),
+        save_seconds=0.0,
         callback=lambda step, found: shown.append(found),
         **options,
     )

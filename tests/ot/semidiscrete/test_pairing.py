@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import otgen as og
+from otgen import sizes
 from otgen.ot import coupling, semidiscrete
 from otgen.ot.semidiscrete import extension, hit_and_run, pairing, source
 from otgen.ot.semidiscrete.inverse import HOW
@@ -220,13 +221,17 @@ def test_draws_of_a_cell_are_fresh_and_depend_on_the_key(solved, key):
 
 
 @pytest.mark.slow
-def test_walks_in_several_tiles_are_not_copies(solved, key, monkeypatch):
+def test_walks_in_several_tiles_are_those_of_one_tile(solved, key, monkeypatch):
     state, y = solved
-    monkeypatch.setattr(hit_and_run, "_ALIVE", 2 * len(y))
     centred = y - y.mean(0)
     index = jnp.full(5, 3)  # three tiles of two walks, the last padded
     first, found = hit_and_run.start(centred, state.h, index, jnp.zeros((5, 2)), 500, source.uniform_cube)
+    whole, _ = hit_and_run.walk(key, centred, state.h, index, first, 5, source.uniform_cube)
+    monkeypatch.setattr(sizes, "CPU", sizes.CPU._replace(alive=2 * len(y)))
+    hit_and_run.walk.clear_cache()
     x, mean = hit_and_run.walk(key, centred, state.h, index, first, 5, source.uniform_cube)
+    hit_and_run.walk.clear_cache()
+    np.testing.assert_allclose(x, whole, atol=1e-4)
     assert x.shape == mean.shape == (5, 2)
     assert bool(found.all())
     assert bool(hit_and_run.inside(centred, state.h, index, x).all())

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import otgen as og
+from otgen import sizes
 from otgen.ot import check, semidiscrete
 from otgen.ot.semidiscrete import measure, scores, solver, source
 from tests.support import problems
@@ -248,12 +249,15 @@ def test_step_is_pure_jittable_and_vmappable(key):
 
 @long
 def test_resumed_solve_is_bit_identical(key, monkeypatch):
-    monkeypatch.setattr(solver, "_WORK", 2.5e8)
+    monkeypatch.setattr(sizes, "CPU", sizes.CPU._replace(work=2.5e8))
     y = jax.random.normal(key, (512, 4))
     options = {"tol": 2e-3, "max_samples": 500_000}
-    saved = {}
-    whole, info = semidiscrete.run(key, y, save=lambda step, state: saved.setdefault(step, state), **options)
+    saved, seldom = {}, []
+    keep = {"save": lambda step, state: saved.setdefault(step, state), "save_seconds": 0.0}
+    whole, info = semidiscrete.run(key, y, **keep, **options)
     assert len(saved) > 2
+    semidiscrete.run(key, y, save=lambda step, state: seldom.append((step, state)), **options)
+    assert [step for step, _ in seldom] == [int(state.schedule.first + state.schedule.length) for _, state in seldom]
     middle = sorted(saved)[len(saved) // 2]
     resumed, again = semidiscrete.run(key, y, state=saved[middle], **options)
     np.testing.assert_array_equal(whole.h, resumed.h)
@@ -435,7 +439,6 @@ def test_clusters_of_well_parted_points(key):
 @pytest.mark.slow
 def test_a_start_from_clusters_is_taken_and_is_better(key, monkeypatch):
     """A chi2 of 1.1 in place of 4.7, before the descent: after it what is left is within the noise of both."""
-    from otgen.ot.semidiscrete import solver
 
     modes = 3 * jax.random.normal(key, (8, 16))
     y = modes[jnp.arange(4000) % 8] + 0.3 * jax.random.normal(jax.random.key(1), (4000, 16))

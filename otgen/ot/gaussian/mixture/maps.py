@@ -8,16 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
+from otgen import sizes
 from otgen.ot.check import as_count, as_key, as_points, at_hand, is_traced, now
 from otgen.ot.costs import product
 from otgen.ot.gaussian.factors import after, as_times, factor
 from otgen.ot.gaussian.maps import geodesic_cov, map_matrix
 from otgen.ot.gaussian.mixture.plans import Mixture, alive, as_mixture, both, solve, support
-from otgen.types import Array, Key
-
-TILE = 2**22  # entries of the matrices that are gathered at once, for a stretch of the points
+from otgen.types import Array, Float, Key
 
 
 def log_density(p: Mixture | tuple, x: ArrayLike) -> Float[Array, " n"]:
@@ -174,7 +172,7 @@ def _turned(matrices: Array, index: Array, vectors: Array) -> Array:
     def one(of: tuple[Array, Array]) -> Array:
         return product(matrices[of[0]], of[1])
 
-    stretch = max(1, TILE // vectors.shape[1] ** 2)
+    stretch = max(1, sizes.here().alive // vectors.shape[1] ** 2)
     if vectors.shape[0] <= stretch:
         return jax.vmap(one)((index, vectors))
     return jax.lax.map(one, (index, vectors), batch_size=stretch)

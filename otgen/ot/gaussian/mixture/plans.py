@@ -8,13 +8,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from otgen.ot import exact
 from otgen.ot.check import as_points, native, probability
 from otgen.ot.gaussian.bures import bures_sq
 from otgen.ot.gaussian.factors import as_covariance
-from otgen.types import Array, Status, status_of
+from otgen.types import Array, Float, Status, status_of
 
 
 class Mixture(NamedTuple):
