@@ -1,5 +1,7 @@
 """Every public function and every training step is lowered for GPUs and TPUs, on a machine that has neither.
 
+They multiply at the highest precision, but for the layers of networks, and so do derivatives.
+
 The calls are those of `test_public_names` and `test_public_models`. What is not traced, since it loops on the host,
 has the programs that it calls lowered in the slow tests.
 """
@@ -56,6 +58,51 @@ CALLS_BACK = {  # the host solves, in a callback that jax lowers for processors 
 EXCEPTIONS = {name for names in NOT_TRACED.values() for name in names.split(", ")}
 PARTS = (test_public_names, test_public_models)
 NAMES = {name: part for part in PARTS for name in part.VALID if name not in FILES}
+FUNCTIONS = {*NAMES} - EXCEPTIONS - CALLS_BACK
+LONG = {  # and much like another
+    *(
+        "adapters.to_ott",
+        "dual.value",
+        "structured.value",
+        "sinkhorn_divergence",
+        "gaussian.w2_sq",
+        "gaussian.geodesic",
+    ),
+}
+DIFFERENTIATED = {
+    *("drift", "dual.value", "gaussian.barycenter", "gaussian.moments", "gaussian.w2_sq", "sinkhorn.value"),
+    *("sinkhorn_divergence", "structured.value"),
+}
+FORWARDS = {
+    "code_reading.duality_gap",
+    "coupling.invert",
+    "data.wasserstein2.inverse",
+    "extension.walk",
+    "sinkhorn.run",
+}
+LARGER = np.repeat(np.repeat(test_public_models.IMAGES, 2, 1), 2, 2)
+
+
+def _standard(images):
+    return (images - images.mean()) / images.std()
+
+
+STAGES = {"ae_ot_gan.refine": 2}  # that end in a step of another kind; elsewhere one
+VARIANTS = {  # in which steps differ
+    "bures_linear.fit of batches": {"batch_size": 4, "epochs": 1},  # and of all data on the host
+    "ae_ot.fit of convolutions": {"images": LARGER, "network": "conv", "width": 8},
+    "ae_ot.fit of residual networks": {"images": LARGER, "network": "residual", "width": 8, "precision": "bfloat16"},
+    "ae_ot_gan.refine of features": {"feature": "perceptual", "features": og.eval.pixels},
+    "flow.fit of images": {"data": _standard(LARGER), "width": 8, "attention": True},
+    "sinkhorn_generator.fit of temperatures": {"epsilon": (0.1, 1.0)},
+}
+FITS = [*sorted({*test_public_models.FITS} - {"bures_linear.fit"}), *VARIANTS, "codec.second"]
+QUICK_FITS = {"ae_ot_gan.refine", "bures_linear.fit of batches", "neural_map.fit c_transform", "sinkhorn_generator.fit"}
+
+
+def params(names, quick):
+    """Names, those that are not quick marked as slow."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in quick)) for name in sorted(names)]
 
 
 def valid(name):
@@ -76,34 +123,20 @@ def test_the_exceptions_are_there():
     assert {*NAMES, *FITS} >= EXCEPTIONS | CALLS_BACK, "these are gone"
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - EXCEPTIONS - CALLS_BACK))
+@pytest.mark.parametrize("name", params(FUNCTIONS, {*test_public_names.VALID} - LONG))
 def test_public_functions_are_lowered(name):
-    lower(trace(*valid(name)))
+    assert not lower(trace(*valid(name)))
+
+
+@pytest.mark.parametrize("name", params(FUNCTIONS, DIFFERENTIATED))
+def test_derivatives_are_as_precise(name):
+    assert not lower(trace(*valid(name), jax.jvp if name in FORWARDS else jax.vjp))
 
 
 @pytest.mark.parametrize("name", sorted(EXCEPTIONS))
 def test_what_is_listed_cannot_be_traced(name):
     with pytest.raises((TypeError, ValueError)):
         trace(*valid(name))
-
-
-LARGER = np.repeat(np.repeat(test_public_models.IMAGES, 2, 1), 2, 2)
-
-
-def _standard(images):
-    return (images - images.mean()) / images.std()
-
-
-STAGES = {"ae_ot_gan.refine": 2}  # that end in a step of another kind; elsewhere one
-VARIANTS = {  # in which steps differ
-    "bures_linear.fit of batches": {"batch_size": 4, "epochs": 1},  # and of all data on the host
-    "ae_ot.fit of convolutions": {"images": LARGER, "network": "conv", "width": 8},
-    "ae_ot.fit of residual networks": {"images": LARGER, "network": "residual", "width": 8, "precision": "bfloat16"},
-    "ae_ot_gan.refine of features": {"feature": "perceptual", "features": og.eval.pixels},
-    "flow.fit of images": {"data": _standard(LARGER), "width": 8, "attention": True},
-    "sinkhorn_generator.fit of temperatures": {"epsilon": (0.1, 1.0)},
-}
-FITS = [*sorted({*test_public_models.FITS} - {"bures_linear.fit"}), *VARIANTS, "codec.second"]
 
 
 @pytest.fixture
@@ -135,11 +168,12 @@ def start(name):
     test_public_models.function_of(base)(**{**table[base](), **VARIANTS.get(name, {})})
 
 
-@pytest.mark.parametrize("name", sorted({*FITS} - CALLS_BACK))
+@pytest.mark.parametrize("name", params({*FITS} - CALLS_BACK, QUICK_FITS))
 def test_training_steps_are_lowered(name, steps):
     steps.most = STAGES.get(name.partition(" of ")[0], 1)
     with pytest.raises(Reached):
         start(name)
+    assert not any(steps.lowered)
 
 
 @pytest.mark.parametrize("name", sorted(CALLS_BACK))
@@ -151,6 +185,7 @@ def test_what_calls_back_is_not_lowered(name, steps):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*ON_THE_HOST.split(", "), "neural_map.fit c_transform", "neural_map.fit icnn"])
 def test_programs_of_loops_on_the_host_are_lowered(name, monkeypatch):
-    names = recorded(monkeypatch)
+    found = recorded(monkeypatch)
     start(name) if name in test_public_models.FITS else call(*valid(name))
-    assert names, "nothing is compiled here"
+    assert found, "nothing is compiled here"
+    assert not any(found.values()), found

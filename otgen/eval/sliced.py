@@ -13,8 +13,8 @@ from jax.typing import ArrayLike
 from otgen.eval.intervals import Estimate, mean_of
 from otgen.eval.samples import as_samples
 from otgen.ot.check import as_count, as_key, as_mass
-from otgen.ot.costs import product
 from otgen.ot.inert import middle
+from otgen.ot.products import product
 from otgen.types import Array, Key
 
 _BLOCK = 2**22  # projected points in memory at a time

@@ -1,23 +1,32 @@
 """Programs of public calls, lowered for accelerators that are not there.
 
-`trace` makes the program of a call; `lower` turns it into StableHLO for NVIDIA GPUs and for TPUs, which fails where a
-primitive has no rule for one of them. `recorded` does both with every program that a loop on the host calls.
+`trace` makes the program of a call, or that of its derivative; `lower` turns it into StableHLO for NVIDIA GPUs and for
+TPUs, which fails where a primitive has no rule for one of them, and returns where products are rounded. `recorded` does
+both with every program that a loop on the host calls.
 """
 
 import functools
 import importlib
+import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tests.support.doctests import modules
 
 PLATFORMS = ("cuda", "tpu")
+LAYERS = re.compile(r"/((Dense|Conv|ConvTranspose|MultiHeadDotProductAttention|layers)_\d+|verdict)/")  # of networks
 _GIVEN = {"label", "labels"}  # are looked up by the host, and may be words
 
 
-def trace(function, arguments):
+def trace(function, arguments, derivative=None):
     """Trace a call: of its arguments arrays and keys are traced, all else is as it is given.
+
+    Args:
+      function: called with the arguments.
+      arguments: by name.
+      derivative: jax.vjp or jax.jvp, to trace that of all floats in all others.
 
     Raises:
       TypeError: if no array is returned.
@@ -32,17 +41,37 @@ def trace(function, arguments):
             raise TypeError("no array is returned")
         return found
 
-    return jax.jit(call).trace(traced)
+    def change(arrays):
+        floats = {place: leaf for place, leaf in arrays.items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
+        of_floats = lambda some: [leaf for leaf in call(arrays | some) if jnp.issubdtype(leaf.dtype, jnp.floating)]  # noqa: E731
+        if derivative is jax.jvp:
+            return jax.jvp(of_floats, (floats,), (floats,))
+        value, pull = jax.vjp(of_floats, floats)
+        return pull(value)
+
+    return jax.jit(change if derivative else call).trace(traced)
 
 
 def lower(traced):
-    """Return the program in StableHLO, of one platform after the other."""
-    return [traced.lower(lowering_platforms=(platform,)).as_text() for platform in PLATFORMS]
+    """Lower a program; return where it multiplies floats at less than the highest precision, layers left out."""
+    programs = [traced.lower(lowering_platforms=(platform,)).as_text(debug_info=True) for platform in PLATFORMS]
+    return [place for program in programs for place in _rounded(program) if not LAYERS.search(place)]
+
+
+def _rounded(program):
+    places = dict(re.findall(r'^(#loc\d+) = loc\("([^"]*)"', program, re.M))
+    for line in re.findall(r"stablehlo\.(?:dot_general|convolution)\b.*", program):
+        if "HIGHEST, HIGHEST" not in line and re.search(r"xb?f\d+>", line):
+            yield places[re.search(r"loc\((#loc\d+)\)$", line)[1]]
 
 
 def recorded(monkeypatch):
-    """Lower every program of otgen that is called from now on, once for each shape; return their names in a list."""
-    names, seen, jit = [], set(), jax.jit
+    """Lower every program of otgen that is called from now on, once for each shape.
+
+    Returns:
+      A dictionary of the names of the programs, with what `lower` returns of each.
+    """
+    found, seen, jit = {}, set(), jax.jit
 
     def watched(function):
         @functools.wraps(function)
@@ -51,8 +80,8 @@ def recorded(monkeypatch):
             shapes = tuple((leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else leaf for leaf in leaves)
             if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) and (function, tree, shapes) not in seen:
                 seen.add((function, tree, shapes))
-                lower(function.trace(*args, **kwargs))
-                names.append(getattr(function, "__name__", "?"))
+                name = getattr(function, "__name__", "?")
+                found[name] = found.get(name, []) + lower(function.trace(*args, **kwargs))
             return function(*args, **kwargs)
 
         return call
@@ -66,7 +95,7 @@ def recorded(monkeypatch):
             if isinstance(it, type(jit(len))):
                 monkeypatch.setattr(module, part, watched(it))
     monkeypatch.setattr(jax, "jit", jitted)
-    return names
+    return found
 
 
 def _is_traced(path, leaf):

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from otgen.ot.costs import product
 from otgen.ot.gaussian.units import sizes, unit
+from otgen.ot.products import product
 from otgen.types import Array
 
 # Coefficients of x (a + b x^2 + c x^4). GROW multiplies small singular values by 3.4, keeps large ones in (.68, 1.13).

@@ -18,10 +18,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from otgen.ot.costs import product
 from otgen.ot.gaussian.factors import Factors, after, factor, left_inverse
 from otgen.ot.gaussian.polar import polar
 from otgen.ot.gaussian.units import of_lengths, sizes, unit
+from otgen.ot.products import product
 from otgen.types import Array
 
 CLOSE = 20.0  # times eps^(1/3) (.1 in float32): below this share of tr A + tr B too many digits of the sum cancel

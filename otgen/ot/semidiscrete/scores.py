@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 
 from otgen.ot.check import as_array, as_count, require_choice
 from otgen.ot.inert import tiles
+from otgen.ot.products import contract, product
 from otgen.types import Array
 
 TILE = 4096  # samples scored together
@@ -32,7 +33,7 @@ def blocks(y: Array, h: Array) -> tuple[Array, Array]:
 
 def _group_maxima(x: Array, y: Array, h: Array) -> Array:
     """Return scores of x [t, d] against one block, reduced to the maximum of each group: [t, BLOCK // _GROUP]."""
-    scores = jnp.matmul(x, y.T, precision=lax.Precision.HIGHEST) + h
+    scores = product(x, y.T) + h
     return scores.reshape(x.shape[0], BLOCK // _GROUP, _GROUP).max(-1)
 
 
@@ -75,7 +76,7 @@ def _rescore(x: Array, y: Array, h: Array, groups: Array, k: int) -> tuple[Array
     """Score the members of the chosen groups again and return the k largest values and their indices."""
     members = y.reshape(-1, _GROUP, y.shape[-1]).at[groups].get(mode="fill", fill_value=0)
     heights = h.reshape(-1, _GROUP).at[groups].get(mode="fill", fill_value=-jnp.inf)
-    scores = jnp.einsum("td,tgmd->tgm", x, members, precision=lax.Precision.HIGHEST)
+    scores = contract("td,tgmd->tgm", x, members)
     scores = (scores + heights).reshape(x.shape[0], k * _GROUP)
     index = (groups[..., None] * _GROUP + jnp.arange(_GROUP, dtype=jnp.int32)).reshape(scores.shape)
     if k == 1:

@@ -11,10 +11,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from otgen.ot.check import as_count, as_key, as_points, at_hand, is_traced, now
-from otgen.ot.costs import product
 from otgen.ot.gaussian.factors import after, as_times, factor
 from otgen.ot.gaussian.maps import geodesic_cov, map_matrix
 from otgen.ot.gaussian.mixture.plans import Mixture, alive, as_mixture, both, solve, support
+from otgen.ot.products import product
 from otgen.types import Array, Key
 
 TILE = 2**22  # entries of the matrices that are gathered at once, for a stretch of the points
