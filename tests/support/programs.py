@@ -1,8 +1,8 @@
 """Programs of public calls, lowered for accelerators that are not there.
 
 `trace` makes the program of a call, or that of its derivative; `lower` turns it into StableHLO for NVIDIA GPUs and for
-TPUs, which fails where a primitive has no rule for one of them, and returns where products are rounded. `recorded` does
-both with every program that a loop on the host calls.
+TPUs in one go, which fails where a primitive has no rule for one of them, and returns where products are rounded.
+`recorded` does both with every program that a loop on the host calls.
 """
 
 import functools
@@ -54,8 +54,8 @@ def trace(function, arguments, derivative=None):
 
 def lower(traced):
     """Lower a program; return where it multiplies floats at less than the highest precision, layers left out."""
-    programs = [traced.lower(lowering_platforms=(platform,)).as_text(debug_info=True) for platform in PLATFORMS]
-    return [place for program in programs for place in _rounded(program) if not LAYERS.search(place)]
+    program = traced.lower(lowering_platforms=PLATFORMS).as_text(debug_info=True)
+    return [place for place in _rounded(program) if not LAYERS.search(place)]
 
 
 def _rounded(program):
