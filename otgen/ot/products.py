@@ -31,7 +31,7 @@ def product(left: ArrayLike, right: ArrayLike) -> Array:
     return jnp.matmul(left, right, precision=_HIGHEST)
 
 
-def contract(indices: str, *arrays: Array) -> Array:
+def contract(indices: str, *arrays: ArrayLike) -> Array:
     """Return the sum of products that `jax.numpy.einsum` knows by these indices, at the highest precision.
 
     Example:

@@ -44,8 +44,8 @@ def _group_maxima(x: Array, y: Array, h: Array) -> Array:
     return scores.reshape(x.shape[0], y.shape[0] // _GROUP, _GROUP).max(-1)
 
 
-def _best_group(x: Array, y: Array, h: Array) -> tuple[Array, Array]:
-    """The group holding the largest score of each sample, by a running maximum over blocks, and that score: [t, 1]."""
+def _best_group(x: Array, y: Array, h: Array) -> Array:
+    """Return the group that holds the largest score of each sample, by a running maximum over blocks: [t, 1]."""
     within = jnp.arange(y.shape[1] // _GROUP, dtype=jnp.int32)
 
     def visit(best, block):
@@ -57,8 +57,8 @@ def _best_group(x: Array, y: Array, h: Array) -> tuple[Array, Array]:
         return (jnp.maximum(value, top), jnp.where(top > value, winner, group)), None
 
     start = jnp.full(x.shape[0], -jnp.inf, x.dtype), jnp.zeros(x.shape[0], jnp.int32)
-    (value, group), _ = lax.scan(visit, start, (y, h, jnp.arange(y.shape[0], dtype=jnp.int32)))
-    return group[:, None], value[:, None]
+    (_, group), _ = lax.scan(visit, start, (y, h, jnp.arange(y.shape[0], dtype=jnp.int32)))
+    return group[:, None]
 
 
 def _best_groups(x: Array, y: Array, h: Array, k: int) -> Array:
@@ -105,17 +105,15 @@ def _tiled(x: Array, tile: int, visit) -> tuple[Array, Array]:
 def streamed(x: Array, y: Array, h: Array, *, k: int, block: int) -> tuple[Array, Array]:
     """Return the k largest scores and their points, by blocks of so many points."""
     last = y.shape[0] - 1
+    unknown = jnp.isnan(x).any(1) | jnp.isnan(y).any() | jnp.isnan(h).any()  # which maxima on a CPU may leave out
     y, h = blocks(y, h, block)
 
     def visit(tile):
-        if k > 1:
-            return _rescore(tile, y, h, _best_groups(tile, y, h, k), k)
-        group, best = _best_group(tile, y, h)
-        value, index = _rescore(tile, y, h, group, k)
-        return jnp.where(jnp.isnan(best), best, value), index  # comparisons do not find what is not a number
+        groups = _best_group(tile, y, h) if k == 1 else _best_groups(tile, y, h, k)
+        return _rescore(tile, y, h, groups, k)
 
     value, index = _tiled(x, TILE if k == 1 else max(1, TILE // k), visit)
-    return value, jnp.minimum(index, last)
+    return value.at[:, 0].set(jnp.where(unknown, jnp.nan, value[:, 0])), jnp.minimum(index, last)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -158,9 +156,9 @@ def top_scores(
     Static: k and the shapes.
 
     Returns:
-      Values [n, k] in descending order and indices [n, k] (int32). Which one of equal scores comes first is open. A
-      score that is not a number comes first. Where fewer than k points have a height above -inf the rest are -inf, of
-      any index.
+      Values [n, k] in descending order and indices [n, k] (int32). Which one of equal scores comes first is open. Where
+      x, y or h is not a number, neither is the first value of the samples concerned. Where fewer than k points have a
+      height above -inf the rest are -inf, of any index.
 
     Raises:
       ValueError: for arrays that do not match, k < 1 or k > N.

@@ -152,12 +152,19 @@ def test_gradients_take_no_memory_of_samples_times_points():
     assert gradient.compile().memory_analysis().temp_size_in_bytes < 0.05 * 4 * 4096 * 100_000
 
 
+@pytest.mark.parametrize("num", [7, 70])
 @pytest.mark.parametrize("k", [1, 2])
 @pytest.mark.parametrize("where", [0, 299])
-def test_not_a_number_is_not_swallowed(k, where):
-    x, y, h = clouds(7, 300, 2)
+def test_not_a_number_is_not_swallowed(num, k, where):
+    x, y, h = clouds(num, 300, 2)
     h[where] = np.nan
     assert np.isnan(np.asarray(top_scores(x, y, h, k=k)[0])[:, 0]).all()
+
+
+def test_not_a_number_in_one_sample_spoils_no_other():
+    x, y, h = clouds(70, 100, 3)
+    x[7, 1] = np.nan
+    np.testing.assert_array_equal(np.isnan(top_scores(x, y, h)[0])[:, 0], np.arange(70) == 7)
 
 
 def test_no_samples_have_no_scores():
