@@ -62,8 +62,11 @@ def _as_arguments(p: Mixture, x: ArrayLike) -> Array:
 
 @jax.jit
 def _regular(p: Mixture) -> Array:
-    values = jnp.linalg.eigvalsh(alive(p).covs)
-    return jnp.all(values[:, 0] > jnp.finfo(values.dtype).eps * values[:, -1])
+    """Say whether no eigenvalue can be zero, by factors: a GPU finds eigenvalues of a batch one after the other."""
+    covs = alive(p).covs
+    least = jnp.finfo(covs.dtype).eps * jnp.trace(covs, axis1=1, axis2=2)
+    lower = jnp.linalg.cholesky(covs - least[:, None, None] * jnp.eye(covs.shape[-1], dtype=covs.dtype))
+    return jnp.all(jnp.diagonal(lower, axis1=1, axis2=2) > 0)
 
 
 @jax.jit
