@@ -3,7 +3,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 DOCS := .venv/.docs
 
-.PHONY: demo test test-all test-oldest test-newest gpu-check docs docs-serve bench lint clean
+.PHONY: demo test test-all test-oldest test-newest test-rounded gpu-check docs docs-serve bench lint clean
 .DEFAULT_GOAL := test
 
 # One environment with the exact versions of requirements.lock; made again when those or the project's own change.
@@ -49,6 +49,10 @@ test-oldest: .venv-oldest/.ready
 test-newest: .venv-newest/.ready
 test-oldest test-newest: test-%:
 	.venv-$*/bin/python -m pytest -n 2 --dist worksteal --durations 10 $(TESTS)
+
+# The core with the default products of an accelerator, whose factors have the 7 bits of bfloat16: it makes none of them.
+test-rounded: $(READY)
+	$(PY) -m pytest -n 2 --dist worksteal --product-bits 7 tests/ot tests/theory
 
 # Where Python's own jax drives the accelerator already, run `python -m experiments.gpu_check` with it instead.
 gpu-check: $(READY)

@@ -24,6 +24,19 @@ jaxtyping.install_import_hook(
 )
 
 
+def pytest_addoption(parser):
+    parser.addoption("--product-bits", type=int, help="round factors of default products: 10 as TF32, 7 as bfloat16")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def product_bits(request):
+    """Products are rounded as on an accelerator, if that is asked; those at the highest precision are not."""
+    if (bits := request.config.getoption("--product-bits")) is not None:
+        from tests.support.rounding import round_products
+
+        round_products(bits)
+
+
 def pytest_configure(config):
     """Start afresh when the folder of compiled programs has grown large: those of other versions stay there unread."""
     if "PYTEST_XDIST_WORKER" in os.environ or not CACHE.is_dir():

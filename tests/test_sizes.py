@@ -89,17 +89,17 @@ def test_memory_is_asked_of_the_default_device(monkeypatch):
 
 
 def test_blocks_of_points_are_equal_and_hardly_padded(on_h200):
-    assert scores._points_together(10) == 256
-    assert scores._points_together(1_000) == 1_024
-    assert scores._points_together(65_536) == 65_536
-    assert scores._points_together(65_537) == 33_024  # two blocks of 32,769 points
+    assert scores._even(10, sizes.here().scored) == 256
+    assert scores._even(1_000, sizes.here().scored) == 1_024
+    assert scores._even(65_536, sizes.here().scored) == 65_536
+    assert scores._even(65_537, sizes.here().scored) == 33_024  # two blocks of 32,769 points
 
 
 @pytest.mark.parametrize("k", [1, 3])
 def test_scores_do_not_depend_on_sizes(on_h200, key, k):
     x, y = jax.random.normal(key, (30, 4)), jax.random.normal(jax.random.key(1), (700, 4))
     h = jax.random.normal(jax.random.key(2), (700,))
-    value, index = jax.jit(lambda *it: scores._streamed(*it, k=k))(x, y, h)
+    value, index = jax.jit(lambda *it: scores.top_scores(*it, k=k))(x, y, h)
     exact = np.asarray(x, np.float64) @ np.asarray(y, np.float64).T + np.asarray(h)
     order = np.argsort(-exact, axis=1)[:, :k]
     np.testing.assert_array_equal(index, order)

@@ -2,7 +2,7 @@
 
 A check is a function of a `Context` that returns what `judged` makes of its numbers, or raises `Skipped`. It imports
 what it needs when it is called, so that a package that is missing costs only the checks that need it. On a CPU the same
-checks run at sizes of seconds, and the kernels in Pallas's interpreter.
+checks run at sizes of seconds.
 
 Sizes and rates count useful work: 2 n m d operations for the scores of n samples among m points of dimension d, and for
 an iteration of Sinkhorn's two products with a kernel n x m: 8 n m bytes where it is in memory (float32), 4 n m d
@@ -116,17 +116,6 @@ def norm_error(found: Any, exact: np.ndarray) -> float:
     return float(np.linalg.norm(np.asarray(found, np.float64) - exact) / np.linalg.norm(exact))
 
 
-def pallas_or_skip(context: Context) -> bool:
-    """Whether to interpret a kernel of Pallas; they are compiled by Triton, for NVIDIA GPUs.
-
-    Raises:
-      Skipped: on another accelerator.
-    """
-    if not context.tiny and "nvidia" not in jax.local_devices()[0].device_kind.lower():
-        raise Skipped(f"the kernel is for NVIDIA GPUs, and this is {jax.local_devices()[0].device_kind}")
-    return context.tiny
-
-
 def memory(name: str) -> int | None:
     """A number of the first device's allocator in bytes, None where it keeps none."""
     return (jax.local_devices()[0].memory_stats() or {}).get(name)
@@ -147,3 +136,16 @@ def ceilings(context: Context) -> Result:
         "default_error": norm_error(default_product(a, b)[:64, :64], exact),
     }
     return judged(numbers, at_most={"float32_error": EXACT})
+
+
+def presets(context: Context) -> Result:
+    """Products of float32 matrices in several passes of fewer bits, which may be faster than HIGHEST and as exact."""
+    num = context.size(8192, 256)
+    a, b = jnp.asarray(context.rng("products").normal(size=(2, num, num)), jnp.float32)
+    exact = np.asarray(a[:64], np.float64) @ np.asarray(b[:, :64], np.float64)
+    numbers: Result = {"float32_tflops": context.ceilings["float32"] / 1e12}
+    for name in ("BF16_BF16_F32_X6", *(["TF32_TF32_F32_X3"] if jax.default_backend() == "gpu" else [])):
+        product = jax.jit(functools.partial(jnp.matmul, precision=lax.DotAlgorithmPreset[name]))
+        numbers[f"{name}_tflops"] = 2 * num**3 / seconds_of(functools.partial(product, a, b)) / 1e12
+        numbers[f"{name}_error"] = norm_error(product(a, b)[:64, :64], exact)
+    return judged(numbers, at_most={name: 1e-5 for name in numbers if name.endswith("error")})

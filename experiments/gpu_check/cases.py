@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from experiments.gpu_check.base import Context, Result, ceilings
-from experiments.gpu_check.kernel import (
-    kernel_gradients,
-    kernel_speed,
-    kernel_values,
+from experiments.gpu_check.base import Context, Result, ceilings, presets
+from experiments.gpu_check.scores import scores_gradients, scores_speed, scores_values
+from experiments.gpu_check.softmin import (
+    softmin_speed,
+    softmin_values,
+    trap_barycentre,
     trap_distances,
     trap_scores,
     trap_sinkhorn,
 )
-from experiments.gpu_check.scores import scores_gradients, scores_speed, scores_values
 from experiments.gpu_check.training import TRAININGS, checkpoint, parallel_step
 from experiments.gpu_check.transport import (
     gaussian_distances,
@@ -29,15 +29,16 @@ from experiments.gpu_check.transport import (
 CHECKS: dict[str, Callable[[Context], Result]] = {
     "semidiscrete.million": semidiscrete_million,  # first, see there
     "ceilings": ceilings,
-    "kernel.values": kernel_values,
-    "kernel.gradients": kernel_gradients,
-    "kernel.speed": kernel_speed,
+    "presets": presets,
+    "softmin.values": softmin_values,
+    "softmin.speed": softmin_speed,
     "scores.values": scores_values,
     "scores.gradients": scores_gradients,
     "scores.speed": scores_speed,
     "trap.distances": trap_distances,
     "trap.scores": trap_scores,
     "trap.sinkhorn": trap_sinkhorn,
+    "trap.barycentre": trap_barycentre,
     "semidiscrete.rate": semidiscrete_rate,
     "semidiscrete.truth": semidiscrete_truth,
     "semidiscrete.devices": semidiscrete_devices,

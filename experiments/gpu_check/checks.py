@@ -2,19 +2,20 @@
 
     make gpu-check                             # in the project's environment
     python -m experiments.gpu_check            # by any Python whose jax already drives the accelerator
-    python -m experiments.gpu_check --only kernel trap.sinkhorn --seed 7
+    python -m experiments.gpu_check --only scores trap.sinkhorn --seed 7
     python -m experiments.gpu_check --cpu      # the same checks at tiny sizes: a few minutes on two cores
 
 `make` installs jax for the CPU: on a machine whose jax has CUDA already, run the second line with that Python, from the
 project's folder. It needs jax, flax, optax, orbax-checkpoint and numpy (and scipy, which comes with jax), jax 0.10 to
 0.12; a check that wants more says so and is skipped.
 
-Random inputs are fresh: the seed comes from the clock, is printed, and repeats a run. Checked are the Pallas kernels
-against XLA and float64, that no result carries TF32 (with the result of default precision beside it, to show that the
-check could fail), rates of Sinkhorn and of the semi-discrete solver with their share of the products and copies
-measured on the same device, laws of latents, Gaussians, the mapped training step, checkpoints, and a short training of
-every model; see `cases` for each. Written after every check to benchmarks/gpu_check.json, with --cpu only
-where --out says. The exit code is 0 if nothing that ran failed, also where there is no accelerator.
+Random inputs are fresh: the seed comes from the clock, is printed, and repeats a run. Checked are scores and smoothed
+minima against float64 and their rates by several sizes of blocks, that no result carries TF32 (with the result of
+default precision beside it, to show that the check could fail), rates of Sinkhorn and of the semi-discrete solver with
+their share of the products and copies measured on the same device, laws of latents, Gaussians, the mapped training
+step, checkpoints, and a short training of every model; see `cases` for each. Written after every check to
+benchmarks/gpu_check.json, with --cpu only where --out says. The exit code is 0 if nothing that ran failed, also where
+there is no accelerator.
 """
 
 from __future__ import annotations

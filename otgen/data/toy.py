@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from otgen.ot.check import as_count, as_key, as_points, is_traced, require_choice, require_nonnegative
+from otgen.ot.products import product
 from otgen.types import Array, Key
 
 
@@ -199,5 +200,5 @@ def zipf_covariance(key: Key, dim: int, least: float) -> Array:
     values = top / jnp.arange(1, dim + 1) + jax.random.normal(noise_key, (dim,))
     values = values - values.min() + 1 / dim + least
     basis = jax.random.orthogonal(basis_key, dim)
-    cov = (basis * values) @ basis.T
+    cov = product(basis * values, basis.T)
     return 0.5 * (cov + cov.T)

@@ -20,6 +20,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from otgen.ot.check import as_array, as_count, as_key, as_path, require_choice, require_kind, require_positive
+from otgen.ot.products import contract, product
 from otgen.types import Array, Float, Key
 
 DIMS = (2, 4, 8, 16, 32)
@@ -173,7 +174,7 @@ def _sample(key: Key, benchmark: Benchmark, num: int) -> Array:
     centres, maps = benchmark.components
     chosen = jax.random.randint(which, (num,), 0, len(centres))
     z = jax.random.normal(normal, (num, centres.shape[1]), centres.dtype)
-    moved = _einsum("kij,nj->nki", maps, z) + centres  # all components: cheaper than a d x d map for each row
+    moved = contract("kij,nj->nki", maps, z) + centres  # all components: cheaper than a d x d map for each row
     return moved[jnp.arange(num), chosen]
 
 
@@ -299,7 +300,7 @@ def _newton(benchmark: Benchmark, y: Array, tol: ArrayLike, max_steps: int) -> A
         move = jnp.linalg.solve(hessian, residual)
         tried = x + steps[:, None] * move
         gaps = jax.vmap(gap)(tried)
-        climb = jnp.abs(gaps @ move)
+        climb = jnp.abs(product(gaps, move))
         best = jnp.argmin(jnp.where(jnp.isfinite(climb), climb, jnp.inf))
         return tried[best], jnp.linalg.norm(gaps[best]), step + 1
 
@@ -320,17 +321,13 @@ def _potential(benchmark: Benchmark, x: Array) -> Array:
 def _network(params: Networks, x: Array) -> Array:
     """One network at one point; its leaves have lost the axis of the two networks."""
     inner = [
-        jnp.sum(_einsum("d,drh->rh", x, quadratic) ** 2, 0) + _einsum("hd,d->h", linear, x) + bias
+        jnp.sum(contract("d,drh->rh", x, quadratic) ** 2, 0) + contract("hd,d->h", linear, x) + bias
         for quadratic, linear, bias in zip(params.quadratic, params.linear, params.bias, strict=True)
     ]
     out = inner[0]
     for weight, fed in zip(params.convex, inner[1:], strict=True):
-        out = jax.nn.celu(_einsum("hk,k->h", weight, out) + fed)
+        out = jax.nn.celu(contract("hk,k->h", weight, out) + fed)
     return jnp.sum(params.final[0] * out) + _CURVATURE * jnp.sum(x**2)
-
-
-def _einsum(spec: str, *arrays: Array) -> Array:
-    return jnp.einsum(spec, *arrays, precision=lax.Precision.HIGHEST)
 
 
 def _as_rows(name: str, points: ArrayLike, benchmark: Benchmark) -> Array:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from otgen import sizes
-from otgen.ot.costs import product
 from otgen.ot.costs.distances import UNROLL
+from otgen.ot.products import product
 from otgen.ot.semidiscrete.scores import top_scores
 from otgen.types import Array, Bool, Float, Int
 

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from otgen.nn import inception as network
 from otgen.ot.check import as_count, as_path, native, require_channels_last, require_function, require_kind
 from otgen.ot.gaussian.frechet import Moments, moments
+from otgen.ot.products import product
 from otgen.types import Array, Held
 
 LENET_FILE = "lenet_mnist/lenet.npz"
@@ -263,13 +264,13 @@ def _lenet(weights: dict[str, Array], images: ArrayLike) -> Array:
     x = _max_pool(_convolve(weights, "convnet.c1", x))
     x = _max_pool(_convolve(weights, "convnet.c3", x))
     x = _convolve(weights, "convnet.c5", x).reshape(x.shape[0], -1)
-    return jnp.tanh(jnp.matmul(x, weights["fc.f6.weight"].T, precision="highest") + weights["fc.f6.bias"])
+    return jnp.tanh(product(x, weights["fc.f6.weight"].T) + weights["fc.f6.bias"])
 
 
 @jax.jit
 def _digit_logits(weights: dict[str, Array], images: ArrayLike) -> Array:
     features = _lenet(weights, images)
-    return jnp.matmul(features, weights["fc.f7.weight"].T, precision="highest") + weights["fc.f7.bias"]
+    return product(features, weights["fc.f7.weight"].T) + weights["fc.f7.bias"]
 
 
 def _convolve(weights: dict[str, Array], name: str, x: Array) -> Array:

@@ -12,8 +12,8 @@ from jax.typing import ArrayLike
 from otgen import sizes
 from otgen.eval.samples import as_samples
 from otgen.ot.check import require_positive
-from otgen.ot.costs import product
 from otgen.ot.costs.distances import Euclidean, SqEuclidean
+from otgen.ot.products import product
 from otgen.types import Array, as_pytree
 
 

@@ -14,8 +14,8 @@ from otgen import sizes
 from otgen.eval.intervals import Estimate, mean_of
 from otgen.eval.samples import as_samples
 from otgen.ot.check import as_count, as_key, as_mass
-from otgen.ot.costs import product
 from otgen.ot.inert import middle
+from otgen.ot.products import product
 from otgen.types import Array, Key
 
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from otgen.maps.training import MapSettings, noise, optimiser
 from otgen.nn.potentials import Potential
 from otgen.ot import gaussian
+from otgen.ot.products import product
 from otgen.ot.semidiscrete.scores import top_scores
 from otgen.train.descent import descend
 from otgen.train.state import TrainState
@@ -67,13 +68,13 @@ def init(key: Key, config: Config, sampler: Sampler, codes: Array) -> tuple[Pote
     module = Potential(config.hidden)
     params = module.init(net_key, codes[:1])["params"]
     x = jax.jit(sampler, static_argnums=(1, 2))(moment_key, 2**15, dim)
-    covs = (jnp.atleast_2d(jnp.cov(points.T)) for points in (codes, x))
+    covs = (gaussian.moments(points).covariance() for points in (codes, x))
     return module, params, Table(codes, gaussian.map_matrix(*covs))
 
 
 def potential(params: Any, module: Potential, table: Table, y: Array) -> Array:
     """D(y) [n] of points y [n, d]."""
-    return jnp.sum(y * (y - y @ table.affine), axis=1) + module.apply({"params": params}, y)
+    return jnp.sum(y * (y - product(y, table.affine)), axis=1) + module.apply({"params": params}, y)
 
 
 def heights(params: Any, module: Potential, table: Table, y: Array) -> Array:

@@ -34,6 +34,7 @@ from otgen.ot.check import (
     require_kind,
     require_positive,
 )
+from otgen.ot.products import contract, product
 from otgen.ot.semidiscrete.scores import top_scores
 from otgen.ot.semidiscrete.source import as_sampler, gaussian
 from otgen.train.loop import check_readers
@@ -311,7 +312,7 @@ def _transport(map_: Map, x: Array, form: str, temperature: ArrayLike) -> Array:
     if form == "barycentre":
         values, index = top_scores(standard, targets, map_.h, min(_NEAREST, len(targets)))
         weights = _weights(values, temperature / (units.source_scale * units.code_scale))
-        moved = jnp.einsum("nk,nkd->nd", weights, map_.codes[index])
+        moved = contract("nk,nkd->nd", weights, map_.codes[index])
     else:
         moved = map_.codes[top_scores(standard, targets, map_.h)[1][:, 0]]
     return jnp.where(jnp.isfinite(x).all(1, keepdims=True), moved, jnp.nan)
@@ -343,7 +344,7 @@ def heights(map_: Map) -> semidiscrete.State:
     require_kind("map_", map_, Map)
     units = map_.units
     h = units.source_scale * units.code_scale * map_.h
-    return semidiscrete.from_heights(h - (map_.codes - units.code_mean) @ units.source_mean)
+    return semidiscrete.from_heights(h - product(map_.codes - units.code_mean, units.source_mean))
 
 
 def potential(map_: Map, y: ArrayLike) -> Array:
@@ -367,7 +368,7 @@ def potential(map_: Map, y: ArrayLike) -> Array:
     else:
         h = SOLVERS[map_.solver].heights(map_.params, map_.module, map_.table, standard)
     units = map_.units
-    linear = (y - units.code_mean) @ units.source_mean
+    linear = product(y - units.code_mean, units.source_mean)
     return jnp.sum(y**2, axis=1) + 2 * (units.source_scale * units.code_scale * h - linear)
 
 
@@ -490,6 +491,6 @@ def _potentials(map_: Map, x: Array) -> tuple[Array, Array]:
     else:
         value = top_scores(standard, _to_standard(units, map_.codes), map_.h)[0][:, 0]
     size = 2 * units.source_scale * units.code_scale
-    offset = (map_.codes - units.code_mean) @ (units.source_mean - units.code_mean)
+    offset = product(map_.codes - units.code_mean, units.source_mean - units.code_mean)
     f = jnp.sum((x - units.code_mean) ** 2, axis=1) - size * value
     return f, jnp.sum((map_.codes - units.code_mean) ** 2, axis=1) + size * map_.h - 2 * offset

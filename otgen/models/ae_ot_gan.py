@@ -41,6 +41,7 @@ from otgen.nn import adversarial
 from otgen.nn.autoencoder import decoder, to_unit
 from otgen.nn.critic import critic
 from otgen.ot.check import as_count, as_key, require_choice, require_kind
+from otgen.ot.products import product
 from otgen.ot.semidiscrete import extension
 from otgen.train.descent import descend
 from otgen.train.loop import NonFinite, check_readers, train_on
@@ -167,7 +168,7 @@ class AEOTGAN(ae_ot.AEOT):
         """Draw new codes [num, d] from the law that the generator is fed with."""
         if self.gan.latents == "gaussian":
             noise = jax.random.normal(key, (num, self.config.latent_dim))
-            return noise @ self.get_variable("transport", "root").T + self.get_variable("transport", "mean")
+            return product(noise, self.get_variable("transport", "root").T) + self.get_variable("transport", "mean")
         return super().codes(key, num, form or self.gan.form, self.gan.angle if angle is None else angle)
 
     def sample(self, key: Key, num: int, form: str | None = None, angle: Array | float | None = None) -> Array:
@@ -263,7 +264,7 @@ def init(key: Key, config: Config, model: ae_ot.Model, num_steps: int) -> tuple[
     critic = module.init(key, jnp.zeros((1, *module.image_shape)), method="value")["params"]["critic"]
     transport = dict(model.variables["transport"])
     if config.latents == "gaussian":
-        cov = jnp.atleast_2d(jnp.cov((transport["codes"] * transport["scale"]).T))
+        cov = gaussian.moments(transport["codes"] * transport["scale"]).covariance()
         values, vectors = jnp.linalg.eigh(cov)
         transport["root"] = vectors * jnp.sqrt(jnp.maximum(values, 0.0))
     for_generator, for_critic = _optimisers(config, num_steps)

@@ -42,6 +42,7 @@ from otgen.nn.pixels import pixels_of
 from otgen.ot import sinkhorn
 from otgen.ot.check import as_array, as_count, as_points, native, require_function, require_kind, require_positive
 from otgen.ot.costs import PairwiseCost
+from otgen.ot.products import product
 from otgen.ot.sinkhorn.divergence import sinkhorn_divergence
 from otgen.ot.sinkhorn.drift import drift
 from otgen.train.descent import descend
@@ -172,7 +173,8 @@ def _waves(noise: Array, deviation: float) -> Array:
 
     Reference: Tancik et al. (2020), arXiv 2006.10739: random Fourier features let a network learn what varies fast.
     """
-    angle = noise @ (deviation * jax.random.normal(jax.random.key(0, impl="threefry2x32"), (noise.shape[-1], WAVES)))
+    directions = jax.random.normal(jax.random.key(0, impl="threefry2x32"), (noise.shape[-1], WAVES))
+    angle = product(noise, deviation * directions)
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 

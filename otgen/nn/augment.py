@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
 from otgen.ot.check import require_nonnegative
+from otgen.ot.products import product
 from otgen.types import Array, Key
 
 
@@ -70,13 +70,12 @@ def _move(key: Key, image: Array, amounts: Augment) -> Array:
     u = jax.random.uniform(place_key, (6,), minval=-1.0, maxval=1.0)
     angle, shear = amounts.rotation * u[0], jnp.tan(amounts.shear * u[1])
     turn = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
-    exact = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-    matrix = exact(turn, jnp.array([[1.0, 0.0], [shear, 1.0]])) * (1 + amounts.scale * u[2:4])
+    matrix = product(turn, jnp.array([[1.0, 0.0], [shear, 1.0]])) * (1 + amounts.scale * u[2:4])
     height, width, _ = image.shape
     rows, columns = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
     middle = jnp.array([(height - 1) / 2, (width - 1) / 2])
     place = jnp.stack([rows, columns], axis=-1) - middle
-    place = exact(place, matrix.T) + middle + amounts.shift * u[4:6]
+    place = product(place, matrix.T) + middle + amounts.shift * u[4:6]
     at = [place[..., 0], place[..., 1]]
     moved = jax.vmap(lambda channel: map_coordinates(channel, at, order=1), in_axes=2, out_axes=2)(image)
     return moved + amounts.noise * jax.random.normal(noise_key, image.shape)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from otgen.ot.products import contract, product
 from otgen.types import Array
 
 SIDE = 299  # pixels along a side of what the network sees
@@ -40,7 +41,7 @@ class Convolution(nn.Module):
         kernel = self.param("kernel", nn.initializers.he_normal(), (*self.kernel, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         if self.kernel == (1, 1):  # as a product of matrices: twice as fast as a convolution on a CPU
-            return jnp.matmul(x, kernel[0, 0], precision="highest") + bias
+            return product(x, kernel[0, 0]) + bias
         # XLA on CPUs takes two to three times as long without padding: pad by one stride, drop what comes of it.
         valid = self.padding == "VALID"
         padding = ((self.stride, 0),) * 2 if valid else "SAME"
@@ -164,7 +165,7 @@ def resize(images: ArrayLike, side: int = SIDE) -> Array:
     """
     images = jnp.asarray(images, jnp.float32)
     rows, columns = (_interpolation(length, side) for length in images.shape[1:3])
-    return jnp.einsum("ih,nhwc,jw->nijc", rows, images, columns, precision="highest")
+    return contract("ih,nhwc,jw->nijc", rows, images, columns)
 
 
 def _interpolation(length: int, side: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from otgen.ot.check import as_array, as_count, as_key, require_choice, require_nonnegative
 from otgen.ot.gaussian.units import of_lengths
+from otgen.ot.products import product
 from otgen.theory.dynamics import as_chain, as_target, end_to_end
 from otgen.types import Array, Key
 
@@ -62,7 +63,7 @@ class DeepLinear(nn.Module):
     def __call__(self, z: Array) -> Array:
         """Return points [..., d_N] of latents z [..., d_0]."""
         for matrix in self.weights:
-            z = z @ matrix.T
+            z = product(z, matrix.T)
         return z
 
     def matrix(self) -> Array:
@@ -138,7 +139,7 @@ def truncated(matrix: ArrayLike, rank: int) -> Array:
     """
     rank = as_count("rank", rank)
     u, s, vt = jnp.linalg.svd(as_array("matrix", matrix, (None, None)), full_matrices=False)
-    return (u[:, :rank] * s[:rank]) @ vt[:rank]
+    return product(u[:, :rank] * s[:rank], vt[:rank])
 
 
 def factorise(matrix: ArrayLike, widths: Sequence[int]) -> tuple[Array, ...]:
@@ -165,7 +166,7 @@ def factorise(matrix: ArrayLike, widths: Sequence[int]) -> tuple[Array, ...]:
     depth, k = len(widths) - 1, min(widths)
     u, s, vt = u[:, :k], s[:k] ** (1.0 / depth), vt[:k]
     if depth == 1:
-        return ((u * s) @ vt,)
+        return (product(u * s, vt),)
     middle = [jnp.zeros((high, low), matrix.dtype).at[:k, :k].set(jnp.diag(s)) for low, high in pairwise(widths[1:-1])]
     first = jnp.zeros((widths[1], widths[0]), matrix.dtype).at[:k].set(s[:, None] * vt)
     last = jnp.zeros((widths[-1], widths[-2]), matrix.dtype).at[:, :k].set(u * s)
@@ -216,7 +217,7 @@ def close_weights(key: Key, target: ArrayLike, widths: Sequence[int], *, tau: fl
     steps = least * (2 - jnp.arange(1, k + 1) / k)
     size = 10.95
     while True:
-        added = (turn * (size * steps)) @ turn.T
+        added = product(turn * (size * steps), turn.T)
         cov = jnp.diag(values) + added  # with tau added back
         excess = jnp.trace(cov) + jnp.sum(values) - 2 * _overlap(cov, values)
         if float(excess) < least:
@@ -225,7 +226,7 @@ def close_weights(key: Key, target: ArrayLike, widths: Sequence[int], *, tau: fl
     inner, basis = jnp.linalg.eigh(cov - tau * jnp.eye(k, dtype=target.dtype))
     root = jnp.sqrt(jnp.maximum(inner, 0.0))
     other = jnp.eye(k, widths[0], dtype=target.dtype)
-    return factorise(length * (vectors @ basis * root) @ other, widths)
+    return factorise(product(length * (product(vectors, basis) * root), other), widths)
 
 
 def _overlap(cov: Array, values: Array) -> Array:

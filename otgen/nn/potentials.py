@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from otgen.ot.costs import product
+from otgen.ot.products import product
 from otgen.types import Array, Float
 
 
@@ -97,7 +97,7 @@ class Convex(nn.Module):
             z = nn.celu(product(z, nn.softplus(raw) / z.shape[1]) + self._quadratic(k, width, scale, x))
         before = math.log(math.expm1(self.start))
         last = nn.softplus(self.param("last", _around(before, 0.0), (z.shape[1],), x.dtype))
-        return z @ last + 0.5 * jnp.sum(product(x, root) ** 2, axis=1) + x @ shift
+        return product(z, last) + 0.5 * jnp.sum(product(x, root) ** 2, axis=1) + product(x, shift)
 
     def _quadratic(self, k: int, width: int, scale: float, x: Array) -> Array:
         normal = nn.initializers.normal

@@ -6,7 +6,6 @@ it.
 
 _MOVED = (  # old package, new package, then modules: "old=new", or one name for both
     ("ot", "ot.costs", "distances functions adapters padding"),
-    ("ot", "ot.kernels", "pallas=softmin pallas_scores=fused"),
     (
         "ot",
         "ot.sinkhorn",

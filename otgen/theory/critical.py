@@ -20,7 +20,7 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from otgen.ot.check import as_array, as_count, is_traced, smallest_and_sum
-from otgen.ot.costs import product
+from otgen.ot.products import product
 from otgen.theory.dynamics import as_chain, as_kind, as_target, as_tau, loss_from_factor, root_of
 from otgen.types import Array, Float, Int
 

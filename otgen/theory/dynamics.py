@@ -18,9 +18,9 @@ from jax.typing import ArrayLike
 
 from otgen import optional
 from otgen.ot.check import as_array, as_count, is_traced, require_choice, require_nonnegative, require_positive
-from otgen.ot.costs import product
 from otgen.ot.gaussian.bures import bures_sq_factors, perturbed_bures_sq_factors
 from otgen.ot.gaussian.factors import as_covariance
+from otgen.ot.products import product
 from otgen.types import Array, Float
 
 KINDS = ("bures", "frobenius")

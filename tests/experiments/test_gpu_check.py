@@ -130,6 +130,7 @@ def test_names_choose_checks_and_their_groups():
         "trap.distances",
         "trap.scores",
         "trap.sinkhorn",
+        "trap.barycentre",
         "latent",
     ]
     with pytest.raises(ValueError, match="--only nothing: no such check"):

@@ -16,6 +16,7 @@ import numpy as np
 from otgen import optional
 from otgen.ot import semidiscrete
 from otgen.ot.check import as_array, as_count, as_key, as_points, require_kind
+from otgen.ot.gaussian import moments
 from otgen.ot.gaussian.mixture import Mixture
 from otgen.ot.semidiscrete.extension import Extension
 from otgen.ot.semidiscrete.source import uniform_cube
@@ -34,8 +35,8 @@ def gaussian(codes: Any) -> Mixture:
       [1.] True
     """
     codes = as_points("codes", codes)
-    cov = jnp.atleast_2d(jnp.cov(codes.T))
-    return Mixture(jnp.ones(1, codes.dtype), codes.mean(0)[None], cov[None])
+    known = moments(codes)
+    return Mixture(jnp.ones(1, codes.dtype), known.mean[None], known.covariance()[None])
 
 
 def mixture(

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from otgen.nn.autoencoder import Autoencoder
+from otgen.ot.products import product
 from otgen.types import Array
 
 PIECE = 16  # images at a time, whose layers stay in a processor's caches
@@ -151,12 +152,12 @@ class Components(_OnCodes):
     def reduce(self, codes: Array) -> Array:
         """Return the components [n, d] of codes [n, D] of the other codec."""
         mean, basis = (self.get_variable("params", name) for name in ("mean", "basis"))
-        return jnp.matmul(codes - mean, basis, precision="highest")
+        return product(codes - mean, basis)
 
     def expand(self, codes: Array) -> Array:
         """Return the codes [n, D] of the other codec that have components [n, d], and nothing beside them."""
         mean, basis = (self.get_variable("params", name) for name in ("mean", "basis"))
-        return jnp.matmul(codes, basis.T, precision="highest") + mean
+        return product(codes, basis.T) + mean
 
 
 class Second(_OnCodes):

@@ -23,6 +23,7 @@ from otgen.nn.autoencoder import to_unit
 from otgen.ot import structured
 from otgen.ot.check import as_count, as_key, native, require_kind
 from otgen.ot.costs import DenseCost
+from otgen.ot.products import contract, product
 from otgen.ot.sinkhorn import run as sinkhorn
 from otgen.types import Array, Key
 
@@ -148,9 +149,11 @@ def posterior(key: Key, model: Any, images: ArrayLike, num: int = 2000) -> Readi
         piece = images[start : start + _PIECE]
         coupling, codes = couple(key, model, piece, num)
         weights = jnp.swapaxes(plan_of(coupling, config), 0, 1).reshape(num, -1).T * len(piece)
-        hot = [weights @ jax.nn.one_hot(codes.categories[:, i], size) for i, size in enumerate(config.categorical)]
-        mean = weights @ codes.values
-        variance = jnp.einsum("nl,nlc->nc", weights, (codes.values - mean[:, None]) ** 2)
+        hot = [
+            product(weights, jax.nn.one_hot(codes.categories[:, i], size)) for i, size in enumerate(config.categorical)
+        ]
+        mean = product(weights, codes.values)
+        variance = contract("nl,nlc->nc", weights, (codes.values - mean[:, None]) ** 2)
         found.append(Reading(hot, mean, jnp.sqrt(variance)))
     return jax.tree.map(lambda *pieces: jnp.concatenate(pieces), *found)
 

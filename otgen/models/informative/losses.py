@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from otgen.models.informative.codes import Codes
 from otgen.ot import structured
+from otgen.ot.products import product
 from otgen.train.parallel import gathered
 from otgen.types import Array, averaged
 
@@ -61,8 +62,7 @@ def squared(x: Array, y: Array) -> Array:
     x, y = x.reshape(x.shape[0], -1), y.reshape(y.shape[0], -1)
     centre = jax.lax.stop_gradient(y.mean(0))
     x, y = x - centre, y - centre
-    product = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
-    return jnp.maximum(jnp.sum(x**2, 1)[:, None] - 2 * product + jnp.sum(y**2, 1), 0.0)
+    return jnp.maximum(jnp.sum(x**2, 1)[:, None] - 2 * product(x, y.T) + jnp.sum(y**2, 1), 0.0)
 
 
 def by_code(x: Array, num_codes: int) -> Array:

@@ -7,11 +7,12 @@ rows, or of columns, at a time.
 a cloud to itself where no point may stay. `distances` has costs of one pair of points, and `functions` decides when two
 such functions count as the same. `potentials` has the
 pair of potentials that solvers find; `adapters` converts from and to OTT-JAX's geometries; `padding` brings clouds of
-different sizes to one size.
+different sizes to one size. `product` is the matrix product for costs of one's own, from `otgen.ot.products`.
 """
 
-from otgen.ot.costs.ground import Cost, DenseCost, along, product
+from otgen.ot.costs.ground import Cost, DenseCost, along
 from otgen.ot.costs.masked import MaskedDiagonal
 from otgen.ot.costs.pairwise import PairwiseCost
+from otgen.ot.products import product
 
 __all__ = ["Cost", "DenseCost", "MaskedDiagonal", "PairwiseCost", "along", "product"]

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from otgen.ot.check import as_array
 from otgen.ot.costs.functions import key_of, warn_of_kinds
+from otgen.ot.products import product
 from otgen.types import Array, Float, as_pytree
 
 UNROLL = 8  # up to this dimension differences are taken one by one: they are exact, and XLA fuses them
@@ -303,7 +304,7 @@ def _clouds(x: Any, y: Any) -> tuple[Array, Array]:
 
 
 def _by_products(x: Array, y: Array) -> Array:
-    cross = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
+    cross = product(x, y.T)
     return jnp.sum(x**2, 1)[:, None] + jnp.sum(y**2, 1) - 2 * cross
 
 

@@ -10,20 +10,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from otgen.ot.check import as_mass, at_least_float32, native, require_choice, require_costs, require_positive, to_device
+from otgen.ot.products import product
 from otgen.types import Array, Float, as_pytree
-
-
-def product(left: ArrayLike, right: ArrayLike) -> Array:
-    """Return left @ right at the highest precision; by default an accelerator rounds to fewer bits.
-
-    Example:
-      >>> print(og.costs.product(jnp.array([[1.0, 2.0]]), jnp.array([3.0, 4.0])))
-      [11.]
-    """
-    left, right = jnp.asarray(native("left", left)), jnp.asarray(native("right", right))
-    if not left.ndim or not right.ndim or left.shape[-1] != right.shape[max(0, right.ndim - 2)]:
-        raise ValueError(f"left has shape {left.shape} and right {right.shape}: inner dimensions must be the same.")
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 class Cost:

@@ -30,8 +30,6 @@ class PairwiseCost(Cost):
         compile anew.
       block: entries of the matrix in memory at a time; None for what suits the device, see `otgen.sizes`: about a
         million on a CPU. Static.
-      kernel: what computes `softmin`, and with it `sinkhorn.step`: "xla", or "pallas" for one fused kernel on a GPU
-        (squared Euclidean cost, first derivatives and reverse mode; interpreted, slowly, elsewhere). Static.
 
     For a translation-invariant cost both clouds are first moved to a common middle, so that a shift of both changes no
     digit. In transport of weighted clouds, points of weight zero do not count for this middle. The cost is
@@ -54,12 +52,9 @@ class PairwiseCost(Cost):
     y: Array
     cost_fn: CostFn
     block: int | None
-    kernel: str
     centred: bool
 
-    def __init__(
-        self, x: ArrayLike, y: ArrayLike, cost_fn: Any = None, *, block: int | None = None, kernel: str = "xla"
-    ):
+    def __init__(self, x: ArrayLike, y: ArrayLike, cost_fn: Any = None, *, block: int | None = None):
         self.x, self.y = as_points("x", x, least=1), as_points("y", y, least=1)
         if self.x.shape[1] != self.y.shape[1]:
             raise ValueError(
@@ -70,10 +65,7 @@ class PairwiseCost(Cost):
             self.x, self.y = self.x.astype(dtype), self.y.astype(dtype)
         self.cost_fn = SqEuclidean() if cost_fn is None else as_cost_fn(cost_fn)
         self.cost_fn.require_dim(self.x.shape[1])
-        require_choice("kernel", kernel, ("xla", "pallas"))
-        if kernel == "pallas" and not isinstance(self.cost_fn, SqEuclidean):
-            raise ValueError(f"kernel = 'pallas' knows |x - y|^2 only, not {self.cost_fn}: leave it at 'xla'.")
-        self.block, self.kernel, self.centred = None if block is None else as_count("block", block), kernel, False
+        self.block, self.centred = None if block is None else as_count("block", block), False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -115,13 +107,7 @@ class PairwiseCost(Cost):
     ) -> Float[Array, " _"]:
         """Return the smoothed minimum over one side; see `Cost.softmin`."""
         epsilon, potential, weights = self._checked(epsilon, potential, log_weights, axis)
-        if self.kernel == "xla":
-            return _softmin_of_pairs(self, epsilon, potential, weights, axis)
-        from otgen.ot.kernels.softmin import softmin_pallas
-
-        points = self._centred() if axis == 1 else self._centred()[::-1]
-        interpret = jax.default_backend() == "cpu"
-        return softmin_pallas(*points, epsilon, potential, weights, interpret=interpret)
+        return _softmin_of_pairs(self, epsilon, potential, weights, axis)
 
     def matrix(self) -> Float[Array, "n m"]:
         """Return the cost matrix itself, n x m in memory."""
@@ -187,7 +173,7 @@ class PairwiseCost(Cost):
         return f"PairwiseCost({self.shape[0]} x {self.shape[1]}, {self.cost_fn})"
 
 
-as_pytree(PairwiseCost, ("x", "y", "cost_fn"), ("block", "kernel", "centred"))
+as_pytree(PairwiseCost, ("x", "y", "cost_fn"), ("block", "centred"))
 
 
 # This is compiled once for a shape; an eager loop over blocks would be compiled in every call.

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from otgen.ot.coupling.batch import Classes
+from otgen.ot.products import contract
 from otgen.sizes import CPU, here
 from otgen.types import Array
 
@@ -68,11 +69,11 @@ def _best(x: Array, y: Array, h: Array, order: Array, start: Array, size: Array,
     origin = y[order[start]]  # scores of centred points keep their digits
     within = jnp.arange(block // group, dtype=jnp.int32) * group
 
-    def scores(at: Array, x: Array, product: str) -> Array:
+    def scores(at: Array, x: Array, indices: str) -> Array:
         """Scores of points that stand at some places of `order`; none of another class."""
         members = order[at]
         heights = jnp.where((at >= start) & (at < start + size), h[members], -jnp.inf)
-        return jnp.einsum(product, x, y[members] - origin, precision=lax.Precision.HIGHEST) + heights
+        return contract(indices, x, y[members] - origin) + heights
 
     def visit(number: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
         value, place = best

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from otgen.ot.check import as_array, poison, probability, require_positive
-from otgen.ot.costs import Cost, product
+from otgen.ot.costs import Cost
 from otgen.ot.costs.ground import as_cost, weighed
 from otgen.ot.dual.smoothing import FAR, Smoothing, by_name
+from otgen.ot.products import product
 from otgen.types import Array, Float
 
 _BEYOND = 1e6  # times epsilon: larger numbers at points of weight zero are cut down to this
@@ -62,7 +63,7 @@ def _scores(block: Array, f: Array, g: Array, epsilon: ArrayLike, a: Array | Non
 
 def mean_over(weights: Array, values: Array) -> Array:
     """Return sum_i w_i v_i, whatever the values are where the weights are zero."""
-    return weights @ jnp.where((weights > 0) | jnp.isfinite(values), values, 0.0)
+    return product(weights, jnp.where((weights > 0) | jnp.isfinite(values), values, 0.0))
 
 
 def dual_value(
@@ -113,7 +114,7 @@ def dual_value_of(cost, f, g, a, b, epsilon, smoothing) -> Array:
     def rows(block: Array, f: Array, a: Array) -> Array:
         return product(smoothing.conjugate(_scores(block, f, g, epsilon, a, b)), b)
 
-    return mean_over(a, f) + mean_over(b, g) - epsilon * (a @ cost.map_blocks(rows, f, a))
+    return mean_over(a, f) + mean_over(b, g) - epsilon * product(a, cost.map_blocks(rows, f, a))
 
 
 def transform(
@@ -316,14 +317,14 @@ def gap_of(cost, f, g, a, b, epsilon, smoothing, scale=None) -> Array:
     narrow = 1 / jnp.maximum(sums, 1)
     lack = jnp.where(a > 0, jnp.maximum(1 - cost.map_blocks(rows, f, a, shrink), 0), 0)
     lack_columns = jnp.where(b > 0, jnp.maximum(1 - narrow * sums, 0), 0)
-    total = jnp.maximum(a @ lack, jnp.finfo(f.dtype).tiny)
+    total = jnp.maximum(product(a, lack), jnp.finfo(f.dtype).tiny)
 
     def terms(block: Array, f: Array, a: Array, shrink: Array, lack: Array) -> Array:
         repaired = scaled(block, f, a, shrink) * narrow + lack[:, None] * lack_columns / total
         s = jnp.maximum(_scores(block, f, g, epsilon, a, b), -far)
         return product(jnp.maximum(smoothing.value(repaired) + smoothing.conjugate(s) - repaired * s, 0), b)
 
-    return epsilon * (a @ cost.map_blocks(terms, f, a, shrink, lack))
+    return epsilon * product(a, cost.map_blocks(terms, f, a, shrink, lack))
 
 
 def _range(values: Array, weights: Array) -> Array:

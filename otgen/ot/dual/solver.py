@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from otgen.ot.check import is_traced
-from otgen.ot.costs import Cost, DenseCost, product
+from otgen.ot.costs import Cost, DenseCost
 from otgen.ot.costs.potentials import State
 from otgen.ot.dual.ascent import Info, check_loop, climb, iterate, unit_of
 from otgen.ot.dual.evaluate import dual_value_of, gap_of, prepare, semidual, semidual_of, spread, sums_of, transform_of
 from otgen.ot.dual.smoothing import Smoothing, by_name
+from otgen.ot.products import product
 from otgen.types import ADVICE, Array, Float, Status, status_of
 
 
@@ -134,10 +135,10 @@ def _run(cost, f, a, b, epsilon, tol, max_steps, smoothing) -> tuple[State, Info
 
     f, (gap, lower, g), step, stalled = iterate(advance, f, tol * scale, max_steps)
     rows, columns = sums_of(cost, f, g, a, b, **options)
-    error = a @ jnp.abs(rows - 1) + b @ jnp.abs(columns - 1)
+    error = product(a, jnp.abs(rows - 1)) + product(b, jnp.abs(columns - 1))
     none = _stranded(cost, a, b) | (lower > _most(cost, a, b, **options))
     status = jnp.where(none, Status.INFEASIBLE, status_of(gap, tol * scale, stalled)).astype(jnp.int32)
-    f, g = f - a @ f, g + a @ f
+    f, g = f - product(a, f), g + product(a, f)
     return State(f, g), Info(gap, lower, jnp.where(none, jnp.inf, lower + gap), error, step, status, scale)
 
 

@@ -36,7 +36,7 @@ def bures_sq(cov_a: ArrayLike, cov_b: ArrayLike) -> Float[Array, "*batch"]:
     Reference: Bhatia, Jain and Lim (2019), arXiv 1712.01504; Gelbrich (1990).
     """
     a, b = as_covariances("cov_a", cov_a, "cov_b", cov_b)
-    return of_covariances(a, b, jnp.zeros((), a.dtype))
+    return of_covariances(a, b)
 
 
 def entropic_bures_sq(cov_a: ArrayLike, cov_b: ArrayLike, *, epsilon: ArrayLike) -> Float[Array, "*batch"]:
@@ -94,7 +94,7 @@ def bures_sq_factors(factor_a: ArrayLike, factor_b: ArrayLike) -> Float[Array, "
     """
     a, b = as_factor("factor_a", factor_a), as_factor("factor_b", factor_b)
     a, b = matched("factor_a", a, "factor_b", b, 2)
-    return of_factors(a, b, jnp.zeros((), a.dtype))
+    return of_factors(a, b)
 
 
 def perturbed_bures_sq_factors(

@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from otgen.ot.check import at_hand, at_least_float32, is_traced, native, now, poison, require_broadcast, to_device
+from otgen.ot.products import contract
 from otgen.types import Array, Float, Held
 
 NOISE = 4.0  # a pivot below so many roundings of the largest variance is taken for zero
@@ -182,7 +183,7 @@ def _pivoted(cov: Array, values: Array, done: Array) -> tuple[Array, Array]:
         alive = pivot > least
         free = left > -jnp.inf
         worst = jnp.minimum(worst, jnp.min(jnp.where(free, left, 0.0), -1))
-        rest = cov[one, i] - jnp.einsum("bij,bj->bi", values, values[one, i], precision=jax.lax.Precision.HIGHEST)
+        rest = cov[one, i] - contract("bij,bj->bi", values, values[one, i])
         root = jnp.sqrt(jnp.where(alive, pivot, 1.0))[:, None]
         rest = jnp.where(alive[:, None] & free, rest / root, 0.0).at[one, i].set(jnp.where(alive, root[:, 0], 0.0))
         left = (left - rest**2).at[one, i].set(-jnp.inf)

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
 from otgen.ot.check import as_points, is_traced
-from otgen.ot.costs import product
 from otgen.ot.gaussian.bures import bures_sq_factors
+from otgen.ot.products import product
 from otgen.types import Array, Float
 
 
@@ -88,8 +89,18 @@ def _nothing(d: int, n: int, like: Array) -> Array:
     return jnp.zeros((max(0, d - n), d), like.dtype)
 
 
+@jax.custom_jvp
 def _triangle(rows: Array) -> Array:
     return jnp.linalg.qr(rows, mode="r")
+
+
+@_triangle.defjvp
+def _triangle_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    # dR = (C - L + L') R with C = Q' dX R^-1 and L what of it is below the diagonal: jax's own rounds these products.
+    q, r = jnp.linalg.qr(primals[0])
+    change = solve_triangular(r.T, product(q.T, tangents[0]).T, lower=True).T
+    below = jnp.tril(change, -1)
+    return r, product(change - below + below.T, r)
 
 
 def merge(a: Moments, b: Moments) -> Moments:

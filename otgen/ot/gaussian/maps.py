@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from otgen.ot.check import as_array, as_mass, require_broadcast, require_positive, require_whole
-from otgen.ot.costs import product
 from otgen.ot.gaussian.bures import bures_sq
 from otgen.ot.gaussian.factors import as_covariance, as_covariances, as_times, factor
 from otgen.ot.gaussian.polar import polar
 from otgen.ot.gaussian.spectrum import cross_covariance, gains
 from otgen.ot.gaussian.units import of_lengths, unit
+from otgen.ot.products import contract, product
 from otgen.types import Array, Float, status_of
 
 
@@ -269,7 +269,7 @@ def _instead(covs: Array, weights: Array, of: Array) -> Array:
 @jax.custom_jvp
 def _solve(covs: Array, weights: Array, tol: Array, max_steps: Array) -> tuple[Array, Array, Array]:
     covs = _instead(covs, weights, weights == 0)
-    factors = factor(jnp.concatenate([covs, jnp.einsum("k,kij->ij", weights, covs)[None]])).values
+    factors = factor(jnp.concatenate([covs, contract("k,kij->ij", weights, covs)[None]])).values
     own = factors[:-1]
 
     def more(carry: tuple[Array, Array, Array]) -> Array:
@@ -279,7 +279,7 @@ def _solve(covs: Array, weights: Array, tol: Array, max_steps: Array) -> tuple[A
     def turn(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         now, _, step = carry
         turned = product(own, polar(product(now.mT, own)).mT)
-        new = jnp.einsum("k,kij->ij", weights, turned)
+        new = contract("k,kij->ij", weights, turned)
         size = jnp.sqrt(jnp.sum(now**2))
         error = jnp.sqrt(jnp.sum((new - now) ** 2)) / jnp.where(size > 0, size, 1.0)
         return new, error, step + 1
@@ -300,7 +300,7 @@ def _solve_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
         return gains(jnp.broadcast_to(cov, covs.shape), covs, zero)[0]
 
     def mean_map(cov: Array, covs: Array, weights: Array) -> Array:
-        return jnp.einsum("k,kij->ij", weights, maps(cov, _instead(covs, weights, senseless)))
+        return contract("k,kij->ij", weights, maps(cov, _instead(covs, weights, senseless)))
 
     # a covariance of weight zero takes part in the derivative in its weight, unless it has no map
     senseless = (weights == 0) & ~jnp.isfinite(jax.lax.stop_gradient(maps(cov, covs))).all((-2, -1))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from otgen.ot.costs import product
 from otgen.ot.gaussian.units import sizes, unit
+from otgen.ot.products import product
 from otgen.types import Array, Float
 
 # Coefficients of x (a + b x^2 + c x^4). GROW multiplies small singular values by 3.4, keeps large ones in (.68, 1.13).

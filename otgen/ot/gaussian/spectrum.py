@@ -9,6 +9,9 @@ No matrix root is taken. Where the distance is near zero, the terms of this sum 
 |F_a U V' - F_b|^2, whose error is of second order in the error of U and V. First and second derivatives divide by sums
 of singular values only, never by differences, so that repeated singular values are harmless. Everything is computed in
 units of the problem's own (`units`), because s^2 and sigma^4 are fourth powers of lengths and easily leave float32.
+
+Off a CPU, where the singular values of a batch of matrices above 32 x 32 are found one matrix after the other, values
+at epsilon = 0 and their gradients in factors take sum_i s_i = <X, U V'> and U V' by products alone (`polar`).
 """
 
 from __future__ import annotations
@@ -18,10 +21,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from otgen.ot.costs import product
 from otgen.ot.gaussian.factors import Factors, after, factor, left_inverse
 from otgen.ot.gaussian.polar import polar
 from otgen.ot.gaussian.units import of_lengths, sizes, unit
+from otgen.ot.products import product
 from otgen.sizes import here
 from otgen.types import Array
 
@@ -61,17 +64,31 @@ def _ratio(top: Array | float, bottom: Array, legal: Array, other: Array | float
     return jnp.where(legal, top / jnp.where(legal, bottom, 1.0), other)
 
 
-def _value(fa: Array, fb: Array, sigma_sq: Array) -> Array:
-    """Return the value from factors [..., d, p], [..., d, q]. Singular vectors are found only where the sum cancels."""
+def _value(fa: Array, fb: Array, sigma_sq: Array | None) -> Array:
+    """Return the value from factors [..., d, p], [..., d, q]; None for sigma^2 = 0."""
     batch = fa.shape[:-2]
     fa, fb = fa.reshape(-1, *fa.shape[-2:]), fb.reshape(-1, *fb.shape[-2:])
-    length = unit(jnp.maximum(jnp.maximum(sizes(fa), sizes(fb)), jnp.sqrt(sigma_sq)))
+    size = jnp.maximum(sizes(fa), sizes(fb))
+    length = unit(size if sigma_sq is None else jnp.maximum(size, jnp.sqrt(sigma_sq)))
     fa, fb, length = fa / length, fb / length, length[:, 0, 0]
+    if sigma_sq is None:
+        values = jax.lax.platform_dependent(
+            fa, fb, cpu=lambda fa, fb: _by_singular_values(fa, fb)[0], default=_by_products
+        )
+        return (values * length * length).reshape(batch)
     sigma_sq = sigma_sq / length / length
+    values, s = _by_singular_values(fa, fb)
+    # 2 s - phi(s), as two terms that are not negative
+    r = jnp.hypot(2 * s, sigma_sq[:, None])
+    missing = _ratio(4 * s * sigma_sq[:, None], 2 * s + sigma_sq[:, None] + r, r + s > 0)
+    missing = jnp.sum(missing, -1) + sigma_sq * _log_ratio(s, r, sigma_sq)
+    return ((values + missing) * length * length).reshape(batch)
+
+
+def _by_singular_values(fa: Array, fb: Array) -> tuple[Array, Array]:
+    """Return the value at sigma = 0, and s. Singular vectors are found only where the sum cancels."""
     s = jnp.linalg.svd(product(fa.mT, fb), compute_uv=False)
-    total = jnp.sum(fa**2, (-2, -1)) + jnp.sum(fb**2, (-2, -1))
-    plain = total - 2 * jnp.sum(s, -1)
-    close = plain < CLOSE * jnp.finfo(s.dtype).eps ** (1 / 3) * total
+    plain, close = _plain(fa, fb, jnp.sum(s, -1))
     num = fa.shape[0]
     size = min(num, here().together)
     order = jnp.argsort(~close, stable=True)
@@ -84,21 +101,32 @@ def _value(fa: Array, fb: Array, sigma_sq: Array) -> Array:
         at, values = carry
         index = jax.lax.dynamic_slice(order, (jnp.minimum(at, num - size),), (size,))
         # without `after` XLA would compute it before the loop, needed or not
-        exact = _residual(after(fa[index], values), fb[index])
+        near, other = after(fa[index], values), fb[index]
+        exact = _residual(near, other, polar(product(near.mT, other)))
         return at + size, values.at[index].set(jnp.where(close[index], exact, values[index]))
 
-    _, values = jax.lax.while_loop(more, one_chunk, (jnp.int32(0), plain))
-    # 2 s - phi(s), as two terms that are not negative
-    r = jnp.hypot(2 * s, sigma_sq[:, None])
-    missing = _ratio(4 * s * sigma_sq[:, None], 2 * s + sigma_sq[:, None] + r, r + s > 0)
-    missing = jnp.sum(missing, -1) + sigma_sq * _log_ratio(s, r, sigma_sq)
-    return ((values + missing) * length * length).reshape(batch)
+    return jax.lax.while_loop(more, one_chunk, (jnp.int32(0), plain))[1], s
 
 
-def _residual(fa: Array, fb: Array) -> Array:
+def _by_products(fa: Array, fb: Array) -> Array:
+    """Return the value at sigma = 0 by polar factors."""
+    x = product(fa.mT, fb)
+    turn = polar(x)
+    plain, close = _plain(fa, fb, _inner(x, turn))
+    return jnp.where(close, _residual(fa, fb, turn), plain)
+
+
+def _plain(fa: Array, fb: Array, overlap: Array) -> tuple[Array, Array]:
+    """Return tr A + tr B - 2 sum_i s_i, and where too many digits of it cancel."""
+    total = jnp.sum(fa**2, (-2, -1)) + jnp.sum(fb**2, (-2, -1))
+    plain = total - 2 * overlap
+    return plain, plain < CLOSE * jnp.finfo(plain.dtype).eps ** (1 / 3) * total
+
+
+def _residual(fa: Array, fb: Array, turn: Array) -> Array:
+    """Return |F_a U V' - F_b|^2 and what of F_a it leaves out, given U V'."""
     if fa.shape[-1] > fb.shape[-1]:
-        fa, fb = fb, fa
-    turn = polar(product(fa.mT, fb))
+        fa, fb, turn = fb, fa, turn.mT
     turned = product(fa, turn)
     return jnp.sum((turned - fb) ** 2, (-2, -1)) + jnp.sum((fa - product(turned, turn.mT)) ** 2, (-2, -1))
 
@@ -114,7 +142,7 @@ def _log_ratio(s: Array, r: Array, sigma_sq: Array) -> Array:
 
 
 @jax.custom_jvp
-def _of_factors(fa: Array, fb: Array, sigma_sq: Array) -> Array:
+def _of_factors(fa: Array, fb: Array, sigma_sq: Array | None = None) -> Array:
     return _value(fa, fb, sigma_sq)
 
 
@@ -124,22 +152,33 @@ def _of_factors_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     da, db, dsigma_sq = tangents
     slope, growth = overlap_slope(product(fa.mT, fb), sigma_sq)
     along = _inner(2 * fa - product(fb, slope.mT), da) + _inner(2 * fb - product(fa, slope), db)
-    return _of_factors(after(fa, slope), fb, sigma_sq), along + growth * dsigma_sq
+    along = along if sigma_sq is None else along + growth * dsigma_sq
+    return _of_factors(after(fa, slope), fb, sigma_sq), along
 
 
-def overlap_slope(x: Array, sigma_sq: Array) -> tuple[Array, Array]:
+def overlap_slope(x: Array, sigma_sq: Array | None) -> tuple[Array, Array]:
     """Return the gradient U phi'(S) V' of sum_i phi(s_i) in X [..., p, q], and minus that in sigma^2.
 
-    At sigma = 0 the gradient is twice the polar factor.
+    At sigma = 0, told by None, the gradient is twice the polar factor.
     """
-    size = unit(jnp.maximum(sizes(x), sigma_sq))  # both gradients are homogeneous of degree zero
-    return _overlap_slope(x / size, sigma_sq / size[..., 0, 0])
+    # both gradients are homogeneous of degree zero
+    size = unit(sizes(x) if sigma_sq is None else jnp.maximum(sizes(x), sigma_sq))
+    return _overlap_slope(x / size, None if sigma_sq is None else sigma_sq / size[..., 0, 0])
 
 
 @jax.custom_jvp
-def _overlap_slope(x: Array, sigma_sq: Array) -> tuple[Array, Array]:
+def _overlap_slope(x: Array, sigma_sq: Array | None) -> tuple[Array, Array]:
+    if sigma_sq is None:
+        slope = jax.lax.platform_dependent(
+            x, cpu=lambda x: _slope(spectrum(x, jnp.zeros((), x.dtype))), default=lambda x: 2 * polar(x)
+        )
+        return slope, jnp.zeros(x.shape[:-2], x.dtype)
     of = spectrum(x, sigma_sq)
-    return product(of.u * (of.weight * of.s)[..., None, :], of.v.mT), _log_ratio(of.s, of.r, sigma_sq)
+    return _slope(of), _log_ratio(of.s, of.r, sigma_sq)
+
+
+def _slope(of: Spectrum) -> Array:
+    return product(of.u * (of.weight * of.s)[..., None, :], of.v.mT)
 
 
 @_overlap_slope.defjvp
@@ -147,8 +186,10 @@ def _overlap_slope_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     # A = U' dX V is split into its symmetric and its skew part. The symmetric part is multiplied by the divided
     # differences of phi', the skew part by (phi'_i + phi'_j) / (s_i + s_j), and the part of dX outside of U and V by
     # phi'_i / s_i. The divided differences of phi' = 4 s / (r + sigma^2) are written without a difference.
-    x, sigma_sq = primals
+    x, given = primals
     dx, dsigma_sq = tangents
+    sigma_sq = jnp.zeros((), x.dtype) if given is None else given
+    dsigma_sq = jnp.zeros_like(sigma_sq) if given is None else dsigma_sq
     of = spectrum(x, sigma_sq)
     u, s, v, r, weight = of
     square, dsigma_sq = jax.lax.stop_gradient(sigma_sq)[..., None, None], jnp.asarray(dsigma_sq)
@@ -166,7 +207,7 @@ def _overlap_slope_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     columns = (product(dx, v) - product(u, inside)) * weight[..., None, :]
     dslope = product(product(u, middle), v.mT) + product(u, rows) + product(columns, v.mT)
     dsquare = 2 * s * _diagonal(inside)
-    return _overlap_slope(after(x, s), sigma_sq), (dslope, _log_ratio_change(of, square[..., 0], dsquare, dsigma_sq))
+    return _overlap_slope(after(x, s), given), (dslope, _log_ratio_change(of, square[..., 0], dsquare, dsigma_sq))
 
 
 def _log_ratio_change(of: Spectrum, square: Array, dsquare: Array, dsigma_sq: Array) -> Array:
@@ -190,7 +231,7 @@ def _factors(a: Array, b: Array) -> tuple[Factors, Factors]:
 
 
 @jax.custom_jvp
-def _of_covariances(a: Array, b: Array, sigma_sq: Array) -> Array:
+def _of_covariances(a: Array, b: Array, sigma_sq: Array | None = None) -> Array:
     d, batch = a.shape[-1], a.shape[:-2]
     a, b = a.reshape(-1, d, d), b.reshape(-1, d, d)
     pieces = min(here().pieces, max(1, a.size // PIECE))
@@ -205,10 +246,11 @@ def _of_covariances(a: Array, b: Array, sigma_sq: Array) -> Array:
 def _of_covariances_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     a, b, sigma_sq = primals
     da, db, dsigma_sq = tangents
-    there, back, growth = gains(a, b, sigma_sq)
+    there, back, growth = gains(a, b, jnp.zeros((), a.dtype) if sigma_sq is None else sigma_sq)
     along = jnp.trace(da, axis1=-2, axis2=-1) - _inner(there, da)
     along += jnp.trace(db, axis1=-2, axis2=-1) - _inner(back, db)
-    return _of_covariances(after(a, there), b, sigma_sq), along + growth * dsigma_sq
+    along = along if sigma_sq is None else along + growth * dsigma_sq
+    return _of_covariances(after(a, there), b, sigma_sq), along
 
 
 def gains(a: Array, b: Array, sigma_sq: Array) -> tuple[Array, Array, Array]:
@@ -268,8 +310,15 @@ def _gains_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
 def cross_covariance(a: Array, b: Array) -> Array:
     """Return E x y' = A T of the optimal plan between N(0, A) and N(0, B), without an inverse."""
     fa, fb = (of.values for of in _factors(a, b))
-    of = spectrum(product(fa.mT, fb), jnp.zeros((), fa.dtype))
-    return product(product(fa, of.u), product(fb, of.v).mT)
+
+    def by_singular_vectors(fa: Array, fb: Array) -> Array:
+        of = spectrum(product(fa.mT, fb), jnp.zeros((), fa.dtype))
+        return product(product(fa, of.u), product(fb, of.v).mT)
+
+    def by_products(fa: Array, fb: Array) -> Array:
+        return product(product(fa, polar(product(fa.mT, fb))), fb.mT)
+
+    return jax.lax.platform_dependent(fa, fb, cpu=by_singular_vectors, default=by_products)
 
 
 @cross_covariance.defjvp

@@ -12,6 +12,7 @@ import numpy as np
 
 from otgen.ot.check import all_finite, at_least_float32, is_traced, native
 from otgen.ot.latent.priors import Normal, Prior, degaussianise, gaussianise
+from otgen.ot.products import contract
 from otgen.types import Array, Key
 
 _PLAIN = (bool, int, float, np.generic)
@@ -136,7 +137,7 @@ def _scaled(weights: Array) -> Array:
 
 def _sum(weights: Array, terms: Any) -> Array:
     if len(terms) > _UNROLLED:
-        return jnp.tensordot(weights, jnp.asarray(terms, weights.dtype), 1, precision=jax.lax.Precision.HIGHEST)
+        return contract("k,k...->...", weights, jnp.asarray(terms, weights.dtype))
     total = weights[0] * jnp.asarray(terms[0], weights.dtype)
     for i in range(1, len(terms)):
         total = total + weights[i] * jnp.asarray(terms[i], weights.dtype)

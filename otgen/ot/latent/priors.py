@@ -32,6 +32,7 @@ from otgen.ot.check import (
     smallest_and_sum,
 )
 from otgen.ot.latent import sums
+from otgen.ot.products import product
 from otgen.types import Array, Key, as_pytree
 
 LEAST = 2.0**-24  # smallest coordinate of random points of the unit cube, so that quantiles are finite
@@ -277,7 +278,7 @@ class Normal(Coordinates):
 
     def _draw(self, key: Key, shape: tuple[int, ...]) -> Array:
         z = jax.random.normal(key, shape)
-        return self.loc + (self.scale * z if self.tril is None else z @ jnp.asarray(self.tril).T)
+        return self.loc + (self.scale * z if self.tril is None else product(z, jnp.asarray(self.tril).T))
 
     def match(self, weights: Array, y: Array) -> Array:
         length = jnp.sqrt(jnp.sum(weights**2))
@@ -302,7 +303,7 @@ class Normal(Coordinates):
     def from_cube(self, u: Array) -> Array:
         """Map points u [n, d] of the unit cube to points [n, d] of this law, for a full covariance too."""
         self.check_shape(u.shape)
-        return self.ppf(u) if self.tril is None else self.loc + ndtri(u) @ jnp.asarray(self.tril).T
+        return self.ppf(u) if self.tril is None else self.loc + product(ndtri(u), jnp.asarray(self.tril).T)
 
     def _deviation(self) -> Any:
         return self.scale if self.tril is None else jnp.sqrt(jnp.sum(jnp.asarray(self.tril) ** 2, axis=1))

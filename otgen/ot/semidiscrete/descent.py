@@ -30,6 +30,7 @@ from otgen.ot.check import (
     require_finite,
     require_positive,
 )
+from otgen.ot.products import product
 from otgen.ot.semidiscrete.scores import TILE, top_scores
 from otgen.ot.semidiscrete.source import as_sampler, draw, uniform_cube
 from otgen.types import Array, Key, Sampler, averaged
@@ -356,7 +357,7 @@ def centred(y: Array, weights: Array, points_axis: str | None = None) -> tuple[A
     """Return the points less their weighted mean, and that mean; 0 for points of weight zero, whatever their row."""
     there = (weights > 0)[:, None]
     # A sum of products takes XLA 100 times as long as a matrix product.
-    mean = jnp.matmul(weights, jnp.where(there, y, 0), precision=lax.Precision.HIGHEST)
+    mean = product(weights, jnp.where(there, y, 0))
     mean = mean if points_axis is None else lax.psum(mean, points_axis)
     return jnp.where(there, y - mean, 0), mean
 

@@ -18,6 +18,7 @@ from jax.scipy.special import ndtr, ndtri
 
 from otgen import sizes
 from otgen.ot.inert import tiles
+from otgen.ot.products import contract, product
 from otgen.ot.semidiscrete.scores import top_scores
 from otgen.ot.semidiscrete.source import gaussian, uniform_ball, uniform_cube
 from otgen.types import Array, Bool, Float, Int, Key, Sampler
@@ -133,13 +134,13 @@ def walk(
 
         def sweep(carry: tuple[Array, Array], s: Array) -> tuple[tuple[Array, Array], None]:
             x, total = carry
-            score = jnp.matmul(x, y.T, precision=lax.Precision.HIGHEST) + h
+            score = product(x, y.T) + h
             largest = jnp.where(score == -jnp.inf, 0, jnp.abs(score)).max()  # of points that take part
             margin = _ULPS * jnp.finfo(score.dtype).eps * largest
             basis = jnp.where(
                 s % 2, _rotation(jax.random.fold_in(basis_key, s), dim, x.dtype), jnp.eye(dim, dtype=x.dtype)
             )
-            slopes = jnp.matmul(basis, y.T, precision=lax.Precision.HIGHEST)  # one row for each direction
+            slopes = product(basis, y.T)  # one row for each direction
             u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, s), (dim,), x.dtype))(keys).T
 
             def move(carry: tuple[Array, Array, Array], line: tuple[Array, Array, Array]) -> tuple:
@@ -176,7 +177,7 @@ def inside(y: Array, h: Array, index: Array, x: Array) -> Bool[Array, " n"]:
 def _violated(y: Array, h: Array, index: Array, x: Array) -> tuple[Array, Array, Array]:
     """Whether x lies in its cell, how far the winner is above the cell's own score, and the difference of slopes."""
     value, winner = top_scores(x, y, h)
-    own = jnp.einsum("nd,nd->n", x, y[index], precision=lax.Precision.HIGHEST) + h[index]
+    own = contract("nd,nd->n", x, y[index]) + h[index]
     normal = y[index] - y[winner[:, 0]]
     found = (winner[:, 0] == index) | jnp.all(normal == 0, axis=1)
     return found, jnp.maximum(value[:, 0] - own, 0.0), normal
@@ -200,14 +201,14 @@ def _within(score: Array, slope: Array, index: Array, margin: Array) -> tuple[Ar
 def _along(sampler: Sampler, x: Array, v: Array, lower: Array, upper: Array, u: Array) -> Array:
     """Draw the place t in [lower, upper] of x + t v by the law of the source on the line, for uniform numbers u."""
     if sampler == gaussian:
-        here = x @ v
+        here = product(x, v)
         return _truncated_normal(lower + here, upper + here, u) - here
     if sampler == uniform_cube:
         ends = (jnp.sign(v) * jnp.array([[[-0.5]], [[0.5]]], x.dtype) - x) / jnp.where(v == 0, 1.0, v)
         first = jnp.where(v == 0, -jnp.inf, ends[0]).max(1)
         last = jnp.where(v == 0, jnp.inf, ends[1]).min(1)
     else:
-        here = x @ v
+        here = product(x, v)
         half = jnp.sqrt(jnp.maximum(here**2 + 1 - jnp.sum(x**2, 1), 0.0))
         first, last = -here - half, -here + half
     lower, upper = jnp.minimum(jnp.maximum(lower, first), 0.0), jnp.maximum(jnp.minimum(upper, last), 0.0)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from otgen.ot.check import as_points, is_traced
 from otgen.ot.latent.priors import Prior, law, set_fields
+from otgen.ot.products import contract
 from otgen.ot.semidiscrete import solution, solver
 from otgen.ot.semidiscrete.descent import State
 from otgen.types import Array, Key
@@ -68,7 +69,7 @@ class Learned(Prior):
 
         def sums(key: Key, num: int, dim: int) -> Array:
             index = jax.random.randint(key, (len(weights), num), 0, codes.shape[0])
-            return jnp.einsum("n,nkd->kd", jnp.asarray(weights, codes.dtype), codes[index])
+            return contract("n,nkd->kd", jnp.asarray(weights, codes.dtype), codes[index])
 
         return solver.run(jax.random.key(13) if key is None else key, codes, sampler=sums, **options)[0].state
 

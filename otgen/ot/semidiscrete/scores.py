@@ -1,7 +1,8 @@
 """The streamed maximum of affine functions, max_i <y_i, x> + h_i: its value, its argmax, its k largest.
 
-Two forms compute it: XLA's, here, and one kernel for NVIDIA GPUs, in `otgen.ot.kernels.fused`. Both have the
-derivatives that are defined here, which need the points that reach the values and nothing else.
+Points are scored a block at a time: on a CPU one that stays in its cache, on an accelerator one so large that it is
+busy for longer than a step of a loop takes to start there. Derivatives need the points that reach the values and
+nothing else.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from otgen import sizes
-from otgen.ot.check import as_array, as_count, require_choice
+from otgen.ot.check import as_array, as_count
 from otgen.ot.inert import tiles
+from otgen.ot.products import contract, product
 from otgen.types import Array, Float, Int
 
 TILE = 4096  # samples scored together
-MOST = 4  # the largest k of the kernel: more would not fit into the registers of a processor
 _GROUP = 32  # points that share one running maximum; the winner inside is found by scoring them again
 
 
@@ -29,21 +30,20 @@ def blocks(y: Array, h: Array, size: int) -> tuple[Array, Array]:
     return tiles(y, size), tiles(h, size, constant_values=-jnp.inf)
 
 
-def _points_together(num: int) -> int:
-    """Return the size of the fewest equal blocks of so many points, in whole groups, that the device allows."""
-    most = sizes.here().scored
-    least = -(-num // -(-num // most))
-    return min(most, -(-least // sizes.CPU.scored) * sizes.CPU.scored)
+def _even(num: int, most: int) -> int:
+    """Return the size of as few blocks as hold `num` points, of at most `most`, multiples of a CPU's."""
+    count = -(-num // most)
+    return sizes.CPU.scored * -(-num // (sizes.CPU.scored * count))
 
 
 def _group_maxima(x: Array, y: Array, h: Array) -> Array:
     """Return scores of x [t, d] against one block [b, d], reduced to the maximum of each group: [t, b // _GROUP]."""
-    scores = jnp.matmul(x, y.T, precision=lax.Precision.HIGHEST) + h
+    scores = product(x, y.T) + h
     return scores.reshape(x.shape[0], y.shape[0] // _GROUP, _GROUP).max(-1)
 
 
-def _best_group(x: Array, y: Array, h: Array) -> tuple[Array, Array]:
-    """The group holding the largest score of each sample, by a running maximum over blocks, and that score: [t, 1]."""
+def _best_group(x: Array, y: Array, h: Array) -> Array:
+    """Return the group that holds the largest score of each sample, by a running maximum over blocks: [t, 1]."""
     within = jnp.arange(y.shape[1] // _GROUP, dtype=jnp.int32)
 
     def visit(best, block):
@@ -55,8 +55,8 @@ def _best_group(x: Array, y: Array, h: Array) -> tuple[Array, Array]:
         return (jnp.maximum(value, top), jnp.where(top > value, winner, group)), None
 
     start = jnp.full(x.shape[0], -jnp.inf, x.dtype), jnp.zeros(x.shape[0], jnp.int32)
-    (value, group), _ = lax.scan(visit, start, (y, h, jnp.arange(y.shape[0], dtype=jnp.int32)))
-    return group[:, None], value[:, None]
+    (_, group), _ = lax.scan(visit, start, (y, h, jnp.arange(y.shape[0], dtype=jnp.int32)))
+    return group[:, None]
 
 
 def _best_groups(x: Array, y: Array, h: Array, k: int) -> Array:
@@ -81,7 +81,7 @@ def _rescore(x: Array, y: Array, h: Array, groups: Array, k: int) -> tuple[Array
     """Score the members of the chosen groups again and return the k largest values and their indices."""
     members = y.reshape(-1, _GROUP, y.shape[-1]).at[groups].get(mode="fill", fill_value=0)
     heights = h.reshape(-1, _GROUP).at[groups].get(mode="fill", fill_value=-jnp.inf)
-    scores = jnp.einsum("td,tgmd->tgm", x, members, precision=lax.Precision.HIGHEST)
+    scores = contract("td,tgmd->tgm", x, members)
     scores = (scores + heights).reshape(x.shape[0], k * _GROUP)
     index = (groups[..., None] * _GROUP + jnp.arange(_GROUP, dtype=jnp.int32)).reshape(scores.shape)
     if k == 1:
@@ -100,55 +100,31 @@ def _tiled(x: Array, tile: int, visit) -> tuple[Array, Array]:
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num], outputs)
 
 
-def _streamed(x: Array, y: Array, h: Array, *, k: int) -> tuple[Array, Array]:
-    """XLA's form of the k largest scores."""
+def streamed(x: Array, y: Array, h: Array, *, k: int, block: int) -> tuple[Array, Array]:
+    """Return the k largest scores and their points, by blocks of so many points."""
     last = y.shape[0] - 1
-    y, h = blocks(y, h, _points_together(y.shape[0]))
+    unknown = jnp.isnan(x).any(1) | jnp.isnan(y).any() | jnp.isnan(h).any()  # which maxima on a CPU may leave out
+    y, h = blocks(y, h, block)
 
     def visit(tile):
-        if k > 1:
-            return _rescore(tile, y, h, _best_groups(tile, y, h, k), k)
-        group, best = _best_group(tile, y, h)
-        value, index = _rescore(tile, y, h, group, k)
-        return jnp.where(jnp.isnan(best), best, value), index  # comparisons do not find what is not a number
+        groups = _best_group(tile, y, h) if k == 1 else _best_groups(tile, y, h, k)
+        return _rescore(tile, y, h, groups, k)
 
     value, index = _tiled(x, TILE if k == 1 else max(1, TILE // k), visit)
-    return value, jnp.minimum(index, last)
+    return value.at[:, 0].set(jnp.where(unknown, jnp.nan, value[:, 0])), jnp.minimum(index, last)
 
 
-def _misfit(x: Array, y: Array, k: int) -> str | None:
-    """Return why the kernel cannot be used for these, None if it can."""
-    if x.dtype != jnp.float32:
-        return f"numbers of type {x.dtype}, and the kernel takes float32"
-    if k > MOST:
-        return f"k = {k}, and the kernel finds at most {MOST}"
-    if x.size == 0:
-        return f"samples of shape {x.shape}, and the kernel needs at least one number"
-    return "2**30 points or more" if y.shape[0] >= 2**30 else None
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-def _scores(x: Array, y: Array, h: Array, k: int, kernel: str) -> tuple[Array, Array]:
-    streamed = functools.partial(_streamed, k=k)
-    if kernel == "xla" or (kernel == "auto" and _misfit(x, y, k)):
-        return streamed(x, y, h)
-    try:
-        from otgen.ot.kernels.fused import fused_scores
-    except ImportError:  # a jax without Triton
-        if kernel == "pallas":
-            raise
-        return streamed(x, y, h)
-    if kernel == "pallas":
-        return fused_scores(x, y, h, k, interpret=jax.default_backend() == "cpu")
-    return lax.platform_dependent(x, y, h, cuda=functools.partial(fused_scores, k=k), default=streamed)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _scores(x: Array, y: Array, h: Array, k: int) -> tuple[Array, Array]:
+    return streamed(x, y, h, k=k, block=_even(y.shape[0], sizes.here().scored))
 
 
 @_scores.defjvp
-def _derivative(k, kernel, primals, tangents):
+def _derivative(k, primals, tangents):
     """Return the derivative of a value <y_i, x> + h_i at its point i, which does not move; of an excluded point 0."""
     x, y, h = primals
     of_x, of_y, of_h = tangents
-    value, index = _scores(x, y, h, k, kernel)
+    value, index = _scores(x, y, h, k)
     # Products and sums instead of a matrix product: exact on every device, and fused with the gather.
     slope = jnp.sum(of_x[:, None] * y[index] + x[:, None] * of_y[index], -1) + of_h[index]
     slope = jnp.where(value == -jnp.inf, 0.0, slope)
@@ -156,13 +132,13 @@ def _derivative(k, kernel, primals, tangents):
 
 
 def top_scores(
-    x: ArrayLike, y: ArrayLike, h: ArrayLike, k: int = 1, *, kernel: str = "auto"
+    x: ArrayLike, y: ArrayLike, h: ArrayLike, k: int = 1
 ) -> tuple[Float[Array, "n {k}"], Int[Array, "n {k}"]]:
     """Return the k largest scores <y_i, x> + h_i of every sample and the points that reach them.
 
-    Compiled for an NVIDIA GPU, float32 and k of at most 4 take one fused kernel; everything else takes XLA, where a
-    sample costs 2 N d operations and one scoring of k groups of 32 points. Arithmetic is in float32, or in float64 if
-    an array is; products are never TF32. Memory is that of TILE x `sizes.Sizes.scored` scores and O(n k), never n x N.
+    A sample costs 2 N d operations and one scoring of k groups of 32 points. Arithmetic is in float32, or in float64 if
+    an array is; products have the highest precision. Memory is that of TILE x `sizes.Sizes.scored` scores and O(n k),
+    never n x N.
 
     vmappable, and differentiable in forward and reverse mode, as often as you like: the gradient of a value in x is the
     point that reaches it, in that point it is x, and in its height 1; nothing flows to a value of -inf, and indices
@@ -173,19 +149,16 @@ def top_scores(
       y: points [N, d], in the units in which <y_i, x> is one of h.
       h: heights [N]; -inf excludes a point.
       k: how many, at most N.
-      kernel: what computes them: "auto" as above, "xla" always, or "pallas" for the kernel (interpreted, slowly, on a
-        CPU).
 
-    Static: k, kernel and the shapes.
+    Static: k and the shapes.
 
     Returns:
-      Values [n, k] in descending order and indices [n, k] (int32). Which one of equal scores comes first is open. A
-      score that is not a number comes first. Where fewer than k points have a height above -inf the rest are -inf, of
-      any index.
+      Values [n, k] in descending order and indices [n, k] (int32). Which one of equal scores comes first is open. Where
+      x, y or h is not a number, neither is the first value of the samples concerned. Where fewer than k points have a
+      height above -inf the rest are -inf, of any index.
 
     Raises:
-      ValueError: for arrays that do not match, k < 1 or k > N, another `kernel`, or kernel="pallas" where the kernel
-        cannot be used.
+      ValueError: for arrays that do not match, k < 1 or k > N.
 
     Example:
       >>> x, y = jnp.array([[1.0], [-1.0]]), jnp.array([[-1.0], [0.0], [2.0]])
@@ -209,14 +182,10 @@ def top_scores(
     h = as_array("h", h, y.shape[:1], finite=False)
     if (k := as_count("k", k)) > y.shape[0]:
         raise ValueError(f"top_scores was asked for k = {k} of {y.shape[0]} points: choose k <= N.")
-    require_choice("kernel", kernel, ("auto", "xla", "pallas"))
-    dtype = jnp.result_type(x, y, h)
-    if kernel == "pallas" and (why := _misfit(x.astype(dtype), y, k)):
-        raise ValueError(f"kernel = 'pallas' was given {why}: leave it at 'auto'.")
-    return _top_scores(x, y, h, k, kernel)
+    return _top_scores(x, y, h, k)
 
 
-@functools.partial(jax.jit, static_argnames=("k", "kernel"))
-def _top_scores(x: Array, y: Array, h: Array, k: int, kernel: str) -> tuple[Array, Array]:
+@functools.partial(jax.jit, static_argnames="k")
+def _top_scores(x: Array, y: Array, h: Array, k: int) -> tuple[Array, Array]:
     dtype = jnp.result_type(x, y, h)
-    return _scores(x.astype(dtype), y.astype(dtype), h.astype(dtype), k, kernel)
+    return _scores(x.astype(dtype), y.astype(dtype), h.astype(dtype), k)

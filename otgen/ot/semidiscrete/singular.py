@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 from otgen import sizes
 from otgen.ot.check import as_array, as_count, as_points
 from otgen.ot.inert import tiles
+from otgen.ot.products import product
 from otgen.ot.semidiscrete.descent import Heights, lying_out, of_one_type, shifted
 from otgen.ot.semidiscrete.scores import blocks, top_scores
 from otgen.ot.semidiscrete.solution import matching
@@ -216,8 +217,8 @@ def _walk(y: Array, h: Array, path: Array, num: int) -> Walk:
 
 def _segment(y: Array, h: Array, start: Array, end: Array, num: int) -> tuple[Array, Array, Array, Array]:
     """The cell at the start, times in (0, 1) and cells entered of up to `num` crossings, and whether these are all."""
-    value = jnp.matmul(y, start, precision=lax.Precision.HIGHEST) + h
-    slope = jnp.matmul(y, end - start, precision=lax.Precision.HIGHEST)
+    value = product(y, start) + h
+    slope = product(y, end - start)
 
     def next_crossing(time: Array, here: Array) -> tuple[Array, Array]:
         rise = slope - slope[here]

@@ -22,6 +22,7 @@ from otgen.ot.check import (
     require_nonnegative,
     require_positive,
 )
+from otgen.ot.products import product
 from otgen.ot.semidiscrete import devices as shared
 from otgen.ot.semidiscrete import measure, newton, start
 from otgen.ot.semidiscrete.descent import EXCLUDED, FIRST_RATE, LATER_RATE, State, centred, stage
@@ -105,7 +106,7 @@ def _gap(y: Array, weights: Array, h: Array, share: Array, num: Array, counted: 
     """
     points, _ = centred(y, weights)
     squares = jnp.sum(points**2, 1)
-    g = squares + 2 * (h + jnp.matmul(points, counted.centre, precision=jax.lax.Precision.HIGHEST))
+    g = squares + 2 * (h + product(points, counted.centre))
     g = g - jnp.sum(weights * g)
     noise = jnp.sqrt(jnp.sum(weights * g**2) / num)
     variance = jnp.sum(weights * squares)

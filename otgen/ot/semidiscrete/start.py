@@ -7,6 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from otgen.ot.products import product
 from otgen.ot.semidiscrete.descent import lying_out, shifted
 from otgen.ot.semidiscrete.scores import TILE, top_scores
 from otgen.ot.semidiscrete.source import draw
@@ -86,6 +87,6 @@ def _affine(x: Array, y: Array, weights: Array) -> Array:
     """
     mean = x.mean(0)
     deviation = jnp.sqrt(jnp.mean((x - mean) ** 2))
-    variance, axes = jnp.linalg.eigh((y * weights[:, None]).T @ y)
+    variance, axes = jnp.linalg.eigh(product((y * weights[:, None]).T, y))
     inverse_root = jnp.where(variance > 1e-6 * variance[-1], variance, jnp.inf) ** -0.5
-    return -0.5 * deviation * jnp.sum((y @ axes) ** 2 * inverse_root, axis=1) - y @ mean
+    return -0.5 * deviation * jnp.sum(product(y, axes) ** 2 * inverse_root, axis=1) - product(y, mean)

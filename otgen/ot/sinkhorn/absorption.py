@@ -9,8 +9,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from otgen.ot.costs import Cost, DenseCost, product
+from otgen.ot.costs import Cost, DenseCost
 from otgen.ot.inert import carried, gibbs
+from otgen.ot.products import product
 from otgen.types import Array, Held, as_pytree
 
 CAP = 80.0  # largest exponent of the kernel, which points without mass reach, or points of a weight below exp(-CAP)

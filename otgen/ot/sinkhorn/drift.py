@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from otgen.ot.check import as_array, as_weights, is_traced, require_choice, require_function, require_positive
 from otgen.ot.costs import Cost, PairwiseCost
 from otgen.ot.costs.potentials import State
+from otgen.ot.products import contract
 from otgen.ot.sinkhorn import solver
 from otgen.ot.sinkhorn.divergence import own_term, worst
 from otgen.ot.sinkhorn.inputs import as_masses
@@ -138,7 +139,7 @@ def _drift(
     velocities, infos = jax.lax.map(at, epsilons)
     value = jnp.sum(shares * (infos[0].dual_value - infos[1].dual_value))
     infos = [jax.tree.map(lambda it, k=k: it[k], info) for info in infos for k in range(len(shares))]
-    return jnp.tensordot(shares.astype(velocities.dtype), velocities, 1), worst(value, infos)
+    return contract("k,knd->nd", shares.astype(velocities.dtype), velocities), worst(value, infos)
 
 
 def _slope(cost: Cost, state: State, a: Held, b: Held, epsilon: Array) -> Array:

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from otgen.ot.costs import Cost, DenseCost, product
+from otgen.ot.costs import Cost, DenseCost
 from otgen.ot.costs.potentials import State
 from otgen.ot.inert import gibbs
+from otgen.ot.products import product
 from otgen.ot.sinkhorn import loop, symmetric
 from otgen.ot.sinkhorn.inputs import in_memory
 from otgen.ot.sinkhorn.potentials import dual_value, solve
@@ -131,7 +132,7 @@ def _potentials_jvp(how: How, primals: tuple, tangents: tuple) -> tuple[tuple, t
 
     def system(scaled: Array) -> Array:
         image = loop.damped(loop.damped(forward(backward(inverse * scaled)), tau_b), tau_a)
-        return scaled - root * image + null * (null @ scaled)
+        return scaled - root * image + null * product(null, scaled)
 
     right = root * (rows - loop.damped(forward(columns), tau_a))
     by_gradients = partial(conjugate_gradients, max_steps=jax.lax.stop_gradient(solver.max_steps))
@@ -147,7 +148,7 @@ def conjugate_gradients(system: Callable[[Array], Array], right: Array, *, max_s
     anew, is below the root of the machine's precision, relative to the right side.
     """
     rounding = jnp.finfo(right.dtype).eps
-    size = jnp.vdot(right, right)
+    size = product(right, right)
 
     def go_on(carry: tuple) -> Array:
         _, _, _, square, steps = carry
@@ -156,17 +157,17 @@ def conjugate_gradients(system: Callable[[Array], Array], right: Array, *, max_s
     def step(carry: tuple) -> tuple:
         x, residual, direction, square, steps = carry
         image = system(direction)
-        curvature = jnp.vdot(direction, image)
+        curvature = product(direction, image)
         length = jnp.where(curvature > 0, square / jnp.where(curvature > 0, curvature, 1.0), 0.0)
         x, residual = x + length * direction, residual - length * image
-        new = jnp.vdot(residual, residual)
+        new = product(residual, residual)
         steps = jnp.where(curvature > 0, steps + 1, max_steps)
         return x, residual, residual + new / square * direction, new, steps
 
     start = jnp.zeros_like(right), right, right, size, jnp.zeros((), jnp.int32)
     x = jax.lax.while_loop(go_on, step, start)[0]
     miss = right - system(x)
-    return jnp.where(jnp.vdot(miss, miss) <= rounding * size, x, jnp.nan)
+    return jnp.where(product(miss, miss) <= rounding * size, x, jnp.nan)
 
 
 def _objective(inputs: Inputs, state: State) -> Array:

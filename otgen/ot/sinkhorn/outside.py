@@ -25,7 +25,7 @@ def cost_to(cost: Cost, new: Cost | ArrayLike, axis: int) -> Cost:
         if new.shape[1] != own.shape[1]:
             raise ValueError(f"new has {new.shape[1]} columns: the points of the solve have {own.shape[1]}.")
         pair = (new, cost.y) if axis == 1 else (cost.x, new)
-        made = PairwiseCost(*pair, cost.cost_fn, block=cost.block, kernel=cost.kernel)
+        made = PairwiseCost(*pair, cost.cost_fn, block=cost.block)
     else:
         raise ValueError(
             f"the solve is of a {type(cost).__name__}, which has no points: give the cost from the new points, a "

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from otgen.ot.check import as_array, require_choice
-from otgen.ot.costs import Cost, DenseCost, product
+from otgen.ot.costs import Cost, DenseCost
 from otgen.ot.costs.ground import as_cost
 from otgen.ot.inert import carried, gibbs
+from otgen.ot.products import product
 from otgen.ot.sinkhorn.inputs import Potentials, as_masses, as_numbers, as_state
 from otgen.types import Array, Float
 
@@ -219,4 +220,4 @@ def primal_cost(
 @jax.jit
 def _primal_cost(*given: Any) -> Array:
     it = reading(*given)
-    return it.a @ it.rows(lambda block, kernel: product(jnp.where(kernel > 0, block, 0.0) * kernel, it.b))
+    return product(it.a, it.rows(lambda block, kernel: product(jnp.where(kernel > 0, block, 0.0) * kernel, it.b)))

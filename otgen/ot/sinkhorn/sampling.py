@@ -8,10 +8,11 @@ from jax.typing import ArrayLike
 
 from otgen import sizes
 from otgen.ot.check import as_count, as_key, is_traced, now, require_choice
-from otgen.ot.costs import Cost, product
+from otgen.ot.costs import Cost
 from otgen.ot.costs.ground import as_cost
 from otgen.ot.costs.potentials import State
 from otgen.ot.inert import gibbs
+from otgen.ot.products import product
 from otgen.ot.sinkhorn.inputs import Potentials, as_masses, as_numbers, as_state
 from otgen.ot.sinkhorn.plans import reading
 from otgen.types import Array, Int, Key

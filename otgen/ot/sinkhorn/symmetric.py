@@ -15,9 +15,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from otgen.ot.costs import Cost, DenseCost, product
+from otgen.ot.costs import Cost, DenseCost
 from otgen.ot.costs.potentials import State
 from otgen.ot.inert import gibbs
+from otgen.ot.products import product
 from otgen.ot.sinkhorn import loop
 from otgen.ot.sinkhorn.absorption import CAP, mass_at
 from otgen.ot.sinkhorn.potentials import soft_rows

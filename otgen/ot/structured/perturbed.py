@@ -21,6 +21,7 @@ from otgen.ot import dual
 from otgen.ot.check import as_array, is_traced, probability, require_nonnegative, require_positive, smallest_and_sum
 from otgen.ot.costs import DenseCost
 from otgen.ot.dual.smoothing import QUADRATIC, Smoothing, log_mean_exp
+from otgen.ot.products import product
 from otgen.ot.structured.nested import Weights, mean_code, mean_latent, mean_noise, potentials_of, prepare, respond
 from otgen.ot.structured.plans import State, answer_of
 from otgen.types import Array, Float
@@ -162,7 +163,7 @@ def alternate(
     numbers = {"epsilon": epsilon, "smoothing": smoothing, "tol": tol, "max_steps": max_steps}
     state, info = dual.run(reduced, mass, weights.data, **numbers)
     v = state.f.reshape(cost.shape[:2])[..., None] - cost + lam * q[:, None]
-    value = info.dual_value + lam * mean_code(smoothing.conjugate(q), weights) @ weights.data
+    value = info.dual_value + lam * product(mean_code(smoothing.conjugate(q), weights), weights.data)
     slope = respond(v, weights, epsilon, 0.0, smoothing).slope
     return (slope, value, info) if return_info else (slope, value)
 
@@ -231,4 +232,4 @@ def evaluate_payoff(
     payoff = mean_latent((cost + p) * density, weights) + (epsilon - lam) * code
     if smoothing == QUADRATIC:
         payoff = payoff - mean_latent(p**2, weights) / (2 * epsilon)
-    return payoff @ weights.data
+    return product(payoff, weights.data)

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from otgen.ot.check import as_array
 from otgen.ot.dual.smoothing import QUADRATIC, Smoothing, log_mean_exp
+from otgen.ot.products import product
 from otgen.ot.structured.nested import (
     Answer,
     Weights,
@@ -187,9 +188,9 @@ def information(density: ArrayLike, weights: Weights | None = None) -> Informati
     density, weights = as_arrays("density", density, weights)
     code = mean_noise(density, weights)
     return Information(
-        mean_latent(xlogy(density, density), weights) @ weights.data,
-        mean_code(xlogy(code, code), weights) @ weights.data,
-        mean_code(code**2, weights) @ weights.data,
+        product(mean_latent(xlogy(density, density), weights), weights.data),
+        product(mean_code(xlogy(code, code), weights), weights.data),
+        product(mean_code(code**2, weights), weights.data),
     )
 
 
@@ -212,7 +213,7 @@ def regulariser(
       0.208 0.208
     """
     density, weights, smoothing, _, _ = prepare(density, weights, epsilon, lam, smoothing)
-    return weights.data @ regulariser_of(density, weights, epsilon, lam, smoothing)
+    return product(weights.data, regulariser_of(density, weights, epsilon, lam, smoothing))
 
 
 @functools.partial(jax.jit, static_argnames="smoothing")
@@ -224,9 +225,9 @@ def regulariser_of(density, weights, epsilon, lam, smoothing) -> Array:
 
 def repaired(density: Array, weights: Weights) -> Array:
     """Return a density with the exact marginals: rows and columns too heavy are scaled down, missing mass is added."""
-    density = density / jnp.maximum(density @ weights.data, 1)[..., None]
+    density = density / jnp.maximum(product(density, weights.data), 1)[..., None]
     density = density / jnp.maximum(mean_latent(density, weights), 1)
-    lack = jnp.maximum(1 - density @ weights.data, 0)
+    lack = jnp.maximum(1 - product(density, weights.data), 0)
     lack_data = jnp.maximum(1 - mean_latent(density, weights), 0)
-    total = jnp.maximum(weights.data @ lack_data, jnp.finfo(density.dtype).tiny)
+    total = jnp.maximum(product(weights.data, lack_data), jnp.finfo(density.dtype).tiny)
     return density + lack[..., None] * lack_data / total

@@ -13,6 +13,7 @@ from otgen.ot.costs import DenseCost
 from otgen.ot.dual.ascent import Info, check_loop, climb, iterate, unit_of
 from otgen.ot.dual.evaluate import spread
 from otgen.ot.dual.smoothing import Smoothing
+from otgen.ot.products import product
 from otgen.ot.structured.nested import (
     Weights,
     conjugate,
@@ -74,7 +75,7 @@ def dual_value(
     """
     cost, weights, smoothing, f, g = prepare(cost, weights, epsilon, lam, smoothing, f, g)
     data = g - conjugate(f[..., None] + g - cost, weights, epsilon, lam, smoothing)
-    return averaged(mean_potential(f, weights) + weights.data @ data, axis_name)
+    return averaged(mean_potential(f, weights) + product(weights.data, data), axis_name)
 
 
 def semidual(
@@ -112,7 +113,7 @@ def semidual(
 @functools.partial(jax.jit, static_argnames="smoothing")
 def _semidual(cost, f, weights, epsilon, lam, smoothing) -> Array:
     v = f[..., None] - cost
-    return mean_potential(f, weights) + weights.data @ level_value(v, weights, epsilon, lam, smoothing)
+    return mean_potential(f, weights) + product(weights.data, level_value(v, weights, epsilon, lam, smoothing))
 
 
 def transform(
@@ -242,9 +243,9 @@ def _run(cost, f, proximal, weights, epsilon, lam, tol, max_steps, smoothing) ->
         reduced = cost - proximal[:, None]
         f = climb(lambda f: _semidual(reduced, f, weights, epsilon, part, smoothing), f, mass, num)
         answer = respond(f[..., None] - reduced, weights, epsilon, part, smoothing)
-        error = jnp.sum(mass * jnp.abs(answer.full @ weights.data - 1))
+        error = jnp.sum(mass * jnp.abs(product(answer.full, weights.data) - 1))
         before = smoothing.density(proximal / jnp.where(rest > 0, rest, 1))
-        moved = mean_code(jnp.abs(answer.code - before), weights) @ weights.data
+        moved = product(mean_code(jnp.abs(answer.code - before), weights), weights.data)
         following = jnp.where(error <= _SIGMA * moved, rest * answer.slope, proximal)
         return (f, proximal, following), (*bounds(f, answer.full), error)
 
@@ -253,7 +254,7 @@ def _run(cost, f, proximal, weights, epsilon, lam, tol, max_steps, smoothing) ->
         level = level_value(v, weights, epsilon, lam, smoothing)
         # How much worse a density is than the best one for its datum; large potentials cancel before they are summed.
         excess = regulariser_of(density, weights, epsilon, lam, smoothing) - mean_latent(density * v, weights) - level
-        return jnp.abs(weights.data @ excess), mean_potential(f, weights) + weights.data @ level
+        return jnp.abs(product(weights.data, excess)), mean_potential(f, weights) + product(weights.data, level)
 
     (f, proximal, _), (gap, lower, error), step, stalled = iterate(
         advance, (f, proximal, proximal), tol * scale / unit, max_steps

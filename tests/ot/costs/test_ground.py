@@ -101,18 +101,6 @@ def test_coincident_points_have_finite_gradients(cost_fn):
     assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("axis", [0, 1])
-def test_the_fused_kernel_is_behind_the_same_softmin(axis):
-    x, y = jnp.asarray(X, jnp.float32), jnp.asarray(Y, jnp.float32)
-    potential = jnp.asarray(RNG.normal(size=(23, 17)[axis]), jnp.float32)
-    fused, plain = og.PairwiseCost(x, y, kernel="pallas"), og.PairwiseCost(x, y)
-    np.testing.assert_allclose(
-        fused.softmin(0.1, potential, axis=axis), plain.softmin(0.1, potential, axis=axis), rtol=1e-4, atol=1e-4
-    )
-    with pytest.raises(ValueError, match="knows"):
-        og.PairwiseCost(x, y, Euclidean(), kernel="pallas")
-
-
 def test_scales_are_learned():
     def mean(scales):
         return og.PairwiseCost(X, Y, Scaled(scales)).mean()

@@ -1,5 +1,7 @@
 """The Bures distance against matrix roots in float64, its derivatives, float32 at its limits, entropic Gaussians."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 
 import otgen as og
+from otgen.ot.gaussian import spectrum
 from tests.support.covariances import random_covariance, with_condition
 
 gaussian = og.gaussian
@@ -299,3 +302,50 @@ def test_inside_jit_bad_numbers_give_nan():
     several = np.stack([eye, np.nan * eye, np.diag([4.0, 0.0, 0.0])]).astype(np.float32)
     both = jax.vmap(gaussian.bures_sq)(several, np.stack([eye] * 3))
     np.testing.assert_allclose(both, [0.0, np.nan, 3.0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("d", "p", "q"), [(5, 5, 5), (64, 64, 64), (40, 3, 17)])
+def test_the_products_of_accelerators_give_what_singular_values_give(d, p, q):
+    """Of factors that are far, ill-conditioned, near, turned, of low rank, and zero."""
+    draw = np.random.default_rng(0).normal
+    far, other = draw(size=(2, d, p)), draw(size=(2, d, q))
+    pairs = [(far, other), (far * np.logspace(0, -5, p), 1e3 * other), (far, np.zeros_like(other))]
+    if p == q:
+        turn = np.linalg.qr(draw(size=(p, p)))[0]
+        pairs += [(far, far + 1e-3 * other), (far, far @ turn), (far * (np.arange(p) < 2), other)]
+    fa, fb = (np.concatenate(parts).astype(np.float32) for parts in zip(*pairs, strict=True))
+    scale = (fa**2).sum((1, 2)) + (fb**2).sum((1, 2))
+    found, (known, _) = jax.jit(spectrum._by_products)(fa, fb), jax.jit(spectrum._by_singular_values)(fa, fb)
+    np.testing.assert_allclose(found / scale, of_factors(fa, fb) / scale, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(found / scale, known / scale, rtol=1e-3, atol=1e-6)
+
+
+def test_slopes_and_cross_covariances_of_accelerators_are_those_of_a_cpu(monkeypatch):
+    fa, fb = np.random.default_rng(1).normal(size=(2, 6, 4)).astype(np.float32)
+    a, b = random_covariance(5, 0).astype(np.float32), random_covariance(5, 1).astype(np.float32)
+
+    def found():
+        slopes = jax.jit(jax.grad(lambda *factors: spectrum._of_factors(*factors), argnums=(0, 1)))
+        return *slopes(fa, fb), jax.jit(lambda *covs: spectrum.cross_covariance(*covs))(a, b)
+
+    known = found()
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args))
+    for ours, theirs in zip(found(), known, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_accelerators_find_no_singular_values_one_by_one(platform):
+    covs, means = jnp.stack([jnp.eye(64)] * 3), jnp.zeros((3, 64))
+    mixture = og.mixture.Mixture(jnp.ones(3) / 3, means, covs)
+    programs = (
+        (gaussian.bures_sq, covs, covs),
+        (jax.grad(lambda a, b: gaussian.bures_sq_factors(a, b).sum()), covs, covs),
+        (jax.grad(lambda a, b: gaussian.frechet_distance(a, b)), covs[0], covs[0]),
+        (gaussian.geodesic_cov, 0.5, covs, covs),
+        (og.mixture.component_costs, mixture, mixture),
+    )
+    for function, *arguments in programs:
+        text = jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+        assert not re.search("svd|svj|gesv|eigh|syev", text, re.I), function
+    assert re.search("gesdd", jax.jit(gaussian.bures_sq).lower(covs, covs).as_text())  # what a CPU does better by

@@ -114,6 +114,15 @@ def test_gradients_in_features(x64, n, d):
     np.testing.assert_allclose(jax.jit(jax.grad(value))(0.0), (value(h) - value(-h)) / 2 / h, rtol=1e-7)
 
 
+def test_factors_of_moments_are_differentiated(x64):
+    """As jax differentiates the factor itself, but for the precision of the products."""
+    x, change = draws(5, 8, 8, 3)
+    of_factor = lambda x: jnp.linalg.qr(x - x.mean(0), mode="r")  # noqa: E731
+    np.testing.assert_allclose(
+        jax.jvp(lambda x: moments(x).factor, (x,), (change,))[1], jax.jvp(of_factor, (x,), (change,))[1], atol=1e-6
+    )
+
+
 def test_bad_moments_raise():
     with pytest.raises(ValueError, match="at least 2"):
         frechet_distance(moments(np.ones((1, 3))), np.ones((4, 3)))

@@ -236,7 +236,6 @@ BAD = {
     "x has shape": lambda: top_scores(X[:, :2], Y, H),
     "h has shape": lambda: top_scores(X, Y, H[:3]),
     "y has shape": lambda: top_scores(X, Y[0], H),
-    "kernel = 'cuda'": lambda: top_scores(X, Y, H, kernel="cuda"),
     "h has shape .*: give": lambda: semidiscrete.from_heights(Y),
     "NaN or infinite": lambda: semidiscrete.from_heights(np.array([0.0, np.nan])),
     "key is a int": lambda: semidiscrete.run(0, Y),

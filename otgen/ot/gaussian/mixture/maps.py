@@ -11,10 +11,10 @@ from jax.typing import ArrayLike
 
 from otgen import sizes
 from otgen.ot.check import as_count, as_key, as_points, at_hand, is_traced, now
-from otgen.ot.costs import product
 from otgen.ot.gaussian.factors import after, as_times, factor
 from otgen.ot.gaussian.maps import geodesic_cov, map_matrix
 from otgen.ot.gaussian.mixture.plans import Mixture, alive, as_mixture, both, solve, support
+from otgen.ot.products import product
 from otgen.types import Array, Float, Key
 
 
@@ -60,8 +60,11 @@ def _as_arguments(p: Mixture, x: ArrayLike) -> Array:
 
 @jax.jit
 def _regular(p: Mixture) -> Array:
-    values = jnp.linalg.eigvalsh(alive(p).covs)
-    return jnp.all(values[:, 0] > jnp.finfo(values.dtype).eps * values[:, -1])
+    """Say whether no eigenvalue can be zero, by factors: a GPU finds eigenvalues of a batch one after the other."""
+    covs = alive(p).covs
+    least = jnp.finfo(covs.dtype).eps * jnp.trace(covs, axis1=1, axis2=2)
+    lower = jnp.linalg.cholesky(covs - least[:, None, None] * jnp.eye(covs.shape[-1], dtype=covs.dtype))
+    return jnp.all(jnp.diagonal(lower, axis1=1, axis2=2) > 0)
 
 
 @jax.jit

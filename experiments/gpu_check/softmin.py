@@ -1,4 +1,4 @@
-"""Checks of the Pallas softmin against XLA and float64, and that no result carries TF32."""
+"""Checks of the smoothed minimum against float64, and that no result carries TF32."""
 
 from __future__ import annotations
 
@@ -10,17 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.gpu_check.base import (
-    EXACT,
-    Context,
-    Result,
-    default_product,
-    judged,
-    norm_error,
-    pallas_or_skip,
-    relative,
-    seconds_of,
-)
+from experiments.gpu_check.base import EXACT, Context, Result, default_product, judged, norm_error, relative, seconds_of
 
 
 def _softmin_problem(rng: np.random.Generator, num: int, other: int, dim: int) -> list[np.ndarray]:
@@ -40,78 +30,42 @@ def _exact_softmin(x, y, epsilon, potential, log_weights) -> tuple[np.ndarray, n
     return -epsilon * (top + np.log(total))[:, 0], np.exp(logits - top) / total, scores
 
 
-def kernel_values(context: Context) -> Result:
-    """The Pallas softmin and XLA's against float64, over shapes and temperatures, relative to the costs."""
+def softmin_values(context: Context) -> Result:
+    """The streamed smoothed minimum against float64, over shapes and temperatures, relative to the costs."""
     from otgen.ot.costs import PairwiseCost
-    from otgen.ot.kernels.softmin import softmin_pallas
 
-    interpret, rng = pallas_or_skip(context), context.rng("kernel_values")
+    rng, worst = context.rng("softmin_values"), 0.0
     ragged = [(1, 1, 1), (65, 63, 1), (5, 129, 64), (200, 300, 130), (1000, 777, 33), (4096, 4097, 64), (33, 20000, 16)]
-    shapes, worst = context.size(ragged, [(65, 63, 1), (5, 129, 40)]), {"pallas_error": 0.0, "xla_error": 0.0}
+    shapes = context.size(ragged, [(65, 63, 1), (5, 129, 40)])
     for num, other, dim in shapes:
         x, y, potential, log_weights = _softmin_problem(rng, num, other, dim)
         for epsilon in (1e-3, 0.3, 10.0, 1e3):
             exact = _exact_softmin(x, y, epsilon, potential, log_weights)[0]
             scale = 1 + (x**2).sum(1).max() + (y**2).sum(1).max() + epsilon * math.log(other + 1)
-            mine = softmin_pallas(x, y, epsilon, potential, log_weights, interpret=interpret)
-            theirs = PairwiseCost(x, y).softmin(epsilon, potential, log_weights)
-            for name, found in (("pallas_error", mine), ("xla_error", theirs)):
-                worst[name] = float(np.maximum(worst[name], relative(found, exact, scale)))  # NaN stays
-    return judged({**worst, "shapes": len(shapes), "temperatures": 4}, at_most=dict.fromkeys(worst, EXACT))
+            found = PairwiseCost(x, y).softmin(epsilon, potential, log_weights)
+            worst = float(np.maximum(worst, relative(found, exact, scale)))  # NaN stays
+    return judged({"error": worst, "shapes": len(shapes), "temperatures": 4}, at_most={"error": EXACT})
 
 
-def kernel_gradients(context: Context) -> Result:
-    """Derivatives of the Pallas softmin by its custom rules, in all five arguments, against closed forms in float64."""
-    from otgen.ot.kernels.softmin import softmin_pallas
+def softmin_speed(context: Context) -> Result:
+    """Seconds of a softmin and of its gradient in the points, by several sizes of blocks."""
+    from otgen.ot.costs import BLOCK, PairwiseCost
 
-    interpret, rng = pallas_or_skip(context), context.rng("kernel_gradients")
-    num, other, dim = context.size((500, 777, 33), (33, 70, 5))
-    x, y, potential, log_weights = _softmin_problem(rng, num, other, dim)
-    weight = rng.normal(size=num).astype(np.float32)
-
-    def total(*args):
-        return weight @ softmin_pallas(*args, interpret=interpret)
-
-    gradient, errors = jax.jit(jax.grad(total, argnums=(0, 1, 2, 3, 4))), {}
-    for share in (0.02, 0.3):
-        epsilon = share * 2 * dim
-        value, plan, scores = _exact_softmin(x, y, epsilon, potential, log_weights)
-        mass = weight @ plan
-        exact = (
-            2 * weight[:, None] * (x - plan @ y),
-            2 * (mass[:, None] * y - (weight[:, None] * plan).T @ x),
-            weight @ (value / epsilon + (plan * scores).sum(1)),
-            -mass,
-            -epsilon * mass,
-        )
-        found = gradient(x, y, np.float32(epsilon), potential, log_weights)
-        for name, ours, theirs in zip(("x", "y", "epsilon", "potential", "log_weights"), found, exact, strict=True):
-            errors[name] = float(np.maximum(errors.get(name, 0.0), norm_error(ours, theirs)))
-    numbers = {f"error_in_{name}": value for name, value in errors.items()}
-    return judged(numbers, at_most=dict.fromkeys(numbers, 5e-4))
-
-
-def kernel_speed(context: Context) -> Result:
-    """Seconds of a softmin and of its gradient in the points, by the Pallas kernel and by XLA."""
-    from otgen.ot.costs import PairwiseCost
-
-    interpret = pallas_or_skip(context)
     num, dim = context.size((16384, 64), (64, 8))
-    x, y, potential, log_weights = map(jnp.asarray, _softmin_problem(context.rng("kernel_speed"), num, num, dim))
+    x, y, potential, log_weights = map(jnp.asarray, _softmin_problem(context.rng("softmin_speed"), num, num, dim))
     numbers: Result = {"n": num, "d": dim}
-    for kernel in ("xla", "pallas"):
+    for block in (BLOCK, 16 * BLOCK, 256 * BLOCK):
 
-        def softmin(x, kernel=kernel):
-            return PairwiseCost(x, y, kernel=kernel).softmin(6.0, potential, log_weights)
+        def softmin(x, block=block):
+            return PairwiseCost(x, y, block=block).softmin(6.0, potential, log_weights)
 
         value, gradient = jax.jit(softmin), jax.jit(jax.grad(lambda x, f=softmin: f(x).sum()))
-        numbers[f"{kernel}_seconds"] = seconds_of(functools.partial(value, x))
-        numbers[f"{kernel}_gradient_seconds"] = seconds_of(functools.partial(gradient, x))
-        rate = 2 * num * num * dim / numbers[f"{kernel}_seconds"]
-        numbers[f"{kernel}_share_of_float32"] = rate / context.ceilings["float32"]
-    numbers["speed_up"] = numbers["xla_seconds"] / numbers["pallas_seconds"]
-    most = {} if interpret else {"pallas_share_of_float32": 1.2, "xla_share_of_float32": 1.2}  # above: timed wrongly
-    return judged(numbers, at_most=most)
+        numbers[f"by_{block}_seconds"] = seconds_of(functools.partial(value, x))
+        numbers[f"by_{block}_gradient_seconds"] = seconds_of(functools.partial(gradient, x))
+        rate = 2 * num * num * dim / numbers[f"by_{block}_seconds"]
+        numbers[f"by_{block}_share_of_float32"] = rate / context.ceilings["float32"]
+    shares = [name for name in numbers if "share" in name]
+    return judged(numbers, at_most={} if context.tiny else dict.fromkeys(shares, 1.2))  # above: timed wrongly
 
 
 def trap_distances(context: Context) -> Result:
@@ -193,3 +147,18 @@ def trap_sinkhorn(context: Context) -> Result:
         "default_precision_error": error(og.DenseCost(naive)),
     }
     return judged(_armed(numbers, 1.5 * tol), at_most=dict.fromkeys(("dense_error", "streamed_error"), 1.5 * tol))
+
+
+def trap_barycentre(context: Context) -> Result:
+    """The barycentre of commuting covariances, whose root is the mean of theirs; beside it one default product."""
+    import otgen as og
+
+    rng, (num, dim) = context.rng("trap_barycentre"), context.size((64, 64), (3, 6))
+    basis, roots = np.linalg.qr(rng.normal(size=(dim, dim)))[0], np.exp(0.5 * rng.normal(size=(num, dim)))
+    covs = np.stack([(basis * root**2) @ basis.T for root in roots]).astype(np.float32)
+    exact, half = (basis * roots.mean(0) ** 2) @ basis.T, (basis * roots.mean(0)).astype(np.float32)
+    numbers = {
+        "error": norm_error(og.gaussian.barycenter(covs)[0], exact),
+        "default_precision_error": norm_error(default_product(half, half.T), exact),
+    }
+    return judged(_armed(numbers, 1e-5), at_most={"error": 1e-5})
