@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ def place_of_scores(config: Any, place: Path) -> Path:
 
 def require_features(config: Any) -> None:
     """Raise for unknown features, and for those asked for whose weights are missing; warn of others instead."""
-    extractor_of(config.dataset, config.data_dir, config.features)
+    folder = Path(config.data_dir or os.environ.get("OTGEN_DATA", "."))
+    if config.features != "auto" or (folder / config.dataset).is_dir():  # else the data are missing, which is told first
+        extractor_of(config.dataset, config.data_dir, config.features)
 
 
 def judged(
