@@ -26,7 +26,7 @@ def place_of_scores(config: Any, place: Path) -> Path:
 def require_features(config: Any) -> None:
     """Raise for unknown features, and for those asked for whose weights are missing; warn of others instead."""
     folder = Path(config.data_dir or os.environ.get("OTGEN_DATA", "."))
-    if config.features != "auto" or (folder / config.dataset).is_dir():  # else the data are missing, which is told first
+    if config.features != "auto" or (folder / config.dataset).is_dir():  # without data, that is told first
         extractor_of(config.dataset, config.data_dir, config.features)
 
 
