@@ -35,6 +35,7 @@ def product_bits(request):
         from tests.support.rounding import round_products
 
         round_products(bits)
+    return bits
 
 
 def pytest_configure(config):

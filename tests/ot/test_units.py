@@ -38,7 +38,7 @@ class Row:
 
 
 def cov(points):
-    return points.T @ points / points.shape[0]
+    return og.costs.product(points.T, points) / points.shape[0]
 
 
 def covs(points):

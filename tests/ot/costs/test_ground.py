@@ -142,7 +142,9 @@ def test_bad_input_is_refused():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_geometries_of_ott_go_both_ways():
+def test_geometries_of_ott_go_both_ways(product_bits):
+    if product_bits:
+        pytest.skip("OTT-JAX multiplies at the default precision")
     from ott.geometry import costs, geometry, pointcloud
 
     x, y = jnp.asarray(X, jnp.float32), jnp.asarray(Y, jnp.float32)

@@ -116,10 +116,10 @@ def test_gradients_in_features(x64, n, d):
 
 def test_factors_of_moments_are_differentiated(x64):
     """As jax differentiates the factor itself, but for the precision of the products."""
-    x, change = draws(5, 8, 8, 3)
+    x, change = (points.astype(np.float64) for points in draws(5, 8, 8, 3))
     of_factor = lambda x: jnp.linalg.qr(x - x.mean(0), mode="r")  # noqa: E731
     np.testing.assert_allclose(
-        jax.jvp(lambda x: moments(x).factor, (x,), (change,))[1], jax.jvp(of_factor, (x,), (change,))[1], atol=1e-6
+        jax.jvp(lambda x: moments(x).factor, (x,), (change,))[1], jax.jvp(of_factor, (x,), (change,))[1], atol=1e-12
     )
 
 

@@ -34,7 +34,7 @@ def test_the_drift_is_the_map_to_the_target_without_the_map_to_the_own_law():
         *given, epsilon=np.array([0.2, 1.0]), epsilon_weights=np.array([0.75, 0.25]), return_info=True, **OPTIONS
     )
     np.testing.assert_allclose(several, 0.75 * expected[0] + 0.25 * expected[1], atol=2e-4)
-    np.testing.assert_allclose(A @ several, B @ Y - A_OTHER @ OTHER, atol=1e-4)  # however x is spread
+    np.testing.assert_allclose(A @ np.asarray(several), B @ Y - A_OTHER @ OTHER, atol=1e-4)  # however x is spread
     assert info.status == Status.CONVERGED
     assert info.error < 1e-5
     assert og.drift(*given, epsilon=np.array([0.2, 1.0]), max_steps=1, return_info=True)[1].status == Status.MAX_STEPS

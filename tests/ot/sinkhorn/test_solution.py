@@ -20,13 +20,13 @@ def solution():
 
 def test_read_outs_are_those_of_the_problem(solution):
     cost, state, given = og.PairwiseCost(X, Y), solution.state, {"epsilon": EPSILON}
-    plan = og.sinkhorn.plan(cost, state, A, B, **given)
+    plan = np.asarray(og.sinkhorn.plan(cost, state, A, B, **given))
     np.testing.assert_allclose(solution.plan(), plan, rtol=1e-6)
     np.testing.assert_allclose(plan.sum(1), A, atol=1e-5)
     np.testing.assert_allclose(solution.marginals()[1], B, atol=1e-5)
     np.testing.assert_allclose(solution.primal_cost(), jnp.sum(plan * cost.matrix()), rtol=1e-5)
-    np.testing.assert_allclose(solution.apply_plan(Y), plan @ Y, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(solution.apply_plan(X, axis=0), plan.T @ X, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(solution.apply_plan(Y), plan @ np.asarray(Y), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(solution.apply_plan(X, axis=0), plan.T @ np.asarray(X), rtol=1e-4, atol=1e-6)
     pairs = solution.sample_plan(jax.random.key(2), num=20, pairing="iid")
     expected = og.sinkhorn.sample_plan(jax.random.key(2), cost, state, A, B, num=20, pairing="iid", **given)
     np.testing.assert_array_equal(pairs, expected)
