@@ -1,0 +1,126 @@
+"""The network simplex method: POT's compiled one, and potentials of its plan that are feasible to rounding."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+import os
+import sys
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+
+PIVOTS = 1000  # at most, for each point; some ten are needed
+DUST = 64 * np.finfo(np.float64).eps  # mass over the largest weight, below which it may be rounding of other masses
+SWEEPS = 100  # of the repair of potentials; some three are needed
+_BLOCK = 1 << 17  # entries of a cost that are in work at once, which a cache holds
+_BACKENDS = {  # what switches off POT's import of a package
+    "POT_BACKEND_DISABLE_CUPY": "cupy",
+    "POT_BACKEND_DISABLE_PYTORCH": "torch",
+    "POT_BACKEND_DISABLE_TENSORFLOW": "tensorflow",
+}
+
+
+@functools.cache
+def _emd() -> Callable:
+    """Return `ot.emd`; importing POT takes about a second, the most of it for SciPy's statistics and scikit-learn.
+
+    By default POT imports every array library that is installed too, for seconds and with messages. Those that nobody
+    has imported before are switched off meanwhile, and that copy of POT is not left for others, who may want them.
+    """
+    switches = [] if "ot" in sys.modules else [name for name, of in _BACKENDS.items() if _asleep(of)]
+    switches = [name for name in switches if name not in os.environ]
+    os.environ.update(dict.fromkeys(switches, "1"))
+    try:
+        from ot import emd
+    except ModuleNotFoundError as error:
+        raise ImportError("exact plans need POT's network simplex: pip install POT.") from error
+    finally:
+        for name in switches:
+            del os.environ[name]
+        for name in [name for name in sys.modules if switches and name.partition(".")[0] == "ot"]:
+            del sys.modules[name]
+    return emd
+
+
+def _asleep(package: str) -> bool:
+    return package not in sys.modules and importlib.util.find_spec(package) is not None
+
+
+def unit(top: float) -> float:
+    """Return the power of two that brings a largest cost to about 1,000: POT adds 1 to it, which must not count."""
+    return 2.0 ** min(10 - math.frexp(top)[1], 1000)
+
+
+def vertex(costs: np.ndarray, top: float, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return an optimal plan [n, m] and potentials of its rows [n], right to some 1e-16 (n + m) of the largest cost.
+
+    Args:
+      costs: [n, m] in float64, not negative.
+      top: the largest of them.
+      a, b: positive weights [n], [m] that sum to 1.
+
+    Returns:
+      None if the limit of pivots is reached.
+    """
+    scale = unit(top)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the limit is reached
+        mass, log = _emd()(
+            a,
+            b,
+            costs if scale == 1 else costs * scale,
+            numItermax=PIVOTS * sum(costs.shape),
+            log=True,
+            center_dual=False,
+            check_marginals=False,
+        )
+    return None if log["warning"] else (mass, (log["u"] - log["u"][0]) / scale)
+
+
+def support(mass: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return rows, columns and masses of the pairs that a plan uses, and set in it to zero what can be rounding."""
+    index = np.flatnonzero(mass > 0)
+    i, j = np.divmod(index, mass.shape[1])
+    used = mass.ravel()[index]
+    dust = (used < DUST * max(a.max(), b.max())) & (used < 1e-6 * np.minimum(a[i], b[j]))
+    mass[i[dust], j[dust]] = 0
+    return i[~dust], j[~dust], used[~dust]
+
+
+def repaired(costs: np.ndarray, i: np.ndarray, j: np.ndarray, f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return potentials near f, with f_i + g_j <= c_ij to the last digit, and equality on the optimal pairs i, j.
+
+    Both together say f_i <= c_ij - c_kj + f_k for every pair (k, j) that has mass: f is lowered until that holds, which
+    it does at shortest distances in a graph without negative cycles, as the plan is optimal.
+    """
+    used = costs[i, j]
+    for _ in range(SWEEPS):
+        g = np.full(costs.shape[1], -np.inf)
+        np.maximum.at(g, j, used - f[i])
+        lower = least_of_rows(costs, g)
+        noise = 4 * np.finfo(np.float64).eps * max(np.abs(f).max(), used.max(initial=0))
+        if (lower >= f - noise).all():
+            break
+        f = np.minimum(f, lower)
+    return f, least_of_columns(costs, f)
+
+
+def least_of_rows(costs: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """Return min_j c_ij - g_j for all rows, in float64."""
+    return np.concatenate([np.min(costs[rows] - g, 1) for rows in _blocks(costs)])
+
+
+def least_of_columns(costs: np.ndarray, f: np.ndarray) -> np.ndarray:
+    """Return min_i c_ij - f_i for all columns, in float64."""
+    least = np.full(costs.shape[1], np.inf)
+    for rows in _blocks(costs):
+        np.minimum(least, np.min(costs[rows] - f[rows, None], 0), out=least)
+    return least
+
+
+def _blocks(costs: np.ndarray) -> list[slice]:
+    size = max(1, _BLOCK // costs.shape[1])
+    return [slice(start, start + size) for start in range(0, costs.shape[0], size)]
