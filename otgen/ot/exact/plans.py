@@ -87,14 +87,11 @@ def plan(cost: Cost | ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None
         )
     a, b = probability("a", a, n, dtype), probability("b", b, m, dtype)
     matrix = matrix_of(weighed(cost, a, b))
-    return _plan(matrix, *(weights.astype(matrix.dtype) for weights in (a, b)))
+    given = matrix, a.astype(matrix.dtype), b.astype(matrix.dtype)
+    return _plan(*given) if is_traced(*given) else _now(*given)
 
 
-@jax.custom_jvp
-def _plan(matrix: Array, a: Array, b: Array) -> Plan:
-    if is_traced(matrix, a, b):
-        shapes = tuple(jax.ShapeDtypeStruct(shape, matrix.dtype) for shape in (matrix.shape, a.shape, b.shape, ()))
-        return Plan(*called_back(program.solve, shapes, matrix, a, b))
+def _now(matrix: Array, a: Array, b: Array) -> Plan:
     found = program.solve(*map(np.asarray, (matrix, a, b)))
     if np.isposinf(found.value):
         raise ValueError(INFEASIBLE.format("no plan with these weights"))
@@ -104,6 +101,14 @@ def _plan(matrix: Array, a: Array, b: Array) -> Plan:
             "little, or use sinkhorn.run or dual.run."
         )
     return Plan(*map(jnp.asarray, found))
+
+
+@jax.custom_jvp
+def _plan(matrix: Array, a: Array, b: Array) -> Plan:
+    if not is_traced(matrix, a, b):
+        return _now(matrix, a, b)
+    shapes = tuple(jax.ShapeDtypeStruct(shape, matrix.dtype) for shape in (matrix.shape, a.shape, b.shape, ()))
+    return Plan(*called_back(program.solve, shapes, matrix, a, b))
 
 
 @_plan.defjvp

@@ -66,7 +66,8 @@ def solve(matrix: Any, a: Any, b: Any) -> Vertex:
     if isinstance(found, float):
         return Vertex(*(np.full(shape, np.nan, dtype) for shape in (matrix.shape, a.shape, b.shape)), dtype.type(found))
     limit, shift = np.finfo(dtype).max, a @ found.f
-    rest = (np.clip(of, -limit, limit).astype(dtype) for of in (found.f - shift, found.g + shift, found.value))
+    rest = (found.f - shift, found.g + shift, found.value)
+    rest = (np.asarray(np.minimum(np.maximum(of, -limit), limit), dtype) for of in rest)
     return Vertex(found.plan.astype(dtype, copy=False), *rest)
 
 
@@ -92,8 +93,13 @@ def _vertex(matrix: np.ndarray, a: np.ndarray, b: np.ndarray, rounding: float) -
     found = _reduced(matrix)
     if isinstance(found, float):
         return found
-    reduced, rows, columns, unit = found
-    top, whole = _largest(reduced)
+    reduced, rows, columns = found
+    whole = bool(np.isfinite(top := float(reduced.max())))
+    if not whole:
+        top = float(reduced.max(where=np.isfinite(reduced), initial=0.0))
+    unit = simplex.unit(top)
+    reduced *= unit
+    top *= unit
     cap, last = (top, top) if whole else (2 * top or 1.0, 1.01 * min(reduced.shape) * top or 1.0)
     floor = 0.0  # the largest cap that was too low
     while True:
@@ -117,8 +123,8 @@ def _vertex(matrix: np.ndarray, a: np.ndarray, b: np.ndarray, rounding: float) -
         cap = STRETCH * needed
 
 
-def _reduced(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float] | float:
-    """Return the costs without what is common to a row or column, in another unit; what that was; and one old unit.
+def _reduced(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | float:
+    """Return the costs without what is common to a row or column, which changes no plan, and what that was.
 
     Infinity if a row or column is forbidden altogether, NaN if an entry is NaN or minus infinity.
     """
@@ -127,20 +133,13 @@ def _reduced(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, fl
         return np.nan
     if not (rows < np.inf).all():
         return np.inf
-    reduced = np.subtract(matrix, rows[:, None], dtype=np.float64)
+    reduced = matrix.astype(np.float64)
+    reduced -= rows[:, None]
     columns = reduced.min(0)
     if not (columns < np.inf).all():
         return np.inf
     reduced -= columns
-    unit = simplex.unit(_largest(reduced)[0])
-    reduced *= unit
-    return reduced, rows, columns, unit
-
-
-def _largest(costs: np.ndarray) -> tuple[float, bool]:
-    """Return the largest finite cost, and whether no cost is infinite."""
-    whole = bool(np.isfinite(top := costs.max()))
-    return float(top if whole else costs.max(where=np.isfinite(costs), initial=0.0)), whole
+    return reduced, rows, columns
 
 
 def _judged(costs: np.ndarray, f: np.ndarray, g: np.ndarray, mass: np.ndarray, rounding: float) -> tuple[bool, float]:

@@ -85,9 +85,12 @@ def support(mass: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray,
     index = np.flatnonzero(mass > 0)
     i, j = np.divmod(index, mass.shape[1])
     used = mass.ravel()[index]
-    dust = (used < DUST * max(a.max(), b.max())) & (used < 1e-6 * np.minimum(a[i], b[j]))
-    mass[i[dust], j[dust]] = 0
-    return i[~dust], j[~dust], used[~dust]
+    small = DUST * max(a.max(), b.max())
+    if used.min() < small:
+        dust = (used < small) & (used < 1e-6 * np.minimum(a[i], b[j]))
+        mass[i[dust], j[dust]] = 0
+        i, j, used = i[~dust], j[~dust], used[~dust]
+    return i, j, used
 
 
 def repaired(costs: np.ndarray, i: np.ndarray, j: np.ndarray, f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -98,14 +101,13 @@ def repaired(costs: np.ndarray, i: np.ndarray, j: np.ndarray, f: np.ndarray) -> 
     """
     used = costs[i, j]
     for _ in range(SWEEPS):
-        g = np.full(costs.shape[1], -np.inf)
-        np.maximum.at(g, j, used - f[i])
-        lower = least_of_rows(costs, g)
+        tight, free = np.full(costs.shape[1], -np.inf), least_of_columns(costs, f)
+        np.maximum.at(tight, j, used - f[i])
         noise = 4 * np.finfo(np.float64).eps * max(np.abs(f).max(), used.max(initial=0))
-        if (lower >= f - noise).all():
+        if (tight <= free + noise).all():
             break
-        f = np.minimum(f, lower)
-    return f, least_of_columns(costs, f)
+        f = np.minimum(f, least_of_rows(costs, tight))
+    return f, free
 
 
 def least_of_rows(costs: np.ndarray, g: np.ndarray) -> np.ndarray:

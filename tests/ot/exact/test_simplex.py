@@ -147,3 +147,17 @@ assert ot.emd2([1.0], [1.0], np.ones((1, 1))) == 1
 """
     path = os.pathsep.join([str(tmp_path), *sys.path])
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path}, cwd=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not tell a process its cores")
+def test_a_jitted_plan_does_not_wait_for_ever_on_one_core():
+    code = """
+import os
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+import jax, numpy as np, otgen as og
+for num in range(180, 420, 20):
+    costs = np.random.default_rng(num).uniform(size=(num, num)).astype(np.float32)
+    assert jax.jit(og.exact.plan)(costs).value == og.exact.plan(costs).value
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
