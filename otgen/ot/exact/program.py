@@ -142,10 +142,14 @@ def _reduced(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | 
     return reduced, rows, columns
 
 
-def _judged(costs: np.ndarray, f: np.ndarray, g: np.ndarray, mass: np.ndarray, rounding: float) -> tuple[bool, float]:
+def _judged(
+    costs: np.ndarray, f: np.ndarray, g: np.ndarray, mass: np.ndarray, rounding: float
+) -> tuple[bool, float]:
     """Return whether the duality gap is small, and the largest cost paid, both apart from the dearest mass."""
+    largest = float(costs.max(initial=0.0))
+    gap = mass @ (costs - f - g) + np.finfo(np.float64).eps * max(np.abs(f).max(), np.abs(g).max())
+    if gap <= TOLERANCE * (mass @ costs - rounding * largest):  # whatever is the dearest
+        return True, largest
     order = np.argsort(-costs)
     kept = order[np.cumsum(mass[order]) > rounding]
-    gap = np.sum(mass * (costs - f - g)) + np.finfo(np.float64).eps * max(np.abs(f).max(), np.abs(g).max())
-    paid = np.sum(mass[kept] * costs[kept])
-    return bool(gap <= TOLERANCE * paid), float(costs[kept].max(initial=0.0))
+    return bool(gap <= TOLERANCE * (mass[kept] @ costs[kept])), float(costs[kept].max(initial=0.0))

@@ -14,8 +14,8 @@ import numpy as np
 
 PIVOTS = 1000  # at most, for each point; some ten are needed
 DUST = 64 * np.finfo(np.float64).eps  # mass over the largest weight, below which it may be rounding of other masses
-SWEEPS = 100  # of the repair of potentials; some three are needed
-_BLOCK = 1 << 17  # entries of a cost that are in work at once, which a cache holds
+SWEEPS = 10  # of the repair of potentials, at most
+_BLOCK = 1 << 15  # entries of a cost that are in work at once, which a cache holds
 _BACKENDS = {  # what switches off POT's import of a package
     "POT_BACKEND_DISABLE_CUPY": "cupy",
     "POT_BACKEND_DISABLE_PYTORCH": "torch",
@@ -96,18 +96,38 @@ def support(mass: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray,
 def repaired(costs: np.ndarray, i: np.ndarray, j: np.ndarray, f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return potentials near f, with f_i + g_j <= c_ij to the last digit, and equality on the optimal pairs i, j.
 
-    Both together say f_i <= c_ij - c_kj + f_k for every pair (k, j) that has mass: f is lowered until that holds, which
-    it does at shortest distances in a graph without negative cycles, as the plan is optimal.
+    Where f has noise, it is computed anew along the trees of pairs that have mass. That leaves noise between trees, if
+    there are several. Both conditions say f_i <= c_ij - c_kj + f_k for every pair (k, j) that has mass: f is lowered
+    towards that, which holds at shortest distances in a graph without negative cycles, as the plan is optimal.
     """
     used = costs[i, j]
-    for _ in range(SWEEPS):
-        tight, free = np.full(costs.shape[1], -np.inf), least_of_columns(costs, f)
+    for sweep in range(SWEEPS + 1):
+        free, tight = least_of_columns(costs, f), np.full(costs.shape[1], -np.inf)
         np.maximum.at(tight, j, used - f[i])
         noise = 4 * np.finfo(np.float64).eps * max(np.abs(f).max(), used.max(initial=0))
-        if (tight <= free + noise).all():
+        if sweep == SWEEPS or (tight <= free + noise).all():
             break
-        f = np.minimum(f, least_of_rows(costs, tight))
+        f = np.minimum(f, least_of_rows(costs, tight)) if sweep else _along_trees(costs, i, j, f)
     return f, free
+
+
+def _along_trees(costs: np.ndarray, i: np.ndarray, j: np.ndarray, f: np.ndarray) -> np.ndarray:
+    """Return f with f_i + g_j = c_ij on all pairs i, j, which make trees; the first row of each keeps its f."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import breadth_first_order, connected_components
+
+    (n, m), size = costs.shape, sum(costs.shape) + 1
+    pairs = csr_array((np.ones(i.size), (i, n + j)), (size, size))
+    heads = np.unique(connected_components(pairs, directed=False)[1][:n], return_index=True)[1]
+    i, j = np.r_[i, np.full(heads.size, n + m)], np.r_[n + j, heads]  # one more node joins the trees
+    order, parent = breadth_first_order(csr_array((np.ones(i.size), (i, j)), (size, size)), n + m, directed=False)
+    order = order[1 + heads.size :]
+    parent = parent[order]
+    edges = costs[np.minimum(order, parent), np.maximum(order, parent) - n]
+    values = dict(zip(heads.tolist(), f[heads].tolist(), strict=True))
+    for node, above, edge in zip(order.tolist(), parent.tolist(), edges.tolist(), strict=True):
+        values[node] = edge - values[above]
+    return np.array([values.get(row, old) for row, old in enumerate(f.tolist())])
 
 
 def least_of_rows(costs: np.ndarray, g: np.ndarray) -> np.ndarray:
