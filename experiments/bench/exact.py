@@ -2,11 +2,11 @@
 
     python -m experiments.bench.exact          # QQ minutes of one core; writes benchmarks/exact.json
 
-Costs of random numbers, or |x - y|^2 of normal points in the plane, in float32; weights from the flat Dirichlet law. POT
-is given the same numbers in float64 and asked for potentials too, without a limit of iterations. Ours is measured as it
-is called, arrays of JAX in and out, and in a jitted program. With equal weights `assignment` stands beside them. Calls
-alternate, so that a busy machine slows all: medians over the repeats, of the seconds and of the ratios within a repeat.
-The first call is a new process's, with the import of POT and without that of otgen.
+Costs of random numbers, or |x - y|^2 of normal points in the plane, in float32; weights from the flat Dirichlet law.
+POT is given the same numbers in float64 and asked for potentials too, without a limit of iterations. Ours is measured
+as it is called, arrays of JAX in and out, and in a jitted program. With equal weights `assignment` stands beside them.
+Calls alternate, so that a busy machine slows all: medians over the repeats, of the seconds and of the ratios within a
+repeat. The first call is a new process's, with the import of POT and without that of otgen.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def _now(matrix: Array, a: Array, b: Array) -> Plan:
             "the network simplex method came to its limit of pivots: perturb costs or weights that have many ties a "
             "little, or use sinkhorn.run or dual.run."
         )
-    return Plan(*map(jnp.asarray, found))
+    return Plan(*jax.device_put(found))
 
 
 @jax.custom_jvp

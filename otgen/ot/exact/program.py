@@ -54,33 +54,45 @@ def solve(matrix: Any, a: Any, b: Any) -> Vertex:
     matrix, dtype = np.asarray(matrix), matrix.dtype
     rounding = max(2 * float(np.finfo(dtype).eps), 1e-13)  # relative error of the weights
     a, b = (np.asarray(of, np.float64) for of in (a, b))
-    found: Vertex | float = np.nan
+    found: _Tree | float = np.nan
     if min(a.min(), b.min()) >= 0 < min(a.sum(), b.sum()) and max(a.sum(), b.sum()) < np.inf:
         a, b = a / a.sum(), b / b.sum()
         rows, columns = a > 0, b > 0
         if rows.all() and columns.all():
-            found = _vertex(matrix, a, b, rounding)
+            found = _tree(matrix, a, b, rounding)
         else:
-            inner = matrix[np.ix_(rows, columns)]
-            found = _extended(matrix, rows, columns, _vertex(inner, a[rows], b[columns], rounding))
+            found = _extended(
+                matrix, rows, columns, _tree(matrix[np.ix_(rows, columns)], a[rows], b[columns], rounding)
+            )
     if isinstance(found, float):
         return Vertex(*(np.full(shape, np.nan, dtype) for shape in (matrix.shape, a.shape, b.shape)), dtype.type(found))
-    limit, shift = np.finfo(dtype).max, a @ found.f
+    plan, limit, shift = np.zeros(matrix.shape, dtype), np.finfo(dtype).max, a @ found.f
+    plan[found.i, found.j] = found.mass
     rest = (found.f - shift, found.g + shift, found.value)
-    rest = (np.asarray(np.minimum(np.maximum(of, -limit), limit), dtype) for of in rest)
-    return Vertex(found.plan.astype(dtype, copy=False), *rest)
+    return Vertex(plan, *(np.asarray(np.minimum(np.maximum(of, -limit), limit), dtype) for of in rest))
 
 
-def _extended(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarray, found: Vertex | float) -> Vertex | float:
+class _Tree(NamedTuple):
+    """Rows, columns and masses of the pairs that a plan uses, which make trees; potentials and value, in float64."""
+
+    i: np.ndarray
+    j: np.ndarray
+    mass: np.ndarray
+    f: np.ndarray
+    g: np.ndarray
+    value: float
+
+
+def _extended(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarray, found: _Tree | float) -> _Tree | float:
     """Put the points of weight zero back, with the largest potentials that are feasible."""
     if isinstance(found, float):
         return found
-    plan, f, g = np.zeros(matrix.shape), np.full(rows.size, found.f.max()), np.full(columns.size, found.g.max())
-    plan[np.ix_(rows, columns)], f[rows], g[columns] = found[:3]
+    f, g = np.full(rows.size, found.f.max()), np.full(columns.size, found.g.max())
+    f[rows], g[columns] = found.f, found.g
     with np.errstate(invalid="ignore"):
         g[~columns] = _least(matrix[np.ix_(rows, ~columns)] - found.f[:, None], 0, g[~columns])
         f[~rows] = _least(matrix[~rows] - g, 1, f[~rows])
-    return Vertex(plan, f, g, found.value)
+    return found._replace(i=np.flatnonzero(rows)[found.i], j=np.flatnonzero(columns)[found.j], f=f, g=g)
 
 
 def _least(slack: np.ndarray, axis: int, otherwise: np.ndarray) -> np.ndarray:
@@ -88,7 +100,7 @@ def _least(slack: np.ndarray, axis: int, otherwise: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(least), least, otherwise)
 
 
-def _vertex(matrix: np.ndarray, a: np.ndarray, b: np.ndarray, rounding: float) -> Vertex | float:
+def _tree(matrix: np.ndarray, a: np.ndarray, b: np.ndarray, rounding: float) -> _Tree | float:
     """Return the optimum between positive weights; infinity if there is no plan, NaN if none is found."""
     found = _reduced(matrix)
     if isinstance(found, float):
@@ -106,20 +118,18 @@ def _vertex(matrix: np.ndarray, a: np.ndarray, b: np.ndarray, rounding: float) -
         solution = simplex.vertex(reduced if whole and cap == top else np.minimum(reduced, cap), cap, a, b)
         if solution is None:
             return np.nan
-        mass, f = solution
-        i, j, used = simplex.support(mass, a, b)
+        i, j, mass, f = solution
         beyond = reduced[i, j] > cap
-        if used[beyond].sum() > rounding:
+        if mass[beyond].sum() > rounding:
             if cap >= last:
                 return np.inf
             floor, cap = cap, min(STRETCH * cap, last)
             continue
-        mass[i[beyond], j[beyond]] = 0
-        i, j, used = i[~beyond], j[~beyond], used[~beyond]
+        i, j, mass = i[~beyond], j[~beyond], mass[~beyond]
         f, g = simplex.repaired(reduced, i, j, f)
-        exact, needed = _judged(reduced[i, j], f[i], g[j], used, rounding)
+        exact, needed = _judged(reduced[i, j], f[i], g[j], mass, rounding)
         if exact or not floor < STRETCH * needed < 0.1 * cap:
-            return Vertex(mass, rows + f / unit, columns + g / unit, np.sum(used * matrix[i, j]))
+            return _Tree(i, j, mass, rows + f / unit, columns + g / unit, float(mass @ matrix[i, j]))
         cap = STRETCH * needed
 
 
@@ -142,9 +152,7 @@ def _reduced(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | 
     return reduced, rows, columns
 
 
-def _judged(
-    costs: np.ndarray, f: np.ndarray, g: np.ndarray, mass: np.ndarray, rounding: float
-) -> tuple[bool, float]:
+def _judged(costs: np.ndarray, f: np.ndarray, g: np.ndarray, mass: np.ndarray, rounding: float) -> tuple[bool, float]:
     """Return whether the duality gap is small, and the largest cost paid, both apart from the dearest mass."""
     largest = float(costs.max(initial=0.0))
     gap = mass @ (costs - f - g) + np.finfo(np.float64).eps * max(np.abs(f).max(), np.abs(g).max())

@@ -54,8 +54,8 @@ def unit(top: float) -> float:
     return 2.0 ** min(10 - math.frexp(top)[1], 1000)
 
 
-def vertex(costs: np.ndarray, top: float, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return an optimal plan [n, m] and potentials of its rows [n], right to some 1e-16 (n + m) of the largest cost.
+def vertex(costs: np.ndarray, top: float, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...] | None:
+    """Return an optimal vertex's pairs, their masses, and potentials of its rows.
 
     Args:
       costs: [n, m] in float64, not negative.
@@ -63,12 +63,13 @@ def vertex(costs: np.ndarray, top: float, a: np.ndarray, b: np.ndarray) -> tuple
       a, b: positive weights [n], [m] that sum to 1.
 
     Returns:
+      Rows, columns and masses of at most n + m - 1 pairs, and potentials [n], right to some 1e-16 (n + m) of `top`; or
       None if the limit of pivots is reached.
     """
     scale = unit(top)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the limit is reached
-        mass, log = _emd()(
+        plan, log = _emd()(
             a,
             b,
             costs if scale == 1 else costs * scale,
@@ -77,20 +78,15 @@ def vertex(costs: np.ndarray, top: float, a: np.ndarray, b: np.ndarray) -> tuple
             center_dual=False,
             check_marginals=False,
         )
-    return None if log["warning"] else (mass, (log["u"] - log["u"][0]) / scale)
-
-
-def support(mass: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return rows, columns and masses of the pairs that a plan uses, and set in it to zero what can be rounding."""
-    index = np.flatnonzero(mass > 0)
-    i, j = np.divmod(index, mass.shape[1])
-    used = mass.ravel()[index]
-    small = DUST * max(a.max(), b.max())
-    if used.min() < small:
-        dust = (used < small) & (used < 1e-6 * np.minimum(a[i], b[j]))
-        mass[i[dust], j[dust]] = 0
-        i, j, used = i[~dust], j[~dust], used[~dust]
-    return i, j, used
+    if log["warning"]:
+        return None
+    index = np.flatnonzero(plan > 0)
+    i, j = np.divmod(index, plan.shape[1])
+    mass, small = plan.ravel()[index], DUST * max(a.max(), b.max())
+    if mass.min() < small:
+        kept = (mass >= small) | (mass >= 1e-6 * np.minimum(a[i], b[j]))
+        i, j, mass = i[kept], j[kept], mass[kept]
+    return i, j, mass, (log["u"] - log["u"][0]) / scale
 
 
 def repaired(costs: np.ndarray, i: np.ndarray, j: np.ndarray, f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
