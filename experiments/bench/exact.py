@@ -5,8 +5,9 @@
 Costs of random numbers, or |x - y|^2 of normal points in the plane, in float32; weights from the flat Dirichlet law.
 POT is given the same numbers in float64 and asked for potentials too, without a limit of iterations. Ours is measured
 as it is called, arrays of JAX in and out, and in a jitted program. With equal weights `assignment` stands beside them.
-Calls alternate, so that a busy machine slows all: medians over the repeats, of the seconds and of the ratios within a
-repeat. The first call is a new process's, with the import of POT and without that of otgen.
+Repeats are of as many calls as take a quarter of a second, and alternate, so that a busy machine slows all: medians
+over them, of the seconds and of the ratios. The first call is a new process's, with the import of POT and without that
+of otgen.
 """
 
 from __future__ import annotations
@@ -98,10 +99,11 @@ def cell(kind: str, num: int, config: Config) -> dict[str, Any]:
     works = calls(kind, num, config)
     first = {name: clock(work) for name, work in works.items()}  # compiles
     results, times = {name: result for name, (_, result) in first.items()}, {name: [] for name in works}
-    repeats = int(config.seconds / max(seconds for seconds, _ in first.values()))
-    for _ in range(max(3, min(config.repeats, repeats))):
+    seconds = first["POT"][0]
+    often = max(1, int(0.25 / seconds))
+    for _ in range(max(3, min(config.repeats, int(config.seconds / often / seconds)))):
         for name, work in works.items():
-            times[name].append(clock(work)[0])
+            times[name].append(clock(lambda work=work: [work() for _ in range(often)])[0] / often)
     costs, a, b = (np.asarray(of, np.float64) for of in problem(kind, num, config.seed))
     value = float(results["POT"][1]["cost"])
     found = results["otgen"]

@@ -61,15 +61,22 @@ def solve(matrix: Any, a: Any, b: Any) -> Vertex:
         if rows.all() and columns.all():
             found = _tree(matrix, a, b, rounding)
         else:
-            found = _extended(
-                matrix, rows, columns, _tree(matrix[np.ix_(rows, columns)], a[rows], b[columns], rounding)
-            )
+            inner = matrix[np.ix_(rows, columns)]
+            found = _extended(matrix, rows, columns, _tree(inner, a[rows], b[columns], rounding))
     if isinstance(found, float):
         return Vertex(*(np.full(shape, np.nan, dtype) for shape in (matrix.shape, a.shape, b.shape)), dtype.type(found))
-    plan, limit, shift = np.zeros(matrix.shape, dtype), np.finfo(dtype).max, a @ found.f
+    plan, limit, shift = _zeros(matrix.shape, dtype), np.finfo(dtype).max, a @ found.f
     plan[found.i, found.j] = found.mass
     rest = (found.f - shift, found.g + shift, found.value)
     return Vertex(plan, *(np.asarray(np.minimum(np.maximum(of, -limit), limit), dtype) for of in rest))
+
+
+def _zeros(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+    """Return zeros that start at a multiple of 64 bytes, where JAX takes an array as it is instead of copying it."""
+    size = dtype.itemsize * shape[0] * shape[1]
+    held = np.zeros(size + 64, np.uint8)
+    start = -held.ctypes.data % 64
+    return held[start : start + size].view(dtype).reshape(shape)
 
 
 class _Tree(NamedTuple):
