@@ -74,6 +74,21 @@ def sinkhorn_ratios(results: dict) -> list[str]:
     return lines
 
 
+def exact(path: Path) -> str:
+    """Seconds of exact plans and their ratios to POT's, by problem and size, as Markdown."""
+    cells = json.loads(path.read_text())["cells"]
+    names = [name for name in dict.fromkeys(name for cell in cells for name in cell) if name[:3] in ("POT", "otg")]
+    lines = ["| problem, n | " + " | ".join(f"{name}, s" for name in names) + " |", "|---" * (1 + len(names)) + "|"]
+    for cell in cells:
+        told = [f"{cell['problem']}, {cell['n']}"]
+        for name in names:
+            of = cell.get(name)
+            ratio = "" if name == "POT" or not of else f" ({of['times POT']:.2f})"
+            told.append(f"{of['seconds']:.2g}{ratio}" if of else "")
+        lines.append("| " + " | ".join(told) + " |")
+    return "\n".join(lines)
+
+
 INFORMATIVE = {  # columns of the informative GAN's tables, of rings and of images
     "modes": "modes",
     "share_3sd": "within 3 sd",
@@ -233,6 +248,9 @@ if __name__ == "__main__":
     found = Path(__file__).parent / "sinkhorn.json"
     if found.exists():
         print(f"{found.stem}\n\n{sinkhorn(found)}\n")
+    found = Path(__file__).parent / "exact.json"
+    if found.exists():
+        print(f"{found.stem}\n\n{exact(found)}\n")
     for found in sorted(Path(__file__).parent.glob("ae_ot_[!g]*.json")):
         print(f"{found.stem}\n\n{ae_ot(found)}\n")
     for found in sorted(Path(__file__).parent.glob("extension_forms_*.json")):

@@ -5,7 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-_PACKAGES = {"ott": "ott-jax", "PIL": "pillow", "sklearn": "scikit-learn", "tensorflow_datasets": "tensorflow-datasets"}
+_PACKAGES = {
+    "ott": "ott-jax",
+    "ot": "POT",
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "tensorflow_datasets": "tensorflow-datasets",
+}
 
 
 @contextlib.contextmanager

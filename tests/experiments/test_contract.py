@@ -24,7 +24,7 @@ from experiments import (
     sinkhorn_generator,
     w2_benchmark,
 )
-from experiments.bench import divergence, extension_forms, gaussian, latent, sinkhorn
+from experiments.bench import divergence, exact, extension_forms, gaussian, latent, sinkhorn
 from experiments.lab import command as command_line
 from experiments.lab.command import progress_of
 from experiments.lab.trials import run_parts, stage
@@ -328,6 +328,18 @@ def test_bures_linear_smoke(tmp_path, monkeypatch):
     for name in ("loss", "rates", "spectra", "deficient", "samples"):
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
     refused_resumed_and_overwritten(bures_linear, results, tmp_path, monkeypatch, "flows")
+
+
+@pytest.mark.slow
+def test_bench_exact_smoke(tmp_path):
+    results = exact.main(exact.Config.smoke(out=str(tmp_path / "exact.json")))
+    assert {cell["problem"] for cell in results["cells"]} == {"random costs", "points in the plane"} | {
+        f"{kind}, equal weights" for kind in ("random costs", "points in the plane")
+    }
+    for cell in results["cells"]:
+        assert cell["relative difference of the values"] < 1e-6
+        assert cell["duality gap over the value"] < 1e-6
+    assert (tmp_path / "exact.json").exists()
 
 
 @pytest.mark.slow

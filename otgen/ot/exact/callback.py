@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,10 @@ from otgen.ot.costs import Cost, DenseCost
 from otgen.types import Array
 
 INFEASIBLE = "{} avoids the forbidden pairs, those of cost +inf: allow some of them at a high finite cost."
+
+# A thread of XLA's pool waits in a callback for its arguments, which another one copies: on one core there is none.
+if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) == 1:
+    os.environ.setdefault("PJRT_NPROC", "2")  # read when JAX first meets its devices
 
 
 def matrix_of(cost: Cost) -> Array:

@@ -1,22 +1,24 @@
 """The transport linear program and the assignment on the host, in float64, with forbidden pairs and large costs.
 
-A simplex method works to a tolerance relative to the largest cost, which one huge entry would make useless. Therefore
-costs are cut off at a cap. The cap is justified as follows. Subtract from each cost the part that is common to its row
-or column, and let t be such that pairs of cost t at most can carry all the weights. No optimal plan uses a pair whose
-cost exceeds min(n, m) t, because replacing it along a cycle by pairs of cost t would be cheaper. A plan of the capped
-problem without mass on capped pairs is optimal, and its potentials are feasible for the true costs, infinite ones
-included. While there is mass on capped pairs, the cap is raised.
+The network simplex method is right to rounding of the largest cost, which one huge entry would make useless. Therefore
+costs are cut off at a cap, a few times the largest cost that the plan needs, where that makes the plan more exact. A
+plan of the capped problem without mass on capped pairs is optimal, because the capped problem is never dearer, and its
+potentials are feasible for the true costs, infinite ones included. While there is mass on capped pairs, the cap is
+raised. Let pairs of cost t at most be able to carry all the weights. No optimal plan uses a pair whose cost exceeds
+min(n, m) t, because replacing it along a cycle by at most min(n, m) pairs of cost t would be cheaper. So mass that is
+left on forbidden pairs at the price of min(n, m) times the largest finite cost has no other place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-TOLERANCE = 1e-10  # of HiGHS, as a share of the cap and of the mean weight
-STRETCH = 1e3  # ratio of a cap to the one before; costs with a range below its square are not capped
+from otgen.ot.exact import simplex
+
+TOLERANCE = 1e-10  # of the duality gap, as a share of the value of the reduced costs; else a lower cap is tried
+STRETCH = 1e3  # ratio of a cap to the largest cost that the plan needs, and of caps to try in turn
 
 
 class Vertex(NamedTuple):
@@ -49,38 +51,55 @@ def match(matrix: Any) -> np.ndarray:
 
 def solve(matrix: Any, a: Any, b: Any) -> Vertex:
     """Solve the linear program among the points that carry mass; the others may hold any numbers."""
-    dtype = matrix.dtype
-    rounding = max(2 * float(np.finfo(dtype).eps), 10 * TOLERANCE)  # relative error of the weights
-    matrix, a, b = (np.asarray(of, np.float64) for of in (matrix, a, b))
-    found = Vertex(np.full(matrix.shape, np.nan), np.full(a.shape, np.nan), np.full(b.shape, np.nan), np.array(np.nan))
-    if all(np.isfinite(of).all() for of in (a, b)) and min(a.min(), b.min()) >= 0 < min(a.sum(), b.sum()):
+    matrix, dtype = np.asarray(matrix), matrix.dtype
+    rounding = max(2 * float(np.finfo(dtype).eps), 1e-13)  # relative error of the weights
+    a, b = (np.asarray(of, np.float64) for of in (a, b))
+    found: _Tree | float = np.nan
+    if min(a.min(), b.min()) >= 0 < min(a.sum(), b.sum()) and max(a.sum(), b.sum()) < np.inf:
+        a, b = a / a.sum(), b / b.sum()
         rows, columns = a > 0, b > 0
-        inner = matrix[np.ix_(rows, columns)]
-        a, b = a / a.sum(), b / b.sum()  # weights in float32 do not balance to the tolerance
-        if (inner > -np.inf).all():
-            solution = _vertex(inner, a[rows], b[columns], rounding)
-            if isinstance(solution, float):
-                found = found._replace(value=np.array(solution))
-            else:
-                found = _extended(matrix, a, b, *solution)
-    limit = np.finfo(dtype).max
-    keep = (np.clip(of, -limit, limit) if np.isfinite(of).all() else of for of in found)
-    return Vertex(*(np.asarray(of, dtype) for of in keep))
+        if rows.all() and columns.all():
+            found = _tree(matrix, a, b, rounding)
+        else:
+            inner = matrix[np.ix_(rows, columns)]
+            found = _extended(matrix, rows, columns, _tree(inner, a[rows], b[columns], rounding))
+    if isinstance(found, float):
+        return Vertex(*(np.full(shape, np.nan, dtype) for shape in (matrix.shape, a.shape, b.shape)), dtype.type(found))
+    plan, limit, shift = _zeros(matrix.shape, dtype), np.finfo(dtype).max, a @ found.f
+    plan[found.i, found.j] = found.mass
+    rest = (found.f - shift, found.g + shift, found.value)
+    return Vertex(plan, *(np.asarray(np.minimum(np.maximum(of, -limit), limit), dtype) for of in rest))
 
 
-def _extended(matrix: np.ndarray, a: np.ndarray, b: np.ndarray, inner: np.ndarray, f_inner: np.ndarray) -> Vertex:
+def _zeros(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+    """Return zeros that start at a multiple of 64 bytes, where JAX takes an array as it is instead of copying it."""
+    size = dtype.itemsize * shape[0] * shape[1]
+    held = np.zeros(size + 64, np.uint8)
+    start = -held.ctypes.data % 64
+    return held[start : start + size].view(dtype).reshape(shape)
+
+
+class _Tree(NamedTuple):
+    """Rows, columns and masses of the pairs that a plan uses, which make trees; potentials and value, in float64."""
+
+    i: np.ndarray
+    j: np.ndarray
+    mass: np.ndarray
+    f: np.ndarray
+    g: np.ndarray
+    value: float
+
+
+def _extended(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarray, found: _Tree | float) -> _Tree | float:
     """Put the points of weight zero back, with the largest potentials that are feasible."""
-    rows, columns = a > 0, b > 0
-    costs = matrix[np.ix_(rows, columns)]
-    g_inner = np.min(costs - f_inner[:, None], 0)
-    f_inner = np.min(costs - g_inner, 1)
-    plan, f, g = np.zeros_like(matrix), np.full(a.shape, f_inner.max()), np.full(b.shape, g_inner.max())
-    plan[np.ix_(rows, columns)], f[rows], g[columns] = inner, f_inner, g_inner
+    if isinstance(found, float):
+        return found
+    f, g = np.full(rows.size, found.f.max()), np.full(columns.size, found.g.max())
+    f[rows], g[columns] = found.f, found.g
     with np.errstate(invalid="ignore"):
-        g[~columns] = _least(matrix[np.ix_(rows, ~columns)] - f_inner[:, None], 0, g[~columns])
+        g[~columns] = _least(matrix[np.ix_(rows, ~columns)] - found.f[:, None], 0, g[~columns])
         f[~rows] = _least(matrix[~rows] - g, 1, f[~rows])
-    shift = a @ f
-    return Vertex(plan, f - shift, g + shift, np.sum(inner[inner > 0] * costs[inner > 0]))
+    return found._replace(i=np.flatnonzero(rows)[found.i], j=np.flatnonzero(columns)[found.j], f=f, g=g)
 
 
 def _least(slack: np.ndarray, axis: int, otherwise: np.ndarray) -> np.ndarray:
@@ -88,64 +107,64 @@ def _least(slack: np.ndarray, axis: int, otherwise: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(least), least, otherwise)
 
 
-def _vertex(matrix: np.ndarray, a: np.ndarray, b: np.ndarray, rounding: float) -> tuple[np.ndarray, ...] | float:
-    """Return plan and row potentials for positive weights; infinity if there is no plan, NaN if HiGHS gives up."""
-    rows = matrix.min(1)  # a constant added to a row changes no plan, and may be much larger than the differences
-    if not np.isfinite(rows).all():
-        return np.inf
-    reduced = matrix - rows[:, None]
-    columns = reduced.min(0)
-    if not np.isfinite(columns).all():
-        return np.inf
-    reduced -= columns
-    noise = 4 * np.finfo(np.float64).eps * (np.abs(rows).max() + columns.max())
-    for cap in _caps(reduced, a, b, noise):
-        solution = _simplex(np.minimum(reduced, cap), a, b, cap)
+def _tree(matrix: np.ndarray, a: np.ndarray, b: np.ndarray, rounding: float) -> _Tree | float:
+    """Return the optimum between positive weights; infinity if there is no plan, NaN if none is found."""
+    found = _reduced(matrix)
+    if isinstance(found, float):
+        return found
+    reduced, rows, columns = found
+    whole = bool(np.isfinite(top := float(reduced.max())))
+    if not whole:
+        top = float(reduced.max(where=np.isfinite(reduced), initial=0.0))
+    unit = simplex.unit(top)
+    reduced *= unit
+    top *= unit
+    cap, last = (top, top) if whole else (2 * top or 1.0, 1.01 * min(reduced.shape) * top or 1.0)
+    floor = 0.0  # the largest cap that was too low
+    while True:
+        solution = simplex.vertex(reduced if whole and cap == top else np.minimum(reduced, cap), cap, a, b)
         if solution is None:
             return np.nan
-        mass, f = solution
-        beyond = reduced > cap
-        if mass[beyond].sum() <= rounding:
-            mass[beyond] = 0
-            return mass, rows + f
-    return np.inf
+        i, j, mass, f = solution
+        beyond = reduced[i, j] > cap
+        if mass[beyond].sum() > rounding:
+            if cap >= last:
+                return np.inf
+            floor, cap = cap, min(STRETCH * cap, last)
+            continue
+        i, j, mass = i[~beyond], j[~beyond], mass[~beyond]
+        f, g = simplex.repaired(reduced, i, j, f)
+        exact, needed = _judged(reduced[i, j], f[i], g[j], mass, rounding)
+        if exact or not floor < STRETCH * needed < 0.1 * cap:
+            return _Tree(i, j, mass, rows + f / unit, columns + g / unit, float(mass @ matrix[i, j]))
+        cap = STRETCH * needed
 
 
-def _caps(reduced: np.ndarray, a: np.ndarray, b: np.ndarray, noise: float) -> Iterator[float]:
-    """Return caps to try in turn, growing multiples of a cost that every plan needs; the last one is right."""
-    finite = reduced[np.isfinite(reduced)]
-    top = finite.max()
-    unit = max(_needed(reduced, b, a), _needed(reduced.T, a, b), np.min(finite, initial=top, where=finite > noise))
-    whole = finite.size == reduced.size
-    if not whole or top > STRETCH**2 * unit:
-        cap = STRETCH * unit
-        while 0 < cap < top:
-            yield cap
-            cap *= STRETCH
-    yield (top if whole else min(reduced.shape) * top * 1.01) or 1.0
+def _reduced(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | float:
+    """Return the costs without what is common to a row or column, which changes no plan, and what that was.
+
+    Infinity if a row or column is forbidden altogether, NaN if an entry is NaN or minus infinity.
+    """
+    rows = matrix.min(1)
+    if not (rows > -np.inf).all():
+        return np.nan
+    if not (rows < np.inf).all():
+        return np.inf
+    reduced = matrix.astype(np.float64)
+    reduced -= rows[:, None]
+    columns = reduced.min(0)
+    if not (columns < np.inf).all():
+        return np.inf
+    reduced -= columns
+    return reduced, rows, columns
 
 
-def _needed(reduced: np.ndarray, b: np.ndarray, a: np.ndarray) -> float:
-    """Return the least t such that every row alone could place its mass on pairs of cost t at most."""
-    order = np.argsort(reduced, 1)
-    room = np.cumsum(b[order], 1)
-    last = np.minimum(np.sum(room < (1 - 1e-6) * a[:, None], 1), b.size - 1)
-    needed = np.take_along_axis(reduced, np.take_along_axis(order, last[:, None], 1), 1)
-    return float(np.max(needed, initial=0.0, where=np.isfinite(needed)))
-
-
-def _simplex(reduced: np.ndarray, a: np.ndarray, b: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray] | None:
-    from scipy.optimize import linprog
-    from scipy.sparse import csc_array
-
-    n, m = reduced.shape
-    entry = np.arange(n * m)
-    sums = csc_array((np.ones(2 * n * m), np.stack([entry // m, n + entry % m], 1).ravel(), 2 * np.arange(n * m + 1)))
-    options = {"presolve": False, "primal_feasibility_tolerance": TOLERANCE, "dual_feasibility_tolerance": TOLERANCE}
-    # One equation follows from the others; without it rounding of the weights cannot make the program infeasible.
-    known = np.concatenate([a, b])[:-1] * max(n, m)
-    result = linprog(reduced.ravel() / scale, A_eq=sums[:-1], b_eq=known, method="highs-ds", options=options)
-    if result.status != 0:
-        return None
-    mass = np.maximum(result.x, 0).reshape(n, m) / max(n, m)
-    return mass, scale * result.eqlin.marginals[:n]
+def _judged(costs: np.ndarray, f: np.ndarray, g: np.ndarray, mass: np.ndarray, rounding: float) -> tuple[bool, float]:
+    """Return whether the duality gap is small, and the largest cost paid, both apart from the dearest mass."""
+    largest = float(costs.max(initial=0.0))
+    gap = mass @ (costs - f - g) + np.finfo(np.float64).eps * max(np.abs(f).max(), np.abs(g).max())
+    if gap <= TOLERANCE * (mass @ costs - rounding * largest):  # whatever is the dearest
+        return True, largest
+    order = np.argsort(-costs)
+    kept = order[np.cumsum(mass[order]) > rounding]
+    return bool(gap <= TOLERANCE * (mass[kept] @ costs[kept])), float(costs[kept].max(initial=0.0))

@@ -3,11 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from scipy.optimize import linprog
 
 import otgen as og
 from otgen.ot import dual, structured
 from otgen.ot.structured import Weights, solver
+from tests.support.linear_program import transport
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -96,8 +96,7 @@ def test_no_smoothing_of_the_code_is_a_linear_program_along_it():
     # Noises that cost the same and lam = epsilon: the regulariser vanishes, and unsmoothed transport of codes is left.
     random = np.random.default_rng(2)
     cost, weights = random.uniform(size=(3, 5)), uneven()[1]
-    sums = np.concatenate([np.kron(np.eye(3), np.ones(5)), np.kron(np.ones(3), np.eye(5))])
-    exact = linprog(cost.ravel(), A_eq=sums, b_eq=np.concatenate([weights.code, weights.data])).fun
+    _, exact = transport(cost, weights.code, weights.data)
     for smoothing in ("entropic", "quadratic"):
         _, info, _ = solve(np.repeat(cost[:, None], 4, 1), weights, EPSILON, smoothing, tol=1e-7)
         assert int(info.status) == og.Status.CONVERGED
