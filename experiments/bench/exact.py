@@ -1,6 +1,6 @@
 """Exact plans against POT's `emd`, whose compiled network simplex method does the work of both: seconds, values, bytes.
 
-    python -m experiments.bench.exact          # QQ minutes of one core; writes benchmarks/exact.json
+    python -m experiments.bench.exact          # 10 minutes of one core; writes benchmarks/exact.json
 
 Costs of random numbers, or |x - y|^2 of normal points in the plane, in float32; weights from the flat Dirichlet law.
 POT is given the same numbers in float64 and asked for potentials too, without a limit of iterations. Ours is measured

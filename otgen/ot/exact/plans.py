@@ -16,7 +16,7 @@ from otgen.ot.exact import program
 from otgen.ot.exact.callback import INFEASIBLE, called_back, matrix_of
 from otgen.types import Array
 
-MAX_ENTRIES = 25_000_000  # entries of the cost, for which the network simplex takes half a minute and 1.4 GiB
+MAX_ENTRIES = 25_000_000  # entries of the cost, of which the network simplex needs 1 GiB
 
 
 class Plan(NamedTuple):
@@ -44,8 +44,10 @@ class Plan(NamedTuple):
 def plan(cost: Cost | ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None = None) -> Plan:
     """Return the exact optimal plan between weights a and b, a vertex of the polytope of plans, and its potentials.
 
-    POT's network simplex method solves it on the host in float64. Inside jit a callback does so, under vmap for one
-    problem after another.
+    POT's network simplex method solves it on the host in float64, in seconds for 2,000 x 2,000 points and some 20 for
+    5,000 x 5,000, with 40 bytes of memory an entry of the cost, 60 inside jit. There a callback does so, under vmap for
+    one problem after another. The first call imports POT, which takes a second or more. For n equal points on both
+    sides, `assignment` may be twice as fast.
 
     The value is differentiable once, in the cost, where the plan is its gradient, and in the weights, where f and g
     are. Where potentials are not unique, as for equal weights, the derivative in the weights is a subgradient. The plan
