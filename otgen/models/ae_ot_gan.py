@@ -40,6 +40,7 @@ from otgen.models.fitting import check_step
 from otgen.nn import adversarial
 from otgen.nn.autoencoder import decoder, to_unit
 from otgen.nn.critic import critic
+from otgen.ot import gaussian
 from otgen.ot.check import as_count, as_key, require_choice, require_kind
 from otgen.ot.products import product
 from otgen.ot.semidiscrete import extension
