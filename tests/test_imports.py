@@ -19,7 +19,7 @@ for part, below in (
     ("ot.conjugate", "types ot.check"),
     ("ot.costs", "types ot.check ot.products ot.inert"),
     ("ot.sinkhorn", "types ot.check ot.products ot.inert ot.costs"),
-    ("ot.barycenter", "types ot.check ot.costs ot.sinkhorn"),
+    ("ot.barycenter", "types ot.check ot.products ot.costs ot.sinkhorn"),
     ("ot.dual", "types ot.check ot.products ot.inert ot.costs"),
     ("ot.structured", "types ot.check ot.products ot.inert ot.costs ot.dual"),
     ("ot.exact", "types ot.check ot.costs"),

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from otgen.ot.check import as_mass, as_points, as_weights, require_choice, require_positive, require_whole
 from otgen.ot.costs import PairwiseCost
 from otgen.ot.costs.padding import pad_clouds
+from otgen.ot.products import contract
 from otgen.ot.sinkhorn import solver
 from otgen.types import Array, Float, status_of
 
@@ -109,7 +110,7 @@ def _cloud(
 ) -> tuple[Array, Info]:
     a, masses = a / jnp.sum(a), masses / jnp.sum(masses, 1, keepdims=True)
     everything = shares[:, None] * masses
-    middle = jnp.tensordot(everything, points, 2)
+    middle = contract("km,kmd->d", everything, points)
     spread = jnp.sqrt(jnp.sum(everything[..., None] * (points - middle) ** 2))
 
     def image(x: Array, y: Array, b: Array) -> Array:
@@ -119,7 +120,7 @@ def _cloud(
     def step(carry: tuple) -> tuple:
         x, _, steps = carry
         images = jax.lax.map(lambda part: image(x, *part), (points, masses))
-        moved = jnp.tensordot(shares, images, 1) - (image(x, x, a) if debiased else x)
+        moved = contract("k,knd->nd", shares, images) - (image(x, x, a) if debiased else x)
         error = jnp.sqrt(jnp.sum(a[:, None] * moved**2)) / jnp.where(spread > 0, spread, 1.0)
         return x + moved, error, steps + 1
 
