@@ -74,6 +74,7 @@ DATA ?= $(OTGEN_DATA)
 bench: $(READY)
 	$(PY) -m experiments.bench.latent
 	$(PY) -m experiments.bench.gaussian
+	$(PY) -m experiments.bench.first_call
 	$(PY) -m experiments.bench.exact
 	$(PY) -m experiments.bench.sinkhorn
 	$(PY) -m experiments.bench.semidiscrete $(if $(DATA),--data-dir $(DATA),--parts table eta rate memory)

@@ -2,10 +2,11 @@
 
     python -m experiments.bench.first_call             # 6 minutes on two cores; writes benchmarks/first_call.json
 
-Everybody's first call traces, compiles and runs, otgen's as a notebook writes it and ott-jax's jitted; nothing is read
-from a compilation cache, packages are imported and the backend is running before the clock starts. x is normal, y a mixture of five normals, float32, uniform weights,
-|x - y|^2, epsilon .05 of the mean cost, a marginal error of 1e-3; `value` is the regularised value with its gradient in
-x. Medians over processes taken in turn; beside seconds that of the processor, which other work changes less.
+Everybody's first call traces, compiles and runs, otgen's as a notebook writes it and ott-jax's jitted; nothing is
+read from a compilation cache, packages are imported and the backend is running before the clock starts. x is normal,
+y a mixture of five normals, float32, uniform weights, |x - y|^2, epsilon .05 of the mean cost, a marginal error of
+1e-3; `value` is the regularised value with its gradient in x. Medians over processes taken in turn; beside seconds
+that of the processor, which other work changes less.
 """
 
 from __future__ import annotations
