@@ -24,7 +24,7 @@ from experiments import (
     sinkhorn_generator,
     w2_benchmark,
 )
-from experiments.bench import divergence, exact, extension_forms, gaussian, latent, sinkhorn
+from experiments.bench import divergence, exact, extension_forms, first_call, gaussian, latent, sinkhorn
 from experiments.lab import command as command_line
 from experiments.lab.command import progress_of
 from experiments.lab.trials import run_parts, stage
@@ -340,6 +340,13 @@ def test_bench_exact_smoke(tmp_path):
         assert cell["relative difference of the values"] < 1e-6
         assert cell["duality gap over the value"] < 1e-6
     assert (tmp_path / "exact.json").exists()
+
+
+@pytest.mark.slow
+def test_bench_first_call_smoke(tmp_path):
+    rows = first_call.main(first_call.Config.smoke(out=str(tmp_path / "first_call.json")))["rows"]
+    assert [row["call"] for row in rows] == ["run", "value"]
+    assert all(row[who]["first_s"] > 0 for row in rows for who in ("otgen", "ott-jax"))
 
 
 @pytest.mark.slow

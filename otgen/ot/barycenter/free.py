@@ -21,8 +21,9 @@ class Info(NamedTuple):
     """What a reader wants to know of the search.
 
     Attributes:
-      error: of a cloud, the root mean square of the last step over the spread of all clouds about their common mean; of
-        a histogram, the mean L1 error of the plans' marginals.
+      error: of a cloud, the root mean square of the last step over the spread of all clouds about their common mean, or
+        the largest marginal error of its plans, whichever is larger; of a histogram, the mean L1 error of the plans'
+        marginals.
       num_steps: steps taken.
       status: CONVERGED if and only if error < tol; see `otgen.explain`.
 
@@ -63,7 +64,7 @@ def cloud(
       start: points [n, d] to start from, as many as the barycentre is to have; None for the largest cloud.
       a: weights of the points of the barycentre [n]; uniform for None.
       debiased: whether D is the Sinkhorn divergence or the regularised value. Static.
-      tol: limit of Info.error.
+      tol: limit of Info.error, and of the marginal errors of the plans.
       max_steps: limit of steps.
 
     Returns:
@@ -113,16 +114,17 @@ def _cloud(
     middle = contract("km,kmd->d", everything, points)
     spread = jnp.sqrt(jnp.sum(everything[..., None] * (points - middle) ** 2))
 
-    def image(x: Array, y: Array, b: Array) -> Array:
-        solution, _ = solver.run(PairwiseCost(x, y), a, b, epsilon=epsilon, tol=1e-3)
-        return solution.transport(x)
+    def image(x: Array, y: Array, b: Array) -> tuple[Array, Array]:
+        solution, info = solver.run(PairwiseCost(x, y), a, b, epsilon=epsilon, tol=tol)
+        return solution.transport(x), info.error
 
     def step(carry: tuple) -> tuple:
         x, _, steps = carry
-        images = jax.lax.map(lambda part: image(x, *part), (points, masses))
-        moved = contract("k,knd->nd", shares, images) - (image(x, x, a) if debiased else x)
-        error = jnp.sqrt(jnp.sum(a[:, None] * moved**2)) / jnp.where(spread > 0, spread, 1.0)
-        return x + moved, error, steps + 1
+        images, errors = jax.lax.map(lambda part: image(x, *part), (points, masses))
+        own, error = image(x, x, a) if debiased else (x, jnp.zeros((), x.dtype))
+        moved = contract("k,knd->nd", shares, images) - own
+        length = jnp.sqrt(jnp.sum(a[:, None] * moved**2)) / jnp.where(spread > 0, spread, 1.0)
+        return x + moved, jnp.maximum(jnp.maximum(length, error), jnp.max(errors)), steps + 1
 
     def go_on(carry: tuple) -> Array:
         _, error, steps = carry

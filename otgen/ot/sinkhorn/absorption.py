@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from otgen.ot.costs import Cost, DenseCost
-from otgen.ot.inert import carried, gibbs
+from otgen.ot.inert import carried, gibbs, tiles
 from otgen.ot.products import product
 from otgen.types import Array, Held, as_pytree
 
 CAP = 80.0  # largest exponent of the kernel, which points without mass reach, or points of a weight below exp(-CAP)
+GROUP = 512  # numbers that `totals` adds one after the other
 
 
 @as_pytree
@@ -74,16 +75,20 @@ def total(values: Array, axis_name: str | None) -> Array:
 
 
 def totals(values: tuple[Array, ...], largest: Array, axis_name: str | None) -> tuple[Array, ...]:
-    """Return sums over the source points of all devices, and a maximum, in one reduction.
+    """Return sums over the source points of all devices, and the maximum of what is not negative, in one reduction.
 
-    It is one kernel to compile, where XLA makes three of every sum on its own. Not to be differentiated.
+    It is one kernel to compile, where XLA makes three of every sum on its own. Such a kernel adds one number after the
+    other, which float32 bears for some hundred: more are added in groups first. Not to be differentiated.
     """
 
     def both(one: tuple[Array, ...], two: tuple[Array, ...]) -> tuple[Array, ...]:
         return *(x + y for x, y in zip(one[:-1], two[:-1], strict=True)), jnp.maximum(one[-1], two[-1])
 
-    zeros = tuple(jnp.zeros((), part.dtype) for part in (*values, largest))
-    *sums, most = jax.lax.reduce((*values, largest), zeros, both, (0,))
+    parts = (*values, largest)
+    zeros = tuple(jnp.zeros((), part.dtype) for part in parts)
+    if largest.shape[0] > GROUP:
+        parts = jax.lax.reduce(tuple(tiles(part, GROUP) for part in parts), zeros, both, (1,))
+    *sums, most = jax.lax.reduce(parts, zeros, both, (0,))
     return *(_psum(part, axis_name) for part in sums), pmax(most, axis_name)
 
 

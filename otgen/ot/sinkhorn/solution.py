@@ -100,7 +100,7 @@ class Solution:
 
     def transport(
         self, new: Cost | ArrayLike, values: ArrayLike | None = None, *, axis: int = 1
-    ) -> Float[Array, "k ..."]:
+    ) -> Float[Array, "num ..."]:
         """Return where new points go, the mean of the points of the other side under their conditional plan.
 
         For |x - y|^2 this is the entropic map, x - grad f(x) / 2, which tends to the optimal map as epsilon falls and
@@ -108,7 +108,7 @@ class Solution:
 
         Args:
           new: points [k, d], or a cost, as in `potential`.
-          values: what is averaged instead of the points, [m] or [m, ...] with a row for each.
+          values: what is averaged instead of the points, [m] or [m, k], a row for each; of axis 0 [n] or [n, k].
           axis: the side summed over: 1 takes source points to the target, 0 target points to the source. Static.
 
         Raises:

@@ -87,6 +87,14 @@ def test_a_cloud_of_weight_zero_and_a_point_of_no_mass_change_nothing():
     np.testing.assert_allclose(np.sort(x[:, 0]), [2.0, 3.0], atol=1e-2)
 
 
+def test_plans_that_miss_their_marginals_are_not_a_barycentre():
+    clouds = [jax.random.normal(jax.random.key(k), (30, 2)) + k for k in range(2)]
+    x, info = og.barycenter.cloud(clouds, epsilon=1e-7, start=clouds[0], tol=1e-6, max_steps=2)
+    assert info.status != og.Status.CONVERGED
+    assert info.error >= 1e-6
+    assert jnp.isfinite(x).all()
+
+
 def test_what_cannot_be_is_refused():
     for wrong in (
         lambda: og.barycenter.cloud([], epsilon=1.0),
