@@ -40,7 +40,14 @@ class Config(ae_ot_stages.Config):
     mixture_components: int = 50
     """Components of the Gaussian mixture that AE-OT is compared with."""
 
+    flow_steps: int = 0
+    """Images: updates of a flow in the codes that AE-OT is compared with, such as 5000; 0 for no such row."""
+
     NAME = "ae_ot"
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes the model and the table; the flow has checkpoints of its own."""
+        return {name: value for name, value in super().identity().items() if name != "flow_steps"}
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
@@ -52,8 +59,10 @@ class Config(ae_ot_stages.Config):
 def main(config: Config) -> dict[str, Any]:
     """Run the experiment and return what results.json holds."""
     known = (*ae_ot_stages.IMAGES, *toy.DISTRIBUTIONS)
-    least = {"limit": 2 * config.mixture_components, "num_points": 2, "draws": 1, "mixture_components": 1}
-    config = ae_ot_stages.check(config, known, **least)
+    least = {"num_points": 2, "draws": 1, "mixture_components": 1, "flow_steps": 0}
+    config = ae_ot_stages.check(config, known, limit=2 * config.mixture_components, **least)
+    if config.flow_steps and config.distributed:
+        raise ValueError("the flow of the table is trained on one host: leave --flow-steps or --distributed out.")
     folder = command.open_folder(config)
     progress = command.progress_of(config, folder)
     run = ae_ot_toy.run if config.dataset in toy.DISTRIBUTIONS else run_images

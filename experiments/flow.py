@@ -7,6 +7,7 @@
     python -m experiments.flow --dataset mnist --space pca --data-dir DATA --seeds 0-2
     python -m experiments.flow --dataset mnist --labels --data-dir DATA --seeds 0-2 --couplings semidiscrete,blind
     python -m experiments.flow --dataset cifar10 --space pca --data-dir DATA
+    python -m experiments.flow --dataset FOLDER --size 32                    # images of your own; also .tar, .zip, .npz
 
 Every coupling trains the same network for the same number of steps. Samples are drawn by Euler's and the midpoint
 method at equal numbers of evaluations of the velocity (NFE). Toys: squared W2 against fresh points by exact transport.
@@ -25,7 +26,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from experiments.lab import command, flow_figures, flow_spaces, flow_trial, machine, sets, table, variants
+from experiments.lab import command, flow_figures, flow_spaces, flow_trial, machine, own_images, sets, table, variants
 from experiments.lab.judge import require_features
 from experiments.lab.trials import place_of, run_missing
 from otgen.models import flow
@@ -56,11 +57,11 @@ _TRAINING = {  # by kind of data
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(command.Scored, command.Resumable):
+class Config(own_images.OwnImages, command.Scored, command.Resumable):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "moons"
-    """digits, mnist, fashion_mnist, cifar10; or moons: eight Gaussians to two moons."""
+    """digits, mnist, fashion_mnist, cifar10; the path of images of your own; or moons: eight Gaussians to two moons."""
     space: str = "ae"
     """Images: codes of an autoencoder (ae), or principal components (pca)."""
     latent_dim: int | None = None
@@ -94,7 +95,7 @@ class Config(command.Scored, command.Resumable):
     def folder(self) -> Path:
         """Return the output folder."""
         kind = "" if self.is_toy() else f"-{self.space}{'-labels' if self.labels else ''}"
-        return Path(self.out or Path("runs") / self.NAME / f"{self.dataset}{kind}")
+        return Path(self.out or Path("runs") / self.NAME / f"{own_images.label(self.dataset)}{kind}")
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
@@ -128,7 +129,7 @@ class Config(command.Scored, command.Resumable):
 
     def identity(self) -> dict[str, Any]:
         """Return what makes the numbers of a seed and a coupling."""
-        settings = {**self.training(), **sets.NETWORKS.get(self.dataset, {})}
+        settings = {**self.training(), **sets.autoencoder(self)}
         return {**self.numbers("seeds", "couplings"), "settings": settings}
 
 
@@ -147,7 +148,7 @@ def main(config: Config) -> dict[str, Any]:
     if not hosts.is_first():
         return {}
     results = {
-        "dataset": config.dataset,
+        "dataset": own_images.label(config.dataset),
         "command": machine.command("flow", config, *_told(config)) + (" --labels" if config.labels else ""),
         **machine.record("machine", "python", "jax", "date"),
         "model": dataclasses.asdict(config.model()),
@@ -185,7 +186,7 @@ def check(config: Config) -> None:
     if not all(config.evaluations()):
         raise ValueError(f"nfe = {config.nfe!r}: give numbers of 1 or more.")
     config.seed_list(), config.model()
-    require_features(config)
+    require_features(config), sets.autoencoder(config)
 
 
 def markdown(results: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@
     python -m experiments.latent_ot --dataset digits                         # needs no data folder
     python -m experiments.latent_ot --dataset mnist --data-dir DATA --seeds 0-2
     python -m experiments.latent_ot --dataset mnist --solvers c_transform,icnn --no-distil
+    python -m experiments.latent_ot --dataset FOLDER --size 32               # images of your own; also .tar, .zip, .npz
     python -m experiments.latent_ot --dataset mnist --solvers c_transform --no-distil --features inception --resume
     python -m experiments.latent_ot --dataset mnist --solvers c_transform --no-distil --features inception \
         --feature-images 10000 --rows real,local --resume                    # what is slow, of two rows only
@@ -20,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from experiments.lab import command, latent_ot_images, latent_ot_toy, sets, table, variants
+from experiments.lab import command, latent_ot_images, latent_ot_toy, own_images, sets, table, variants
 from experiments.lab.judge import require_features
 from experiments.lab.latent_ot_toy import FORMS
 from otgen.data import toy
@@ -49,12 +50,12 @@ _TOY: dict[str, dict[str, Any]] = {"c_transform": {}, "icnn": {"num_steps": 4000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(command.Featured, command.Options):
+class Config(own_images.OwnImages, command.Featured, command.Options):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "eight_gaussians"
-    """digits, mnist, fashion_mnist, or a toy: eight_gaussians, twenty_five_gaussians, swiss_roll, rings,
-    checkerboard, two_moons."""
+    """digits, mnist, fashion_mnist; the path of images of your own; or a toy: eight_gaussians, twenty_five_gaussians,
+    swiss_roll, rings, checkerboard, two_moons."""
     solvers: str = "c_transform,lp,icnn"
     """Names with commas, among c_transform, lp, icnn."""
     latent_dim: int | None = None
@@ -79,7 +80,7 @@ class Config(command.Featured, command.Options):
     def smoke(cls, **changes: Any) -> Config:
         """Return a run of seconds, for tests."""
         small = {"epochs": 3.0, "limit": 400, "num_steps": 24, "num_points": 256, "num_eval": 200, "draws": 2}
-        if changes.get("dataset", cls.dataset) not in _SETS:
+        if changes.get("dataset", cls.dataset) in toy.DISTRIBUTIONS:
             small = {"num_steps": 24, "num_points": 256, "num_eval": 200}
         return cls(**{**small, "progress": False, **changes})
 
@@ -89,17 +90,24 @@ class Config(command.Featured, command.Options):
 
     def options(self, solver: str) -> dict[str, Any]:
         """Return fields of the solver's Config, or with "network" those of the distillation, that are not its own."""
-        return {**_SETS.get(self.dataset, _TOY)[solver], **self.given("num_steps")}
+        return {**self.settings()[solver], **self.given("num_steps")}
+
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Return networks and training that suit the data set."""
+        if not own_images.is_given(self):
+            return _SETS.get(self.dataset, _TOY)
+        like = _SETS["digits" if sets.few(self) else "mnist"]
+        return {**like, "model": sets.autoencoder(self)}
 
     def model(self, solver: str) -> latent_ot.Config:
         """Return the model on images with a solver."""
-        fields = {**_SETS[self.dataset]["model"], **self.given("latent_dim", "hidden", "epochs", "neighbours")}
+        fields = {**self.settings()["model"], **self.given("latent_dim", "hidden", "epochs", "neighbours")}
         return latent_ot.Config(**fields, solver=solver, solver_options=self.options(solver))
 
     def identity(self) -> dict[str, Any]:
         """Return what makes the numbers of a seed and a solver: all but these, and where and how it runs."""
         own = self.numbers("seeds", "solvers", "distil", "features", "feature_images", "rows")
-        return {**own, "settings": _SETS.get(self.dataset, _TOY)}
+        return {**own, "settings": self.settings()}
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -110,7 +118,7 @@ def main(config: Config) -> dict[str, Any]:
     runs, facts = kind.run(config, folder, command.progress_of(config, folder))
     if not hosts.is_first():
         return {}
-    results = {"dataset": config.dataset, **facts, "rows": table.gather(runs), "runs": runs}
+    results = {"dataset": own_images.label(config.dataset), **facts, "rows": table.gather(runs), "runs": runs}
     written = f"{table.markdown(results['rows'], kind.COLUMNS)}\n\n{in_words(results)}."
     return command.close_folder(folder, results, written)
 

@@ -6,6 +6,7 @@
     python -m experiments.sinkhorn_generator --dataset mnist --space pca --rows default,epsilon=0.05,epsilon=0.002
     python -m experiments.sinkhorn_generator --dataset mnist --space latents   # of an autoencoder; or pixels
     python -m experiments.sinkhorn_generator --dataset digits --space pixels   # needs no data folder
+    python -m experiments.sinkhorn_generator --dataset FOLDER --size 32        # images of your own
 
 Rows of the table: training data, `default`, and an ablation of equal batches of draws and data, 100 of toys, else 400:
 `second` (a second, independent batch of draws pushes the first apart), `mask`, `same`, `none`; or a field of
@@ -24,7 +25,7 @@ from typing import Any
 
 import jax
 
-from experiments.lab import command, sinkhorn_generator_figures, table, variants
+from experiments.lab import command, own_images, sets, sinkhorn_generator_figures, table, variants
 from experiments.lab.judge import judged, require_features
 from experiments.lab.sinkhorn_generator_spaces import COMPONENTS, SPACES, Space, load
 from experiments.lab.trials import place_of, run_missing, save, stage
@@ -75,12 +76,12 @@ COLUMNS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(command.Scored, command.Resumable):
+class Config(own_images.OwnImages, command.Scored, command.Resumable):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "eight_gaussians"
-    """digits, mnist, fashion_mnist, or a toy: eight_gaussians, twenty_five_gaussians, swiss_roll, rings, checkerboard,
-    two_moons."""
+    """digits, mnist, fashion_mnist; the path of images of your own; or a toy: eight_gaussians, twenty_five_gaussians,
+    swiss_roll, rings, checkerboard, two_moons."""
     space: str | None = None
     """Of images: pca (their first principal components), latents (codes of an autoencoder), pixels."""
     rows: str = "default,second,mask,same,none"
@@ -88,7 +89,8 @@ class Config(command.Scored, command.Resumable):
     epochs: float | None = None
     hidden: tuple[int, ...] | None = None
     """Layers of the generator, such as 512 512 512."""
-    autoencoder_epochs: float = 24
+    autoencoder_epochs: float | None = None
+    """Of the autoencoder: 24, of images of your own as many as suit their number."""
     features: str = "auto"
     """Space of the distances of images: auto (LeNet or pixels), pixels, lenet, inception."""
     draws: int = 3
@@ -108,7 +110,7 @@ class Config(command.Scored, command.Resumable):
 
     def folder(self) -> Path:
         """Return the output folder."""
-        name = self.dataset if self.kind() == "points" else f"{self.dataset}-{self.kind()}"
+        name = self.dataset if self.kind() == "points" else f"{own_images.label(self.dataset)}-{self.kind()}"
         return Path(self.out or Path("runs") / self.NAME / name)
 
     def names(self) -> list[str]:
@@ -140,7 +142,7 @@ class Config(command.Scored, command.Resumable):
 def _settings(config: Config) -> dict[str, Any]:
     if config.kind() == "points":
         return _FINE if config.dataset == "twenty_five_gaussians" else _TOY
-    own = _SETS[config.dataset]
+    own = _SETS["digits" if sets.few(config) else "mnist"] if own_images.is_given(config) else _SETS[config.dataset]
     if config.kind() == "pixels":
         return own
     own = {**_CODES, **own}
@@ -172,7 +174,7 @@ def main(config: Config) -> dict[str, Any]:
 
     trials = [(seed, row) for seed in config.seed_list() for row in (REFERENCE, *config.names())]
     runs = run_missing(trials, lambda trial: place_of(folder, *trial), work)
-    results = {"dataset": config.dataset, "space": config.kind(), "judge": runs[0]["judge"]}
+    results = {"dataset": own_images.label(config.dataset), "space": config.kind(), "judge": runs[0]["judge"]}
     results |= {"rows": table.gather(runs), "runs": runs}
     places = [place_of(folder, config.seed_list()[0], row) for row in (REFERENCE, *config.names())]
     sinkhorn_generator_figures.draw(config, folder, places)
@@ -190,7 +192,7 @@ def check(config: Config) -> None:
     known = ("default", *SECONDS)
     if not config.names():
         raise ValueError(f"rows = {config.rows!r}: give names such as {', '.join(known)}.")
-    config.seed_list()
+    config.seed_list(), sets.autoencoder(config)
     for row in config.names():  # raises for the fields of the model
         if row not in known and "=" not in row:
             raise ValueError(f"rows = {config.rows!r}: choose among {', '.join(known)}, or FIELD=VALUE.")

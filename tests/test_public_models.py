@@ -316,6 +316,7 @@ VALID = {
         "category": 0,
     },
     "codec.components": lambda: {"codec": coded(), "codes": Y, "dim": 1},
+    "codec.features": lambda: {"codec": coded()},
     "codec.decode": lambda: {"codec": coded(), "codes": X},
     "codec.encode": lambda: {"codec": coded(), "images": IMAGES, "folder": None, "progress": False},
     "codec.of_functions": lambda: {

@@ -44,6 +44,8 @@ class Config(own_images.OwnImages, command.Features, command.Options):
     learning_rate: float = 2e-3
     tol: float | None = None
     """chi2 divergence of the cell masses that the transport is solved to; 0.05, for toys 3e-4."""
+    perceptual: float = 0.0
+    """Weight in the autoencoder's loss of the distance of its reconstructions in the codes of TAEF2."""
     codec: str | None = None
     """An autoencoder that is there already instead of one of the run's own: taef2, whose weights are in the data
     folder, for images of one or three channels."""
@@ -60,13 +62,14 @@ class Config(own_images.OwnImages, command.Features, command.Options):
 
     def identity(self) -> dict[str, Any]:
         """Return what makes the model: all but the features that it is scored in."""
-        return self.numbers("features", "feature_images")
+        return self.numbers("features", "feature_images", *([] if self.perceptual else ["perceptual"]))
 
     def model(self) -> ae_ot.Config:
         """Return the model this run trains."""
         own = {**NETWORKS.get(self.dataset, {}), "epochs": _EPOCHS.get(self.dataset, 24)}
         own |= self.given("latent_dim", "network", "width", "epochs", "batch_size", "tol")
-        return ae_ot.Config(**own, learning_rate=self.learning_rate, max_samples=self.max_samples)
+        own |= {"learning_rate": self.learning_rate, "max_samples": self.max_samples, "perceptual": self.perceptual}
+        return ae_ot.Config(**own)
 
 
 def check(config: Config, datasets: tuple[str, ...] = IMAGES, **least: int) -> Config:
@@ -107,9 +110,10 @@ def fit(config: Config, folder: Path, train: data.Dataset, progress: Any, second
             "autoencoder",
             lambda state: nn.sigmoid(example.apply({"params": state.params}, to_unit(images[:64]))),
         )
-        module, params = ae_ot.train_autoencoder(
-            train_key, images, config.model(), callback=callback, checkpoints=checkpoints, watch=watch
-        )
+        options = {"callback": callback, "checkpoints": checkpoints, "watch": watch}
+        if config.perceptual:
+            options["features"] = codec.features(codec.taef2(config.data_dir, images.shape[1:]))
+        module, params = ae_ot.train_autoencoder(train_key, images, config.model(), **options)
     seconds["autoencoder"] = time.perf_counter() - start
     start = time.perf_counter()
     saved = Checkpoints(folder / "checkpoints" / "transport", identity)
@@ -121,14 +125,18 @@ def fit(config: Config, folder: Path, train: data.Dataset, progress: Any, second
 
 def _require_codec(config: Config) -> None:
     """Raise for an unknown codec, one whose weights are missing, and options of an autoencoder beside one."""
+    if config.perceptual:
+        codec.taef2(config.data_dir, (8, 8, 3))
     if config.codec is None:
         if config.components is not None:
             raise ValueError("components are of the codes of a codec: give --codec too.")
         return
     if config.codec != "taef2":
         raise ValueError(f"codec = {config.codec!r}: the one that is known is taef2; leave it out to train one.")
-    if config.given("latent_dim", "network", "width", "epochs"):
-        raise ValueError("latent_dim, network, width and epochs are of an autoencoder to be trained: leave them out.")
+    if config.given("latent_dim", "network", "width", "epochs") or config.perceptual:
+        raise ValueError(
+            "latent_dim, network, width, epochs and perceptual are of an autoencoder to be trained: leave them out."
+        )
     if config.dataset in toy.DISTRIBUTIONS:
         raise ValueError(f"{config.dataset} is a set of points: a codec is of images, leave it out.")
     if config.components is not None and not config.components > 0:

@@ -19,8 +19,10 @@ from experiments.lab.sets import Draw, chosen, drawn_from
 from otgen import eval as evaluate
 from otgen import optional, plot
 from otgen.data import Dataset
-from otgen.models import ae_ot
+from otgen.models import ae_ot, flow
 from otgen.nn import to_unit
+from otgen.ot import coupling, latent
+from otgen.train import Checkpoints, Progress
 from otgen.types import Array, Key
 
 HEADERS = {
@@ -61,6 +63,8 @@ def rows(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> Iter
     components = min(config.mixture_components, len(codes) // 2)
     yield f"mixture of {components} Gaussians", decoded(_mixture(codes, components, config.seed))
     yield "3-NN interpolation of codes", decoded(_interpolate(codes))
+    if config.flow_steps:
+        yield "flow in the codes", decoded(_flow(config, transport))
 
 
 def _others(images: np.ndarray, num: int) -> np.ndarray:
@@ -102,6 +106,21 @@ def _interpolate(codes: Array) -> Draw:
         return first + share * (codes[other] - first)
 
     return draw
+
+
+def _flow(config: Any, transport: dict[str, Array]) -> Draw:
+    """Return a flow that is trained on the pairs of the model's own transport."""
+    width = math.sqrt(3)  # the uniform law on [-width, width] has variance 1; AE-OT's noise is in [-1/2, 1/2]
+    sampler = latent.Uniform(-width, width)
+    pairs = coupling.SemiDiscrete(transport["codes"], 2 * width * transport["h"], sampler=sampler)
+    size = {"width": 512, "num_steps": config.flow_steps, "batch_size": 512, "learning_rate": 2e-3}
+    key = jax.random.fold_in(jax.random.key(config.seed), 4)
+    identity = {**config.identity(), "flow_steps": config.flow_steps}
+    saved = Checkpoints(config.folder() / "checkpoints" / "flow", identity)
+    with saved as checkpoints, Progress(config.flow_steps, "flow", config.progress) as bar:
+        more = {"coupling": pairs, "callback": bar, "checkpoints": checkpoints}
+        model = flow.fit(key, transport["codes"], **more, **size)
+    return lambda key, num: flow.sample(key, model, num)
 
 
 def judge_of(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset, **options: Any) -> evaluate.Judge:

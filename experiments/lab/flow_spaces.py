@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.lab import sets
+from experiments.lab import own_images, sets
 from experiments.lab.standard_codes import autoencoder, components
 from otgen.data import toy
 from otgen.eval import Judge
@@ -88,8 +88,8 @@ def _codes(config: Any, folder: Path) -> Space:
     variance = float(data.var(0).sum())
     judge = None
     if config.judged:
-        rest = {"num": num, "data_dir": config.data_dir, "features": config.features}
-        judge = Judge(config.dataset, train, test, encode, **rest)
+        features = own_images.features(config, train.images.shape[1:])
+        judge = Judge(config.dataset, train, test, encode, num=num, data_dir=config.data_dir, features=features)
 
     def scores(codes: Array, labels: Array | None = None) -> dict[str, float]:
         found = {"codes": float(frechet_distance(codes, held_out)) / variance}
@@ -104,7 +104,8 @@ def _codes(config: Any, folder: Path) -> Space:
     def truth(key: Key, num: int) -> Array:
         return jnp.asarray(data[np.asarray(sets.chosen(key, len(data), num))])
 
-    facts = f"{config.dataset}, {len(data)} codes of dimension {data.shape[1]} ({config.space}), {num} samples a draw"
+    name, dim = own_images.label(config.dataset), data.shape[1]
+    facts = f"{name}, {len(data)} codes of dimension {dim} ({config.space}), {num} samples a draw"
     if judge is not None:
         facts += f"; features of the images: {judge.name}, classes: {judge.classifier}"
     labels = np.asarray(train.labels) if config.labels else None
@@ -112,7 +113,7 @@ def _codes(config: Any, folder: Path) -> Space:
 
 
 def _autoencoder(config: Any, folder: Path, train: Any) -> tuple[Any, Any]:
-    fields = {**sets.NETWORKS[config.dataset], **config.given("latent_dim", "epochs")}
+    fields = {**sets.autoencoder(config), **config.given("latent_dim", "epochs")}
     place = folder / "checkpoints" / "autoencoder"
-    made = {"dataset": config.dataset, "limit": config.limit, **{k: str(v) for k, v in fields.items()}}
+    made = {"dataset": config.numbers()["dataset"], "limit": config.limit, **{k: str(v) for k, v in fields.items()}}
     return autoencoder(train.images, ae_ot.Config(**fields), SEED, place, made, config.progress)

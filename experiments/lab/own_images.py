@@ -16,6 +16,7 @@ from otgen.train import hosts
 
 _SEEN = {"mlp": 200_000, "conv": 100_000, "residual": 100_000}  # images that an autoencoder sees in all
 _SIDE = 16  # of the images that scores are taken of: distances of more pixels take minutes and tell no more
+MANY = 10_000  # images from which training is as on MNIST, below as on the digits
 _LEAST = {"train": 50, "test": 8}
 
 
@@ -75,10 +76,29 @@ def suited(config: Any) -> Any:
     """Return the options with what suits images of one's own where they are None; those of other sets as they are.
 
     Raises:
-      ValueError: for fewer images than are needed to train on and to judge by, and as `otgen.data.load`.
+      ValueError: as `autoencoder`.
     """
     if not is_given(config):
         return config
+    asked = getattr(config, "network", None)
+    fields = autoencoder(config, asked)
+    if asked is not None:
+        fields.pop("width", None)  # it is of the network that suits, not of the one asked for
+    fields |= {"gan_epochs": fields["epochs"], "budget": 1.5 * fields["epochs"]}
+    fields = {name: value for name, value in fields.items() if getattr(config, name, False) is None}
+    return dataclasses.replace(config, **fields)
+
+
+def autoencoder(config: Any, asked: str | None = None) -> dict[str, Any]:
+    """Return the network, the dimension and the training of an autoencoder that suit images of one's own.
+
+    Args:
+      config: an experiment whose data set is a path.
+      asked: the network, where it is chosen already.
+
+    Raises:
+      ValueError: for fewer images than are needed to train on and to judge by, and as `otgen.data.load`.
+    """
     images = {split: load(config, split).images for split in _LEAST}
     for split, least in _LEAST.items():
         if len(images[split]) < least:
@@ -86,16 +106,9 @@ def suited(config: Any) -> Any:
                 f"{config.dataset} has {len(images[split])} images for {split}: at least {least} are needed; give more "
                 "images, or another --test-share."
             )
-    num, shape = len(images["train"]), images["train"].shape[1:]
-    fields, asked = network(shape), getattr(config, "network", None)
-    if asked is not None:
-        fields.pop("width", None)  # it is of the network that suits, not of the one asked for
+    num, fields = len(images["train"]), network(images["train"].shape[1:])
     seen = _SEEN.get(asked or fields["network"], _SEEN["conv"])
-    epochs = min(150, max(4, round(seen / num)))
-    fields |= {"epochs": epochs, "gan_epochs": epochs, "budget": 1.5 * epochs}
-    fields |= {"batch_size": 128 if num < 10_000 else 256}
-    fields = {name: value for name, value in fields.items() if getattr(config, name, False) is None}
-    return dataclasses.replace(config, **fields)
+    return {**fields, "epochs": min(150, max(4, round(seen / num))), "batch_size": 128 if num < MANY else 256}
 
 
 def features(config: Any, shape: tuple[int, int, int]) -> str | Extractor:

@@ -33,6 +33,16 @@ def images(config: Any) -> tuple[data.Dataset, data.Dataset]:
     return data.Dataset(train.images[: config.limit], train.labels[: config.limit]), test
 
 
+def autoencoder(config: Any) -> dict[str, Any]:
+    """Return what an autoencoder has of its own on the data set of an experiment, as `own_images.autoencoder`."""
+    return own_images.autoencoder(config) if own_images.is_given(config) else NETWORKS.get(config.dataset, {})
+
+
+def few(config: Any) -> bool:
+    """Return whether images of one's own are so few that training is as on the digits."""
+    return own_images.is_given(config) and len(own_images.load(config, "train").images) < own_images.MANY
+
+
 def points(dataset: str, num: int) -> tuple[data.Dataset, data.Dataset]:
     """Training and held-out points of a toy, as images of one row and column."""
     keys = jax.random.split(jax.random.key(_POINTS_SEED))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.lab import sets
+from experiments.lab import own_images, sets
 from experiments.lab.sets import Draw
 from experiments.lab.standard_codes import autoencoder, components
 from otgen.data import toy
@@ -56,7 +56,8 @@ def load(config: Any, folder: Path, seed: int) -> Space:
         encode, back = components(known, COMPONENTS)
         codes, held_out = (np.asarray(encode(images)) for images in (known, test.images))
         return _points(config, codes, held_out, None, back)
-    more = {"num": config.num_eval, "data_dir": config.data_dir, "features": config.features}
+    features = own_images.features(config, train.images.shape[1:])
+    more = {"num": config.num_eval, "data_dir": config.data_dir, "features": features}
     rest = sets.drawn_from(train.images), lambda x: x, lambda x: {}, None
     if config.kind() == "pixels":
         real, same, none, variance = rest
@@ -87,7 +88,9 @@ def _points(config: Any, train: np.ndarray, test: np.ndarray, modes: Any, pictur
 
 def _autoencoder(config: Any, folder: Path, seed: int, images: np.ndarray) -> tuple[Any, Any]:
     """Return the encoder and the decoder of a seed, in standardised codes."""
-    settings = ae_ot.Config(**sets.NETWORKS[config.dataset], epochs=config.autoencoder_epochs)
+    fields = {"epochs": 24, **sets.autoencoder(config)}
+    fields |= {} if config.autoencoder_epochs is None else {"epochs": config.autoencoder_epochs}
     place = folder / "checkpoints" / f"seed-{seed}" / "autoencoder"
-    made = {"dataset": config.dataset, "limit": config.limit, "epochs": config.autoencoder_epochs}
+    made = {"dataset": config.numbers()["dataset"], "limit": config.limit, "epochs": fields["epochs"]}
+    settings = ae_ot.Config(**fields)
     return autoencoder(images, settings, seed, place, made, config.progress)

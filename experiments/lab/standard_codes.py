@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from otgen import optional
 from otgen.data import toy
 from otgen.models import ae_ot
 from otgen.nn import to_unit
@@ -17,6 +18,7 @@ from otgen.train import Checkpoints, Progress
 from otgen.types import Array
 
 Coder = Callable[[Any], Array]
+_MOST = 4096  # numbers in an image up to which all components are found; of more, the first by random projections
 
 
 def autoencoder(
@@ -64,8 +66,16 @@ def components(images: np.ndarray, dim: int) -> tuple[Coder, Coder]:
     flat = np.asarray(to_unit(images), np.float32).reshape(len(images), -1)
     mean = flat.mean(0)
     flat = flat - mean
-    values, vectors = np.linalg.eigh(flat.T @ flat / len(flat))
-    basis, scale = jnp.asarray(vectors[:, ::-1][:, :dim].copy()), float(np.sqrt(values[::-1][:dim].mean()))
+    if flat.shape[1] <= _MOST:
+        values, vectors = np.linalg.eigh(flat.T @ flat / len(flat))
+        values, vectors = values[::-1][:dim], vectors[:, ::-1][:, :dim].copy()
+    else:
+        with optional.imports():
+            from sklearn.utils.extmath import randomized_svd
+
+        _, spread, rows = randomized_svd(flat, dim, random_state=0)
+        values, vectors = spread**2 / len(flat), rows.T
+    basis, scale = jnp.asarray(vectors, jnp.float32), float(np.sqrt(values.mean()))
     return (
         lambda images: (to_unit(images).reshape(len(images), -1) - mean) @ basis / scale,
         lambda codes: jnp.clip(scale * codes @ basis.T + mean, 0, 1).reshape(-1, *shape),

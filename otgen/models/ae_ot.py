@@ -3,7 +3,8 @@
 Implements the method of An et al., "AE-OT: a new generative model based on extended semi-discrete optimal
 transport" (ICLR 2020) and An et al. (2020), arXiv 2001.03698, section 3. Two stages, each a minimisation:
 
-1. the autoencoder minimises the Bernoulli reconstruction loss, without any prior on the codes;
+1. the autoencoder minimises the Bernoulli reconstruction loss, without any prior on the codes, and if asked the squared
+   distance of an image and its reconstruction in the features of a fixed network;
 2. the heights minimise the energy of the semi-discrete transport from the uniform law on the cube
    [-1/2, 1/2]^d to the standardised codes of the training images, each of weight 1/N.
 
@@ -28,10 +29,10 @@ from otgen.models.baselines import latent_law
 from otgen.models.classes import check_labels as check_labels
 from otgen.models.classes import require_label, rows_of_label
 from otgen.models.codec.encoded import Encoded, codes_beside, params_of, settings_on
-from otgen.models.codec.made import Codec
+from otgen.models.codec.made import Codec, Features
 from otgen.models.fitting import check_start, check_step, fit_generator
 from otgen.ot import semidiscrete
-from otgen.ot.check import as_array, as_count, as_key, require_kind
+from otgen.ot.check import as_array, as_count, as_key, require_function, require_kind
 from otgen.ot.semidiscrete import extension
 from otgen.train.descent import descend
 from otgen.train.loop import check_readers
@@ -49,6 +50,7 @@ class Config(Settings):
       tol: chi2 divergence of the cell masses that the transport is solved to.
       max_samples: limit of the noise samples the transport is trained on; None for the solver's.
       accumulate: batches whose mean gradient makes one step of the optimiser, where one large batch has no room.
+      perceptual: weight of the distance in features that `fit` is given, see `loss`; 0 for none.
 
     Example:
       >>> print(og.models.ae_ot.Config(latent_dim=8, epochs=100).tol)  # chi2 of the transport
@@ -58,10 +60,11 @@ class Config(Settings):
     tol: float = 0.05
     max_samples: int | None = None
     accumulate: int = 1
+    perceptual: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.positive("tol")
+        self.positive("tol"), self.not_negative("perceptual")
         self.whole("accumulate")
         self.whole_or_none("max_samples")
 
@@ -174,16 +177,24 @@ def init(key: Key, config: Config, example: Array, num_steps: int) -> tuple[AEOT
     return module, start(optimiser(config, num_steps), params)
 
 
-def loss(params: Any, module: AEOT, images: Array) -> tuple[Array, dict[str, Array]]:
+def loss(params: Any, module: AEOT, images: Array, features: Features | None = None) -> tuple[Array, dict[str, Array]]:
     """Return the mean over images of the summed binary cross-entropy of the pixels, and metrics.
+
+    With features phi, `perceptual` h w c E |phi(x) - phi(x')|^2 / E |phi(x)|^2 is added, for images x and their
+    reconstructions x': as the cross-entropy it is a number for each of the h w c pixels, whatever the features' scale.
 
     Args:
       params: parameters of the module.
       module: the model.
       images: uint8, or floats in [0, 1], [n, h, w, c].
+      features: images [n, h, w, c] in [0, 1] to features [n, p], for `module.config.perceptual` > 0.
 
     Returns:
-      Loss in nats per image; metrics `loss` and `mse` (mean squared pixel error).
+      Loss in nats per image; metrics `loss`, `mse` (mean squared pixel error) and, with features, `perceptual`, the
+      quotient above.
+
+    Raises:
+      ValueError: for features without a weight, and a weight without features.
 
     Example:
       >>> config = og.models.ae_ot.Config(latent_dim=2, hidden=(16,))
@@ -193,14 +204,37 @@ def loss(params: Any, module: AEOT, images: Array) -> tuple[Array, dict[str, Arr
       True 44.3614
     """
     require_kind("module", module, AEOT)
+    _require_features(module.config, features)
     images = as_batch(module, images)
     logits = module.apply({"params": params}, images)
-    value = optax.sigmoid_binary_cross_entropy(logits, images).sum((1, 2, 3)).mean()
-    return value, {"loss": value, "mse": jnp.mean((nn.sigmoid(logits) - images) ** 2)}
+    value, made = optax.sigmoid_binary_cross_entropy(logits, images).sum((1, 2, 3)).mean(), nn.sigmoid(logits)
+    metrics = {"mse": jnp.mean((made - images) ** 2)}
+    if features is not None:
+        known = features(images)
+        metrics["perceptual"] = jnp.mean((features(made) - known) ** 2) / jnp.maximum(jnp.mean(known**2), 1e-12)
+        value = value + module.config.perceptual * images[0].size * metrics["perceptual"]
+    return value, {"loss": value, **metrics}
 
 
-def make_step(module: AEOT, num_steps: int):
+def _require_features(config: Config, features: Features | None) -> None:
+    """Raise ValueError for features without a weight in `Config.perceptual`, or a weight without features."""
+    require_kind("config", config, Config)
+    if features is not None:
+        require_function("features", features)
+    if (config.perceptual > 0) != (features is not None):
+        raise ValueError(
+            f"perceptual = {config.perceptual}: give features with a weight above 0, and only with one; such as "
+            "og.models.codec.features(codec)."
+        )
+
+
+def make_step(module: AEOT, num_steps: int, features: Features | None = None):
     """Return the pure training step `(state, images, key, *, axis_name) -> (state, metrics)` of the autoencoder.
+
+    Args:
+      module: the model.
+      num_steps: length of the learning-rate schedule.
+      features: as in `loss`.
 
     Example:
       >>> images, config = jnp.ones((4, 8, 8, 1)), og.models.ae_ot.Config(latent_dim=2, hidden=(16,))
@@ -209,12 +243,12 @@ def make_step(module: AEOT, num_steps: int):
       >>> print(state.step, metrics["loss"].shape)
       1 ()
     """
-    check_step(module, AEOT, num_steps)
+    check_step(module, AEOT, num_steps), _require_features(module.config, features)
     transform = optimiser(module.config, num_steps)
 
     def step(state: TrainState, images: Array, key: Key, *, axis_name: str | None = None):
         del key  # nothing in this step is random
-        return descend(transform, state, loss, module, images, axis_name=axis_name)
+        return descend(transform, state, loss, module, images, features, axis_name=axis_name)
 
     return step
 
@@ -250,6 +284,7 @@ def train_autoencoder(
     images: np.ndarray,
     config: Config,
     *,
+    features: Features | None = None,
     callback: Callback | None = None,
     checkpoints: Any = None,
     **options: Any,
@@ -260,6 +295,7 @@ def train_autoencoder(
       key: random key of this stage.
       images: uint8 [N, h, w, c].
       config: the model.
+      features: for `perceptual` > 0, a pure function as in `loss`.
       callback: called with steps and metrics.
       checkpoints: a folder, or `train.Checkpoints`, to save in and to go on from, bit-identically.
       **options: as in `train.train`.
@@ -274,12 +310,13 @@ def train_autoencoder(
       >>> print(module.config == config)
       True
     """
-    require_kind("config", config, Config), check_readers(callback, checkpoints)
+    _require_features(config, features), check_readers(callback, checkpoints)
     num = len(check_images(images))
     config = dataclasses.replace(config, batch_size=rows_of(config, num))
     options |= {"num_steps": num_steps_of(config, num), "stage": "autoencoder"}
     options |= {"callback": callback, "checkpoints": checkpoints}
-    module, state = fit_generator(key, images, config, init, make_step, **options)
+    step = functools.partial(make_step, features=features)
+    module, state = fit_generator(key, images, config, init, step, **options)
     return module, state.params
 
 
@@ -353,6 +390,7 @@ def fit(
     *,
     codec: Codec | None = None,
     codes: Any = None,
+    features: Features | None = None,
     callback: Callback | None = None,
     checkpoints: Any = None,
     **config: Any,
@@ -366,6 +404,8 @@ def fit(
       codec: an autoencoder that is there already (`models.codec`), in whose codes the transport is solved; None to
         train one.
       codes: codes [N, d] of the images by the codec, where they are known; None to encode them.
+      features: for a weight `perceptual` of their distance in the autoencoder's loss, a pure function of images
+        [n, h, w, c] in [0, 1] to features [n, p], such as `models.codec.features(codec)`.
       callback: called with steps and metrics of both stages.
       checkpoints: a folder in which both stages save, and from which they go on, bit-identically.
       **config: fields of Config.
@@ -390,7 +430,9 @@ def fit(
     train_key, solve_key = jax.random.split(as_key(key))
     options = {"callback": callback, "checkpoints": checkpoints}
     if codec is None:
-        module, params = train_autoencoder(train_key, images, settings, **options)
+        module, params = train_autoencoder(train_key, images, settings, features=features, **options)
+    elif features is not None or settings.perceptual:
+        raise ValueError("features and perceptual are of an autoencoder to be trained: leave them out beside a codec.")
     else:
         settings = settings_on(codec, images.shape[1:], Config, config)
         module, params = AEOT(images.shape[1:], settings, codec=codec.module), params_of(codec)

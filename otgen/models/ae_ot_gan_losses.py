@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,10 +11,9 @@ import jax.numpy as jnp
 import optax
 from jax.scipy.special import xlogy
 
+from otgen.models.codec.made import Features as Features
 from otgen.nn import adversarial
 from otgen.types import Array, averaged
-
-Features = Callable[[Array], Array]
 
 
 class Batch(NamedTuple):

@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,8 @@ from otgen.nn import Autoencoder
 from otgen.nn.autoencoder import num_levels
 from otgen.nn.conv_networks import ResidualDecoder
 from otgen.ot import semidiscrete
+
+TINY = {"latent_dim": 2, "hidden": (32,), "epochs": 40, "batch_size": 50}
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +137,33 @@ def test_gradient_of_the_loss_is_that_of_finite_differences(digits):
 
         slope = jax.grad(along)(0.0)
         assert float(slope) == pytest.approx(float(along(1e-4) - along(-1e-4)) / 2e-4, rel=1e-3)
+
+
+def test_a_perceptual_term_is_what_it_says_and_is_learned(digits, key):
+    def features(images):
+        return images[:, 3:5, 2:4].reshape(
+            len(images), -1
+        )  # four pixels of 64, which the cross-entropy does not prefer
+
+    images = digits.images[:200]
+    module, state = ae_ot.init(key, ae_ot.Config(**TINY, perceptual=2.0), images, num_steps=10)
+    plain = ae_ot.AEOT(module.image_shape, ae_ot.Config(**TINY))
+    value, metrics = ae_ot.loss(state.params, module, images, features)
+    x = jnp.asarray(images / np.float32(255))
+    apart = features(x) - features(nn.sigmoid(module.apply({"params": state.params}, x)))
+    share = float(jnp.sum(apart**2) / jnp.sum(features(x) ** 2))
+    np.testing.assert_allclose(metrics["perceptual"], share, rtol=1e-5)
+    np.testing.assert_allclose(value - ae_ot.loss(state.params, plain, images)[0], 2 * 64 * share, rtol=1e-4)
+    found = {}
+    for weight in (0.0, 20.0):
+        config = ae_ot.Config(**TINY, perceptual=weight)
+        module, params = ae_ot.train_autoencoder(key, images, config, features=features if weight else None)
+        again = ae_ot.decode(module, {"params": params}, ae_ot.encode(module, {"params": params}, x))
+        found[weight] = float(jnp.mean((features(again) - features(x)) ** 2))
+    assert found[20.0] < 0.8 * found[0.0]
+    for given in ({"perceptual": 1.0}, {"features": features}):
+        with pytest.raises(ValueError, match="give features with a weight above 0, and only with one"):
+            ae_ot.fit(key, images, **TINY, **given)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from otgen.models.codec.kept import decode as decode
 from otgen.models.codec.kept import encode as encode
 from otgen.models.codec.made import Codec as Codec
 from otgen.models.codec.made import components as components
+from otgen.models.codec.made import features as features
 from otgen.models.codec.made import of_functions as of_functions
 from otgen.models.codec.made import of_module as of_module
 from otgen.models.codec.made import taef2 as taef2

@@ -18,6 +18,9 @@ from otgen.nn import taef2 as weights
 from otgen.nn.precision import compute_type
 from otgen.nn.taef2 import CHANNELS, SCALE, TAEF2
 from otgen.ot.check import as_array, as_count, as_counts, as_path, require_function, require_kind
+from otgen.types import Array
+
+Features = Callable[[Array], Array]  # images [n, h, w, c] in [0, 1] to [n, p], pure, for a loss
 
 
 class Codec(NamedTuple):
@@ -208,3 +211,30 @@ def _image_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
     if len(shape) != 3:
         raise ValueError(f"image_shape = {shape}: give (height, width, channels).")
     return tuple(shape)
+
+
+def features(codec: Codec) -> Features:
+    """Return the codes of a codec as features in which a loss compares images: a perceptual term that costs no labels.
+
+    Pass them to `ae_ot.fit(..., perceptual=1.0)` or `ae_ot_gan.refine(..., feature="perceptual")`. They are pure and
+    have the gradients of the codec's encoder; the codec itself is not trained.
+
+    Args:
+      codec: of Flax, such as `taef2`.
+
+    Returns:
+      Function of images [n, h, w, c] in [0, 1] to codes [n, d].
+
+    Raises:
+      ValueError: for what is no codec, and for one of functions of another library, which have no gradients in JAX.
+
+    Example:
+      >>> net = og.nn.Autoencoder((8, 8, 1), latent_dim=3, hidden=(16,))
+      >>> codec = og.models.codec.of_module(net, net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))), (8, 8, 1))
+      >>> print(og.models.codec.features(codec)(jnp.zeros((5, 8, 8, 1))).shape)
+      (5, 3)
+    """
+    require_kind("codec", codec, Codec)
+    if on_host(codec.module):
+        raise ValueError("a codec of functions has no gradients in JAX: give one of Flax, such as models.codec.taef2.")
+    return lambda images: codec.module.apply(codec.variables, images, method="encode")
