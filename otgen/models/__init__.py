@@ -17,6 +17,7 @@ from otgen.models import codec as codec
 from otgen.models import flow as flow
 from otgen.models import latent_ot as latent_ot
 from otgen.models import sinkhorn_generator as sinkhorn_generator
+from otgen.models import use as use
 from otgen.models.baselines import latent_law as latent_law
 from otgen.models.baselines import vae as vae
 from otgen.models.baselines import wae_mmd as wae_mmd

@@ -31,6 +31,7 @@ from otgen.models.classes import require_label, rows_of_label
 from otgen.models.codec.encoded import Encoded, codes_beside, params_of, settings_on
 from otgen.models.codec.made import Codec, Features
 from otgen.models.fitting import check_start, check_step, fit_generator
+from otgen.models.methods import usable
 from otgen.ot import semidiscrete
 from otgen.ot.check import as_array, as_count, as_key, require_function, require_kind
 from otgen.ot.semidiscrete import extension
@@ -108,6 +109,7 @@ class AEOT(Encoded):
         return {name: self.get_variable("transport", name) for name in names}
 
 
+@usable
 class Model(NamedTuple):
     """A trained AE-OT.
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from otgen.data.mapped import pieces
 from otgen.models.classes import class_of
+from otgen.models.methods import usable
 from otgen.nn.autoencoder import to_unit
 from otgen.ot.check import (
     as_array,
@@ -32,6 +33,7 @@ PIECE = 2000  # rows at a time
 _LARGE = 64 * 64 * 3  # numbers in an image; of larger ones fewer are taken at a time
 
 
+@usable
 class Model(NamedTuple):
     """A trained generator.
 

@@ -23,6 +23,7 @@ import numpy as np
 import optax
 
 from otgen.models.apply import parts_of, require_params
+from otgen.models.methods import usable
 from otgen.nn.linear import STARTS, DeepLinear
 from otgen.ot.check import (
     as_array,
@@ -158,6 +159,7 @@ class Info(NamedTuple):
     status: Array
 
 
+@usable
 class Model(NamedTuple):
     """A trained linear generator: the Flax module, its variables `params` and `transport`, and how training ended.
 

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from otgen.models.methods import usable
 from otgen.nn.precision import PRECISIONS
 from otgen.nn.unet import GROUPS, UNet
 from otgen.nn.velocity import Velocity, as_label
@@ -89,6 +90,7 @@ class Config(Checked):
         self.one_of("method", tuple(METHODS))
 
 
+@usable
 class Flow(NamedTuple):
     """A trained flow.
 

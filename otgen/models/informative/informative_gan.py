@@ -47,6 +47,7 @@ from otgen.models.apply import sample as sample
 from otgen.models.fitting import check_start, check_step, fit_generator
 from otgen.models.informative.codes import Codes, Latent
 from otgen.models.informative.losses import Losses
+from otgen.models.methods import usable
 from otgen.nn.augment import Augment, augment
 from otgen.nn.autoencoder import decoder, encoder, to_unit
 from otgen.nn.pixels import pixels_of
@@ -293,6 +294,7 @@ class State(NamedTuple):
     step: Array
 
 
+@usable
 class Model(NamedTuple):
     """A trained informative OT-GAN.
 
