@@ -150,6 +150,11 @@ def test_targets_of_make_exist():
         assert set(said) <= targets, path.name
 
 
+def test_make_and_the_page_agree_on_the_time_of_the_tests():
+    for name in ("Makefile", "CONTRIBUTING.md"):
+        assert "quick tests: five minutes on two cores, half of it when run again" in (ROOT / name).read_text(), name
+
+
 def resolved(chain: str) -> None:
     value = importlib.import_module("otgen")
     for part in chain.split(".")[1:]:
