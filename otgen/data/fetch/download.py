@@ -96,6 +96,7 @@ def _transfer(url: str, part: Path, report: Callable[[int], None]) -> None:
     try:
         answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_SECONDS)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code != 416:
             raise
         if error.headers.get("Content-Range") == f"bytes */{done}":  # all of it had come
