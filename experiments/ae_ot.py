@@ -67,7 +67,7 @@ def main(config: Config) -> dict[str, Any]:
     progress = command.progress_of(config, folder)
     run = ae_ot_toy.run if config.dataset in toy.DISTRIBUTIONS else run_images
     results = run(config, folder, progress)
-    command.write(folder / "results.json", results)
+    command.write_results(folder, results)
     return results
 
 

@@ -76,7 +76,7 @@ def main(config: Config) -> dict[str, Any]:
         }
         results = {"dataset": config.dataset, "seed": config.seed, **run_parts(folder, theory)}
     results |= run_parts(folder, {"images": lambda: images(config, folder)})
-    command.write(folder / "results.json", results)
+    command.write_results(folder, results)
     return results
 
 

@@ -108,7 +108,7 @@ def main(config: Config) -> dict[str, Any]:
     results = {"dataset": config.dataset, "seed": config.seed, "samples": config.samples, **run_parts(folder, parts)}
     figure_of_laws(folder / "laws.png")
     figure_of_rows(config, folder / "rows.png", model())
-    command.write(folder / "results.json", results)
+    command.write_results(folder, results)
     return results
 
 

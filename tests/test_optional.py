@@ -28,6 +28,7 @@ SAID = (
     "tensorflow-datasets",
     "tqdm",
     "tyro",
+    "wandb",
 )
 READERS = ("builders", "decoding", "own", "planning")
 FINDER = """
@@ -88,6 +89,7 @@ calls = {
     "tensorflow-datasets": lambda: og.data.load("mnist", data_dir="."),
     "tqdm": lambda: og.train.Progress(10, "fit"),
     "tyro": lambda: importlib.import_module("experiments.lab.command").cli(None, None, None, None),
+    "wandb": lambda: og.train.Tracker("fit"),
 }
 said = {}
 for name, call in calls.items():

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from experiments.lab import own_images
+from experiments.lab import own_images, records
 from otgen import optional, plot
 from otgen.train import JsonLines, NonFinite, Progress, TensorBoard, hosts, together
 from otgen.train.checkpoint import refuse_other_config
@@ -26,6 +26,8 @@ _OWN = (
     "config.json.new",
     "metrics.jsonl",
     "metrics.new",
+    "results.csv",
+    "results.csv.new",
     "results.json",
     "results.json.new",
     "table.md",
@@ -202,10 +204,16 @@ def open_folder(config: Any) -> Path:
 
 
 def close_folder(folder: Path, results: dict[str, Any], table: str) -> dict[str, Any]:
-    """Write what a run found, results.json and table.md, and return it."""
-    write(folder / "results.json", results)
+    """Write what a run found, results.json, results.csv and table.md, and return it."""
+    write_results(folder, results)
     (folder / "table.md").write_text(table + "\n")
     return results
+
+
+def write_results(folder: Path, results: dict[str, Any]) -> None:
+    """Write what a run found, as JSON and for pandas."""
+    write(folder / "results.json", results)
+    records.write(folder / "results.csv", records.records(json.loads(json.dumps(results))))
 
 
 def progress_of(config: Any, folder: Path) -> Callable[[str, int | None], Any]:
@@ -278,6 +286,8 @@ def cli(kind: type, main: Callable[[Any], Any], description: str | None, show: C
         raise
     if hosts.is_first():
         print(show(config, results))
+        if getattr(config, "tensorboard", False):
+            print(f"TensorBoard: tensorboard --logdir {config.folder() / 'events'}")
 
 
 def show_table(config: Any, results: dict[str, Any]) -> str:

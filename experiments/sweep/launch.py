@@ -6,9 +6,9 @@ r"""Run an experiment over seeds and settings: here, several at a time, or on SL
         --slurm --jobs 10 --partition gpu --gpus-per-node 1 --minutes 60           # needs pip install submitit
 
 Below runs/sweep/NAME: a folder for each run, such as latent_dim=16-seed=3, with the experiment's own files, log.txt
-and, once it has finished, done.json; table.md, table.json, sweep.png. The same command again skips what has finished
-and goes on with the rest; with more values or seeds it runs those as well. A run that fails is listed, and the others
-go on. Runs on one GPU share its memory; a job of SLURM that reaches its time limit saves and is queued again.
+and, once it has finished, done.json; table.md, table.json, table.csv, sweep.png. The same command again skips what has
+finished and goes on with the rest; with more values or seeds it runs those as well. A run that fails is listed, and the
+others go on. Runs on one GPU share its memory; a job of SLURM that reaches its time limit saves and is queued again.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from experiments.lab import command, variants
+from experiments.lab import command, records, variants
 from experiments.sweep import table
+from experiments.sweep.progress import Progress
 from experiments.sweep.runs import Run, by_submitit, finished, interruptions, locally, results_of
 from otgen import optional
 from otgen.train.checkpoint import refuse_other_config
@@ -86,20 +87,20 @@ def main(config: Config) -> dict[str, Any]:
     runs, folder = plan(config), config.folder()
     missing, failed = [run for run in runs if not finished(run)], []
     folder.mkdir(parents=True, exist_ok=True)
-    with _bar(len(runs), len(runs) - len(missing), config.progress) as bar, interruptions() as stopped:
+    with Progress(len(runs), len(runs) - len(missing), config.progress) as progress, interruptions() as stopped:
 
         def report(run: Run, problem: str | None) -> None:
-            bar.update()
-            bar.write(f"{run.folder.name}: {'finished' if problem is None else 'failed, ' + problem}", file=sys.stderr)
+            progress.ended(run, problem)
             if problem is not None:
                 failed.append({"run": run.folder.name, "why": problem, "log": str(run.folder / "log.txt")})
 
-        (by_submitit if config.slurm else locally)(config, missing, report, stopped)
+        (by_submitit if config.slurm else locally)(config, missing, report, stopped, progress.under_way)
         if stopped.is_set():
             raise KeyboardInterrupt
     found = [(run.setting, run.seed, json.loads(results_of(run).read_text())) for run in runs if finished(run)]
     results = {"experiment": config.experiment, "rows": table.gather(found), "failed": failed}
     (folder / "table.json").write_text(json.dumps(results, indent=1))
+    records.write(folder / "table.csv", table.lines(found))
     chosen = table.choose(results["rows"], config.metrics)
     (folder / "table.md").write_text(table.markdown(results, chosen) + "\n")
     if chosen:
@@ -202,13 +203,6 @@ def _words(field: str, value: str, kind: Any) -> list[str]:
     if tuple in (typing.get_origin(one) for one in (kind, *typing.get_args(kind))):
         return [option, *(part.strip() for part in value.split(",") if part.strip())]
     return [f"{option}={value}"]
-
-
-def _bar(total: int, done: int, enabled: bool) -> Any:
-    with optional.imports():
-        from tqdm.auto import tqdm
-
-    return tqdm(total=total, initial=done, desc="sweep", unit="run", disable=not enabled, dynamic_ncols=True)
 
 
 def cli() -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,8 @@ class Run(NamedTuple):
     command: list[str]
 
 
-Report = Callable[[Run, str | None], None]
+Report = Callable[[Run, str | None], None]  # of a run that has ended, and what went wrong
+UnderWay = Callable[[Iterable[Run]], None]  # of the runs that have not, again and again
 
 
 def results_of(run: Run) -> Path:
@@ -93,7 +94,7 @@ def stop(processes: list[subprocess.Popen]) -> None:
         process.wait()
 
 
-def locally(config: Any, runs: list[Run], report: Report, stopped: threading.Event) -> None:
+def locally(config: Any, runs: list[Run], report: Report, stopped: threading.Event, under_way: UnderWay) -> None:
     """Run processes on this machine, some at a time, until all have ended or the sweep is stopped."""
     waiting, running = list(reversed(runs)), {}
     try:
@@ -105,6 +106,7 @@ def locally(config: Any, runs: list[Run], report: Report, stopped: threading.Eve
                 except OSError as error:
                     report(run, _told(error))
             stopped.wait(_REST)
+            under_way(running.values())
             for process in [process for process in running if process.poll() is not None]:
                 run = running.pop(process)
                 report(run, settle(run, process.returncode))
@@ -143,7 +145,7 @@ class Job:
         return submitit.helpers.DelayedSubmission(Job(), run)
 
 
-def by_submitit(config: Any, runs: list[Run], report: Report, stopped: threading.Event) -> None:
+def by_submitit(config: Any, runs: list[Run], report: Report, stopped: threading.Event, under_way: UnderWay) -> None:
     """Submit the runs as one array of jobs, and wait until all have ended; cancel them if the sweep is stopped."""
     with optional.imports():
         import submitit
@@ -156,6 +158,7 @@ def by_submitit(config: Any, runs: list[Run], report: Report, stopped: threading
     jobs = executor.map_array(Job(), runs) if runs else []
     waiting = dict(zip(jobs, runs, strict=True))
     while waiting and not stopped.wait(_REST):
+        under_way(waiting.values())
         for job in [job for job in waiting if job.done()]:
             report(waiting.pop(job), _outcome(job))
     deadline = time.monotonic() + _GRACE

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.lab.figures import canvas, save
+from experiments.lab.records import records
 from experiments.lab.table import grid, summary
 from otgen import plot
 
@@ -51,16 +52,31 @@ def _called(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def gather(found: list[tuple[dict[str, str], int, Any]]) -> list[dict[str, Any]]:
-    """Summarise runs (setting, seed, results) over seeds: a row for every setting, in order of appearance."""
+    """Summarise runs (setting, seed, results) over seeds: a row for every setting, in order of appearance.
+
+    Beside mean and standard deviation a number has its `values`, in the order of the row's `seeds`, None where a seed
+    lacks it.
+    """
     groups: dict[tuple[tuple[str, str], ...], dict[int, dict[str, float]]] = {}
     for setting, seed, results in found:
         groups.setdefault(tuple(setting.items()), {})[seed] = dict(leaves(results))
     rows = []
     for setting, seeds in groups.items():
         names = dict.fromkeys(name for numbers in seeds.values() for name in numbers)
-        metrics = {name: summary([numbers[name] for numbers in seeds.values() if name in numbers]) for name in names}
+        values = {name: [numbers.get(name) for numbers in seeds.values()] for name in names}
+        metrics = {
+            name: {**summary([it for it in of_seeds if it is not None]), "values": of_seeds}
+            for name, of_seeds in values.items()
+        }
         rows.append({"setting": dict(setting), "seeds": list(seeds), "metrics": metrics})
     return rows
+
+
+def lines(found: list[tuple[dict[str, str], int, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the lines of table.csv: setting, seed, and the numbers of a row of the table of a run."""
+    for setting, seed, results in found:
+        for line in records(results):
+            yield {**setting, "seed": seed, **line, **setting}
 
 
 def choose(rows: list[dict[str, Any]], wanted: str = "") -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from otgen import optional
-from otgen.data import cache
+from otgen.data import cache, idx
 from otgen.data.dataset import Dataset
 from otgen.ot.check import as_path, require_choice
 
@@ -104,7 +104,7 @@ def load(
     if not data_dir:
         raise FileNotFoundError(
             f"{name} is not built in: pass data_dir (--data-dir) or set OTGEN_DATA to the folder that holds "
-            f"{_wanted(name)}."
+            f"{_wanted(name)}{_fetched(name)}."
         )
     places = [Path(data_dir) / name, Path(data_dir)]
     builder = _prepared_by_tfds(places[0])
@@ -154,15 +154,19 @@ def _dsprites(split: str) -> Dataset:
 
 def _wanted(name: str) -> str:
     """Return what raw files a set is made from, in words."""
-    from otgen.data import builders
     from otgen.data.archives import ARCHIVE_ENDINGS
 
-    if name in builders.SHA256:
-        return f"{name}/ with " + ", ".join(builders.SHA256[name])
+    if name in idx.SHA256:
+        return f"{name}/ with " + ", ".join(idx.SHA256[name])
     endings = ", ".join(ARCHIVE_ENDINGS)
     if name == "cifar10":
         return f"cifar10/ with train/CLASS/*.jpg and test/CLASS/*.jpg (or .png), or one archive ({endings}) of them"
     return f"celeb_a/ with img_align_celeba/*.jpg, or one archive ({endings}) of it"
+
+
+def _fetched(name: str) -> str:
+    """Return how a set is fetched, in words; nothing where it cannot be."""
+    return "" if name == "celeb_a" else f"; python -m otgen.data.fetch {name} --data-dir DATA fetches it"
 
 
 def _prepared_by_tfds(folder: Path):
@@ -184,13 +188,12 @@ def _prepared_by_tfds(folder: Path):
 
 
 def _from_raw(name: str, places: list[Path], kept: Path, verify: bool):
-    from otgen.data import builders
-
-    raw, files = _find_idx(name, places) if name in builders.SHA256 else _find_images(places)
+    raw, files = _find_idx(name, places) if name in idx.SHA256 else _find_images(places)
     if raw is None:
         looked = " and ".join(str(place) for place in places)
         raise FileNotFoundError(
-            f"{name}: missing {', '.join(files) or 'images'}; looked in {looked}. Needed: {_wanted(name)}."
+            f"{name}: missing {', '.join(files) or 'images'}; looked in {looked}. Needed: {_wanted(name)}"
+            f"{_fetched(name)}."
         )
     mark = hashlib.sha256()
     for file in files:
@@ -200,11 +203,13 @@ def _from_raw(name: str, places: list[Path], kept: Path, verify: bool):
     ready = _prepared_by_tfds(folder) if folder.exists() else None
     if ready is not None:
         return ready
-    if name in builders.SHA256:
+    if name in idx.SHA256:
         for file in files:
-            builders.read_idx(file)
+            idx.read_idx(file)
             if verify:
-                builders.verify_checksum(file, builders.SHA256[name][file.name])
+                idx.verify_checksum(file, idx.SHA256[name][file.name])
+    from otgen.data import builders
+
     with cache.in_one_piece(folder, lambda it: _prepared_by_tfds(it) is not None) as place, _quiet():
         builders.prepare(place, name, raw, _SIDE.get(name, 28))
     return _prepared_by_tfds(folder)
@@ -212,14 +217,12 @@ def _from_raw(name: str, places: list[Path], kept: Path, verify: bool):
 
 def _find_idx(name: str, places: list[Path]):
     """Return the folder that holds all four IDX files; otherwise None and the missing names."""
-    from otgen.data.builders import SHA256
-
     for place in places:
-        files = [place / file for file in SHA256[name]]
+        files = [place / file for file in idx.SHA256[name]]
         if all(file.is_file() for file in files):
             return place, files
-    nearest = max(places, key=lambda place: sum((place / file).is_file() for file in SHA256[name]))
-    return None, [file for file in SHA256[name] if not (nearest / file).is_file()]
+    nearest = max(places, key=lambda place: sum((place / file).is_file() for file in idx.SHA256[name]))
+    return None, [file for file in idx.SHA256[name] if not (nearest / file).is_file()]
 
 
 def _find_images(places: list[Path]):

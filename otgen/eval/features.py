@@ -246,7 +246,8 @@ def _lenet_weights(data_dir: str | os.PathLike) -> dict[str, Array]:
     path = as_path("data_dir", data_dir) / LENET_FILE
     if not has_lenet(data_dir):
         raise FileNotFoundError(
-            f"the LeNet weights are missing: looked for {path}; put lenet.npz there, or use pixels."
+            f"the LeNet weights are missing: looked for {path}; python -m otgen.data.fetch lenet --data-dir {data_dir} "
+            "fetches them; or use pixels."
         )
     with np.load(path) as file:
         return {name: jnp.asarray(file[name]) for name in file}

@@ -119,7 +119,8 @@ def extractor_of(
         if features == "lenet" and not has_lenet(folder):
             warnings.warn(
                 f"distances of {dataset} are taken in pixels: LeNet's weights, {LENET_FILE}, are not in {folder}. Pass "
-                "data_dir (--data-dir) or set OTGEN_DATA to the folder that holds them for distances in its features.",
+                "data_dir (--data-dir) or set OTGEN_DATA to the folder that holds them for distances in its features; "
+                f"python -m otgen.data.fetch lenet --data-dir {folder} fetches them.",
                 stacklevel=2,
             )
             features = "pixels"

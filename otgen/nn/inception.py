@@ -194,7 +194,8 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"the Inception weights are missing: looked for {path}; put the archive there, or use lenet or pixels."
+            f"the Inception weights are missing: looked for {path}; python -m otgen.data.fetch inception --data-dir "
+            f"{Path(path).parent.parent} fetches them; or use lenet or pixels."
         )
     with tarfile.open(path) as archive:
         files = {Path(item.name).name: archive.extractfile(item).read() for item in archive if item.isfile()}

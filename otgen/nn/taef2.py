@@ -221,8 +221,8 @@ def _read(path: Path, half: str, wanted: dict[str, Any], verify: bool) -> dict[s
     """Parameters of one half, of the shapes wanted."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"the TAEF2 weights are missing: looked for {path}; put {path.name} there, "
-            f"the arrays of taef2_{half}.pth of madebyollin/taesd."
+            f"the TAEF2 weights are missing: looked for {path}; python -m otgen.data.fetch taef2 --data-dir "
+            f"{path.parent.parent} fetches them."
         )
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if verify and found != SHA256[half]:

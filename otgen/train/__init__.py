@@ -4,6 +4,7 @@ from otgen.train.checkpoint import Checkpoints as Checkpoints
 from otgen.train.log import JsonLines as JsonLines
 from otgen.train.log import Progress as Progress
 from otgen.train.log import TensorBoard as TensorBoard
+from otgen.train.log import Tracker as Tracker
 from otgen.train.log import together as together
 from otgen.train.loop import NonFinite as NonFinite
 from otgen.train.loop import train as train

@@ -1,10 +1,12 @@
-"""Callbacks `(step, metrics)`: a progress bar, a file of JSON lines, TensorBoard events, and several at once."""
+"""Callbacks `(step, metrics)`: a progress bar, JSON lines, TensorBoard, wandb and trackio, and several at once."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from otgen import optional
 from otgen.ot.check import require_function
@@ -123,6 +125,52 @@ class TensorBoard:
 
     def __exit__(self, *error) -> None:
         self._writer.close()
+
+
+class Tracker:
+    """Send metrics to wandb or trackio, each as stage/name. Use as a context manager.
+
+    The step goes along as stage/step, as the steps of a further stage begin at zero again, which a run of wandb's does
+    not take for its own; there it is the axis that the metrics of the stage are drawn against.
+
+    Args:
+      stage: what is going on.
+      package: "wandb" or "trackio", or a module with their `init`, `log` and `finish`.
+      **options: of `init`, such as project, name and config: a run is begun, and ended with the context. Without any
+        the metrics go to the run that is open, so that several stages share it.
+
+    Raises:
+      ModuleNotFoundError: if the package is not installed.
+
+    Example:
+      >>> import types
+      >>> shown = types.SimpleNamespace(init=dict, log=print, finish=lambda: print("finished"))
+      >>> with og.train.Tracker("training", shown, project="digits") as tracker:
+      ...     tracker(10, {"loss": 0.5})
+      {'training/step': 10, 'training/loss': 0.5}
+      finished
+    """
+
+    def __init__(self, stage: str, package: Any = "wandb", **options: Any):
+        with optional.imports():
+            self._package = importlib.import_module(package) if isinstance(package, str) else package
+        self._stage, self._own = stage, bool(options)
+        if options:
+            self._package.init(**options)
+        if hasattr(self._package, "define_metric"):
+            self._package.define_metric(f"{stage}/step")
+            self._package.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+
+    def __call__(self, step: int, metrics: dict[str, float]) -> None:
+        told = {f"{self._stage}/{name}": value for name, value in metrics.items()}
+        self._package.log({f"{self._stage}/step": step, **told})
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._own:
+            self._package.finish()
 
 
 def together(*callbacks: Callback | None) -> Callback:

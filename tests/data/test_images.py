@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from otgen import data
-from otgen.data import builders, toy
+from otgen.data import builders, idx, toy
 
 
 def write_idx(path, array):
@@ -24,7 +24,7 @@ def raw_mnist(tmp_path):
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
     for split, num in (("train", 20), ("test", 6)):
-        images, labels = builders.IDX_FILES[split]
+        images, labels = idx.IDX_FILES[split]
         write_idx(folder / images, random.integers(0, 256, (num, 28, 28), np.uint8))
         write_idx(folder / labels, np.arange(num, dtype=np.uint8) % 10)
     return folder
@@ -45,7 +45,7 @@ def test_raw_idx_files_are_prepared_and_read_back(raw_mnist, tmp_path):
     before = sorted(path.name for path in raw_mnist.iterdir())
     for _ in range(2):  # prepared, then read from the cache
         train = data.load("mnist", "train", raw_mnist.parent, cache_dir=tmp_path / "cache", verify=False)
-    want = builders.read_idx(raw_mnist / "train-images-idx3-ubyte.gz")
+    want = idx.read_idx(raw_mnist / "train-images-idx3-ubyte.gz")
     rows = {image.tobytes(): label for image, label in zip(want, np.arange(20) % 10, strict=True)}
     assert {image.tobytes(): label for image, label in zip(train.images, train.labels, strict=True)} == rows
     assert sorted(path.name for path in raw_mnist.iterdir()) == before

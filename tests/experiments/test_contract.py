@@ -50,6 +50,8 @@ def test_ae_ot_on_digits_smoke(tmp_path):
     for name in ("samples", "filter", "reconstructions", "nearest", "classes"):
         assert (tmp_path / "run" / f"{name}.png").stat().st_size > 10_000
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == json.loads(json.dumps(results))
+    lines = (tmp_path / "run" / "results.csv").read_text().splitlines()  # a row each, and transport and seconds
+    assert len(lines) == 1 + len(results["rows"]) + 2
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {line["stage"] for line in lines} == {"autoencoder", "transport"}
     with pytest.raises(FileExistsError, match="--resume"):

@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import signal
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from experiments.sweep import launch as sweep
-from experiments.sweep import table
+from experiments.sweep import progress, table
+from experiments.sweep.runs import Run
 
 ROOT = Path(__file__).parents[2]
 TOY = textwrap.dedent("""
@@ -70,15 +72,18 @@ def test_a_failed_run_is_listed_and_the_others_go_on(toy, capsys):
     folder = Path(toy["out"])
     assert [(run["run"], run["why"]) for run in results["failed"]] == [("size=3-seed=1", "exit code 1")]
     assert "the toy diverged" in (folder / "size=3-seed=1" / "log.txt").read_text()
-    assert "size=3-seed=1: failed, exit code 1" in capsys.readouterr().err
+    said = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith("size=3-seed=1: failed, exit code 1 after") for line in said) == 1
+    assert [line[-8:] for line in said if ": started, " not in line] == [f"({i} of 4)" for i in (1, 2, 3, 4)]
     one, three = results["rows"]
     assert (one["setting"], one["seeds"]) == ({"size": "1"}, [0, 1])
     assert one["metrics"]["rows / fit / loss"] == {
         "mean": 10.5,
         "sd": pytest.approx(np.std([10, 11], ddof=1)),
         "seeds": 2,
+        "values": [10.0, 11.0],
     }
-    assert three["metrics"]["rows / fit / loss"] == {"mean": 30.0, "sd": None, "seeds": 1}
+    assert three["metrics"]["rows / fit / loss"] == {"mean": 30.0, "sd": None, "seeds": 1, "values": [30.0]}
     assert one["metrics"]["rows / sum / loss"]["mean"] == 9
     assert (folder / "sweep.png").stat().st_size > 10_000
     shown = (folder / "table.md").read_text()
@@ -86,6 +91,12 @@ def test_a_failed_run_is_listed_and_the_others_go_on(toy, capsys):
     assert "seeds of a setting: 2, 1" in shown
     assert "size=3-seed=1 failed" in shown
     assert json.loads((folder / "table.json").read_text()) == results
+    lines = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
+    assert [(line["size"], line["seed"], line["row"], line["loss"]) for line in lines] == [
+        *(("1", "0", "fit", "10.0"), ("1", "0", "sum", "9.0")),
+        *(("1", "1", "fit", "11.0"), ("1", "1", "sum", "9.0")),
+        *(("3", "0", "fit", "30.0"), ("3", "0", "sum", "9.0")),
+    ]
 
     # Again, with one more value: what has finished is not started again, what failed goes on.
     again = sweep.main(sweep.Config(**toy, seeds="0-1", set=(("size=1,3,2",),), fixed=(("hidden=4,5",),), jobs=4))
@@ -274,3 +285,29 @@ def test_a_sweep_of_ae_ot_killed_and_resumed(tmp_path):
             if "second" not in name:
                 assert resumed["metrics"][name] == summary, name
     assert (killed / "sweep.png").stat().st_size > 20_000
+
+
+def test_what_is_under_way_is_told_once_and_shown_where_it_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_REST", 0.0)
+    runs = [Run({}, seed, {}, tmp_path / f"seed={seed}", []) for seed in (0, 1, 2)]
+    for run in runs[:2]:
+        run.folder.mkdir()
+        (run.folder / "settings.json").write_text("{}")
+    os.utime(runs[1].folder / "settings.json", (1.0, 1.0))  # by an earlier sweep
+    (runs[0].folder / "metrics.jsonl").write_text(
+        "".join(
+            json.dumps({"stage": "autoencoder", "step": step, "loss": 0.5}) + "\n" for step in range(900, 1501, 100)
+        )
+        + '{"stage": "half a'
+    )
+    assert progress.last_step(runs[0].folder / "metrics.jsonl") == "autoencoder 1,500"
+    assert progress.last_step(runs[2].folder / "metrics.jsonl") == ""
+    with progress.Progress(3, 0, False) as shown:
+        for _ in range(3):
+            shown.under_way(runs)
+        shown.ended(runs[1], "it is running already")
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        f"seed=0: started, log in {runs[0].folder / 'log.txt'}",
+        "seed=1: failed, it is running already (1 of 3)",
+    ]
