@@ -27,7 +27,7 @@ ON_THE_HOST = (  # are loops, and choices by the values of arrays, round program
     "eval.over_draws, eval.subset_divergence, eval.subset_w2_sq, plot.cells, semidiscrete.run, train.train, "
     "ae_ot.sample of a label, ae_ot.solve, ae_ot.train_autoencoder, baselines.fit_images, bures_linear.descend, "
     "code_reading.traverse, codec.encode, codec.second, latent_law.transport, latent_ot.sample of a label, "
-    "latent_ot.solve, latent_ot.train_autoencoder"
+    "latent_ot.solve, latent_ot.train_autoencoder, use.invert, use.interpolate"
 )
 NOT_TRACED = {
     "returns no arrays": (
@@ -41,7 +41,7 @@ NOT_TRACED = {
         "ae_ot_gan.num_steps_of, ae_ot_gan.rows_of, bures_linear.make_step, bures_linear.optimiser, "
         "codec.of_functions, flow.make_step, info_gan.make_step, informative_gan.make_step, latent_ot.autoencoder, "
         "latent_ot.default_form, neural_map.config_of, neural_map.default_form, neural_map.form_of, "
-        "sinkhorn_generator.make_step, vae.make_step, wae_mmd.make_step, wgan_gp.make_step"
+        "codec.features, sinkhorn_generator.make_step, use.summary, vae.make_step, wae_mmd.make_step, wgan_gp.make_step"
     ),
     "computes with NumPy, or one operation after the other": (
         "bures_linear.init, codec.components, data.batch_index, data.sprites.factors_of, data.sprites.index_of, "

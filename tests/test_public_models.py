@@ -103,7 +103,7 @@ def model(name):
         base = model("ae_ot")
         module = og.models.ae_ot_gan.AEOTGAN(base.module.image_shape, base.module.config, config(name))
         known = base.variables["params"]["autoencoder"]
-        critic = drawn(lambda: module.init(KEY, IMAGES, method="value"))["params"]["critic"]
+        critic = drawn(lambda: module.init(KEY, jnp.asarray(IMAGES), method="value"))["params"]["critic"]
         params = {"autoencoder": known, "generator": known["decoder"], "critic": critic}
         return base._replace(module=module, variables={**base.variables, "params": params})
     if name == "bures_linear":
@@ -143,7 +143,7 @@ def learned(solver):
         module, table = Convex((4,), 1), icnn.Table(X, jnp.ones(N))
     else:
         module, table = Potential((4,)), c_transform.Table(X, jnp.eye(D))
-    params = drawn(lambda: module.init(KEY, X[:1])["params"])
+    params = drawn(lambda: module.init(KEY, jnp.asarray(X[:1]))["params"])
     params = {"forward": params} if solver == "icnn" else params
     units = training.Units(jnp.zeros(D), jnp.float32(1), jnp.zeros(D), jnp.float32(1))
     rest = units, X, jnp.zeros(N), jnp.float32(1), jnp.float32(0)
@@ -458,6 +458,19 @@ VALID = {
         "model": labelled("sinkhorn_generator"),
         "label": 1,
     },
+    "use.generate": lambda: {"key": KEY, "model": model("ae_ot"), "noise": X / 9, "form": "pairs", "angle": 1.0},
+    "use.interpolate": lambda: {
+        "key": KEY,
+        "model": model("ae_ot"),
+        "first": IMAGES[:2],
+        "last": IMAGES[2:4],
+        "num": 3,
+        "paths": 2,
+    },
+    "use.invert": lambda: {"key": KEY, "model": model("ae_ot"), "data": IMAGES[:2]},
+    "use.neighbours": lambda: {"model": model("ae_ot"), "images": IMAGES[:2], "k": 2, "among": IMAGES},
+    "use.sample": lambda: draw("ae_ot"),
+    "use.summary": lambda: {"model": model("ae_ot")},
     "vae.init": lambda: start("vae"),
     "vae.loss": lambda: {"params": params("vae"), "module": model("vae").module, "images": IMAGES, "noise": X},
     "vae.make_step": lambda: step("vae"),
@@ -512,6 +525,10 @@ SORTS = {  # where the name does not tell
     "codec.of_module": {"image_shape": "counts", "net": "thing", "scale": "count"},
     "codec.second": {"latent_dim": "count", "hidden": "counts"},
     "codec.taef2": {"image_shape": "counts", "scale": "count", "data_dir": "folder"},
+    "use.generate": {"angle": "positive"},
+    "use.interpolate": {"first": "images", "last": "images"},
+    "use.invert": {"data": "images"},
+    "use.neighbours": {"images": "images", "among": "images"},
     "sinkhorn_generator.loss": {"features": "given", "heat": "positive"},
     "sinkhorn_generator.make_step": {"features": "given"},
     "flow.decode": {"label": "array"},

@@ -133,8 +133,8 @@ def invert(key: Key, model: Any, data: Any, *, label: int | None = None) -> Arra
     access = _access(model)
     if access.invert is None:
         raise ValueError(
-            f"a {type(model.module).__name__} has no inverse: interpolate between draws, without images, or fit a model "
-            "that has an encoder, a map to codes or a flow."
+            f"a {type(model.module).__name__} has no inverse: interpolate between draws, without images, or fit a "
+            "model that has an encoder, a map to codes or a flow."
         )
     return access.invert(as_key(key), data, label)
 
@@ -239,7 +239,7 @@ def neighbours(model: Any, images: Any, k: int = 5, among: Any = None) -> tuple[
 
 
 def summary(model: Any) -> str:
-    """Return what a model is made of, in lines: networks with their sizes, settings that are not the default, transport.
+    """Return what a model is made of, in lines: networks with their sizes, settings of its own, transport, labels.
 
     Example:
       >>> images = og.data.load("digits").images[:100]
@@ -252,7 +252,7 @@ def summary(model: Any) -> str:
     shape = next((s for it in ("image_shape", "data_shape", "shape") if (s := getattr(module, it, None))), ())
     params = variables["params"]
     lines = [f"{type(module).__name__} of {' x '.join(map(str, shape))}, {_size(params):,} parameters"]
-    if len(params) > 1:
+    if 1 < len(params) <= 4:  # networks; more are layers of one
         lines += [f"  {name}: {_size(part):,}" for name, part in params.items()]
     config = getattr(model, "config", getattr(module, "config", None))
     if config is not None:
@@ -298,18 +298,19 @@ def _access(model: Any) -> _Access:
     if isinstance(module, _GENERATORS):
         return _of_generator(module, variables)
     raise ValueError(
-        f"a {type(module).__name__} draws of a code beside its noise: see models.code_reading.traverse for paths of codes."
+        f"a {type(module).__name__} draws of a code beside its noise: models.code_reading.traverse goes along codes."
     )
 
 
 def _of_ae_ot(model: Any) -> _Access:
     module, variables = parts_of(model)
     map_, known = ae_ot.map_of(model), transport_of(variables)
+    if getattr(getattr(module, "gan", None), "latents", "transport") != "transport":
+        raise ValueError("this GAN was trained on Gaussian latents, not on noise of its map: draw by sample.")
 
     def draw(key: Key, noise: Array, label: int | None, how: dict[str, Any]) -> Array:
-        form, angle = _taken(
-            how, label, form=module.gan.form if hasattr(module, "gan") else extension.DEFAULT, angle=None
-        )
+        gan = getattr(module, "gan", None)
+        form, angle = _taken(how, label, form=gan.form if gan else extension.DEFAULT, angle=gan.angle if gan else None)
         extension.check_form(form, 0.0 if angle is None else angle)
         codes = _moved(module, variables, key, noise, form, angle) * known["scale"] + known["mean"]
         return ae_ot.decode(module, variables, codes)
@@ -384,9 +385,7 @@ def _of_generator(module: nn.Module, variables: Any) -> _Access:
 def _taken(how: dict[str, Any], label: int | None, **known: Any) -> list[Any]:
     """Return the options of a map to codes, or what they are by default; refuse others, and a label."""
     if label is not None:
-        raise ValueError(
-            "what noise becomes is of the label of its cell: leave label out; sample(..., label=) draws one."
-        )
+        raise ValueError("what noise becomes is of the label of its cell: leave label out; sample(label=) draws one.")
     if strange := sorted(how.keys() - known.keys()):
         raise TypeError(f"{', '.join(strange)}: this model is drawn from by {', '.join(known) or 'noise alone'}.")
     return [how.get(name, default) for name, default in known.items()]
@@ -395,9 +394,7 @@ def _taken(how: dict[str, Any], label: int | None, **known: Any) -> list[Any]:
 def _found(inverse_: inverse.Inverse) -> Array:
     missing = int(jnp.sum(~inverse_.found))
     if missing:
-        raise ValueError(
-            f"the cells of {missing} codes are empty or too small to find noise in: solve to a smaller tol."
-        )
+        raise ValueError(f"no noise was found for {missing} codes, whose cells are too small: solve to a smaller tol.")
     return inverse_.noise
 
 

@@ -235,6 +235,9 @@ def features(codec: Codec) -> Features:
       (5, 3)
     """
     require_kind("codec", codec, Codec)
-    if on_host(codec.module):
+    module = codec.module
+    while hasattr(module, "codec"):
+        module = module.codec
+    if isinstance(module, Hosted):
         raise ValueError("a codec of functions has no gradients in JAX: give one of Flax, such as models.codec.taef2.")
     return lambda images: codec.module.apply(codec.variables, images, method="encode")
