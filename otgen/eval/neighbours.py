@@ -90,7 +90,8 @@ def neighbour_scores(real: ArrayLike, generated: ArrayLike, k: int = 3, k_densit
     k, k_density = as_count("k", k), as_count("k_density", k_density)
     real, generated = _pair(real, generated, max(k, k_density), k)
     counts, used = memberships(generated, real, square_radii(real, (k, k_density)))
-    recalled, _ = memberships(real, generated, square_radii(generated, (k,)))
+    other = min(k_density, len(generated) - 1)  # not used: samples of one size share two programs in place of four
+    recalled, _ = memberships(real, generated, square_radii(generated, (k, other)))
     return NeighbourScores(
         jnp.mean(counts[0] > 0), jnp.mean(recalled[0] > 0), jnp.mean(counts[1]) / k_density, jnp.mean(used[1])
     )

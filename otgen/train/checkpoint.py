@@ -318,7 +318,8 @@ def _bytes_of(name: str, leaf: Any) -> np.ndarray:
 def _placed_like(leaf: Any, numbers: np.ndarray) -> Any:
     """Bytes as an array of the shape and type of a leaf, on its devices: a checkpoint may come from other ones."""
     found = numbers.view(leaf.dtype).reshape(leaf.shape)
-    place = getattr(leaf, "sharding", None) if jax.process_count() == 1 else None
+    tied = jax.process_count() == 1 and getattr(leaf, "committed", False)
+    place = leaf.sharding if tied else None
     return jnp.array(found) if place is None else jax.device_put(found, place, may_alias=False)
 
 

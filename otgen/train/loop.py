@@ -20,7 +20,7 @@ from otgen.data.batches import batches
 from otgen.ot.check import as_count, as_key, require_function, require_kind
 from otgen.train import hosts
 from otgen.train.checkpoint import Checkpoints
-from otgen.train.parallel import Placed, mapped, placed, replicated, several
+from otgen.train.parallel import Placed, freed, mapped, placed, replicated, several
 from otgen.types import Array, Callback, Key
 
 Watch = Callable[[int, Any], None]
@@ -67,7 +67,7 @@ def train(
         last of them is logged. Their batches are held together.
 
     Returns:
-      The state after the last batch.
+      The state after the last batch, tied to no device.
 
     Raises:
       ValueError: for numbers of steps below 1, or `log_every` and, where something is saved or watched, `save_every`
@@ -116,7 +116,7 @@ def train(
         save(now, state, checkpoints, numbers)
         if interrupted():
             _end(checkpoints)
-    return state
+    return freed(state)
 
 
 def check_readers(callback: Any, checkpoints: Any = None, watch: Any = None, *, stages: int = 1) -> None:

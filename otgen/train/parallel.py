@@ -99,6 +99,21 @@ def replicated(state: Any, *, copy: bool = False) -> Any:
     return jax.device_put(state, _over_devices())
 
 
+def freed(state: Any) -> Any:
+    """Return a state tied to no device, as arrays that JAX makes are: one copy, where computations begin by default.
+
+    Arrays that were put on devices tie whatever is computed from them to these, so that every function is compiled
+    again for them, and on several devices they are all at work on the same.
+    """
+
+    def one(leaf: Any) -> Any:
+        if not (isinstance(leaf, jax.Array) and leaf.committed) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        return jnp.asarray(np.asarray(leaf.addressable_data(0)))
+
+    return jax.tree.map(one, state)
+
+
 @functools.cache
 def _over_devices(*axes: str) -> Sharding:
     """Return arrays on the devices of this host: split along the first axis if it is named, else all of it on each."""

@@ -30,6 +30,13 @@ def test_the_model_is_one_pytree_that_samples_in_one_call(model):
     np.testing.assert_allclose(images, ae_ot.sample(jax.random.key(1), model, 32), atol=1e-6)
 
 
+def test_what_is_fitted_is_tied_to_no_device(model, key):
+    arrays = [leaf for leaf in jax.tree.leaves(model) if isinstance(leaf, jax.Array)]
+    assert len(arrays) > 8
+    assert not any(leaf.committed for leaf in arrays)  # or whatever meets them is compiled once more
+    assert not ae_ot.sample(key, model, 4).committed
+
+
 def test_codes_are_standardised_and_reconstruct(model, digits):
     codes = model.variables["transport"]["codes"]
     np.testing.assert_allclose(codes.mean(0), 0, atol=1e-4)
