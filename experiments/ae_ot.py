@@ -23,11 +23,12 @@ from experiments.lab import ae_ot_stages, ae_ot_table, ae_ot_toy, command, sets
 from experiments.lab.machine import clock
 from otgen import store
 from otgen.data import toy
+from otgen.ot.semidiscrete import extension
 from otgen.train import hosts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(ae_ot_stages.Config):
+class Config(command.Rows, ae_ot_stages.Config):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "digits"
@@ -35,6 +36,8 @@ class Config(ae_ot_stages.Config):
     or .txt of paths; or a toy: eight_gaussians, twenty_five_gaussians, swiss_roll, rings, checkerboard, two_moons."""
     num_points: int = 256
     """Toys: how many target points."""
+    forms: str = "local"
+    """Images: forms of the extended map in table and figures, with commas: local, pairs, simplex, stochastic."""
     draws: int = 5
     """Draws that every row of the table averages over."""
     mixture_components: int = 50
@@ -46,13 +49,22 @@ class Config(ae_ot_stages.Config):
     NAME = "ae_ot"
 
     def identity(self) -> dict[str, Any]:
-        """Return what makes the model and the table; the flow has checkpoints of its own."""
-        return {name: value for name, value in super().identity().items() if name != "flow_steps"}
+        """Return what makes the model and the numbers of a row; the flow has checkpoints of its own."""
+        not_these = ("flow_steps", "forms", "rows", "table")
+        return {name: value for name, value in super().identity().items() if name not in not_these}
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:
         """Return a run of seconds, for tests."""
-        small = {"epochs": 3, "limit": 400, "tol": 0.2, "num_eval": 64, "draws": 2, "mixture_components": 4}
+        small = {
+            "epochs": 3,
+            "forms": "local,pairs",
+            "limit": 400,
+            "tol": 0.2,
+            "num_eval": 64,
+            "draws": 2,
+            "mixture_components": 4,
+        }
         return cls(**{**small, "progress": False, **changes})
 
 
@@ -61,6 +73,8 @@ def main(config: Config) -> dict[str, Any]:
     known = (*ae_ot_stages.IMAGES, *toy.DISTRIBUTIONS)
     least = {"num_points": 2, "draws": 1, "mixture_components": 1, "flow_steps": 0}
     config = ae_ot_stages.check(config, known, limit=2 * config.mixture_components, **least)
+    for form in config.forms.split(","):
+        extension.check_form(form, 0.0)
     if config.flow_steps and config.distributed:
         raise ValueError("the flow of the table is trained on one host: leave --flow-steps or --distributed out.")
     folder = command.open_folder(config)
@@ -79,8 +93,11 @@ def run_images(config: Config, folder: Path, progress: Any) -> dict[str, Any]:
     if not hosts.is_first():
         return {}
     store.save(folder / "model", model, overwrite=True)
-    ae_ot_table.figures(config, folder, model, train, test)
-    seconds["table"], results = clock(lambda: ae_ot_table.table(config, model, train, test))
+    seconds["figures"], _ = clock(lambda: ae_ot_table.figures(config, folder, model, train, test))
+    results = ae_ot_table.about(config, model)
+    if config.table:
+        seconds["table"], scores = clock(lambda: ae_ot_table.table(config, model, train, test))
+        results |= scores
     results["seconds"] = {name: round(value, 2) for name, value in seconds.items()}
     return results
 

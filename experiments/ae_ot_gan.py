@@ -64,7 +64,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(own_images.OwnImages, command.Featured, command.Options):
+class Config(own_images.OwnImages, command.Rows, command.Featured, command.Options):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "digits"
@@ -131,7 +131,7 @@ class Config(own_images.OwnImages, command.Featured, command.Options):
 
     def identity(self) -> dict[str, Any]:
         """Return what makes the numbers of a seed and a variant: all but these, and where and how it runs."""
-        own = self.numbers("variants", "seeds", "features", "feature_images")
+        own = self.numbers("variants", "seeds", "features", "feature_images", "rows", "table")
         own |= {"base": dataclasses.asdict(self.base()), "gan": dataclasses.asdict(self.gan("default"))}
         return json.loads(json.dumps(own))
 
@@ -155,12 +155,13 @@ def main(config: Config) -> dict[str, Any]:
         return {}
     runs = read_all(folder, groups, place_of_scores(config, Path("checkpoints/seed-*/*")))
     places = [scores_at(config, folder, config.seed_list()[0], group) for group in groups]
-    compare_classes(runs)
+    if config.table:
+        compare_classes(runs)
     drawn = ae_ot_gan_figures.draw(config, folder, places)
     results = {"dataset": config.dataset, "judge": runs[0]["judge"], "figures": drawn}
     results |= {"rows": table.gather(runs), "runs": runs}
     lines = [f"{run['group']}, seed {run['seed']}, failed: {run['failed']}" for run in runs if "failed" in run]
-    lines += [f"{name}: {row['frechet']['seeds']} seeds." for name, row in results["rows"].items()]
+    lines += [f"{name}: {row['frechet']['seeds']} seeds." for name, row in results["rows"].items() if "frechet" in row]
     shown = [table.markdown(results["rows"], COLUMNS), f"\n{table.of_judge(results)}.\n", *lines]
     return command.close_folder(folder, results, "\n".join(shown))
 

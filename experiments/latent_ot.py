@@ -50,7 +50,7 @@ _TOY: dict[str, dict[str, Any]] = {"c_transform": {}, "icnn": {"num_steps": 4000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(own_images.OwnImages, command.Featured, command.Options):
+class Config(own_images.OwnImages, command.Rows, command.Featured, command.Options):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "eight_gaussians"
@@ -69,8 +69,6 @@ class Config(own_images.OwnImages, command.Featured, command.Options):
     """Codes that a barycentre weighs, on average: 3, for MNIST 1.6, for Fashion-MNIST 1.4."""
     distil: bool = True
     """Images: also distil the map of the first solver into one network."""
-    rows: str | None = None
-    """Images: score only rows of the table whose names hold one of these words with commas, such as real,local."""
     num_points: int = 4096
     """Toys: how many target points."""
 
@@ -106,7 +104,7 @@ class Config(own_images.OwnImages, command.Featured, command.Options):
 
     def identity(self) -> dict[str, Any]:
         """Return what makes the numbers of a seed and a solver: all but these, and where and how it runs."""
-        own = self.numbers("seeds", "solvers", "distil", "features", "feature_images", "rows")
+        own = self.numbers("seeds", "solvers", "distil", "features", "feature_images", "rows", "table")
         return {**own, "settings": self.settings()}
 
 
@@ -139,8 +137,8 @@ def check(config: Config) -> None:
     of_images = (config.latent_dim, config.hidden, config.epochs, config.limit)
     if _is_toy(config) and any(value is not None for value in of_images):
         raise ValueError("toys are points: latent_dim, hidden, epochs and limit are for images.")
-    if _is_toy(config) and (config.features != "auto" or config.rows is not None):
-        raise ValueError("toys are points: features and rows are of images.")
+    if _is_toy(config) and (config.features != "auto" or config.rows is not None or not config.table):
+        raise ValueError("toys are points: features, rows and no-table are of images.")
     for word in () if config.rows is None else config.rows.split(","):
         if not word or not latent_ot_images.groups_of(dataclasses.replace(config, rows=word)):
             raise ValueError(f"rows = {config.rows!r}: no row of the table has {word!r} in its name; try real,local.")

@@ -93,16 +93,16 @@ class Trial(OfSeed):
 
     def run(self, group: str) -> None:
         """Train and score a group of rows of the table; one that diverges is noted."""
-        judge = self._judge  # after the autoencoder: without one there is nothing to compare
-        entry = {"group": group, "seed": self._seed, "judge": judge.facts(self._draws_of_a_row)}
+        entry = {"group": group, "seed": self._seed, "judge": self._facts()}
         place = scores_at(self._config, self._folder, self._seed, group)
         try:
             draws, notes, shown = self._draws(group)
         except NonFinite as error:
             note_failure(place, f"{group}, seed {self._seed}", entry, error)
             return
-        key = self._keys[3]
-        rows = {row: self._scored(key, row, draw) | notes.get(row, {}) for row, draw in draws.items()}
+        key, scored = self._keys[3], self._scored if self._config.table else lambda *row: {}
+        draws = {row: draw for row, draw in draws.items() if self._config.wants(row)}
+        rows = {row: scored(key, row, draw) | notes.get(row, {}) for row, draw in draws.items()}
         shown |= {row: draw(key, 1000 if self._config.is_toy() else 100) for row, draw in draws.items()}
         save(place, {**entry, "rows": rows}, shown)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,8 @@ HEADERS = {
 _CLASSES = 20  # rows in the figure of classes
 
 
-def rows(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> Iterator[tuple[str, Draw]]:
-    """Yield the laws compared: a name, and a function (key, num) -> images in [0, 1]."""
+def rows(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> dict[str, Callable[[], Draw]]:
+    """Return the laws that can be compared: by name what makes a function (key, num) -> images in [0, 1]."""
     transport = model.variables["transport"]
     codes = transport["codes"]
 
@@ -50,21 +50,24 @@ def rows(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> Iter
 
         return images
 
-    def extended(form: str, angle: float | None) -> Draw:
-        return lambda key, num: ae_ot.sample(key, model, num, form=form, angle=angle)
+    def extended(form: str, angle: float | None) -> Callable[[], Draw]:
+        return lambda: lambda key, num: ae_ot.sample(key, model, num, form=form, angle=angle)
 
-    yield "real training images", drawn_from(train.images)
-    yield "reconstructed test images", lambda key, num: _reconstruct(model, _others(test.images, num))
-    words = {"": None} if config.features == "inception" else {"": None, ", filter off": math.pi}  # minutes a row
-    for word, angle in words.items():
-        for form in ("local", "pairs", "simplex"):
-            yield f"AE-OT, {form}{word}", extended(form, angle)
-    yield "Gaussian in the latent", decoded(_gaussian(codes))
+    found: dict[str, Callable[[], Draw]] = {
+        "real training images": lambda: drawn_from(train.images),
+        "reconstructed test images": lambda: lambda key, num: _reconstruct(model, _others(test.images, num)),
+    }
+    forms = config.forms.split(",")
+    found |= {f"AE-OT, {form}": extended(form, None) for form in forms}
+    if len(forms) > 1 and config.features != "inception":  # minutes a row
+        found |= {f"AE-OT, {form}, filter off": extended(form, math.pi) for form in forms}
     components = min(config.mixture_components, len(codes) // 2)
-    yield f"mixture of {components} Gaussians", decoded(_mixture(codes, components, config.seed))
-    yield "3-NN interpolation of codes", decoded(_interpolate(codes))
+    found["Gaussian in the latent"] = lambda: decoded(_gaussian(codes))
+    found[f"mixture of {components} Gaussians"] = lambda: decoded(_mixture(codes, components, config.seed))
+    found["3-NN interpolation of codes"] = lambda: decoded(_interpolate(codes))
     if config.flow_steps:
-        yield "flow in the codes", decoded(_flow(config, transport))
+        found["flow in the codes"] = lambda: decoded(_flow(config, transport))
+    return found
 
 
 def _others(images: np.ndarray, num: int) -> np.ndarray:
@@ -138,7 +141,11 @@ def table(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> dic
     draws = config.draws if config.features == "auto" else 1
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     scored, rates, classes = {}, {}, {}
-    for name, draw in rows(config, model, train, test):
+    wanted = {name: make for name, make in rows(config, model, train, test).items() if config.wants(name)}
+    if not wanted:
+        raise ValueError(f"rows = {config.rows!r}: no row of the table has such a name; try real,local.")
+    for name, make in wanted.items():
+        draw = make()
         spent: list[float] = []
 
         def timed(key: Key, num: int, draw: Draw = draw, spent: list[float] = spent) -> Array:
@@ -150,23 +157,22 @@ def table(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> dic
         scored[name] = {**found["mean"], "frechet_sd": found["sd"]["frechet"], "draws": len(spent)}
         rates[name] = round(judge.num / min(spent))
         classes[name] = found["class_shares"]
-    info = model.info
     return {
-        "dataset": config.dataset,
-        "seed": config.seed,
         "features": judge.name,
         "images_per_draw": judge.num,
         "classifier": {"kind": judge.classifier, "test_accuracy": judge.accuracy},
-        "transport": {
-            **{name: float(value) for name, value in info._asdict().items()},
-            "angle": float(model.variables["transport"]["angle"]),
-            "masses": unseen(config, model),
-        },
         "rows": scored,
         "class_shares": classes,
         "images_per_second": rates,
-        "figure": "samples.png",
     }
+
+
+def about(config: Any, model: ae_ot.Model) -> dict[str, Any]:
+    """Return what a run is known by, scored or not, and how its transport was solved."""
+    known = {name: float(value) for name, value in model.info._asdict().items()}
+    known |= {"angle": float(model.variables["transport"]["angle"]), "masses": unseen(config, model)}
+    dataset = own_images.label(config.dataset)
+    return {"dataset": dataset, "seed": config.seed, "transport": known, "figure": "samples.png"}
 
 
 def unseen(config: Any, model: ae_ot.Model, num: int = 2**20) -> dict[str, float]:
@@ -181,6 +187,9 @@ def unseen(config: Any, model: ae_ot.Model, num: int = 2**20) -> dict[str, float
 
 def in_words(results: dict[str, Any]) -> str:
     """Return the results as a table to print."""
+    if "transport" in results and "rows" not in results:
+        chi2 = f"chi2 of the transport {results['transport']['chi2']:.3g} +- {results['transport']['chi2_error']:.1g}"
+        return f"{results['dataset']}, not scored, {chi2}"
     if "rows" not in results:
         return "\n".join(f"{name}: {value}" for name, value in results.items() if name != "figure")
     lines = [
@@ -197,7 +206,7 @@ def in_words(results: dict[str, Any]) -> str:
 
 
 def figures(config: Any, folder: Path, model: ae_ot.Model, train: Dataset, test: Dataset) -> None:
-    """Draw samples, the filter on and off, reconstructions, nearest neighbours and classes."""
+    """Draw samples, reconstructions, nearest neighbours and classes; of several forms also the filter on and off."""
     key = jax.random.fold_in(jax.random.key(config.seed), 3)
 
     def grid(name: str, images: Any, columns: int, size: tuple[float, float], title: str = "") -> None:
@@ -207,13 +216,14 @@ def figures(config: Any, folder: Path, model: ae_ot.Model, train: Dataset, test:
     samples = ae_ot.sample(key, model, 100)
     grid("samples.png", samples, 10, (6, 6))
 
-    filtered = {
-        f"{form}, angle filter {word}": ae_ot.sample(key, model, 64, form=form, angle=angle)
-        for form in ("pairs", "simplex")
-        for word, angle in (("on", None), ("off", math.pi))
-    }
-    drawn = figures_of.sheet(filtered, lambda ax, name, images: plot.image_grid(images, 8, ax, name), 2, (4, 4.2))
-    figures_of.save(drawn, folder / "filter.png", bbox_inches="tight")
+    if len(forms := config.forms.split(",")) > 1:
+        filtered = {
+            f"{form}, angle filter {word}": ae_ot.sample(key, model, 64, form=form, angle=angle)
+            for form in forms
+            for word, angle in (("on", None), ("off", math.pi))
+        }
+        drawn = figures_of.sheet(filtered, lambda ax, name, images: plot.image_grid(images, 8, ax, name), 2, (4, 4.2))
+        figures_of.save(drawn, folder / "filter.png", bbox_inches="tight")
 
     columns = min(10, len(test.images))
     shown = test.images[: min(40, len(test.images) // columns * columns)]

@@ -19,8 +19,11 @@ def extent(config: Any) -> tuple[int, int]:
 
 
 def place_of_scores(config: Any, place: Path) -> Path:
-    """The folder of the scores of what is in `place`; those in features asked for are beside the data set's own."""
-    return place if config.features == "auto" else place / f"{config.features}-{config.feature_images}"
+    """The folder of the scores of what is in `place`; those in features asked for, or of some rows, are beside it."""
+    if not config.table:
+        return place / "unscored"
+    place = place if config.features == "auto" else place / f"{config.features}-{config.feature_images}"
+    return place if config.rows is None else place / f"rows-{config.rows}"
 
 
 def require_features(config: Any) -> None:

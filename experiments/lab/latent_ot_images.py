@@ -60,8 +60,7 @@ def run(config: Any, folder: Path, progress: Any) -> tuple[list[dict[str, Any]],
 
 def _scores(config: Any, folder: Path, seed: int, group: str) -> Path:
     """Return where the scores of a group are; those of chosen rows are apart."""
-    place = place_of_scores(config, place_of(folder, seed, group))
-    return place if config.rows is None else place / f"rows-{config.rows}"
+    return place_of_scores(config, place_of(folder, seed, group))
 
 
 def _names_of(config: Any, group: str) -> list[str]:
@@ -70,7 +69,7 @@ def _names_of(config: Any, group: str) -> list[str]:
         names = ["real training images", "reconstructed test images", "Gaussian prior"]
     else:
         names = [f"{group}, {form}" for form in (*FORMS[group], "local")] if group in FORMS else [group]
-    return [name for name in names if config.rows is None or any(word in name for word in config.rows.split(","))]
+    return [name for name in names if config.wants(name)]
 
 
 def groups_of(config: Any) -> list[str]:
@@ -89,10 +88,10 @@ class Trial(OfSeed):
         draws, seconds, notes = self._draws(group)
         draws = {row: draws[row] for row in _names_of(self._config, group)}
         start, key = time.perf_counter(), self._keys[3]
-        rows = {row: self._scored(key, row, draw) | notes for row, draw in draws.items()}
+        scored = self._scored if self._config.table else lambda *row: {}
+        rows = {row: scored(key, row, draw) | notes for row, draw in draws.items()}
         spent = {"training": seconds, "scoring": round(time.perf_counter() - start, 2)}
-        judge = self._judge.facts(self._draws_of_a_row)
-        scores = {"group": group, "seed": self._seed, "seconds": spent, "judge": judge, "rows": rows}
+        scores = {"group": group, "seed": self._seed, "seconds": spent, "judge": self._facts(), "rows": rows}
         save(_scores(self._config, self._folder, self._seed, group), scores, {n: d(key, 40) for n, d in draws.items()})
 
     def _scored(self, key: Key, row: str, draw: sets.Draw) -> dict[str, Any]:

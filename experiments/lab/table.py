@@ -63,6 +63,8 @@ def grid(titles: Iterable[str], lines: dict[str, list[str]], corner: str = "") -
 def of_judge(results: dict[str, Any]) -> str:
     """Return what the scores of a table were made with, in a line."""
     judge = results["judge"]
+    if not judge:
+        return f"{results['dataset']}, not scored"
     return (
         f"{results['dataset']}, features: {judge['features']}; classes: {judge['classifier']}; "
         f"{judge['draws']} draws of {judge['images_per_draw']}"

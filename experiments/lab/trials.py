@@ -157,6 +157,10 @@ class OfSeed:
         rest = {"num": self._num, "data_dir": self._config.data_dir, "features": features}
         return Judge(self._config.dataset, self._train, self._test, encode, **rest)
 
+    def _facts(self) -> dict[str, Any]:
+        """Return what the judge's scores are made with; nothing where there are none."""
+        return self._judge.facts(self._draws_of_a_row) if self._config.table else {}
+
     def _scores(self, judge: Any, key: Key, row: str, draw: Draw) -> dict[str, Any]:
         """Return scores of a row of the table; reconstructions are no draws, and are scored once."""
         draws = 1 if row.startswith("reconstructed") else self._draws_of_a_row

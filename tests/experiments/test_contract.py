@@ -60,6 +60,20 @@ def test_ae_ot_on_digits_smoke(tmp_path):
         ae_ot.main(ae_ot.Config.smoke(out=str(tmp_path / "run"), resume=True, seed=1))
 
 
+def test_a_run_is_scored_later_and_in_part(tmp_path):
+    config = ae_ot.Config.smoke(out=str(tmp_path / "run"), table=False, forms="local")
+    first = ae_ot.main(config)
+    assert "rows" not in first
+    assert ae_ot.show(config, first).startswith("digits, not scored, chi2")
+    assert not (tmp_path / "run" / "filter.png").exists()
+    changed = dataclasses.replace(config, table=True, resume=True, rows="real,flow", flow_steps=5)
+    later = ae_ot.main(changed)
+    assert set(later["rows"]) == {"real training images", "flow in the codes"}
+    assert later["transport"] == first["transport"]
+    with pytest.raises(ValueError, match="no row of the table has such a name"):
+        ae_ot.main(dataclasses.replace(changed, rows="sharp"))
+
+
 def test_a_stage_says_where_it_continues(tmp_path, capsys):
     config = ae_ot.Config.smoke(out=str(tmp_path))
     progress = progress_of(config, tmp_path)
