@@ -17,7 +17,7 @@ def figures(value: float, digits: int = 2) -> str:
     """Return a number with so many digits that count, without an exponent where it is not tiny."""
     if value == 0 or value >= 10 ** (digits - 1):
         return f"{value:.0f}"
-    return f"{value:.{digits}g}".replace("e-0", "e-")
+    return f"{value:{'#' * (digits > 1)}.{digits}g}".replace("e-0", "e-").rstrip(".")
 
 
 def least_and_most(values: list[float], shown: Callable[[float], str] = figures) -> str:
@@ -137,6 +137,42 @@ def polish(results: Results) -> str:
     return grid(["chi2", "million samples", "seconds", "solved"], lines, "problem")
 
 
+def rate(results: Results) -> str:
+    """Samples a second of the semi-discrete steps, of ott-jax's, and of the plain maximum of a product."""
+    found = results["rate"]
+    large = found["below 2 GiB"]
+    lines = {
+        f"N = {found['N']}, d = {found['d']}": [
+            f"{found['steps of otgen']:.0f}",
+            f"{found['otgen / ott-jax']:.1f}",
+            f"{found['steps of otgen / maximum alone']:.2f}",
+        ],
+        f"N = {large['N']}, d = {found['d']}": [
+            f"{large['steps of otgen, batch 4096']:.0f}",
+            f"{large['otgen / ott-jax']:.1f}",
+            "",
+        ],
+    }
+    return grid(["samples a second", "times ott-jax", "share of the maximum of a product alone"], lines)
+
+
+def codes(results: Results) -> str:
+    """The semi-discrete solve of codes of MNIST: chi2, seconds, samples, cells that fresh samples never met."""
+    runs = results["codes"]["runs"]
+    lines = {}
+    for name, found in (
+        ("otgen", runs),
+        ("ott-jax", [it["ott-jax, as long"] for it in runs if "ott-jax, as long" in it]),
+    ):
+        lines[name] = [
+            least_and_most([it["chi2"] for it in found], lambda value: figures(value, 3)),
+            least_and_most([it["seconds"] for it in found], lambda value: figures(value, 3)),
+            least_and_most([it["samples"] / 1e6 for it in found]),
+            least_and_most([it["unseen"] for it in found], lambda value: f"{value:.0f}"),
+        ]
+    return grid(["chi2", "seconds", "million samples", f"cells unseen, of {results['codes']['N']}"], lines)
+
+
 def networks(results: Results) -> str:
     """Networks for colour images: size, work, speed and error of reconstructions."""
     lines = {
@@ -205,6 +241,8 @@ TABLES: dict[str, tuple[str, Callable[[Results], str]]] = {  # by name: the file
     "semidiscrete": ("semidiscrete", semidiscrete),
     "semidiscrete_efficiency": ("semidiscrete", efficiency),
     "semidiscrete_clusters": ("semidiscrete", polish),
+    "semidiscrete_rate": ("semidiscrete", rate),
+    "semidiscrete_codes": ("semidiscrete", codes),
     "exact": ("exact", exact),
     "networks": ("networks", networks),
     "codec": ("codec", codec),

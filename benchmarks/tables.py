@@ -244,6 +244,27 @@ def operations() -> str:
     return grid(["two points", "four points"], lines, "noise")
 
 
+def emoji() -> str:
+    """Frechet distances of operations on latents of emoji, over seeds."""
+    rows = rows_of("latent_ops_emoji")
+    lines = {"fresh samples": [three(rows["prior samples"]["frechet"]), ""]}
+    for name in ("matched", "slerp", "lerp"):
+        found = [rows.get(f"{name}, {points}", {}) for points in ("two points", "four points")]
+        lines[name] = [three(it.get("frechet")) for it in found]
+    return grid(["two points", "four points"], lines, "noise")
+
+
+def cifar10_codec() -> str:
+    """AE-OT in codes of TAEF2 on CIFAR-10; the kernel distance in thousandths."""
+    rows = {
+        name.replace("reconstructed test images", "other test images, reconstructed"): row
+        | {"kid": {"mean": 1e3 * row["kid"]["mean"], "sd": 1e3 * row["kid"]["sd"]}}
+        for name, row in rows_of("ae_ot_cifar10_codec").items()
+    }
+    columns = {"frechet": "Frechet", "kid": "KID, 1e-3", **only(COMPARE, "precision", "recall", "coverage", "lmem")}
+    return markdown(rows, columns | only(AE_OT, "class_tv"), three)
+
+
 def flow(name: str, score: str) -> str:
     """One score of the flows, by coupling and number of evaluations; FLOW_FACTS for `score` None."""
     kinds: dict[str, Rows] = {}
@@ -277,17 +298,20 @@ def w2_benchmark() -> str:
     return grid([f"d = {dim}" for dim in dims], lines, "L2-UVP, %")
 
 
-def gradients() -> str:
-    """What batches give for the gradient of the Sinkhorn divergence at equal laws, which is zero."""
+def gradients(score: str) -> str:
+    """What batches give for the gradient of the Sinkhorn divergence, or the variance at which it is zero ("rest")."""
     found = [it for it in read("divergence")["gradients"] if it["share"] == 0.05]
     sizes = list(dict.fromkeys(it["batch"] for it in found))
-    lines = {
-        form: [
-            written(dict(zip(("mean", "sd"), it["bias at 1"], strict=True)), 3) for it in found if it["form"] == form
-        ]
-        for form in dict.fromkeys(it["form"] for it in found)
-    }
-    return grid([f"B = {size}" for size in sizes], lines)
+
+    def told(value: list[float] | float) -> str:
+        pair = value if isinstance(value, list) else (value, None)
+        return written(dict(zip(("mean", "sd"), pair, strict=True)), 3 if isinstance(value, list) else 2)
+
+    forms = dict.fromkeys(it["form"] for it in found)
+    return grid(
+        [f"B = {size}" for size in sizes],
+        {form: [told(it[score]) for it in found if it["form"] == form] for form in forms},
+    )
 
 
 FLOWS = (
@@ -369,7 +393,11 @@ TABLES: dict[str, Callable[[], str]] = {
         for name in GENERATORS
     },
     "compare_sinkhorn_mnist": one_evaluation,
-    "divergence": gradients,
+    "divergence_at_the_data": lambda: gradients("bias at 1"),
+    "divergence_rest": lambda: gradients("rest"),
+    "divergence_away": lambda: gradients("bias at 0.7"),
+    "ae_ot_cifar10_codec": cifar10_codec,
+    "latent_ops_emoji": emoji,
     **{name: lambda file=file, make=make: make(read(file)) for name, (file, make) in speed.TABLES.items()},
 }
 
