@@ -258,19 +258,6 @@ def test_notebooks_become_pages(tmp_path):
     assert "](01_example_0.png)" in text
 
 
-def test_the_results_of_the_readme_stand_on_the_pages():
-    """Numbers that the README repeats are those of the pages they come from."""
-    readme = "\n".join((ROOT / place / "README.md").read_text() for place in (".", "experiments"))
-    pages = "\n".join(path.read_text() for path in (ROOT / "docs").rglob("*.md"))
-    measured = re.findall(r"\d*\.\d+ ± \d*\.\d+", readme)
-    assert len(measured) > 10
-    assert [it for it in measured if it not in pages] == []
-    for row in re.findall(r"^\| \d+, \d+ \|.*$", readme, re.MULTILINE):
-        name, *cells = [cell.strip() for cell in row.strip("|").split("|")]
-        full = next(line for line in pages.splitlines() if line.startswith(f"| {name} |"))
-        assert set(cells) <= {cell.strip() for cell in full.split("|")}, name
-
-
 def run_blocks(path: Path, first: int | None = None) -> dict:
     """Run the Python blocks of a page one after the other; `first` for so many of them."""
     module = types.ModuleType("page")
@@ -278,20 +265,6 @@ def run_blocks(path: Path, first: int | None = None) -> dict:
     for code in python_blocks(path.read_text())[:first]:
         exec(compile(code, str(path), "exec"), module.__dict__)
     return module.__dict__
-
-
-@pytest.mark.slow
-def test_tables_of_generators_are_those_of_the_files():
-    """Every row of a table that a file gives stands on the page as the file has it."""
-    from experiments.lab.table import markdown
-    from experiments.sinkhorn_generator import COLUMNS
-
-    page = (ROOT / "docs/methods/sinkhorn-generator.md").read_text()
-    files = sorted((ROOT / "benchmarks").glob("sinkhorn_generator_*.json"))
-    assert len(files) >= 4
-    for path in files:
-        for row in markdown(json.loads(path.read_text())["rows"], COLUMNS).splitlines():
-            assert row in page, f"{path.name}: {row}"
 
 
 def test_the_six_lines_of_the_readme_run():
