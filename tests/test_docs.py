@@ -227,9 +227,15 @@ def test_equations_become_mathml():
     assert convert("<p>no $5$ here</p>", None, None, None) == "<p>no $5$ here</p>"
 
 
-def test_code_in_a_table_shows_its_bars():
-    cell = r"<td><code>|a\|b</code> \|</td> <code>\|</code>"
-    assert hook("tables").on_page_content(cell, None, None, None) == r"<td><code>|a|b</code> \|</td> <code>\|</code>"
+def test_cells_show_bars_and_keep_numbers_in_a_line():
+    made = functools.partial(hook("tables").on_page_content, page=None, config=None, files=None)
+    assert made(r"<td><code>|a\|b</code> \|</td> <code>\|</code>") == r"<td><code>|a|b</code> \|</td> <code>\|</code>"
+    assert made("<td>0.1 ± 0.02</td><td>a 1 b</td>") == "<td>0.1&nbsp;±&nbsp;0.02</td><td>a 1 b</td>"
+    assert (
+        made("<td>0.97 to 1.2</td><td>0.71 / 4.5 / -</td>")
+        == "<td>0.97&nbsp;to&nbsp;1.2</td><td>0.71&nbsp;/&nbsp;4.5&nbsp;/&nbsp;-</td>"
+    )
+    assert made("<td>0.0073 (1.6 s; 0)</td>") == "<td>0.0073&nbsp;(1.6&nbsp;s;&nbsp;0)</td>"
 
 
 def test_notebooks_become_pages(tmp_path):
@@ -403,7 +409,9 @@ def test_the_site_builds(tmp_path):
     for module in reference.modules():
         page = (tmp_path / "site" / reference.page_of(module)).with_suffix(".html").read_text()
         assert [name for name in reference.defined(module) if f'id="{module}.{name}"' not in page] == []
+    assert (tmp_path / "site/search/search_index.js").read_text().startswith("var __index")  # for pages in a folder
     for path in (tmp_path / "site").rglob("*.html"):
         text = path.read_text()
+        assert re.search(r"src=\"?[./]*assets/iframe-worker.js", text), f"{path} cannot be searched from a folder"
         assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=\"?https?://", text), f"{path} fetches something"
         assert "arithmatex" not in text, f"{path} has an equation that was not converted"
