@@ -151,15 +151,21 @@ def test_targets_of_make_exist():
 
 
 def resolved(chain: str) -> None:
-    value = importlib.import_module("otgen")
+    value, name = importlib.import_module("otgen"), "otgen"
     for part in chain.split(".")[1:]:
-        value = getattr(value, part)
+        name = f"{name}.{part}"
+        value = getattr(value, part) if hasattr(value, part) else importlib.import_module(name)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=NAMES)
 def test_names_in_code_exist(path):
     text = path.read_text()
-    chains = set(re.findall(r"`(og(?:\.\w+)+)", FENCE.sub("", text)))
+    now = (
+        re.sub(r"^\|[^|]*\|", "|", text, flags=re.MULTILINE) if path.name == "from-0.1.md" else text
+    )  # without the names of then
+    chains = set(
+        re.findall(r"`(og(?:\.\w+)+)", FENCE.sub("", text)) + re.findall(r"`(otgen(?:\.\w+)+)", FENCE.sub("", now))
+    )
     for code in python_blocks(text):
         for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.Attribute):
