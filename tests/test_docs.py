@@ -236,7 +236,7 @@ def test_equations_become_mathml():
 def test_cells_show_bars_and_keep_numbers_in_a_line():
     made = functools.partial(hook("tables").on_page_content, page=None, config=None, files=None)
     assert made(r"<td><code>|a\|b</code> \|</td> <code>\|</code>") == r"<td><code>|a|b</code> \|</td> <code>\|</code>"
-    assert made("<td>0.1 ± 0.02</td><td>a 1 b</td>") == "<td>0.1&nbsp;±&nbsp;0.02</td><td>a 1 b</td>"
+    assert made("<td>0.1 ± 0.02</td><td>a 1 ± 2</td>") == "<td>0.1&nbsp;±&nbsp;0.02</td><td>a 1&nbsp;±&nbsp;2</td>"
     assert (
         made("<td>0.97 to 1.2</td><td>0.71 / 4.5 / -</td>")
         == "<td>0.97&nbsp;to&nbsp;1.2</td><td>0.71&nbsp;/&nbsp;4.5&nbsp;/&nbsp;-</td>"

@@ -10,8 +10,9 @@ _NUMBERS = re.compile(r"[-\d.e±/%(); ]*(?: to [-\d.e±/%(); ]*)?(?: s; \d+\))?"
 
 
 def on_page_content(content, page, config, files):
-    """Rewrite the cells of a page (called by MkDocs)."""
-    return _CELL.sub(lambda found: found[1] + cell(found[2]) + found[3], content)
+    """Rewrite the cells of a page, and keep a number with its spread (called by MkDocs)."""
+    made = _CELL.sub(lambda found: found[1] + cell(found[2]) + found[3], content)
+    return made.replace(" ± ", "&nbsp;±&nbsp;")
 
 
 def cell(inside: str) -> str:
