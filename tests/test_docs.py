@@ -108,6 +108,11 @@ def test_links_and_images_exist(path):
             assert anchor in anchors(there.read_text()), f"{path.name} links to {target}"
 
 
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+def test_prose_has_the_spelling_of_the_api(path):
+    assert "arycentre" not in re.sub(r"^\|.*$", "", without_code(path.read_text()), flags=re.MULTILINE)
+
+
 def test_every_figure_of_the_docs_is_shown():
     text = "\n".join(path.read_text() for path in PAGES)
     assert [it.name for it in (ROOT / "docs").glob("*.png") if it.name not in text] == []
