@@ -3,7 +3,7 @@
 Implements the method of An et al. (ICLR 2020; arXiv 2001.03698, section 3), and compares its extended transport map
 with simpler laws in the same latent space.
 
-    python -m experiments.ae_ot                                        # digits, under a minute on two cores
+    python -m experiments.ae_ot                                        # digits: needs no data folder
     python -m experiments.ae_ot --dataset mnist --data-dir DATA        # 60,000 images, about 8 minutes on two cores
     python -m experiments.ae_ot --dataset FOLDER --size 32             # images of your own; also .tar, .zip, .npz
     python -m experiments.ae_ot --dataset twenty_five_gaussians        # no autoencoder: latent = data

@@ -66,7 +66,7 @@ class Config(own_images.OwnImages, command.Rows, command.Featured, command.Optio
     num_steps: int | None = None
     """Updates of every map and of the distilled network."""
     neighbours: float | None = None
-    """Codes that a barycentre weighs, on average: 3, for MNIST 1.6, for Fashion-MNIST 1.4."""
+    """Codes that a barycenter weighs, on average: 3, for MNIST 1.6, for Fashion-MNIST 1.4."""
     distil: bool = True
     """Images: also distil the map of the first solver into one network."""
     num_points: int = 4096

@@ -36,7 +36,7 @@ from otgen.ot.structured import perturbed as perturbed
 from otgen.types import Status as Status
 from otgen.types import explain as explain
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _LAZY = ("data", "eval", "maps", "models", "nn", "plot", "store", "theory", "train")
 _FUNCTIONS = {"load": "otgen.store", "save": "otgen.store"}
 

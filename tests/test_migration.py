@@ -17,7 +17,7 @@ SLOW = {  # to compile, most of them
     "Plan times vectors",
     "Sinkhorn divergence",
     "Other costs",
-    "Barycentre of Gaussians",
+    "Barycenter of Gaussians",
     "Distance between Gaussian mixtures",
     "Transport on the line",
     "Sliced transport",

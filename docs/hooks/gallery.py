@@ -42,8 +42,11 @@ def title_of(path: Path) -> tuple[str, str]:
     blocks = [block.strip() for block in first.split("\n\n") if block.strip()]
     heading = blocks[0].splitlines()[0].lstrip("# ") if blocks else path.stem
     below = " ".join(blocks[0].splitlines()[1:]) if blocks else ""
-    text = (below or (blocks[1] if len(blocks) > 1 else "")).replace("\n", " ")
-    return heading, re.sub(r"(?<=[.?!]) [^.?!]*[^.?!\s]\s*$", "", text) if text[-1:] not in ".?!" else text
+    text = (below or (blocks[1] if len(blocks) > 1 else "")).replace("\n", " ").strip()
+    sentences = re.split(r"(?<=[.?!]) (?=[A-Z*`$\[])", text)
+    if len(sentences) > 1 and sentences[-1][-1:] not in ".?!":  # it leads to what stands below
+        sentences.pop()
+    return heading, re.sub(r"\s*[:,;]$", ".", " ".join(sentences))
 
 
 def on_config(config):

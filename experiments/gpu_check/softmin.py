@@ -150,7 +150,7 @@ def trap_sinkhorn(context: Context) -> Result:
 
 
 def trap_barycentre(context: Context) -> Result:
-    """The barycentre of commuting covariances, whose root is the mean of theirs; beside it one default product."""
+    """The barycenter of commuting covariances, whose root is the mean of theirs; beside it one default product."""
     import otgen as og
 
     rng, (num, dim) = context.rng("trap_barycentre"), context.size((64, 64), (3, 6))

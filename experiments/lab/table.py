@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -28,10 +29,17 @@ def gather(runs: Iterable[dict[str, Any]]) -> dict[str, dict[str, Summary]]:
 
 
 def written(cell: Summary | None, digits: int) -> str:
-    """Return mean ± standard deviation with as many digits; nothing for None."""
+    """Return mean ± standard deviation with as many digits, and more where the deviation would not be seen.
+
+    Without a deviation, or with one that rounding explains, the mean stands alone; None is empty.
+    """
     if cell is None:
         return ""
-    return f"{cell['mean']:.{digits}f}" + ("" if cell["sd"] is None else f" ± {cell['sd']:.{digits}f}")
+    mean, sd = cell["mean"], cell["sd"]
+    if sd is None or sd < 5e-7 * max(1.0, abs(mean)):
+        return f"{mean:.{digits}f}"
+    digits = max(digits, math.ceil(-math.log10(1.99 * sd)))  # of the deviation at least a 1 in the last place
+    return f"{mean:.{digits}f} ± {sd:.{digits}f}"
 
 
 def sized(cell: Summary | None) -> str:

@@ -44,7 +44,7 @@ from otgen.types import Array, Callback, Key, Sampler, as_pytree
 
 SOLVERS = {"c_transform": c_transform, "lp": lp, "icnn": icnn}
 FORMS = ("argmax", "barycentre", "gradient")
-_NEAREST = 64  # codes that a barycentre weighs
+_NEAREST = 64  # codes that a barycenter weighs
 NEIGHBOURS = (1.0, 0.5 * _NEAREST)  # of these, how many may count
 
 
@@ -62,7 +62,7 @@ class Map:
       units: places and sizes of source and codes.
       codes: targets [N, d], as given.
       h: heights [N] in standard units; `heights` gives them in those of the codes.
-      temperature: of the barycentre form, in units of |x - y|^2.
+      temperature: of the barycenter form, in units of |x - y|^2.
       residual: of "icnn", the root mean square of |grad psi(x*(y)) - y| over the codes, in units of y; else 0.
 
     Example:
@@ -154,7 +154,7 @@ def fit(
         N(0, I) for None.
       codes: targets [N, d], equally likely.
       solver: "c_transform", "lp" or "icnn".
-      neighbours: codes that a barycentre weighs effectively, on average: sets the temperature.
+      neighbours: codes that a barycenter weighs effectively, on average: sets the temperature.
       callback: called every 10 calls of the training step, of `updates_per_call` updates each, with metrics.
       checkpoints: a folder, or `train.Checkpoints`, to save in and to go on from, bit-identically.
       **config: fields of the solver's Config.
@@ -260,7 +260,7 @@ def transport(map_: Map, x: ArrayLike, form: str | None = None, temperature: Arr
         of their scores, which is the gradient of the softened c-transform; "gradient", grad psi for "icnn",
         x + grad D / 2 for "lp", and for "c_transform", whose c-transform is piecewise affine, the same as argmax.
         None for the solver's own: gradient for "icnn", else argmax. Static.
-      temperature: of the barycentre, in units of |x - y|^2; `Map.temperature` for None. Traced.
+      temperature: of the barycenter, in units of |x - y|^2; `Map.temperature` for None. Traced.
 
     Returns:
       Points [n, d]; NaN where, inside jit, x is not finite.

@@ -7,7 +7,7 @@ Two stages, each a minimisation:
    and defines the map explicitly. There is no generator to train against it.
 
 Sampling is noise -> map -> decoder. The map sends noise to codes of training images; what makes new codes of it is its
-barycentre, its gradient, or the extension of semi-discrete maps (`otgen.ot.semidiscrete.extension`), which joins a code
+barycenter, its gradient, or the extension of semi-discrete maps (`otgen.ot.semidiscrete.extension`), which joins a code
 to a neighbour unless the map jumps between them. Afterwards `distil` may put the map into one network.
 
 Reference: Latent space optimal transport for generative models (2018), arXiv 1809.05964.
@@ -53,7 +53,7 @@ class Config(Settings):
 
     Attributes:
       solver: "c_transform", "lp" or "icnn", see `neural_map`.
-      neighbours: codes that a barycentre weighs, on average.
+      neighbours: codes that a barycenter weighs, on average.
       quantile: share of the noises whose code the extension joins to another, see `extension.threshold`. The more, the
         newer are the codes; near 1 they are mixtures of classes where codes have many dimensions.
       solver_options: fields of the solver's Config, as a mapping or as pairs.
@@ -381,7 +381,7 @@ def map_of(model: Model) -> neural_map.Map:
 def distil(key: Key, model: Model, **options: Any) -> Model:
     """Return the model with its map distilled into a network, form "network"; options as in `maps.distil.distil`.
 
-    The network learns a map that the noise decides: the barycentre, for "icnn" the gradient, if no form is given.
+    The network learns a map that the noise decides: the barycenter, for "icnn" the gradient, if no form is given.
 
     Example:
       >>> images = og.data.load("digits").images[:100]
@@ -461,7 +461,7 @@ def sample(
       form: "argmax" (reconstructions of training images), "barycentre", "gradient", as in `neural_map.transport`;
         "pairs", "local", as in `extension.transport`, with the angle that `quantile` of Config gives; or "network" once
         distilled. None for what makes new codes: the gradient for "icnn", else "local".
-      temperature: of the barycentre, in units of |x - y|^2 between standardised codes; None for the model's.
+      temperature: of the barycenter, in units of |x - y|^2 between standardised codes; None for the model's.
 
     Returns:
       Images [num, h, w, c] in [0, 1].

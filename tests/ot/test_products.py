@@ -23,7 +23,7 @@ def rounded(monkeypatch):
 
 
 def commuting(num=8, dim=12):
-    """Covariances with the same axes, and their barycentre, whose root is the mean of theirs."""
+    """Covariances with the same axes, and their barycenter, whose root is the mean of theirs."""
     basis, roots = np.linalg.qr(RNG.normal(size=(dim, dim)))[0], np.exp(0.5 * RNG.normal(size=(num, dim)))
     covs = np.stack([(basis * root**2) @ basis.T for root in roots])
     return covs.astype(np.float32), (basis * roots.mean(0) ** 2) @ basis.T

@@ -1,6 +1,6 @@
-"""Barycentres under entropic transport: of clouds with free points, and of histograms on points that are given.
+"""Barycenters under entropic transport: of clouds with free points, and of histograms on points that are given.
 
-A barycentre of laws mu_k with weights w_k minimises sum_k w_k D(nu, mu_k) over laws nu. With the regularised value for
+A barycenter of laws mu_k with weights w_k minimises sum_k w_k D(nu, mu_k) over laws nu. With the regularised value for
 D a histogram is blurred, for |x - y|^2 by a variance of epsilon / 2 in each coordinate, and a cloud shrinks; with the
 Sinkhorn divergence, the default, neither.
 `free` moves points, `fixed` changes the masses of points that stay. Gaussians: `gaussian.barycenter`, in closed form,

@@ -1,4 +1,4 @@
-"""The barycentre of histograms on points that stay: Bregman projections in the log domain."""
+"""The barycenter of histograms on points that stay: Bregman projections in the log domain."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def histogram(
     cost = as_cost(cost)
     num, other = cost.shape
     if num != other:
-        raise ValueError(f"cost is {num} x {other}: a barycentre has the points of the histograms, give n x n.")
+        raise ValueError(f"cost is {num} x {other}: a barycenter has the points of the histograms, give n x n.")
     h = as_array("histograms", histograms, (None, num)).astype(cost.dtype)
     if not len(h):
         raise ValueError("histograms are none: give one at least, of shape [k, n].")

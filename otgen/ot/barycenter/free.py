@@ -1,4 +1,4 @@
-"""The barycentre of clouds as a cloud: every point goes to the mean of where the plans to the clouds send it."""
+"""The barycenter of clouds as a cloud: every point goes to the mean of where the plans to the clouds send it."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ def cloud(
 
     A step takes every point to sum_k w_k T_k(x), with the barycentric maps T_k of the plans to the clouds; debiased, by
     sum_k w_k T_k(x) - T(x), with T that of the plan of x to itself: `og.drift`, in one whole step. Points of the
-    barycentre at rest are a stationary point; where the clouds have several parts, which one depends on the start.
+    barycenter at rest are a stationary point; where the clouds have several parts, which one depends on the start.
 
     Args:
       clouds: points [m_1, d], [m_2, d], ..., of different sizes as they come.
       weights: w [k], of the clouds, not negative; uniform for None.
       masses: of the points of each cloud [m_1], [m_2], ...; None, of all or of one, is uniform.
       epsilon: temperature, in units of the squared distance.
-      start: points [n, d] to start from, as many as the barycentre is to have; None for the largest cloud.
-      a: weights of the points of the barycentre [n]; uniform for None.
+      start: points [n, d] to start from, as many as the barycenter is to have; None for the largest cloud.
+      a: weights of the points of the barycenter [n]; uniform for None.
       debiased: whether D is the Sinkhorn divergence or the regularised value. Static.
       tol: limit of Info.error, and of the marginal errors of the plans.
       max_steps: limit of steps.

@@ -1,6 +1,6 @@
-"""Transport between Gaussians in closed form: distances, maps, geodesics, barycentres, and mixtures.
+"""Transport between Gaussians in closed form: distances, maps, geodesics, barycenters, and mixtures.
 
-`maps` has maps, geodesics and barycentres; `bures` has distances of covariances, and `spectrum` computes and
+`maps` has maps, geodesics and barycenters; `bures` has distances of covariances, and `spectrum` computes and
 differentiates them; `frechet` has moments of samples and their distance; `mixture` has plans between mixtures. These
 files rest on three others: `factors` of covariances, `polar` factors, and `units` in which squares stay within float32.
 

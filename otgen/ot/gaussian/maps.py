@@ -1,4 +1,4 @@
-"""Maps, geodesics and barycentres of Gaussians."""
+"""Maps, geodesics and barycenters of Gaussians."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Affine(NamedTuple):
 
 
 class Info(NamedTuple):
-    """How the search for a barycentre ended.
+    """How the search for a barycenter ended.
 
     Attributes:
       error: |F' - F| / |F| of the last step, F the factor of the covariance.
@@ -244,7 +244,7 @@ def barycenter(
     """
     covs = as_covariance("covs", covs)
     if covs.ndim != 3 or covs.shape[0] == 0:
-        raise ValueError(f"covs has shape {covs.shape}: give the covariances of one barycentre, shape [k, d, d].")
+        raise ValueError(f"covs has shape {covs.shape}: give the covariances of one barycenter, shape [k, d, d].")
     weights = jnp.asarray(as_mass("weights", weights, covs.shape[0], covs.dtype))
     tol = (1e-12 if covs.dtype == jnp.float64 else 1e-5) if tol is None else tol
     require_positive("tol", tol)

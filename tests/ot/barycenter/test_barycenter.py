@@ -1,4 +1,4 @@
-"""Barycentres of clouds and histograms against Gaussians, float64, and points whose barycentre is known."""
+"""Barycentres of clouds and histograms against Gaussians, float64, and points whose barycenter is known."""
 
 import jax
 import jax.numpy as jnp

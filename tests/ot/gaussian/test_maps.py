@@ -1,4 +1,4 @@
-"""Maps, geodesics and barycentres of Gaussians against their defining properties."""
+"""Maps, geodesics and barycenters of Gaussians against their defining properties."""
 
 import jax
 import jax.numpy as jnp
