@@ -38,7 +38,7 @@ ALLOWED |= {
     "store": {"types", "ot"},
     "train": {"types", "ot", "nn", "data", "store"},
     "maps": {"types", "ot", "nn", "data", "eval", "train"},
-    "models": {"types", "ot", "nn", "data", "theory", "eval", "train", "maps"},
+    "models": {"types", "ot", "nn", "data", "theory", "eval", "store", "train", "maps"},
     "plot": {"types", "ot"},
 }
 
@@ -75,7 +75,7 @@ def test_imports_run_one_way(path):
 
 def test_rooms_are_few():
     """What a folder shows at once: a reader finds a file by its name."""
-    for folder, most in (("ot", 14), ("models", 13), ("../experiments", 16)):
+    for folder, most in (("ot", 14), ("models", 14), ("../experiments", 16)):
         rooms = [it for it in (ROOT / folder).iterdir() if it.name[0] != "_"]
         assert len(rooms) <= most, folder
 

@@ -526,7 +526,7 @@ SORTS = {  # where the name does not tell
     "codec.second": {"latent_dim": "count", "hidden": "counts"},
     "codec.taef2": {"image_shape": "counts", "scale": "count", "data_dir": "folder"},
     "use.generate": {"angle": "positive"},
-    "use.interpolate": {"first": "images", "last": "images"},
+    "use.interpolate": {"first": "images", "last": "images", "paths": "count"},
     "use.invert": {"data": "images"},
     "use.neighbours": {"images": "images", "among": "images"},
     "sinkhorn_generator.loss": {"features": "given", "heat": "positive"},

@@ -24,14 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from otgen.models.apply import as_batch, check_images, parts_of, rows, transport_of
+from otgen.models.apply import as_batch, check_images, parts_of, rows, transport_of, usable
 from otgen.models.baselines import latent_law
 from otgen.models.classes import check_labels as check_labels
 from otgen.models.classes import require_label, rows_of_label
 from otgen.models.codec.encoded import Encoded, codes_beside, params_of, settings_on
 from otgen.models.codec.made import Codec, Features
 from otgen.models.fitting import check_start, check_step, fit_generator
-from otgen.models.methods import usable
 from otgen.ot import semidiscrete
 from otgen.ot.check import as_array, as_count, as_key, require_function, require_kind
 from otgen.ot.semidiscrete import extension

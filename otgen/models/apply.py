@@ -1,11 +1,12 @@
-"""Use of trained models: methods applied to many rows, draws of many images, each compiled once."""
+"""What trained models share: methods applied to many rows, draws of many images, and what `usable` gives to all."""
 
 from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import flax.errors
 import flax.linen as nn
@@ -13,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from otgen import store
 from otgen.data.mapped import pieces
 from otgen.models.classes import class_of
-from otgen.models.methods import usable
 from otgen.nn.autoencoder import to_unit
 from otgen.ot.check import (
     as_array,
@@ -29,8 +30,53 @@ from otgen.ot.check import (
 )
 from otgen.types import Array, Held, Key
 
+Kind = TypeVar("Kind", bound=type)
 PIECE = 2000  # rows at a time
 _LARGE = 64 * 64 * 3  # numbers in an image; of larger ones fewer are taken at a time
+
+
+def usable(cls: Kind) -> Kind:
+    """Give a class of trained models, a NamedTuple, these methods: a decorator, as NamedTuples inherit none."""
+    for name, method in vars(_Methods).items():
+        if not name.startswith("_"):
+            setattr(cls, name, method)
+    return cls
+
+
+class _Methods:
+    def sample(self, key: Key, num: int, **how: Any) -> Array:
+        """Draw from the model: `label` and what else the `sample` of its module takes."""
+        return _use().sample(key, self, num, **how)
+
+    def generate(self, key: Key, noise: Any, **how: Any) -> Array:
+        """Return what the model draws of given noise: `otgen.models.use.generate`."""
+        return _use().generate(key, self, noise, **how)
+
+    def invert(self, key: Key, data: Any, **how: Any) -> Array:
+        """Return noise of which the model draws data: `otgen.models.use.invert`."""
+        return _use().invert(key, self, data, **how)
+
+    def interpolate(self, key: Key, first: Any = None, last: Any = None, **how: Any) -> Array:
+        """Return paths [n, num, ...] between data, or between draws: `otgen.models.use.interpolate`."""
+        return _use().interpolate(key, self, first, last, **how)
+
+    def neighbours(self, images: Any, k: int = 5, among: Any = None) -> tuple[Array, Array]:
+        """Return the distances and numbers of the nearest training images: `otgen.models.use.neighbours`."""
+        return _use().neighbours(self, images, k, among)
+
+    def summary(self) -> str:
+        """Return what the model is made of, in lines: `otgen.models.use.summary`."""
+        return _use().summary(self)
+
+    def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
+        """Save the model as a folder for `otgen.load`."""
+        store.save(path, self, overwrite=overwrite)
+
+
+def _use() -> Any:
+    from otgen.models import use  # imports all models, which import this
+
+    return use
 
 
 @usable

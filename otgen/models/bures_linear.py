@@ -22,8 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from otgen.models.apply import parts_of, require_params
-from otgen.models.methods import usable
+from otgen.models.apply import parts_of, require_params, usable
 from otgen.nn.linear import STARTS, DeepLinear
 from otgen.ot.check import (
     as_array,

@@ -28,11 +28,10 @@ from jax.typing import ArrayLike
 from otgen.maps import neural_map
 from otgen.maps.distil import distil as _distilled
 from otgen.models import ae_ot
-from otgen.models.apply import PIECE, check_images, parts_of, rows, transport_of
+from otgen.models.apply import PIECE, check_images, parts_of, rows, transport_of, usable
 from otgen.models.classes import check_labels, require_label, rows_of_label
 from otgen.models.codec.encoded import Encoded, codes_beside, params_of, settings_on
 from otgen.models.codec.made import Codec
-from otgen.models.methods import usable
 from otgen.ot import semidiscrete
 from otgen.ot.check import as_array, as_count, as_key, as_points, require_choice, require_kind, require_positive
 from otgen.ot.semidiscrete import extension

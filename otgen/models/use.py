@@ -11,6 +11,7 @@ paths backwards, autoencoders by their encoder, linear generators by least squar
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ import numpy as np
 from otgen.eval.neighbours import nearest
 from otgen.maps import neural_map
 from otgen.models import ae_ot, ae_ot_gan, apply, bures_linear, flow, latent_ot, sinkhorn_generator
-from otgen.models.apply import latent_dim_of, parts_of, rows, transport_of
+from otgen.models.apply import check_images, latent_dim_of, parts_of, rows, transport_of
 from otgen.models.baselines import vae, wae_mmd, wgan_gp
 from otgen.models.classes import class_of
 from otgen.ot import latent
@@ -46,12 +47,14 @@ class _Access(NamedTuple):
 
     Attributes:
       prior: law of its noise. shape: of one row of noise.
+      check: of data that a name stands for, returned as the model reads them.
       draw: (key, noise, label, how) to what it draws.
       invert: (key, data, label) to noise; None where there is no inverse.
     """
 
     prior: Any
     shape: tuple[int, ...]
+    check: Callable[[str, Any], Any]
     draw: Callable[..., Array]
     invert: Callable[..., Array] | None
 
@@ -131,12 +134,16 @@ def invert(key: Key, model: Any, data: Any, *, label: int | None = None) -> Arra
       (4, 2) [0 1 2 3]
     """
     access = _access(model)
+    _require_inverse(model, access)
+    return access.invert(as_key(key), access.check("data", data), label)
+
+
+def _require_inverse(model: Any, access: _Access) -> None:
     if access.invert is None:
         raise ValueError(
             f"a {type(model.module).__name__} has no inverse: interpolate between draws, without images, or fit a "
             "model that has an encoder, a map to codes or a flow."
         )
-    return access.invert(as_key(key), data, label)
 
 
 def interpolate(
@@ -176,17 +183,19 @@ def interpolate(
       >>> print(model.interpolate(jax.random.key(1), images[:3], images[3:6], num=5, form="pairs").shape)
       (3, 5, 8, 8, 1)
     """
-    access, num = _access(model), as_count("num", num, 2)
+    access, num, paths = _access(model), as_count("num", num, 2), as_count("paths", paths)
     first_key, last_key, key = jax.random.split(as_key(key), 3)
     if (first is None) != (last is None):
         raise ValueError("first and last belong together: give both, or none to go between draws.")
     if first is None:
-        paths, size = as_count("paths", paths), int(np.prod(access.shape))
+        size = math.prod(access.shape)
         ends = [access.prior(it, paths, size).reshape(paths, *access.shape) for it in (first_key, last_key)]
     else:
-        ends = [invert(it, model, data, label=label) for it, data in ((first_key, first), (last_key, last))]
-        if len(ends[0]) != len(ends[1]):
-            raise ValueError(f"first are {len(ends[0])} and last {len(ends[1])}: give as many.")
+        _require_inverse(model, access)
+        data = access.check("first", first), access.check("last", last)
+        if len(data[0]) != len(data[1]):
+            raise ValueError(f"first are {len(data[0])} and last {len(data[1])}: give as many.")
+        ends = [access.invert(it, part, label) for it, part in zip((first_key, last_key), data, strict=True)]
     if not isinstance(access.prior, latent.Prior):
         raise ValueError(f"paths keep a law of og.latent, but the noise of this model is {access.prior}.")
     places = latent.lerp(jnp.linspace(0, 1, num), *ends, access.prior)
@@ -223,19 +232,18 @@ def neighbours(model: Any, images: Any, k: int = 5, among: Any = None) -> tuple[
     known = variables.get("transport", {})
     mean, scale = known.get("mean", 0.0), known.get("scale", 1.0)
 
+    if among is None and "codes" not in known:
+        raise ValueError(f"a {type(module).__name__} keeps no codes of its training images: give among=images.")
+    check = _images_of(module)
+    k, images, among = as_count("k", k), check("images", images), None if among is None else check("among", among)
+    num = len(known["codes"] if among is None else among)
+    if k > num:
+        raise ValueError(f"k = {k} is above the number of images, {num}.")
+
     def codes(images: Any) -> Array:
         return (rows(module, variables, images, "encode") - mean) / scale
 
-    if among is not None:
-        there = codes(among)
-    elif "codes" in known:
-        there = known["codes"]
-    else:
-        raise ValueError(f"a {type(module).__name__} keeps no codes of its training images: give among=images.")
-    k = as_count("k", k)
-    if k > len(there):
-        raise ValueError(f"k = {k} is above the number of images, {len(there)}.")
-    return nearest(codes(images), there, k)
+    return nearest(codes(images), known["codes"] if among is None else codes(among), k)
 
 
 def summary(model: Any) -> str:
@@ -320,7 +328,7 @@ def _of_ae_ot(model: Any) -> _Access:
         seen = jnp.flatnonzero(jnp.isfinite(known["centres"][:, 0]))  # cells that are not empty
         return _found(map_.invert(key, seen[inverse.nearest(map_.y[seen], codes)]))
 
-    return _Access(map_.sampler, (latent_dim_of(module),), draw, inverted)
+    return _Access(map_.sampler, (latent_dim_of(module),), _images_of(module), draw, inverted)
 
 
 def _of_latent_ot(model: Any) -> _Access:
@@ -338,13 +346,14 @@ def _of_latent_ot(model: Any) -> _Access:
         index = inverse.nearest(map_.codes, codes)
         return _found(inverse.invert(key, neural_map.heights(map_), map_.codes, index, sampler=latent.Normal()))
 
-    return _Access(latent.Normal(), (latent_dim_of(module),), draw, inverted)
+    return _Access(latent.Normal(), (latent_dim_of(module),), _images_of(module), draw, inverted)
 
 
 def _of_flow(model: flow.Flow) -> _Access:
     return _Access(
         model.source,
         tuple(model.module.shape),
+        lambda name, data: as_array(name, data, (None, *model.module.shape)),
         lambda key, noise, label, how: flow.decode(model, noise, label, **how),
         lambda key, data, label: flow.encode(model, data, label),
     )
@@ -358,10 +367,13 @@ def _of_linear(module: nn.Module, variables: Any) -> _Access:
         return module.apply(variables, noise)
 
     def inverted(key: Key, data: Any, label: int | None) -> Array:
-        data = as_array("data", data, (None, *module.data_shape)).reshape(-1, matrix.shape[0])
+        data = data.reshape(-1, matrix.shape[0])
         return product(data - variables["transport"]["mean"], jnp.linalg.pinv(matrix).T)
 
-    return _Access(latent.Normal(), (matrix.shape[1],), draw, inverted)
+    def check(name: str, data: Any) -> Array:
+        return as_array(name, data, (None, *module.data_shape))
+
+    return _Access(latent.Normal(), (matrix.shape[1],), check, draw, inverted)
 
 
 def _of_generator(module: nn.Module, variables: Any) -> _Access:
@@ -379,7 +391,20 @@ def _of_generator(module: nn.Module, variables: Any) -> _Access:
         return rows(module, variables, data, "encode")
 
     encodes = callable(getattr(module, "encode", None))
-    return _Access(latent.Normal(), (latent_dim_of(module),), draw, inverted if encodes else None)
+    return _Access(latent.Normal(), (latent_dim_of(module),), _images_of(module), draw, inverted if encodes else None)
+
+
+def _images_of(module: nn.Module) -> Callable[[str, Any], Any]:
+    """Return a check of images that a module reads."""
+    output = getattr(module.config, "output", "unit")
+
+    def check(name: str, images: Any) -> Any:
+        try:
+            return check_images(images, output, module.image_shape)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+    return check
 
 
 def _taken(how: dict[str, Any], label: int | None, **known: Any) -> list[Any]:

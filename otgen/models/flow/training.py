@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from otgen.models.methods import usable
+from otgen.models.apply import usable
 from otgen.nn.precision import PRECISIONS
 from otgen.nn.unet import GROUPS, UNet
 from otgen.nn.velocity import Velocity, as_label

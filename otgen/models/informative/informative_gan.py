@@ -42,12 +42,11 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from otgen.models.apply import check_images
+from otgen.models.apply import check_images, usable
 from otgen.models.apply import sample as sample
 from otgen.models.fitting import check_start, check_step, fit_generator
 from otgen.models.informative.codes import Codes, Latent
 from otgen.models.informative.losses import Losses
-from otgen.models.methods import usable
 from otgen.nn.augment import Augment, augment
 from otgen.nn.autoencoder import decoder, encoder, to_unit
 from otgen.nn.pixels import pixels_of
