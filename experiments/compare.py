@@ -59,7 +59,7 @@ class Config(own_images.OwnImages, command.Scored, command.Resumable):
     width: int | None = None
     """Channels after the first convolution, a multiple of 8."""
     features: str = "auto"
-    """Space of the distances: auto (LeNet or pixels), pixels, lenet, inception."""
+    """Space of the distances: auto (LeNet or pixels), pixels, lenet, inception, codec."""
     draws: int = 3
     """Draws that every score averages over."""
 

@@ -84,7 +84,7 @@ class Config(own_images.OwnImages, command.Scored, command.Resumable):
     tol: float = 0.02
     """chi2 that the semi-discrete coupling is solved to."""
     features: str = "auto"
-    """Space of the distances of images: auto (LeNet or pixels), pixels, lenet, inception."""
+    """Space of the distances of images: auto (LeNet or pixels), pixels, lenet, inception, codec."""
     judged: bool = True
     """Images: also decode and score the samples, which takes longer than drawing them."""
     draws: int = 1

@@ -28,6 +28,7 @@ from experiments.lab import command, informative_gan_figures, sets, table, varia
 from experiments.lab.informative_gan_scores import COLUMNS, REFERENCE, reference, scores_of
 from experiments.lab.informative_gan_sets import Sets, is_ring, load
 from experiments.lab.informative_gan_training import BASELINES, training
+from experiments.lab.judge import require_features
 from experiments.lab.trials import note_failure, place_of, read_all, run_missing, save, stage
 from otgen import store
 from otgen.models.informative import informative_gan
@@ -91,6 +92,8 @@ class Config(command.Scored, command.Options):
     batch_size: int | None = None
     network: str | None = None
     """mlp or conv."""
+    features: str = "auto"
+    """Images: space of the distances: auto (LeNet, components or pixels), pixels, lenet, inception, codec."""
 
     NAME = "informative_gan"
 
@@ -131,7 +134,7 @@ class Config(command.Scored, command.Options):
 
     def identity(self) -> dict[str, Any]:
         """Return what makes the numbers of a seed and a variant: all but these, and where and how it runs."""
-        own = self.numbers("seeds", "variants")
+        own = self.numbers("seeds", "variants", *(["features"] if self.features == "auto" else []))
         settings = dataclasses.asdict(self.settings("default")[0])
         return json.loads(json.dumps({**own, "settings": settings}))
 
@@ -172,6 +175,9 @@ def check(config: Config) -> None:
         raise ValueError("no variant: give at least one, such as default.")
     if is_ring(config.dataset) and config.limit is not None:
         raise ValueError("limit is for images: give num_points for rings.")
+    if is_ring(config.dataset) and config.features != "auto":
+        raise ValueError("rings are points: features are of images.")
+    require_features(config)
     images = config.num_points if is_ring(config.dataset) else config.limit
     for name in config.names():
         settings, _ = config.settings(name)

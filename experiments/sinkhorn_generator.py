@@ -92,7 +92,7 @@ class Config(own_images.OwnImages, command.Scored, command.Resumable):
     autoencoder_epochs: float | None = None
     """Of the autoencoder: 24, of images of your own as many as suit their number."""
     features: str = "auto"
-    """Space of the distances of images: auto (LeNet or pixels), pixels, lenet, inception."""
+    """Space of the distances of images: auto (LeNet or pixels), pixels, lenet, inception, codec."""
     draws: int = 3
     """Draws that every score averages over."""
 

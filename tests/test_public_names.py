@@ -319,6 +319,7 @@ VALID = {
     "eval.extractor_of": {"dataset": "digits", "data_dir": None, "features": "auto"},
     "eval.inception": {"data_dir": "nowhere", "dim": 64, "piece": 8},
     "eval.inception_all": {"data_dir": "nowhere", "piece": 8},
+    "eval.taef2": {"data_dir": "nowhere"},
     "eval.lenet": {"data_dir": "nowhere"},
     "eval.mixture_rate": {"features": X, "known": Y, "labels": CODES, "held_out": X + 1, "level": 0.05},
     "eval.moments_of": {"extractor": flat, "batches": [IMAGES]},
@@ -394,6 +395,7 @@ SORTS = {  # where the name does not tell
     "eval.factor_vae": {"sizes": "counts", "least_sd": "positive"},
     "eval.inception": {"data_dir": "path", "piece": "count"},
     "eval.inception_all": {"data_dir": "path", "piece": "count"},
+    "eval.taef2": {"data_dir": "path"},
     "eval.lenet": {"data_dir": "path"},
     "eval.moments_of": {"extractor": "function", "batches": "iterable"},
     "eval.over_draws": {"judge": "thing", "draw": "function", "draws": "count"},
@@ -429,6 +431,7 @@ ASKS_FOR_MORE = {  # than there is: files, or OTT-JAX; only what is refused is l
     "eval.digit_classifier",
     "eval.inception",
     "eval.inception_all",
+    "eval.taef2",
     "eval.lenet",
     "nn.taef2.load",
 }

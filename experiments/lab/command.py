@@ -126,7 +126,7 @@ class Features:
     """The options of experiments that can be scored again in other features."""
 
     features: str = "auto"
-    """Space of the distances of images: auto (LeNet or pixels), pixels, lenet, inception."""
+    """Space of the distances of images: auto (LeNet or pixels), pixels, lenet, inception, codec."""
     feature_images: int = 5000
     """Images of the one draw that a seed is scored with in features other than auto."""
 

@@ -32,10 +32,14 @@ class Sets:
       dataset: its name.
       train, test: images and labels.
       data_dir: folder of feature weights.
+      features: as in `evaluate.extractor_of`.
     """
 
-    def __init__(self, dataset: str, train: data.Dataset, test: data.Dataset, data_dir: str | None):
+    def __init__(
+        self, dataset: str, train: data.Dataset, test: data.Dataset, data_dir: str | None, features: str = "auto"
+    ):
         self.dataset, self.train, self.test, self._data_dir = dataset, train, test, data_dir
+        self._features = features
         self.is_ring = is_ring(dataset)
 
     @functools.cached_property
@@ -43,14 +47,14 @@ class Sets:
         """Images to features."""
         if self.is_ring:
             return evaluate.pixels
-        if self.dataset in ("digits", "dsprites"):
+        if self._features == "auto" and self.dataset in ("digits", "dsprites"):
             pixels = np.asarray(evaluate.pixels(to_unit(self.train.images[:10_000])))
             mean = pixels.mean(0)
             axes = np.linalg.svd(pixels - mean, full_matrices=False)[2][:_COMPONENTS].T
             return evaluate.Extractor(
                 f"{_COMPONENTS} principal components", lambda x: (evaluate.pixels(x) - mean) @ axes
             )
-        return evaluate.extractor_of(self.dataset, self._data_dir)
+        return evaluate.extractor_of(self.dataset, self._data_dir, self._features)
 
     def features(self, images: Any) -> Array:
         """Return features [n, d] of images."""
@@ -66,9 +70,9 @@ def load(config: Any) -> Sets:
     if config.dataset == "dsprites" and config.limit:  # all of it is 2.5 GiB
         factors = sprites.factors_of(sprites.indices("train")[: config.limit])
         train = data.Dataset(sprites.render(factors), factors[:, 0].copy())
-        return Sets(config.dataset, train, data.load("dsprites", "test"), config.data_dir)
+        return Sets(config.dataset, train, data.load("dsprites", "test"), config.data_dir, config.features)
     if not is_ring(config.dataset):
-        return Sets(config.dataset, *sets.images(config), config.data_dir)
+        return Sets(config.dataset, *sets.images(config), config.data_dir, config.features)
     parts, centres = [], toy.eight_gaussians_centres()
     for key in jax.random.split(jax.random.key(_DATA_SEED)):
         points = toy.eight_gaussians(key, config.num_points)

@@ -24,6 +24,7 @@ from otgen.eval.features import inception_all as inception_all
 from otgen.eval.features import lenet as lenet
 from otgen.eval.features import moments_of as moments_of
 from otgen.eval.features import pixels as pixels
+from otgen.eval.features import taef2 as taef2
 from otgen.eval.information import matched_accuracy as matched_accuracy
 from otgen.eval.information import nmi as nmi
 from otgen.eval.intervals import Estimate as Estimate

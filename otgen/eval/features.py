@@ -14,6 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from otgen.nn import inception as network
+from otgen.nn import taef2 as codec
 from otgen.ot.check import as_count, as_path, native, require_channels_last, require_function, require_kind
 from otgen.ot.gaussian.frechet import Moments, moments
 from otgen.ot.products import product
@@ -21,6 +22,7 @@ from otgen.types import Array, Held
 
 LENET_FILE = "lenet_mnist/lenet.npz"
 INCEPTION_FILE = "inception_v3_2015/inception3_params_to_mixed_8.tar"
+_CODEC_PIECE, _CODEC_SIDE = 8, 64
 _LENET_PIECE, _INCEPTION_PIECE = 500, 8  # images at a time; more are slower on two cores: 8 stay in their caches
 
 
@@ -151,6 +153,48 @@ def inception_all(
       {64: (1, 64), 192: (1, 192), 768: (1, 768), 1280: (1, 1280)}
     """
     return _inception(data_dir, network.DIMS, piece)
+
+
+def taef2(data_dir: str | os.PathLike) -> Extractor:
+    """Return means and standard deviations, over the places of an image, of the latents of TAEF2: features of colour.
+
+    They are of a network that was trained to reconstruct, not to tell classes. Images are enlarged until their sides
+    are 64 pixels, and cut to multiples of 8; grey ones are repeated to three channels.
+
+    Args:
+      data_dir: folder that holds taef2/encoder.npz and taef2/decoder.npz.
+
+    Returns:
+      Extractor of images [n, h, w, 1 or 3] in [0, 1] or uint8, features [n, 64].
+
+    Raises:
+      FileNotFoundError: if the weights are not there.
+
+    Example:
+      >>> print(og.eval.taef2(data_dir)(np.zeros((2, 32, 32, 3))).shape)
+      (2, 64)
+    """
+    variables = _codec_once(as_path("data_dir", data_dir) / "taef2")
+
+    def features(images: ArrayLike) -> Array:
+        images = np.asarray(native("images", images))
+        require_images("TAEF2", images, "[n, h, w, 1 or 3]", images.shape[3:] in ((1,), (3,)))
+        return _in_pieces(functools.partial(_spread, variables), images, _CODEC_PIECE)
+
+    return Extractor("TAEF2, means and deviations, 64-d", features)
+
+
+_codec_once = functools.lru_cache(maxsize=1)(codec.load)
+
+
+@jax.jit
+def _spread(variables: dict[str, Any], images: ArrayLike) -> Array:
+    images = jnp.broadcast_to(images, (*images.shape[:3], 3))
+    scale = -(-_CODEC_SIDE // min(images.shape[1:3]))
+    images = images.repeat(scale, 1).repeat(scale, 2)
+    height, width = (side // codec.SCALE * codec.SCALE for side in images.shape[1:3])
+    latents = codec.TAEF2().apply(variables, images[:, :height, :width], method="encode")
+    return jnp.concatenate([latents.mean((1, 2)), latents.std((1, 2))], axis=1)
 
 
 def moments_of(extractor: Callable[[Any], Any], batches: Iterable[ArrayLike]) -> Moments:

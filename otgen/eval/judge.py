@@ -30,6 +30,7 @@ from otgen.eval.features import (
     lenet,
     pixels,
     require_images,
+    taef2,
 )
 from otgen.eval.kernel import kernel_distance
 from otgen.eval.modes import distinct_modes, mode_scores, stacked_labels
@@ -56,7 +57,7 @@ _MOST = 2**28  # numbers in all training features, by which classes are told; of
 _SLOW_KNOWN = 2000  # of these in Inception features, which take minutes
 _PIECE = 2**26  # pixels that features and codes are taken of at a time
 _LEAST = 6  # rows: density is of five neighbours
-_NAMES = ("auto", "pixels", "lenet", "inception")
+_NAMES = ("auto", "pixels", "lenet", "inception", "codec")
 
 
 class Verdict(NamedTuple):
@@ -95,7 +96,8 @@ def extractor_of(
     Args:
       dataset: its name; that of a set of your own is taken for no set of MNIST's shape.
       data_dir: folder of the weights, see `lenet` and `inception`; OTGEN_DATA for None. Pixels need none.
-      features: auto for those of the data set; pixels, lenet or inception; or an Extractor, which is returned.
+      features: auto for those of the data set; pixels, lenet, inception or codec (`taef2`); or an Extractor, which is
+        returned.
 
     Returns:
       Extractor; for stacked_mnist LeNet's is of every channel.
@@ -126,8 +128,8 @@ def extractor_of(
             features = "pixels"
     if features == "pixels":
         return pixels
-    if features == "inception":
-        return inception(folder)
+    if features in ("inception", "codec"):
+        return inception(folder) if features == "inception" else taef2(folder)
     found = lenet(folder)
     if dataset != "stacked_mnist":
         return found

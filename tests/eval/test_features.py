@@ -287,3 +287,16 @@ def test_benchmark_goes_on_from_its_files(data_dir, tmp_path):
     never = lambda images: pytest.fail("the features lie in files")  # noqa: E731
     again, _ = bench.extract(config, "train", config.train, never)
     assert again[1280].shape == (60, 1280)
+
+
+def test_features_of_a_codec_are_those_of_its_latents(monkeypatch):
+    codec, key = features.codec.TAEF2(), jax.random.key(0)
+    variables = jax.jit(lambda: codec.init(key, jnp.zeros((1, 8, 8, 3)), method="encode"))()
+    monkeypatch.setattr(features, "_codec_once", lambda folder: variables)
+    images = np.random.default_rng(0).integers(0, 256, (3, 35, 32, 1), np.uint8)
+    found = evaluate.extractor_of("mine", "nowhere", "codec")(images)
+    assert found.shape == (3, 64)
+    large = images.repeat(2, 1).repeat(2, 2)[:, :64] / np.float32(255)  # twice 35 is 70: cut to 64
+    latents = codec.apply(variables, jnp.asarray(np.broadcast_to(large, (*large.shape[:3], 3))), method="encode")
+    latents = np.asarray(latents).reshape(3, -1, 32)
+    np.testing.assert_allclose(found, np.concatenate([latents.mean(1), latents.std(1)], 1), rtol=1e-3, atol=1e-4)

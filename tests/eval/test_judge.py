@@ -145,7 +145,7 @@ def changed(part, **fields):
         ({"test": data.Dataset(TEST.images[:5], TEST.labels[:5])}, "test has 5 rows: hold out at least 6"),
         ({"dataset": 3}, "dataset = 3: give the name"),
         ({"num": 5}, "num = 5: give a whole number of at least 6"),
-        ({"features": "vgg"}, "features = 'vgg': choose one of 'auto', 'pixels', 'lenet', 'inception'"),
+        ({"features": "vgg"}, "features = 'vgg': choose one of 'auto', 'pixels', 'lenet', 'inception', 'codec'"),
         ({"encode": 3}, "encode is of type int: give a function"),
         ({"encode": lambda images: images}, "the extractor 'encode' made"),
     ],

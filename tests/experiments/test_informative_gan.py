@@ -59,6 +59,8 @@ from otgen.nn.augment import Augment
         ({"num_points": 20}, "num_points = 20"),
         ({"limit": 400}, "limit is for images"),
         ({"network": "lstm"}, "network = 'lstm'"),
+        ({"features": "pixels"}, "rings are points: features are of images"),
+        ({"dataset": "digits", "features": "vgg"}, "features = 'vgg'"),
         ({"batch_size": 15}, "15 latents in a batch, 8 categorical values"),
         ({"dataset": "digits", "limit": 50}, "limit = 50"),
         ({"dataset": "digits", "batch_size": 500, "variants": "noises=50"}, "400 images: a step takes 3 batches"),
