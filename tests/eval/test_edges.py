@@ -9,6 +9,7 @@ from scipy.spatial.distance import cdist
 
 import otgen as og
 from otgen import eval as evaluate
+from otgen.eval import balls, neighbours
 from otgen.models.apply import check_images
 
 KEY = jax.random.key(0)
@@ -17,6 +18,20 @@ CODES = {d: np.repeat(RNG.normal(size=(10, d)), 6, 0).astype(np.float32) for d i
 DIGITS = (RNG.random((60, 64)) < 0.15).astype(np.float32)
 CLOUD = RNG.normal(size=(60, 64)).astype(np.float32)
 OTHER = (RNG.normal(size=(60, 64)) * 1.1 + 0.02).astype(np.float32)
+
+
+@pytest.fixture
+def by_products(monkeypatch):
+    """Neighbours of few points are found as those of many: by products, and by differences where these are in doubt."""
+
+    def forget():
+        for function in (balls.nearest_squares, balls.square_radii, balls.memberships, neighbours._nearest):
+            function.clear_cache()
+
+    monkeypatch.setattr(balls, "_PAIRS", 0)
+    forget()
+    yield
+    forget()
 
 
 def exact(real, generated, k=3, k_density=5):
@@ -33,6 +48,7 @@ def exact(real, generated, k=3, k_density=5):
     ]
 
 
+@pytest.mark.usefixtures("by_products")
 @pytest.mark.parametrize("shift", [0.0, 100.0])
 @pytest.mark.parametrize("points", [CODES[2], CODES[64], DIGITS, CLOUD], ids=["2", "64", "digits", "cloud"])
 def test_scores_of_a_set_against_itself_are_exact(points, shift):
@@ -42,6 +58,7 @@ def test_scores_of_a_set_against_itself_are_exact(points, shift):
     np.testing.assert_allclose(found.density, exact(points, points)[2], rtol=1e-6)
 
 
+@pytest.mark.usefixtures("by_products")
 @pytest.mark.parametrize("points", [DIGITS, CLOUD], ids=["digits", "cloud"])
 def test_scores_of_a_part_against_plain_distances(points):
     part = points.copy()
@@ -50,10 +67,9 @@ def test_scores_of_a_part_against_plain_distances(points):
     np.testing.assert_allclose(found, exact(points, part), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("by_products")
 @pytest.mark.slow
 def test_the_pairs_of_one_ball_are_measured_again_piece_by_piece(monkeypatch):
-    from otgen.eval import balls
-
     monkeypatch.setattr(balls, "_AGAIN", 2**12)
     radii = balls.square_radii(DIGITS[:, :9], (3,))
     counts, used = balls.memberships.__wrapped__(jnp.asarray(DIGITS[:, :9]), jnp.asarray(DIGITS[:, :9]), radii)
@@ -62,6 +78,7 @@ def test_the_pairs_of_one_ball_are_measured_again_piece_by_piece(monkeypatch):
     np.testing.assert_array_equal(used[0], inside.any(0))
 
 
+@pytest.mark.usefixtures("by_products")
 @pytest.mark.parametrize("size", [1e-25, 1e25])
 def test_neighbours_do_not_depend_on_the_unit(size):
     size = np.float32(size)
@@ -80,6 +97,7 @@ def test_neighbours_do_not_depend_on_the_unit(size):
     np.testing.assert_allclose(between, evaluate.mixture_rate(OTHER, CLOUD, labels, OTHER), rtol=1e-5)
 
 
+@pytest.mark.usefixtures("by_products")
 def test_nearest_is_zero_on_copies_and_has_gradients_there():
     distance, _ = evaluate.nearest(CODES[64] + 100, CODES[64] + 100, 6)
     np.testing.assert_array_equal(distance, np.zeros((60, 6)))
@@ -87,6 +105,18 @@ def test_nearest_is_zero_on_copies_and_has_gradients_there():
     assert np.isfinite(slope).all()
 
 
+def test_few_points_are_held_against_all_others_by_differences():
+    points = np.concatenate([CLOUD, CLOUD[:20]])  # copies
+    distance, index = evaluate.nearest(points + np.float32(1e3), points + np.float32(1e3), 3)
+    true = np.sort(cdist(np.float64(points + np.float32(1e3)), np.float64(points + np.float32(1e3))), 1)
+    np.testing.assert_allclose(distance, true[:, :3], rtol=1e-5)
+    np.testing.assert_array_equal(
+        index[:20], np.stack([np.arange(20), np.arange(60, 80), np.asarray(index[:20, 2])], 1)
+    )
+    np.testing.assert_allclose(evaluate.neighbour_scores(points, points[::-1]), exact(points, points), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("by_products")
 def test_neighbours_of_tight_clusters_far_apart():
     pairs = (1e3 * RNG.normal(size=(20, 1, 64)) + 1e-2 * RNG.normal(size=(20, 3, 64))).reshape(60, 64)
     points = pairs.astype(np.float32)
