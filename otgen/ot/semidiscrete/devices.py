@@ -23,7 +23,7 @@ from otgen.ot.semidiscrete import descent, measure
 from otgen.types import Array, Float, Key, Sampler
 
 _AXIS = "points"
-LEAST = 4096  # points of a device that are worth its part in a step: fewer are scored before devices have told each other
+LEAST = 4096  # points of a device: fewer are scored before devices have told each other who won
 
 
 def mesh_of(devices: Sequence[jax.Device] | None, y: Any = None) -> Mesh | None:
