@@ -2,7 +2,8 @@
 
 They multiply at the highest precision, but for the layers of networks, and so do derivatives.
 
-The calls are those of `test_public_names` and `test_public_models`. What is not traced, since it loops on the host,
+The calls are those of `test_public_names` and `test_public_models`; training steps are lowered for one device, and for
+two with their collectives. What is not traced, since it loops on the host,
 has the programs that it calls lowered in the slow tests.
 """
 
@@ -14,9 +15,10 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, PartitionSpec
 
 import otgen as og
-from otgen.train import loop
+from otgen.train import loop, parallel
 from tests import test_public_models, test_public_names
 from tests.support.programs import lower, recorded, trace
 from tests.support.wrong import Reached, call
@@ -134,17 +136,33 @@ def test_what_is_listed_cannot_be_traced(name):
         trace(*valid(name))
 
 
+def on_one(step, fixed):
+    return functools.partial(step, axis_name=None)
+
+
+def on_two(step, fixed):
+    """A step over two devices of the platform that it is lowered for, with its collectives.
+
+    `mapped` says pmap, of which JAX lowers only what is for devices that are there; shard_map makes the same of it.
+    """
+    mesh, rows, whole = AbstractMesh((2,), (parallel.AXIS,)), PartitionSpec(parallel.AXIS), PartitionSpec()
+    specs = (whole, rows, whole, *(whole for _ in fixed))
+    here = functools.partial(step, axis_name=parallel.AXIS)
+    return jax.shard_map(here, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False)
+
+
 @pytest.fixture
 def steps(monkeypatch):
     """Training steps are lowered, not taken; a fit ends with so many of them as `steps.most`."""
-    steps = types.SimpleNamespace(lowered=[], most=1)
+    steps = types.SimpleNamespace(lowered=[], traced=[], most=1, places=on_one)
 
     def mapped(step, *fixed, donate=False):
-        jitted = jax.jit(functools.partial(step, axis_name=None))
+        jitted = jax.jit(steps.places(step, fixed))
 
         def call(state, batch, key):
             traced = jitted.trace(state, batch.tree, key, *fixed)
             steps.lowered += [lower(traced)]
+            steps.traced += [str(traced.jaxpr)]
             if len(steps.lowered) == steps.most:
                 raise Reached
             after, metrics = jax.tree.map(lambda it: jnp.ones(it.shape, it.dtype), traced.out_info)
@@ -169,6 +187,15 @@ def test_training_steps_are_lowered(name, steps):
     with pytest.raises(Reached):
         start(name)
     assert not any(steps.lowered)
+
+
+@pytest.mark.parametrize("name", params({*FITS} - CALLS_BACK, {"neural_map.fit c_transform"}))
+def test_training_steps_over_devices_are_lowered(name, steps):
+    steps.most, steps.places = STAGES.get(name.partition(" of ")[0], 1), on_two
+    with pytest.raises(Reached):
+        start(name)
+    assert not any(steps.lowered)
+    assert all("psum" in traced or "all_gather" in traced for traced in steps.traced), "devices do not meet"
 
 
 @pytest.mark.parametrize("name", params(CALLS_BACK, {"exact.assignment", "exact.plan"}))

@@ -61,6 +61,17 @@ else:
     one = step(x, og.sinkhorn.State(jnp.zeros(64), jnp.zeros(40)))
 numbers = {"error": float(info.error), "value": float(info.dual_value), "status": int(info.status)}
 results["sinkhorn"] = {"f": state[0].tolist(), "g": state[1].tolist(), "step": one[1].tolist(), **numbers}
+
+from otgen import sizes
+from otgen.ot.semidiscrete import devices as points
+points.LEAST, sizes.CPU, saved = 8, sizes.CPU._replace(work=1.0), []  # shared from so few points on; a step a call
+codes = np.random.default_rng(0).normal(size=(101, 4)).astype(np.float32)
+codes[:30] += 3
+keep = {"save": lambda step, progress: saved.append(progress), "save_seconds": 0.0}
+stage = lambda **more: og.coupling.semidiscrete(jax.random.key(7), codes, tol=1e-3, max_samples=3 * 1024, **more)[0].h
+h, again, chosen = stage(**keep), stage(state=saved[0]), [codes, jax.device_put(codes, jax.devices()[-1])]
+results["stage"] = {"h": h.tolist(), "again": again.tolist(), "step": int(saved[0].state.step)}
+results["stage"]["blocks"] = [mesh and mesh.size for mesh in (points.mesh_of(None, y) for y in chosen)]
 print(json.dumps(results))
 """
 
@@ -112,6 +123,17 @@ def test_steps_of_the_baselines_do_not_depend_on_the_number_of_devices():
 def test_semidiscrete_steps_share_samples_over_devices(results):
     chi2, error = results[1]["chi2"]
     assert chi2 + 3 * error < 0.01
+
+
+def test_a_semidiscrete_stage_shares_its_points_by_itself(results):
+    """Equal to one device over its first steps, and to itself, bit by bit, when it goes on from what was saved."""
+    one, four = (result["stage"] for result in results)
+    assert (one["blocks"], four["blocks"]) == ([None, None], [4, None])
+    assert one["step"] == four["step"] == 1
+    assert one["again"] == one["h"]
+    assert four["again"] == four["h"]
+    assert np.ptp(one["h"]) > 0.1
+    np.testing.assert_allclose(four["h"], one["h"], atol=1e-5)
 
 
 def test_sinkhorn_with_source_points_spread_over_devices(results):

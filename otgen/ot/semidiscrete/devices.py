@@ -23,16 +23,24 @@ from otgen.ot.semidiscrete import descent, measure
 from otgen.types import Array, Float, Key, Sampler
 
 _AXIS = "points"
+LEAST = 4096  # points of a device: fewer are scored before devices have told each other who won
 
 
-def mesh_of(devices: Sequence[jax.Device] | None) -> Mesh | None:
-    """Return the devices as a mesh with one axis; None where none are given, and all runs on the default device.
+def mesh_of(devices: Sequence[jax.Device] | None, y: Any = None) -> Mesh | None:
+    """Return the devices as a mesh with one axis; None where all runs on one, that of the points.
+
+    Args:
+      devices: None for as many of this host's as have `LEAST` points each, but only the one to which the points are
+        tied, or which is set as JAX's default.
+      y: points [N, d], for None.
 
     Raises:
       ValueError: for devices that repeat, or none in the sequence.
     """
     if devices is None:
-        return None
+        tied = jax.config.jax_default_device is not None or (isinstance(y, jax.Array) and y.committed)
+        devices = jax.local_devices()[: 1 if tied else max(1, len(y) // LEAST)]
+        return Mesh(np.array(devices), (_AXIS,)) if len(devices) > 1 else None
     devices = list(devices) if isinstance(devices, Sequence) else [devices]
     if not devices or len(set(devices)) != len(devices) or not all(isinstance(it, jax.Device) for it in devices):
         raise ValueError(f"devices = {devices}: give at least one, and each once; jax.local_devices() is all of them.")

@@ -298,11 +298,11 @@ def run(
       batch_size: samples per step, a power of two up to 65,536 for quasi-random sampling; None: 1024, or 2048
         for more than 20,000 points. Static.
       state: where to go on from: what `save` received, or a Map, whose heights are where a further stage starts.
-      devices: if given, the points are shared out among these devices, each holding a block of them; they may be
+      devices: the points are shared out among these devices, each holding a block of them; they may be
         those of all hosts, which then call this together and save at the same steps. Given the same
         heights, a step is that of one device to rounding; over a run rounding grows, as one sample that changes cells
-        moves a height by a step, and what is the same are the law of the result and its errors. None: the default
-        device.
+        moves a height by a step, and what is the same are the law of the result and its errors. None: as many of this
+        host's devices as have 4,096 points each, unless `y` is tied to one or JAX's default device is set.
       callback: called with the step and its metrics every second or so, and after each of Newton's steps with
         `newton_chi2`, of that step's own samples, whether or not the step is kept.
       save: called with the step and the state at the end of a stage, when `save_seconds` have passed, and before an
@@ -343,7 +343,7 @@ def run(
     limit = int((16 * first_stage if max_samples is None else max_samples) // batch_size)
     if limit < 1:
         raise ValueError(f"max_samples = {max_samples} is less than one batch of {batch_size}: raise it.")
-    mesh = shared.mesh_of(devices)
+    mesh = shared.mesh_of(devices, points)
     start_key, train_key, test_key = jax.random.split(key, 3)
     num_test = _held_out_size(num, tol, min(int(first_stage), limit * batch_size) // 4)
     placed = [shared.place(array, mesh) for array in (points, total)]

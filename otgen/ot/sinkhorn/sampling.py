@@ -133,19 +133,39 @@ def _inverse(weights: Array, uniforms: Array) -> Array:
 
 
 def _without_replacement(key: Key, cost: Cost, g: Array, epsilon: Array) -> Array:
-    """Return each source point in random order draws a partner from its row of the plan among those still free."""
+    """Return partners: in random order each source point draws one from its row of the plan among those still free.
+
+    Not one after the other: of a block of points all ask for the best that no earlier one asks for, until none asks for
+    another, which is when all have what they would have had in turn. It takes some log n rounds, since the first wishes
+    of most differ.
+    """
     n = cost.shape[0]
     order_key, draw_key = jax.random.split(key)
+    size = max(1, min(n, sizes.here().block // n))
+    place = jnp.arange(size)
 
-    def draw(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
-        free, partner = carry
+    def scores(i: Array) -> Array:
         noise = jax.random.gumbel(jax.random.fold_in(draw_key, i), (n,), g.dtype)
-        scores = jnp.maximum((g - cost.row(i)) / epsilon + noise, jnp.finfo(g.dtype).min)  # a forbidden one is free too
-        j = jnp.argmax(jnp.where(free, scores, -jnp.inf))
-        return (free.at[j].set(False), partner.at[i].set(j)), None
+        return jnp.maximum((g - cost.row(i)) / epsilon + noise, jnp.finfo(g.dtype).min)  # a forbidden one is free too
 
-    start = (jnp.ones(n, bool), jnp.zeros(n, jnp.int32))
-    return jax.lax.scan(draw, start, jax.random.permutation(order_key, n))[0][1]
+    def settle(carry: tuple[Array, Array], rows: Array) -> tuple[tuple[Array, Array], None]:
+        free, partner = carry
+        worth = jnp.where(free, jax.vmap(scores)(rows), -jnp.inf)
+
+        def ask(known: tuple[Array, Array]) -> tuple[Array, Array]:
+            first, _ = known  # place of the first point that has asked for each partner
+            wish = jnp.argmax(jnp.where(first >= place[:, None], worth, -jnp.inf), 1)
+            asked = first.at[jnp.where(rows < n, wish, n)].min(place, mode="drop")
+            return asked, jnp.any(asked != first)
+
+        first, _ = jax.lax.while_loop(lambda known: known[1], ask, (jnp.full(n, size), jnp.array(True)))
+        taken = first < size
+        winner = jnp.where(taken, rows[jnp.minimum(first, size - 1)], n)
+        return (free & ~taken, partner.at[winner].set(jnp.arange(n), mode="drop")), None
+
+    order = jax.random.permutation(order_key, n)
+    blocks = jnp.pad(order, (0, -n % size), constant_values=n).reshape(-1, size)  # the last is filled with no points
+    return jax.lax.scan(settle, (jnp.ones(n, bool), jnp.zeros(n, jnp.int32)), blocks)[0][1]
 
 
 def _swap(key: Key, cost: Cost, epsilon: Array, partner: Array, num_sweeps: int) -> Array:
@@ -161,15 +181,20 @@ def _swap(key: Key, cost: Cost, epsilon: Array, partner: Array, num_sweeps: int)
         forbidden = costs == jnp.inf
         return jnp.where(forbidden, 0.0, costs).sum(0), forbidden.sum(0)
 
-    def sweep(partner: Array, key: Key) -> tuple[Array, None]:
+    def drawn(key: Key) -> tuple[Array, Array]:
+        """Return what a sweep is told by chance: an order of the points, and numbers that a swap must exceed."""
         pair_key, accept_key = jax.random.split(key)
         order = jax.random.permutation(pair_key, partner.shape[0])
+        return order, jnp.log(jax.random.uniform(accept_key, (half,)))
+
+    def sweep(partner: Array, chance: tuple[Array, Array]) -> tuple[Array, None]:
+        order, least = chance
         one, two = order[:half], order[half : 2 * half]
         now, worse = priced((one, partner[one]), (two, partner[two]))
         then, bad = priced((one, partner[two]), (two, partner[one]))
-        taken = jnp.log(jax.random.uniform(accept_key, (half,))) < (now - then) / epsilon
+        taken = least < (now - then) / epsilon
         taken = jnp.where(bad == worse, taken, bad < worse)
         left, right = jnp.where(taken, partner[two], partner[one]), jnp.where(taken, partner[one], partner[two])
         return partner.at[one].set(left).at[two].set(right), None
 
-    return jax.lax.scan(sweep, partner, jax.random.split(key, num_sweeps))[0]
+    return jax.lax.scan(sweep, partner, jax.vmap(drawn)(jax.random.split(key, num_sweeps)))[0]

@@ -7,6 +7,8 @@ import ot
 import pytest
 
 import otgen as og
+from otgen import sizes
+from otgen.ot.sinkhorn import sampling
 from tests.support.clouds import clouds, matrix
 
 
@@ -71,6 +73,29 @@ def test_a_sharp_plan_gives_its_assignment():
         og.sinkhorn.sample_plan(jax.random.key(0), og.PairwiseCost(x, y[:5]), state, epsilon=0.1)
     with pytest.raises(ValueError, match="choose one of"):
         og.sinkhorn.sample_plan(jax.random.key(0), cost, state, epsilon=0.1, pairing="best")
+
+
+def in_turn(key, cost, g, epsilon):
+    """Partners drawn without replacement one after the other, as a loop."""
+    n = len(g)
+    order_key, draw_key = jax.random.split(key)
+    scores = (g - cost.matrix()) / epsilon
+    noise = jax.vmap(lambda i: jax.random.gumbel(jax.random.fold_in(draw_key, i), (n,)))(jnp.arange(n))
+    scores, partner = np.array(scores + noise), np.zeros(n, int)
+    for i in np.asarray(jax.random.permutation(order_key, n)):
+        partner[i] = scores[i].argmax()
+        scores[:, partner[i]] = -np.inf
+    return partner
+
+
+@pytest.mark.parametrize("block", [2**20, 50 * 7])
+def test_a_permutation_starts_as_if_points_chose_in_turn(block, monkeypatch):
+    """Whether all choose at a time or seven, of which the last block is one."""
+    monkeypatch.setattr(sizes, "CPU", sizes.CPU._replace(block=block))
+    x, y, _, _ = clouds(50, 50, 2)
+    key, cost, g = jax.random.key(block), og.PairwiseCost(x, y), jnp.zeros(50)
+    chosen = sampling._without_replacement(key, cost, g, jnp.float32(0.1))
+    np.testing.assert_array_equal(chosen, in_turn(key, cost, g, 0.1))
 
 
 def test_every_point_once_when_there_are_many():
