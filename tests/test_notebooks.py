@@ -72,6 +72,7 @@ def test_notebooks_run(path, tmp_path, monkeypatch):
     from nbclient import NotebookClient
 
     monkeypatch.setenv("PYTHONPATH", str(FOLDER.parent))
+    monkeypatch.setenv("TQDM_DISABLE", "1")  # lines of progress are not for a file
     monkeypatch.delenv("OTGEN_DATA", raising=False)  # no data folder is needed
     notebook = nbformat.read(path, 4)
     for cell in notebook.cells:
