@@ -177,6 +177,16 @@ def run(
     it contracts fast and Newton's with conjugate gradients where it does not, on a stabilised kernel, at falling
     temperatures when epsilon is small against the mean cost.
 
+    There is no callback: the loop is one program of the device, which the host does not see before it ends, and a loop
+    on the host would be a second solver. What it would be told of is seen in pieces, each going on from the potentials
+    before it, with `info.error` after each; a few more steps are taken, as a piece begins anew what speeds up later
+    ones, and only the first is annealed:
+
+        state, info = None, None
+        while info is None or info.status == og.Status.MAX_STEPS:
+            state, info = og.sinkhorn.run(cost, epsilon=epsilon, max_steps=20, state=state)
+            print(info.num_steps, info.error)
+
     Args:
       cost: ground cost n x m: DenseCost, PairwiseCost, or a matrix [n, m].
       a: weights of the source points [n], zeros allowed; uniform with total 1 for None.
