@@ -26,6 +26,7 @@ from otgen.ot.costs import distances as distances
 from otgen.ot.costs.adapters import from_ott as from_ott
 from otgen.ot.costs.adapters import to_ott as to_ott
 from otgen.ot.costs.padding import pad_clouds as pad_clouds
+from otgen.ot.costs.relative import epsilon as epsilon
 from otgen.ot.dual import smoothing as smoothing
 from otgen.ot.gaussian import mixture as mixture
 from otgen.ot.semidiscrete import extension as extension

@@ -328,6 +328,25 @@ def test_the_page_on_embeddings_runs(capsys):
 
 
 @pytest.mark.slow
+def test_the_page_on_minibatches_runs(capsys):
+    """All blocks but that of PyTorch."""
+    names = {"__name__": "page"}
+    blocks = python_blocks((ROOT / "docs" / "minibatch-ot.md").read_text())
+    for code in blocks[:-1]:
+        exec(compile(code, "minibatch-ot.md", "exec"), names)
+    assert "import torch" in blocks[-1]
+    compile(blocks[-1], "minibatch-ot.md", "exec")
+    jnp, np = names["jnp"], names["np"]
+    assert np.mean(names["losses"][-20:]) < 0.3 * names["losses"][0]
+    assert len(set(np.asarray(names["match"].index).tolist())) == 128
+    costs = names["costs"]
+    assert costs[8] > 1.3 * costs[128] > 1.3 * 0.95 * costs["all data"]
+    assert jnp.abs(names["unbiased"]) < 0.5 * names["biased"]
+    assert names["value"] < 1e-3
+    assert capsys.readouterr().out.startswith("60 of 60 CONVERGED")
+
+
+@pytest.mark.slow
 def test_the_page_on_flows_runs():
     names = run_blocks(ROOT / "docs" / "methods" / "flow.md")
     jnp, points = names["jnp"], names["points"]

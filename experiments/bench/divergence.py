@@ -110,7 +110,7 @@ def own_terms(num: int, dim: int, share: float, config: Config) -> dict[str, Any
     x = jax.random.normal(jax.random.key(config.seed), (num, dim))
     cost = og.PairwiseCost(x, x)
     options = {"epsilon": share * float(cost.mean()), "tol": 1e-4, "max_steps": 2000, "dense": None}
-    solvers = {"general": partial(og.sinkhorn.value, cost), "one potential": partial(own_value, cost)}
+    solvers = {"general": partial(og.sinkhorn.value, cost), "one potential": partial(own_value, cost, state=None)}
     works = {name: partial(solver, **options, return_info=True) for name, solver in solvers.items()}
     infos = {name: clock(work)[1][1] for name, work in works.items()}
     times: dict[str, list[float]] = {name: [] for name in works}

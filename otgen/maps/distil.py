@@ -17,6 +17,7 @@ from otgen.maps import neural_map
 from otgen.maps.training import MapSettings, optimiser
 from otgen.nn.potentials import Displacement
 from otgen.ot.check import as_array, as_count, as_key, require_kind
+from otgen.progress import watched
 from otgen.train.descent import descend
 from otgen.train.loop import check_readers, train_on
 from otgen.train.parallel import shared_rows
@@ -47,6 +48,7 @@ def loss(params: Any, module: Displacement, x: Array, to: Array) -> tuple[Array,
     return value, {"loss": value}
 
 
+@watched
 def distil(
     key: Key,
     map_: neural_map.Map,

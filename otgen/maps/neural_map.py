@@ -37,6 +37,7 @@ from otgen.ot.check import (
 from otgen.ot.products import contract, product
 from otgen.ot.semidiscrete.scores import top_scores
 from otgen.ot.semidiscrete.source import as_sampler, gaussian
+from otgen.progress import watched
 from otgen.train.loop import check_readers
 from otgen.train.settings import made
 from otgen.train.stages import opened
@@ -135,6 +136,7 @@ def config_of(solver: str, **fields: Any) -> MapSettings:
     return made(SOLVERS[solver].Config, fields)
 
 
+@watched
 def fit(
     key: Key,
     sampler: Sampler | None,

@@ -177,7 +177,7 @@ def run(
     arrays = np.asarray(codes), np.arange(len(codes), dtype=np.int32)
     feed = batches(order_key, arrays, rows * updates, start=int(state.step), stop=calls)
     fold = functools.partial(_fold, updates)
-    options = {"callback": callback, "checkpoints": checkpoints, "log_every": 10, "save_every": 250}
+    options = {"callback": callback, "checkpoints": checkpoints, "log_every": 10, "save_every": 250, "num_steps": calls}
     return train(make_step(update, settings), state, map(fold, feed), step_key, **options)
 
 

@@ -3,7 +3,8 @@
 Packages: `flow`, `codec` (autoencoders that are there already), `informative` (paper A's system and its baseline),
 `baselines` (what all are compared with); `apply`, `classes` and `fitting` are what models share.
 
-Every `fit` takes `callback`, called with steps and metrics, and `checkpoints`: a folder in which each of its stages is
+Every `fit` shows in a notebook how far it is, on one line; `progress=False` hides it, `progress=True` shows it in a
+script. It takes `callback`, called with steps and metrics, and `checkpoints`: a folder in which each of its stages is
 saved. A fit that was killed and is called again with the folder goes on, to the same bits; one that is done is not
 trained again; a folder of other settings, of another key or of other data is refused. `train.Checkpoints` of one's own
 are taken by the functions of one stage. Where classes are given as `labels`, `sample(..., label=)` draws from one.

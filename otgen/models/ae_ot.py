@@ -34,6 +34,7 @@ from otgen.models.fitting import check_start, check_step, fit_generator
 from otgen.ot import semidiscrete
 from otgen.ot.check import as_array, as_count, as_key, require_function, require_kind
 from otgen.ot.semidiscrete import extension
+from otgen.progress import watched
 from otgen.train.descent import descend
 from otgen.train.loop import check_readers
 from otgen.train.settings import Settings, adam, made, rows_of
@@ -280,6 +281,7 @@ def decode(module: AEOT, variables: Any, codes: Array) -> Array:
     return rows(module, variables, codes, "decode")
 
 
+@watched
 def train_autoencoder(
     key: Key,
     images: np.ndarray,
@@ -321,6 +323,7 @@ def train_autoencoder(
     return module, state.params
 
 
+@watched
 def solve(
     key: Key,
     module: AEOT,
@@ -384,6 +387,7 @@ def solve(
     return {"params": params, "transport": transport}, info
 
 
+@watched
 def fit(
     key: Key,
     images: np.ndarray,

@@ -44,6 +44,7 @@ from otgen.ot import gaussian
 from otgen.ot.check import as_count, as_key, require_choice, require_kind
 from otgen.ot.products import product
 from otgen.ot.semidiscrete import extension
+from otgen.progress import watched
 from otgen.train.descent import descend
 from otgen.train.loop import NonFinite, check_readers, train_on
 from otgen.train.parallel import sample_keys, shared_rows
@@ -321,6 +322,7 @@ def make_step(module: AEOTGAN, num_steps: int, features: Features | None = None,
     return step
 
 
+@watched
 def refine(
     key: Key,
     model: ae_ot.Model,
@@ -399,6 +401,7 @@ def _check(settings: Config, model: ae_ot.Model, images: np.ndarray, features: F
     rows_of(settings, len(images))
 
 
+@watched
 def fit(
     key: Key,
     images: Any,

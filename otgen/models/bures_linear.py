@@ -35,6 +35,7 @@ from otgen.ot.check import (
     require_positive,
 )
 from otgen.ot.gaussian.frechet import moments
+from otgen.progress import shown, watched
 from otgen.theory import critical
 from otgen.theory.dynamics import loss_from_factor
 from otgen.train.loop import check_readers, train_on
@@ -297,6 +298,7 @@ def make_step(module: BuresLinear, num_steps: int, top: float):
     return step
 
 
+@watched
 def fit(
     key: Key,
     data: Any,
@@ -399,6 +401,7 @@ def _steps(params: Any, state: Any, module: BuresLinear, factor: Array) -> tuple
     return params, state, value(params)
 
 
+@watched
 def descend(params: Any, module: BuresLinear, factor: Array, *, callback: Callback | None = None) -> tuple[Any, int]:
     """Minimise the loss of the full batch by L-BFGS, until it is `tol` above the known minimum or no longer falls.
 
@@ -440,19 +443,20 @@ def _descend(params: Any, module: BuresLinear, factor: Array, callback: Any, sav
     zero, far = jnp.int32(0), jnp.asarray(jnp.inf, factor.dtype)
     now = jax.tree.map(jnp.asarray, _Descent(params, optax.lbfgs().init(params), far, zero, zero, jnp.array(False)))
     now = now if saved is None else saved.restore(now) or now
-    while not now.done:
-        new, state, value = _steps(now.params, now.state, module, factor)
-        step = int(now.step) + LOOK
-        if not jnp.isfinite(value):
-            return now.params, step
-        still = jnp.where(value < now.best * (1 - 1e-6), 0, now.still + 1)
-        error = float(_error(value, least, factor))
-        done = error < config.tol or int(still) == 5 or step >= config.max_steps  # rounding ends the descent
-        now = _Descent(new, state, jnp.minimum(value, now.best), still, jnp.int32(step), jnp.array(done))
-        if saved is not None and (done or step % _SAVE == 0):
-            saved.save(step, now)
-        if callback:
-            callback(step, {"loss": float(value), "excess": error})
+    with shown(None, "weights", callback) as callback:
+        while not now.done:
+            new, state, value = _steps(now.params, now.state, module, factor)
+            step = int(now.step) + LOOK
+            if not jnp.isfinite(value):
+                return now.params, step
+            still = jnp.where(value < now.best * (1 - 1e-6), 0, now.still + 1)
+            error = float(_error(value, least, factor))
+            done = error < config.tol or int(still) == 5 or step >= config.max_steps  # rounding ends the descent
+            now = _Descent(new, state, jnp.minimum(value, now.best), still, jnp.int32(step), jnp.array(done))
+            if saved is not None and (done or step % _SAVE == 0):
+                saved.save(step, now)
+            if callback:
+                callback(step, {"loss": float(value), "excess": error})
     return now.params, int(now.step)
 
 

@@ -13,6 +13,7 @@ from otgen.models.apply import check_images
 from otgen.models.classes import check_labels
 from otgen.nn.autoencoder import to_unit
 from otgen.ot.check import as_count, as_key, require_kind
+from otgen.progress import watched
 from otgen.train.loop import check_readers, train_on
 from otgen.train.settings import Settings, num_steps_of, rows_of
 from otgen.train.stages import opened
@@ -41,6 +42,7 @@ def check_step(module: Any, kind: type, num_steps: int) -> None:
     require_kind("module", module, kind), as_count("num_steps", num_steps)
 
 
+@watched
 def fit_generator(
     key: Key,
     images: Any,

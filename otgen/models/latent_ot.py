@@ -36,6 +36,7 @@ from otgen.ot import semidiscrete
 from otgen.ot.check import as_array, as_count, as_key, as_points, require_choice, require_kind, require_positive
 from otgen.ot.semidiscrete import extension
 from otgen.ot.semidiscrete.source import gaussian
+from otgen.progress import watched
 from otgen.train.loop import check_readers
 from otgen.train.settings import Settings, made
 from otgen.train.stages import opened
@@ -194,6 +195,7 @@ def default_form(config: Config) -> str:
     return "gradient" if config.solver == "icnn" else "local"
 
 
+@watched
 def train_autoencoder(key: Key, images: np.ndarray, config: Config, **options: Any) -> Any:
     """Train the autoencoder and return its parameters; `options` as in `ae_ot.train_autoencoder`.
 
@@ -231,6 +233,7 @@ def standardisation(codes: Array) -> tuple[Array, Array]:
     return codes.mean(0), jnp.maximum(deviation, jnp.maximum(1e-3 * deviation.max(), 1e-30))
 
 
+@watched
 def solve(
     key: Key,
     params: Any,
@@ -308,6 +311,7 @@ def solve(
     return Model(bare.clone(potential=found.module), variables)
 
 
+@watched
 def fit(
     key: Key,
     images: np.ndarray,

@@ -45,6 +45,7 @@ from otgen.ot.costs import PairwiseCost
 from otgen.ot.products import product
 from otgen.ot.sinkhorn.divergence import sinkhorn_divergence
 from otgen.ot.sinkhorn.drift import drift
+from otgen.progress import watched
 from otgen.train.descent import descend
 from otgen.train.parallel import gathered, normals
 from otgen.train.settings import GeneratorSettings, adam, made
@@ -412,6 +413,7 @@ def _parted(rows: Array, parts: int) -> Array:
     return jnp.swapaxes(rows.reshape(-1, parts, *rows.shape[1:]), 0, 1)
 
 
+@watched
 def fit(
     key: Key,
     images: Any,

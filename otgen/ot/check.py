@@ -26,10 +26,13 @@ def is_traced(*arrays: Any) -> bool:
 def native(name: str, array: Any) -> Held:
     """Return a JAX array as it is, and anything else as a NumPy array of numbers in this machine's byte order.
 
-    Readers of IDX and FITS files give big-endian arrays, whose bytes jitted functions would misread.
+    Readers of IDX and FITS files give big-endian arrays, whose bytes jitted functions would misread. Arrays of other
+    libraries, such as PyTorch's tensors, are read by NumPy where they lie in its memory, and by DLPack where they lie
+    on a GPU or are of a type that NumPy does not know; both are copied, as their owner may write to them.
 
     Raises:
-      ValueError: for masked arrays, and for what is no array of real numbers.
+      ValueError: for masked arrays, for what is no array of real numbers, and for tensors that nobody may read, such as
+        those that require a gradient.
     """
     if isinstance(array, jax.Array):
         if jnp.issubdtype(array.dtype, jnp.complexfloating) or jnp.issubdtype(array.dtype, jax.dtypes.extended):
@@ -37,6 +40,10 @@ def native(name: str, array: Any) -> Held:
         return array
     if isinstance(array, np.ma.MaskedArray):
         raise ValueError(f"{name} is a masked array: fill the masked entries, or give weights that are zero there.")
+    if hasattr(array, "__dlpack__") and not isinstance(array, np.ndarray):
+        array = _of_another_library(name, array)
+        if isinstance(array, jax.Array):
+            return native(name, array)
     try:
         array = np.asarray(array)
     except (ValueError, TypeError) as error:
@@ -44,6 +51,20 @@ def native(name: str, array: Any) -> Held:
     if not (array.dtype.kind in "biuf" or jnp.issubdtype(array.dtype, jnp.floating)):  # bfloat16's kind is V
         raise ValueError(f"{name} has entries of type {array.dtype}: give real numbers.")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _of_another_library(name: str, array: Any) -> Held:
+    try:
+        return np.asarray(array)
+    except Exception:  # of its own kind in each library: memory of a GPU, a type that NumPy does not know
+        try:
+            return now(lambda: jnp.array(jax.dlpack.from_dlpack(array), copy=True))
+        except Exception as error:
+            kind = f"{type(array).__module__}.{type(array).__qualname__}"
+            raise ValueError(
+                f"{name} is a {kind} that cannot be read ({error}): give jax.dlpack.from_dlpack of it, of one that "
+                "requires a gradient jax.dlpack.from_dlpack(tensor.detach())."
+            ) from error
 
 
 def at_least_float32(dtype: Any) -> Any:

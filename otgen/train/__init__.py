@@ -1,8 +1,8 @@
 """Training: state, mapped step, loop, checkpoints, logging."""
 
+from otgen.progress import Progress as Progress
 from otgen.train.checkpoint import Checkpoints as Checkpoints
 from otgen.train.log import JsonLines as JsonLines
-from otgen.train.log import Progress as Progress
 from otgen.train.log import TensorBoard as TensorBoard
 from otgen.train.log import Tracker as Tracker
 from otgen.train.log import together as together

@@ -1,4 +1,4 @@
-"""Callbacks `(step, metrics)`: a progress bar, JSON lines, TensorBoard, wandb and trackio, and several at once."""
+"""Callbacks `(step, metrics)`: JSON lines, TensorBoard, wandb and trackio, and several at once."""
 
 from __future__ import annotations
 
@@ -11,43 +11,6 @@ from typing import Any
 from otgen import optional
 from otgen.ot.check import require_function
 from otgen.types import Callback
-
-
-class Progress:
-    """A tqdm bar that shows the metrics it is called with. Use as a context manager.
-
-    Args:
-      total: the step at which the work is done; None if unknown.
-      label: what is going on.
-      enabled: False for silence.
-
-    Example:
-      >>> with og.train.Progress(10, "training", enabled=False) as progress:
-      ...     progress(10, {"loss": 0.5})
-    """
-
-    def __init__(self, total: int | None, label: str, enabled: bool = True):
-        self._bar = None
-        if enabled:
-            with optional.imports():
-                from tqdm.auto import tqdm  # in a notebook without widgets it warns
-
-            self._bar = tqdm(total=total, desc=label, unit="step", dynamic_ncols=True)
-
-    def __call__(self, step: int, metrics: dict[str, float]) -> None:
-        if self._bar is None:
-            return
-        self._bar.set_postfix({name: f"{value:.4g}" for name, value in metrics.items()}, refresh=False)
-        if self._bar.total is not None and step > self._bar.total:
-            self._bar.total = step
-        self._bar.update(step - self._bar.n)
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *error) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 class JsonLines:

@@ -18,6 +18,7 @@ import numpy as np
 
 from otgen.data.batches import batches
 from otgen.ot.check import as_count, as_key, require_function, require_kind
+from otgen.progress import shown, watched
 from otgen.train import hosts
 from otgen.train.checkpoint import Checkpoints
 from otgen.train.parallel import Placed, freed, mapped, placed, replicated, several
@@ -35,6 +36,7 @@ class NonFinite(ArithmeticError):
     """
 
 
+@watched
 def train(
     step,
     state: Any,
@@ -48,6 +50,7 @@ def train(
     log_every: int = 50,
     save_every: int = 500,
     steps_per_call: int = 1,
+    num_steps: int | None = None,
 ) -> Any:
     """Run a training step over batches.
 
@@ -65,6 +68,7 @@ def train(
       log_every, save_every: how often, in steps.
       steps_per_call: steps that are one call of the device, so that small models do not wait for the host; only the
         last of them is logged. Their batches are held together.
+      num_steps: the step that the last batch leads to, which a line of progress is drawn against; None if unknown.
 
     Returns:
       The state after the last batch, tied to no device.
@@ -85,6 +89,8 @@ def train(
       3.0 20
     """
     _check(log_every, save_every, steps_per_call, checkpoints is not None or watch is not None)
+    if num_steps is not None:
+        as_count("num_steps", num_steps, 0)
     require_function("step", step), as_key(key), require_kind("batches", batches, Iterable)
     check_readers(callback, watch=watch)
     if checkpoints is not None:
@@ -96,7 +102,7 @@ def train(
     one = mapped(step, *fixed, donate=True)
     many = mapped(several(step), *fixed, donate=True) if steps_per_call > 1 else one
     state = replicated(state, copy=True)  # since its memory is given away
-    with interruptions() as interrupted:
+    with shown(num_steps, "training", callback) as callback, interruptions() as interrupted:
         for num, rows, batch in _ahead(_calls(batches, now, steps_per_call)):
             state, metrics = (one if num == 1 else many)(state, batch, key)
             now += num
@@ -215,7 +221,7 @@ def train_on(
         state = state if restored is None else restored
     feed = batches(keys[0], arrays, batch_size, start=int(state.step), stop=num_steps)
     rows = (batch[0] if len(arrays) == 1 else batch for batch in feed)
-    return train(step, state, rows, keys[1], checkpoints=checkpoints, **options)
+    return train(step, state, rows, keys[1], checkpoints=checkpoints, num_steps=num_steps, **options)
 
 
 def save(step: int, state: Any, checkpoints: Checkpoints | None, metrics: dict[str, float] | None = None) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from otgen.data.mapped import pieces
+from otgen.progress import stage
 from otgen.train.checkpoint import Checkpoints
 
 Place = Checkpoints | Path | str
@@ -22,7 +23,7 @@ _PIECE = 2**24  # bytes of an array at a time
 
 @contextlib.contextmanager
 def opened(place: Place | None, name: str, /, *configs: Any, **given: Any) -> Iterator[Checkpoints | None]:
-    """Give the checkpoints of a stage of a fit; those of a folder are made for it and closed at the end.
+    """Give the checkpoints of a stage of a fit, and name it; those of a folder are made for it and closed at the end.
 
     A folder is tied to what makes the numbers: the fields of the configurations, and what else is given. Of that, keys
     are known by their data, functions by name, arrays of NumPy and dictionaries of parameters, which a checkpoint keeps
@@ -49,11 +50,12 @@ def opened(place: Place | None, name: str, /, *configs: Any, **given: Any) -> It
       10
     """
     if place is None or isinstance(place, Checkpoints):
-        yield place
+        with stage(name):
+            yield place
         return
     fields = {it.name: getattr(config, it.name) for config in configs for it in dataclasses.fields(config)}
     about = {name: _told(value) for name, value in {**fields, **given}.items()}
-    with Checkpoints(Path(place) / name, about) as checkpoints:
+    with Checkpoints(Path(place) / name, about) as checkpoints, stage(name):
         yield checkpoints
 
 

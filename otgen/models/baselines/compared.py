@@ -21,6 +21,7 @@ from otgen.ot import coupling
 from otgen.ot.check import as_count, as_points, native, require_choice, require_kind, require_positive
 from otgen.ot.gaussian import mixture
 from otgen.ot.semidiscrete import extension
+from otgen.progress import watched
 from otgen.train.budget import flops
 from otgen.train.loop import check_readers
 from otgen.train.settings import GeneratorSettings, Settings, num_steps_of, rows_of
@@ -110,6 +111,7 @@ def _rows_of(config: Settings, num_images: int) -> int:
     return rows_of(config, num_images, getattr(config, "critic_steps", getattr(config, "batches", 1)))
 
 
+@watched
 def fit_images(
     name: str, key: Key, images: Any, config: Settings, *, callback: Callback | None = None, checkpoints: Any = None
 ) -> Draw:
@@ -129,6 +131,7 @@ def fit_images(
     return lambda key, num: IMAGES[name].sample(key, trained, num)
 
 
+@watched
 def fit_codes(
     name: str,
     seed: int,

@@ -20,6 +20,7 @@ from otgen.ot.gaussian import moments
 from otgen.ot.gaussian.mixture import Mixture
 from otgen.ot.semidiscrete.extension import Extension
 from otgen.ot.semidiscrete.source import uniform_cube
+from otgen.progress import watched
 from otgen.train.loop import check_readers
 from otgen.train.stages import opened
 from otgen.types import Array, Callback, Key
@@ -93,6 +94,7 @@ def mixture(
     ), scores
 
 
+@watched
 def transport(
     key: Key,
     codes: Array,

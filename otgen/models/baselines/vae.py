@@ -23,6 +23,7 @@ from otgen.models.fitting import check_start, check_step, fit_generator
 from otgen.nn.autoencoder import decoder, encoder
 from otgen.nn.pixels import pixels_of, reconstruction_loss
 from otgen.ot.check import as_array, as_count, require_kind
+from otgen.progress import watched
 from otgen.train.descent import descend
 from otgen.train.parallel import normals
 from otgen.train.settings import GeneratorSettings, adam, made
@@ -170,6 +171,7 @@ def make_step(module: VAE, num_steps: int):
     return step
 
 
+@watched
 def fit(
     key: Key,
     images: Any,

@@ -25,6 +25,7 @@ from otgen.nn.autoencoder import decoder, encoder
 from otgen.nn.pixels import pixels_of, reconstruction_loss
 from otgen.ot.check import as_array, as_count, as_points, require_kind
 from otgen.ot.costs.distances import SqEuclidean
+from otgen.progress import watched
 from otgen.train.descent import descend
 from otgen.train.parallel import gathered, normals
 from otgen.train.settings import GeneratorSettings, adam, made
@@ -207,6 +208,7 @@ def make_step(module: WAE, num_steps: int):
     return step
 
 
+@watched
 def fit(
     key: Key,
     images: Any,

@@ -26,6 +26,7 @@ from otgen.nn import adversarial
 from otgen.nn.autoencoder import decoder, encoder, to_unit
 from otgen.nn.pixels import pixels_of
 from otgen.ot.check import as_array, as_count, require_kind
+from otgen.progress import watched
 from otgen.train.descent import descend
 from otgen.train.parallel import sample_keys
 from otgen.train.settings import GeneratorSettings, adam, made
@@ -247,6 +248,7 @@ def _draw(key: Key, dim: int) -> tuple[Array, Array]:
     return jax.random.normal(noise_key, (dim,)), jax.random.uniform(share_key)
 
 
+@watched
 def fit(
     key: Key,
     images: Any,

@@ -22,7 +22,9 @@ _PART = 512  # images whose codes are written at once
 _CODES, _FACTS = "codes.npy", "codes.json"
 
 
-def encode(codec: Codec, images: Any, *, folder: str | os.PathLike | None = None, progress: bool = False) -> np.ndarray:
+def encode(
+    codec: Codec, images: Any, *, folder: str | os.PathLike | None = None, progress: bool | None = None
+) -> np.ndarray:
     """Return codes [n, d] of images.
 
     Args:
@@ -30,7 +32,7 @@ def encode(codec: Codec, images: Any, *, folder: str | os.PathLike | None = None
       images: uint8, or floats in [0, 1], [n, h, w, c]; they may lie in a file.
       folder: where codes are kept. What is there is not computed again; what a run that was stopped has left is gone on
         with. None to hold them in memory alone.
-      progress: whether to show a bar.
+      progress: whether a line shows how far it is; None: in notebooks.
 
     Raises:
       ValueError: for images of another shape; if the folder holds codes of other images or of another codec, or codes
@@ -87,7 +89,7 @@ def decode(codec: Codec, codes: ArrayLike) -> Array:
     return rows(codec.module, codec.variables, codes, "decode")
 
 
-def _fill(codec: Codec, images: Any, codes: np.ndarray, done: int, progress: bool, wrote: Any) -> None:
+def _fill(codec: Codec, images: Any, codes: np.ndarray, done: int, progress: bool | None, wrote: Any) -> None:
     """Encode images from a part on, telling each part that is written."""
     start = done * _PART
     with Progress(len(images), "codes", progress) as bar:

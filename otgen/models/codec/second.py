@@ -14,12 +14,14 @@ from otgen.models.codec.made import Codec, codes_of
 from otgen.models.codec.modules import Second
 from otgen.models.fitting import check_start, fit_generator
 from otgen.nn.autoencoder import Autoencoder
+from otgen.progress import watched
 from otgen.train.descent import descend
 from otgen.train.settings import GeneratorSettings, adam, made
 from otgen.train.state import TrainState, start
 from otgen.types import Array, Callback, Key
 
 
+@watched
 def second(
     key: Key,
     codec: Codec,

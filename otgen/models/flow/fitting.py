@@ -12,6 +12,7 @@ from otgen.models.flow.pairs import as_data, feed_of, labelling, matched, paired
 from otgen.models.flow.training import COUPLINGS, Config, Flow, init, make_step
 from otgen.ot import coupling as couplings
 from otgen.ot.check import as_key, require_choice
+from otgen.progress import watched
 from otgen.train.loop import check_readers, train
 from otgen.train.parallel import shared_rows
 from otgen.train.settings import made
@@ -19,6 +20,7 @@ from otgen.train.stages import opened
 from otgen.types import Callback, Key
 
 
+@watched
 def fit(
     key: Key,
     data: Any,
@@ -81,5 +83,6 @@ def fit(
         if saved is not None and (restored := saved.restore(state)) is not None:
             state = restored
         feed = feed_of(coupling, pair_key, settings, int(state.step), numbers)
-        state = train(make_step(module, settings), state, feed, step_key, callback=callback, checkpoints=saved)
+        options = {"callback": callback, "checkpoints": saved, "num_steps": settings.num_steps}
+        state = train(make_step(module, settings), state, feed, step_key, **options)
     return Flow(module, {"params": state.average, **known}, settings, source, type(coupling).__name__, info)

@@ -34,6 +34,7 @@ from otgen.models.informative.codes import Codes, Latent
 from otgen.nn.autoencoder import decoder, encoder, to_unit
 from otgen.nn.pixels import pixels_of
 from otgen.ot.check import as_array, require_kind
+from otgen.progress import watched
 from otgen.train.descent import descend
 from otgen.train.parallel import sample_keys
 from otgen.train.settings import GeneratorSettings, adam, made
@@ -341,6 +342,7 @@ def _rows(tree: Any, which: int | slice) -> Any:
     return jax.tree.map(lambda leaf: leaf[which], tree)
 
 
+@watched
 def fit(key: Key, images: Any, *, callback: Callback | None = None, checkpoints: Any = None, **config: Any) -> Model:
     """Fit an InfoGAN to images in memory. It takes no labels: its codes are to find the classes.
 

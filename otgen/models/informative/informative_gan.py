@@ -51,6 +51,7 @@ from otgen.nn.augment import Augment, augment
 from otgen.nn.autoencoder import decoder, encoder, to_unit
 from otgen.nn.pixels import pixels_of
 from otgen.ot.check import native, require_positive
+from otgen.progress import watched
 from otgen.train.descent import descend
 from otgen.train.parallel import sample_keys
 from otgen.train.settings import GeneratorSettings, adam, made
@@ -437,6 +438,7 @@ def make_step(module: InformativeGAN, num_steps: int):
     return step
 
 
+@watched
 def fit(
     key: Key,
     images: Any,

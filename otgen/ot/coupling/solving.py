@@ -21,6 +21,7 @@ from otgen.ot.latent import Normal
 from otgen.ot.semidiscrete.measure import chi2_of, repeated
 from otgen.ot.semidiscrete.saving import SECONDS, Saver
 from otgen.ot.semidiscrete.solution import counted
+from otgen.progress import watched
 from otgen.types import Array, Callback, Key, Sampler, Status
 
 _MASS_SAMPLES = 16  # a data point, from which its use is estimated
@@ -48,6 +49,7 @@ class Progress(NamedTuple):
     state: solver.State | None
 
 
+@watched
 def semidiscrete(
     key: Key,
     data: ArrayLike,

@@ -30,6 +30,7 @@ from otgen.ot.semidiscrete.descent import rate as _rate
 from otgen.ot.semidiscrete.saving import SECONDS, Saver
 from otgen.ot.semidiscrete.solution import carried, init, matching, source_of
 from otgen.ot.semidiscrete.transport_map import Map
+from otgen.progress import shown, watched
 from otgen.types import Array, Callback, Key, Sampler, Status, status_of
 
 _SAMPLES = 1.6  # first stage: this many samples per unit of the floor (N - 1) / tol
@@ -257,6 +258,7 @@ class _Problem(NamedTuple):
         return state._replace(step=new.step), info._replace(efficiency=efficiency, **counts)
 
 
+@watched
 def run(
     key: Key,
     y: ArrayLike,
@@ -369,8 +371,9 @@ def run(
     if int(state.schedule.length) == 0:
         length = min(int(first_stage // batch_size), limit)
         state = stage(start_key, state, points, total, length, batch_size, sampler=sampler, first=rate)
-    with saver:
-        state, info = problem.solve((start_key, train_key, test_key), state, limit, callback, saver)
+    end = int(state.schedule.first + state.schedule.length)  # of this stage; there may be more
+    with shown(end, "transport", callback) as told, saver:
+        state, info = problem.solve((start_key, train_key, test_key), state, limit, told, saver)
     return made(state), info
 
 
@@ -380,7 +383,8 @@ def _from_clusters(key: Key, y: Array, weights: Array, sampler: Sampler) -> Stat
     centres, total = start.clusters(cluster_key, y, weights, min(y.shape[0] // _PER_CLUSTER, _MOST_CLUSTERS))
     kept = np.asarray(total) > 0
     centres, total = jnp.asarray(np.asarray(centres)[kept]), jnp.asarray(np.asarray(total)[kept])
-    state, _ = run(run_key, centres, total / total.sum(), sampler=sampler, tol=0.02, max_samples=_CLUSTER_SAMPLES)
+    options = {"tol": 0.02, "max_samples": _CLUSTER_SAMPLES, "progress": False}
+    state, _ = run(run_key, centres, total / total.sum(), sampler=sampler, **options)
     return carried(touch_key, state, centres, y, sampler=sampler)
 
 

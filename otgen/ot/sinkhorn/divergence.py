@@ -2,18 +2,69 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
 from otgen.ot.check import is_traced, native, require_choice
 from otgen.ot.costs import Cost, MaskedDiagonal, PairwiseCost
+from otgen.ot.costs.potentials import State
 from otgen.ot.sinkhorn import solver
+from otgen.ot.sinkhorn.inputs import relaxations
 from otgen.types import Array, Float, Status
 
 _BADNESS = (Status.CONVERGED, Status.STALLED, Status.MAX_STEPS, Status.NONFINITE, Status.INFEASIBLE)
+
+
+class Terms(NamedTuple):
+    """What the three solves of a divergence have each: potentials, errors, or statuses.
+
+    Attributes:
+      x: of the cloud x to itself, or to `x_other`.
+      y: of the cloud y to itself, or to `y_other`.
+      cross: of x to y.
+
+    Example:
+      >>> x, y = jnp.array([[0.0], [1.0]]), jnp.array([[3.0], [4.0]])
+      >>> _, info = og.sinkhorn_divergence(x, y, epsilon=0.5, return_info=True)
+      >>> print(info.statuses.cross, info.state.cross.f.shape)
+      0 (2,)
+    """
+
+    x: Any
+    y: Any
+    cross: Any
+
+
+class Info(NamedTuple):
+    """What a reader wants to know of the three solves of a divergence, and where the next ones may start.
+
+    Attributes:
+      error: the largest of the three errors, each as in `sinkhorn.Info`.
+      dual_value: the divergence.
+      num_steps: steps of all three.
+      status: of the solve that ended worst.
+      errors, statuses: Terms of the three solves.
+      state: Terms of potentials, from which the solves of clouds nearby start sooner.
+
+    Example:
+      >>> x, y = jax.random.normal(jax.random.key(0), (2, 64, 2))
+      >>> value, info = og.sinkhorn_divergence(x, y, epsilon=0.05, return_info=True)
+      >>> moved, again = og.sinkhorn_divergence(x + 0.01, y, epsilon=0.05, state=info.state, return_info=True)
+      >>> print(bool(again.num_steps < info.num_steps), og.explain(again.statuses))
+      True 3 of 3 CONVERGED: converged: the error recomputed at the end is below tol.
+    """
+
+    error: Array
+    dual_value: Array
+    num_steps: Array
+    status: Array
+    errors: Terms
+    statuses: Terms
+    state: Terms
 
 
 def sinkhorn_divergence(
@@ -31,11 +82,14 @@ def sinkhorn_divergence(
     cost_fn: Any = None,
     tau_a: ArrayLike = 1.0,
     tau_b: ArrayLike = 1.0,
+    rho_a: ArrayLike | None = None,
+    rho_b: ArrayLike | None = None,
     tol: ArrayLike = 1e-4,
     max_steps: ArrayLike = 2000,
+    state: Terms | None = None,
     dense: bool | None = None,
     return_info: bool = False,
-) -> Float[Array, ""] | tuple[Float[Array, ""], solver.Info]:
+) -> Float[Array, ""] | tuple[Float[Array, ""], Info]:
     """Return the Sinkhorn divergence between two weighted clouds, or an estimate of that between their laws.
 
     S(x, y) = W(x, y) - W(x, x) / 2 - W(y, y) / 2 with W = `sinkhorn.value`, plus epsilon/2 (sum a - sum b)^2.
@@ -67,11 +121,13 @@ def sinkhorn_divergence(
       cost_fn: symmetric ground cost, |x - y|^2 for None; see `PairwiseCost`.
       tau_a: rho_a / (rho_a + epsilon) of x's marginal, on both sides of its own term.
       tau_b: the same for y.
+      rho_a: price of mass that x's marginal misses, in units of the cost, instead of tau_a.
+      rho_b: the same for y.
       tol: marginal error of the three solves, which is that of gradients too; for values alone 1e-3 is enough.
       max_steps: limit on products with the kernel, for each.
+      state: potentials to start from, those in the Info of a divergence nearby: of as many points on every side.
       dense: whether to hold n x m in memory. Static.
-      return_info: whether to return Info too, of the three solves: the largest error, the divergence as dual value, the
-        steps of all, and the status of the one that ended worst. Static.
+      return_info: whether to return Info too: errors, statuses and potentials of the three solves. Static.
 
     Returns:
       The divergence, in units of the cost. With `return_info` also Info.
@@ -97,20 +153,35 @@ def sinkhorn_divergence(
     """
     options = {"epsilon": epsilon, "tol": tol, "max_steps": max_steps, "dense": dense, "return_info": return_info}
     require_choice("diagonal", diagonal, ("keep", "mask"))
+    tau_a, tau_b = relaxations(epsilon, tau_a, tau_b, rho_a, rho_b)
+    starts = _starts(state)
     cross = PairwiseCost(x, y, cost_fn)
     own, a_own = own_term("x", x, a, x_other, a_other, diagonal, cost_fn, tau_a)
     other, b_own = own_term("y", y, b, y_other, b_other, diagonal, cost_fn, tau_b)
     terms = [
-        _own_value(own, a, a_own, x_other is None, tau_a, options),
-        _own_value(other, b, b_own, y_other is None, tau_b, options),
-        solver.value(cross, a, b, tau_a=tau_a, tau_b=tau_b, **options),
+        _own_value(own, a, a_own, x_other is None, tau_a, {**options, "state": starts.x}),
+        _own_value(other, b, b_own, y_other is None, tau_b, {**options, "state": starts.y}),
+        solver.solved(cross, a, b, tau_a=tau_a, tau_b=tau_b, state=starts.cross, **options),
     ]
     left, right, both = (term[0] if return_info else term for term in terms)
     masses = (1.0 if mass is None else jnp.sum(native("weights", mass)) for mass in (a, b, a_own, b_own))
     debiased = both - 0.5 * (left + right) + 0.5 * epsilon * _surplus(*masses)
     if diagonal == "keep" and x_other is None and y_other is None:
         debiased = jnp.maximum(debiased, 0.0)
-    return (debiased, worst(debiased, [info for _, info in terms])) if return_info else debiased
+    if not return_info:
+        return debiased
+    infos, states = Terms(*(term[1] for term in terms)), Terms(*(term[2] for term in terms))
+    each = (Terms(*(getattr(info, name) for info in infos)) for name in ("error", "status"))
+    return debiased, Info(*worst(debiased, list(infos)), *each, jax.lax.stop_gradient(states))
+
+
+def _starts(state: Any) -> Terms:
+    """Return potentials for each of the three solves, None for none."""
+    if state is None:
+        return Terms(None, None, None)
+    if not isinstance(state, Terms) or not all(isinstance(it, State) for it in state):
+        raise ValueError(f"state is a {type(state).__name__}: give Info.state, as return_info=True returns it.")
+    return state
 
 
 def own_term(
@@ -153,7 +224,7 @@ def _own_value(
     exact = not is_traced(tau) and np.all(np.asarray(tau) == 1)
     if same and exact and isinstance(cost, PairwiseCost) and cost.cost_fn.negative_type:
         return solver.own_value(cost, a, **options)
-    return solver.value(cost, a, a_other, tau_a=tau, tau_b=tau, **options)
+    return solver.solved(cost, a, a_other, tau_a=tau, tau_b=tau, **options)
 
 
 def _surplus(a: ArrayLike, b: ArrayLike, a_other: ArrayLike, b_other: ArrayLike) -> ArrayLike:

@@ -61,7 +61,7 @@ def potentials(how: How, inputs: Inputs, solver: Solver) -> tuple[State, Array]:
     cost, problem = in_memory(inputs.cost, how.dense), _problem(inputs)
     options = {"epsilon": inputs.epsilon, "tol": solver.tol, "max_steps": solver.max_steps}
     if how.symmetric:
-        state, num_steps = symmetric.solve(cost, problem, **options)
+        state, num_steps = symmetric.solve(cost, problem, solver.state, **options)
     else:
         state, num_steps, _ = solve(cost, problem, solver.state, anneal=how.anneal, **options)
     return state, num_steps.astype(state.f.dtype)  # a float, as only floats have tangents

@@ -52,6 +52,28 @@ def as_masses(
     return poison(a, legal), b
 
 
+def relaxations(
+    epsilon: ArrayLike, tau_a: ArrayLike, tau_b: ArrayLike, rho_a: ArrayLike | None, rho_b: ArrayLike | None
+) -> tuple[ArrayLike, ArrayLike]:
+    """Return both tau, from the prices rho where these are given: tau = rho / (rho + epsilon).
+
+    Raises:
+      ValueError: for a side that has both, and (outside jit) for prices that are not positive.
+    """
+    return _relaxation("a", epsilon, tau_a, rho_a), _relaxation("b", epsilon, tau_b, rho_b)
+
+
+def _relaxation(side: str, epsilon: ArrayLike, tau: ArrayLike, rho: ArrayLike | None) -> ArrayLike:
+    if rho is None:
+        return tau
+    if is_traced(tau) or np.any(np.asarray(native(f"tau_{side}", tau)) != 1):
+        raise ValueError(f"tau_{side} and rho_{side} say the same, tau = rho / (rho + epsilon): give one of them.")
+    require_positive(f"rho_{side}", rho)
+    require_positive("epsilon", epsilon)
+    rho, epsilon = (it if isinstance(it, jax.Array) else np.asarray(it) for it in (rho, epsilon))
+    return rho / (rho + epsilon)
+
+
 def _rounding(a: Held, b: Held) -> float:
     """Return how far two totals that are the same may lie apart, relative: what summing in float32 loses."""
     return max(SAME, float(np.finfo(np.float32).eps) * max(a.shape[0], b.shape[0]))

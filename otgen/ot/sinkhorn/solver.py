@@ -21,6 +21,7 @@ from otgen.ot.sinkhorn.inputs import (
     as_relaxation,
     as_state,
     in_memory,
+    relaxations,
     require_partners,
 )
 from otgen.ot.sinkhorn.plans import marginals_of
@@ -75,6 +76,8 @@ def step(
     epsilon: ArrayLike,
     tau_a: ArrayLike = 1.0,
     tau_b: ArrayLike = 1.0,
+    rho_a: ArrayLike | None = None,
+    rho_b: ArrayLike | None = None,
     axis_name: str | None = None,
 ) -> State:
     """Do one iteration of Sinkhorn's in the log domain: f from g, then g from the new f.
@@ -90,6 +93,8 @@ def step(
       epsilon: temperature, in units of the cost.
       tau_a: rho_a / (rho_a + epsilon), 1 where the marginal is met exactly.
       tau_b: the same for the target side.
+      rho_a: price of mass that the source side misses, in units of the cost, instead of tau_a.
+      rho_b: the same for the target side.
       axis_name: of a mapped axis over which the source points are spread (a then sums to 1 over all devices). Static.
 
     Returns:
@@ -107,6 +112,7 @@ def step(
     Reference: Cuturi (2013), arXiv 1306.0895; Chizat et al. (2018), arXiv 1607.05816.
     """
     cost = as_cost(cost)
+    tau_a, tau_b = relaxations(epsilon, tau_a, tau_b, rho_a, rho_b)
     a, b = as_masses(cost, a, b, tau_a, tau_b, axis_name)
     (epsilon,), (tau_a, tau_b) = as_numbers(cost, epsilon=epsilon), as_relaxation(cost, tau_a, tau_b)
     return _step(cost, loop.Problem(a, b, tau_a, tau_b, axis_name), as_state(cost, state).g, epsilon)
@@ -154,6 +160,8 @@ def run(
     epsilon: ArrayLike,
     tau_a: ArrayLike = 1.0,
     tau_b: ArrayLike = 1.0,
+    rho_a: ArrayLike | None = None,
+    rho_b: ArrayLike | None = None,
     tol: ArrayLike = 1e-3,
     max_steps: ArrayLike = 2000,
     state: Potentials | None = None,
@@ -169,6 +177,16 @@ def run(
     it contracts fast and Newton's with conjugate gradients where it does not, on a stabilised kernel, at falling
     temperatures when epsilon is small against the mean cost.
 
+    There is no callback: the loop is one program of the device, which the host does not see before it ends, and a loop
+    on the host would be a second solver. What it would be told of is seen in pieces, each going on from the potentials
+    before it, with `info.error` after each; a few more steps are taken, as a piece begins anew what speeds up later
+    ones, and only the first is annealed:
+
+        state, info = None, None
+        while info is None or info.status == og.Status.MAX_STEPS:
+            state, info = og.sinkhorn.run(cost, epsilon=epsilon, max_steps=20, state=state)
+            print(info.num_steps, info.error)
+
     Args:
       cost: ground cost n x m: DenseCost, PairwiseCost, or a matrix [n, m].
       a: weights of the source points [n], zeros allowed; uniform with total 1 for None.
@@ -176,6 +194,8 @@ def run(
       epsilon: temperature, in units of the cost. Traced: a sweep does not retrace.
       tau_a: rho_a / (rho_a + epsilon) in (0, 1].
       tau_b: the same for the target side.
+      rho_a: price of mass that the source side misses, in units of the cost, instead of tau_a.
+      rho_b: the same for the target side.
       tol: on the error, see `Info`.
       max_steps: limit on products with the kernel and its transpose.
       state: potentials to start from, or the Solution of a problem nearby; no annealing then, unless asked for.
@@ -206,6 +226,7 @@ def run(
     epsilon); Brauer et al. (2017), arXiv 1710.06635 (Newton).
     """
     held = cost = as_cost(cost)
+    tau_a, tau_b = relaxations(epsilon, tau_a, tau_b, rho_a, rho_b)
     problem, state, epsilon, tol, anneal = _prepare(cost, a, b, epsilon, tau_a, tau_b, tol, state, anneal, axis_name)
     require_choice("dense", dense, (None, True, False))
     if cost.shape[0] * cost.shape[1] >= LARGE:
@@ -226,6 +247,8 @@ def value(
     epsilon: ArrayLike,
     tau_a: ArrayLike = 1.0,
     tau_b: ArrayLike = 1.0,
+    rho_a: ArrayLike | None = None,
+    rho_b: ArrayLike | None = None,
     tol: ArrayLike = 1e-4,
     max_steps: ArrayLike = 2000,
     state: Potentials | None = None,
@@ -247,6 +270,8 @@ def value(
       epsilon: temperature, in units of the cost.
       tau_a: rho_a / (rho_a + epsilon).
       tau_b: the same for the target side.
+      rho_a: price of mass that the source side misses, in units of the cost, instead of tau_a.
+      rho_b: the same for the target side.
       tol: on the error, which is that of gradients too; for values alone 1e-3 is enough.
       max_steps: limit on products with the kernel, and on the conjugate gradients of second derivatives, which are NaN
         where these fail.
@@ -272,7 +297,28 @@ def value(
 
     Reference: Peyre and Cuturi (2019), arXiv 1803.00567, section 9.1; Danskin's theorem.
     """
-    cost = as_cost(cost)
+    tau_a, tau_b = relaxations(epsilon, tau_a, tau_b, rho_a, rho_b)
+    options = {"epsilon": epsilon, "tau_a": tau_a, "tau_b": tau_b, "tol": tol, "max_steps": max_steps, "state": state}
+    found = solved(as_cost(cost), a, b, **options, anneal=anneal, dense=dense, return_info=return_info)
+    return found[:2] if return_info else found
+
+
+def solved(
+    cost: Cost,
+    a: ArrayLike | None,
+    b: ArrayLike | None,
+    *,
+    epsilon: ArrayLike,
+    tau_a: ArrayLike,
+    tau_b: ArrayLike,
+    tol: ArrayLike,
+    max_steps: ArrayLike,
+    state: Potentials | None,
+    dense: bool | None,
+    return_info: bool,
+    anneal: bool | None = None,
+) -> Float[Array, ""] | tuple[Float[Array, ""], Info, State]:
+    """Return `value`, with `return_info` also Info and the potentials; arguments as there."""
     problem, state, epsilon, tol, anneal = _prepare(cost, a, b, epsilon, tau_a, tau_b, tol, state, anneal, None)
     inputs = implicit.Inputs(cost, problem.a, problem.b, epsilon, problem.tau_a, problem.tau_b)
     solver = implicit.Solver(state, tol, count(max_steps))
@@ -287,11 +333,12 @@ def own_value(
     epsilon: ArrayLike,
     tol: ArrayLike,
     max_steps: ArrayLike,
+    state: Potentials | None,
     dense: bool | None,
     return_info: bool,
-) -> Float[Array, ""] | tuple[Float[Array, ""], Info]:
-    """Return `value` of a cost of negative type between a cloud and itself, by one potential; arguments as there."""
-    problem, state, epsilon, tol, _ = _prepare(cost, a, a, epsilon, 1.0, 1.0, tol, None, False, None)
+) -> Float[Array, ""] | tuple[Float[Array, ""], Info, State]:
+    """Return `solved` of a cost of negative type between a cloud and itself, by one potential; arguments as there."""
+    problem, state, epsilon, tol, _ = _prepare(cost, a, a, epsilon, 1.0, 1.0, tol, state, False, None)
     inputs = implicit.Inputs(cost, problem.a, problem.b, epsilon, problem.tau_a, problem.tau_b)
     require_choice("dense", dense, (None, True, False))
     how = implicit.How(anneal=False, dense=dense, symmetric=True)
@@ -307,7 +354,8 @@ def _value(how: implicit.How, inputs: implicit.Inputs, solver: implicit.Solver, 
     inputs = jax.lax.stop_gradient(inputs)
     problem = loop.Problem(inputs.a, inputs.b, inputs.tau_a, inputs.tau_b)
     cost, num_steps = in_memory(inputs.cost, how.dense), num_steps.astype(jnp.int32)
-    return value, _info(cost, state, problem, inputs.epsilon, solver.tol, num_steps, num_steps < solver.max_steps)
+    gave_up = num_steps < solver.max_steps
+    return value, _info(cost, state, problem, inputs.epsilon, solver.tol, num_steps, gave_up), state
 
 
 @jax.jit(static_argnames="dense")

@@ -41,21 +41,25 @@ class Loop(NamedTuple):
     num: Array
 
 
-def solve(cost: Cost, problem: loop.Problem, *, epsilon: Held, tol: Held, max_steps: Held) -> tuple[State, Array]:
+def solve(
+    cost: Cost, problem: loop.Problem, state: State | None = None, *, epsilon: Held, tol: Held, max_steps: Held
+) -> tuple[State, Array]:
     """Return the potentials f = g of a cloud's plan to itself, and the number of products in pairs, as of `loop.solve`.
 
     Args:
       cost: symmetric cost of negative type, n x n.
       problem: with both weights a, and marginals met exactly.
+      state: potentials to start from, of which f is read; None for zeros.
       epsilon: temperature.
       tol: marginal error to stop at, of both sides.
       max_steps: limit on pairs of products.
     """
     a = problem.a
-    # Half the softmin of zero: no entry of the kernel is then above 1 / sqrt(a_i a_j), none on its diagonal below 1. A
-    # point without mass, which has no part in its own sum, gets all of it.
-    start = soft_rows(cost, jnp.zeros_like(a), a, epsilon)
-    start = jax.lax.stop_gradient(jnp.where(a > 0, 0.5 * start, start))
+    # Half way to the softmin: no entry of the kernel is then above 1 / sqrt(a_i a_j), and, from zeros, none on its
+    # diagonal below 1. A point without mass, which has no part in its own sum, goes all the way.
+    first = jnp.zeros_like(a) if state is None else state.f
+    start = soft_rows(cost, first, a, epsilon)
+    start = jax.lax.stop_gradient(jnp.where(a > 0, 0.5 * (first + start), start))
     if isinstance(cost, DenseCost):
         kernel = gibbs(cost.values, start, start, epsilon, CAP)
         times = lambda v: product(kernel, v)  # noqa: E731

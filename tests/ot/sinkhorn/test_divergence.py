@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import otgen as og
+from otgen.ot.sinkhorn.divergence import Terms
 from tests.support.clouds import clouds, matrix, reference
 
 
@@ -161,3 +162,68 @@ def test_the_bias_of_the_gradient_falls_with_the_batch_and_is_least_with_a_secon
                 assert biases[form][1] < 0.75 * biases[form][0] + 3 * errors[1]
         assert (biases["masked"] < 0.65 * biases["same"]).all()
         assert (biases["second"] < 0.65 * biases["masked"]).all()
+
+
+@pytest.mark.parametrize("kind", ["exact", pytest.param("others", marks=pytest.mark.slow)])
+def test_solves_start_from_those_of_a_divergence_nearby(kind, x64):
+    x, y, a, b = clouds(40, 30, 2)
+    others = ({"diagonal": "mask"}, {"rho_a": 3.0, "rho_b": 3.0}, {"x_other": y, "a_other": b})
+    for options in ({},) if kind == "exact" else others:
+        given = {"epsilon": 0.2, "tol": 1e-8, "return_info": True, **options}
+        value, info = og.sinkhorn_divergence(x, y, a, b, **given)
+        again, fast = og.sinkhorn_divergence(x, y, a, b, state=info.state, **given)
+        np.testing.assert_allclose(again, value, rtol=1e-7)
+        assert fast.num_steps < 0.5 * info.num_steps, options
+        assert og.explain(fast.statuses).startswith("3 of 3 CONVERGED"), options
+        assert fast.error == max(fast.errors)
+    far = og.sinkhorn_divergence(x, y, a, b, **given, state=jax.tree.map(lambda it: 30 * it[::-1], info.state))
+    np.testing.assert_allclose(far[0], value, rtol=1e-7)  # from anywhere
+
+
+def test_statuses_are_those_of_each_solve():
+    x, y, *_ = clouds(40, 40, 2)
+    _, info = og.sinkhorn_divergence(x, 100 * y, epsilon=1e-2, max_steps=30, return_info=True)
+    assert info.status == max(info.statuses) != og.Status.CONVERGED
+    solve = jax.jit(lambda x: og.sinkhorn_divergence(x, y, epsilon=0.5, return_info=True))
+    _, info = solve(x)  # statuses leave a jitted step as arrays
+    assert [int(it) for it in info.statuses] == [0, 0, 0]
+
+
+def test_other_starts_are_refused():
+    of_other_clouds = Terms(*[og.sinkhorn.State(np.zeros(3), np.zeros(3))] * 3)
+    for state, message in ((Terms(1, 2, 3), r"give Info\.state"), (of_other_clouds, "needs one per point")):
+        with pytest.raises(ValueError, match=message):
+            og.sinkhorn_divergence(np.eye(4), np.eye(4), epsilon=1.0, state=state)
+
+
+def test_prices_of_mass_are_those_of_pot(x64):
+    import ot
+
+    x, y, a, b = clouds(15, 12, 2)
+    costs, epsilon, rho = matrix(x, y), 0.5, 2.0
+    expected = ot.unbalanced.sinkhorn_unbalanced(a, b, costs, epsilon, rho, reg_type="kl", stopThr=1e-12)
+    solution, _ = og.sinkhorn.run(costs, a, b, epsilon=epsilon, rho_a=rho, rho_b=rho, tol=1e-9)
+    np.testing.assert_allclose(solution.plan(), expected, atol=1e-8)
+    state = og.sinkhorn.step(solution, costs, a, b, epsilon=epsilon, rho_a=rho, rho_b=rho)
+    np.testing.assert_allclose(state.f, solution.f, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_a_price_is_a_share_of_itself_and_epsilon(x64):
+    x, y, a, b = clouds(15, 12, 2)
+    costs, options = matrix(x, y), {"epsilon": 0.5, "tol": 1e-9}
+    one_sided = og.sinkhorn.value(costs, a, b, rho_b=2.0, **options)
+    np.testing.assert_allclose(one_sided, og.sinkhorn.value(costs, a, b, tau_b=0.8, **options))
+    divergence = og.sinkhorn_divergence(x, y, a, b, rho_a=2.0, rho_b=2.0, **options)
+    np.testing.assert_allclose(divergence, og.sinkhorn_divergence(x, y, a, b, tau_a=0.8, tau_b=0.8, **options))
+    slope = jax.grad(lambda rho: og.sinkhorn.value(costs, a, b, rho_a=rho, **options))(2.0)
+    steps = [og.sinkhorn.value(costs, a, b, rho_a=rho, **options) for rho in (2.0 - 1e-4, 2.0 + 1e-4)]
+    np.testing.assert_allclose(slope, (steps[1] - steps[0]) / 2e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("function", [og.sinkhorn.run, og.sinkhorn.value], ids=["run", "value"])
+def test_a_marginal_has_one_price(function):
+    with pytest.raises(ValueError, match="tau_a and rho_a say the same"):
+        function(np.ones((2, 2)), epsilon=1.0, tau_a=0.5, rho_a=1.0)
+    with pytest.raises(ValueError, match="rho_b = -1"):
+        function(np.ones((2, 2)), epsilon=1.0, rho_b=-1)

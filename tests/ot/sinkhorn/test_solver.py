@@ -324,3 +324,18 @@ def test_float32_points_stay_float32_where_float64_is_allowed(x64):
     assert og.sinkhorn.value(cost, epsilon=0.1).dtype == jnp.float32
     i, _ = og.sinkhorn.sample_plan(jax.random.key(0), cost, state, epsilon=0.1, pairing="iid")
     assert i.shape == (10,)
+
+
+def test_a_solve_can_be_watched_in_pieces():
+    """As the docstring of `run` says."""
+    x, y, a, b = clouds(60, 50, 2)
+    cost, options = og.PairwiseCost(x, y), {"epsilon": 0.05, "tol": 1e-4}
+    state, info, errors = None, None, []
+    while info is None or info.status == og.Status.MAX_STEPS:
+        state, info = og.sinkhorn.run(cost, a, b, max_steps=8, state=state, **options)
+        errors.append(float(info.error))
+    whole, expected = og.sinkhorn.run(cost, a, b, **options)
+    assert info.status == expected.status == og.Status.CONVERGED
+    assert 1 < len(errors) < 30
+    assert errors == sorted(errors, reverse=True)
+    np.testing.assert_allclose(state.plan(), whole.plan(), atol=2e-4 / 50)
