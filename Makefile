@@ -55,9 +55,12 @@ test-oldest test-newest: test-%:
 test-rounded: $(READY)
 	$(PY) -m pytest -n 2 --dist worksteal --product-bits 7 tests/ot tests/theory
 
-# Where Python's own jax drives the accelerator already, run `python -m experiments.gpu_check` with it instead.
-gpu-check: $(READY)
-	$(PY) -m experiments.gpu_check
+# By the first Python whose jax drives an accelerator: that of PYTHON, of the shell, or of .venv, which it is made for otherwise.
+gpu-check:
+	@for python in "$(PYTHON)" python .venv/bin/python; do \
+	  if "$$python" -c "import sys, jax; sys.exit(jax.default_backend() == 'cpu')" 2>/dev/null; then \
+	    echo "$$python, whose jax drives an accelerator"; exec "$$python" -m experiments.gpu_check; fi; done; \
+	  $(MAKE) $(READY) && $(PY) -m experiments.gpu_check
 
 # The documentation site, in site/: its tools have a lock of their own and are installed when it is first built.
 $(DOCS): $(READY) requirements-docs.lock
