@@ -45,14 +45,18 @@ OPERATIONS = {
     "vicinity, radius 1": [1.0, 1.0],
     "analogy": [-1.0, 1.0, 1.0],
 }
-PRIORS = {
-    "Normal": latent.Normal(),
-    "Uniform": latent.Uniform(),
-    "Cauchy": latent.Cauchy(),
-    "TruncatedNormal(1.5)": latent.TruncatedNormal(-1.5, 1.5),
-    "StudentT(4)": latent.StudentT(4.0),
-    "Mixture": latent.MixturePrior([0.3, 0.7], [-2.0, 1.0], [0.5, 0.3]),
-}
+
+
+def priors() -> dict[str, latent.Prior]:
+    """Return the laws of latents, by name; their parameters are arrays, which are not made before options are read."""
+    return {
+        "Normal": latent.Normal(),
+        "Uniform": latent.Uniform(),
+        "Cauchy": latent.Cauchy(),
+        "TruncatedNormal(1.5)": latent.TruncatedNormal(-1.5, 1.5),
+        "StudentT(4)": latent.StudentT(4.0),
+        "Mixture": latent.MixturePrior([0.3, 0.7], [-2.0, 1.0], [0.5, 0.3]),
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +126,7 @@ def distance(x: Array, cdf: Callable[[Array], Array]) -> float:
 def laws(config: Config) -> dict[str, dict[str, dict[str, float]]]:
     """Return distances from the prior for every prior, operation and method."""
     table: dict[str, dict[str, dict[str, float]]] = {}
-    for name, prior in PRIORS.items():
+    for name, prior in priors().items():
         table[name] = {}
         for i, (operation, weights) in enumerate(OPERATIONS.items()):
             keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), i), len(weights))

@@ -14,7 +14,7 @@ from experiments.gpu_check.softmin import (
     trap_scores,
     trap_sinkhorn,
 )
-from experiments.gpu_check.training import TRAININGS, checkpoint, parallel_step
+from experiments.gpu_check.training import TRAININGS, checkpoint, parallel_step, resume
 from experiments.gpu_check.transport import (
     gaussian_distances,
     latent_laws,
@@ -47,6 +47,7 @@ CHECKS: dict[str, Callable[[Context], Result]] = {
     "latent": latent_laws,
     "parallel": parallel_step,
     "checkpoint": checkpoint,
+    "resume": resume,
     **TRAININGS,
     "sinkhorn.rates": sinkhorn_rates,  # last: it takes the most memory
 }

@@ -5,10 +5,14 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.gpu_check.base import Context, Result, Skipped, judged, norm_error
+from experiments.gpu_check.resumed import STEPS
+from experiments.lab.machine import DETERMINISTIC
 
 MODELS = (
     "ae_ot",
@@ -96,6 +102,29 @@ def checkpoint(context: Context) -> Result:
         "elsewhere": sum(a.devices() != b.devices() for a, b in pairs),
     }
     return judged(numbers, at_most={"changed": 0, "elsewhere": 0}, at_least={"arrays": 4})
+
+
+def resume(context: Context) -> Result:
+    """A fit that is stopped and goes on in another process gives the bits of one that is not, in deterministic mode."""
+    if jax.default_backend() == "tpu":
+        raise Skipped("a TPU serves one process at a time")
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
+    space = {"XLA_FLAGS": flags, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # this process holds most of the memory
+    found: list[dict[str, str]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for part in ("begin", "end"):
+            command = [sys.executable, "-m", "experiments.gpu_check.resumed", folder, part]
+            done = subprocess.run(command, env={**os.environ, **space}, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(f"the fit ended with {done.returncode}: {done.stderr[-400:]}")
+            found.append(dict(line.rsplit(" ", 1) for line in done.stdout.splitlines()))
+        saved = sorted(
+            int(path.name) for path in Path(folder, "stopped", "autoencoder").iterdir() if path.name.isdigit()
+        )
+    whole, again = found
+    numbers = {"arrays": len(whole), "changed": sum(again.get(name) != value for name, value in whole.items())}
+    numbers["went_on_from"] = min(saved)
+    return judged(numbers, at_most={"changed": 0, "went_on_from": STEPS - 1}, at_least={"arrays": 8})
 
 
 class Watch:

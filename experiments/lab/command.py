@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from typing import Any
 import jax
 
 from experiments.lab import own_images, records
+from experiments.lab.machine import DETERMINISTIC
 from otgen import optional, plot
 from otgen.train import JsonLines, NonFinite, Progress, TensorBoard, hosts, together
 from otgen.train.checkpoint import refuse_other_config
@@ -77,6 +79,9 @@ class Resumable(Place):
     """Continue the run in the output folder, bit-identically."""
     overwrite: bool = False
     """Delete the run in the output folder and start again."""
+    deterministic: bool = False
+    """On a GPU: operations that give the same bits in every process, without which a resumed run is the same to
+    rounding only; slower. A CPU needs no such option."""
 
     def identity(self) -> dict[str, Any]:
         """Return what makes the numbers of the run, as JSON reads it."""
@@ -283,6 +288,8 @@ def cli(kind: type, main: Callable[[Any], Any], description: str | None, show: C
 
     config = tyro.cli(kind, description=description)
     again = "continue with --resume" if hasattr(config, "resume") else "the same command starts it again"
+    if getattr(config, "deterministic", False):  # XLA reads it when JAX first asks for a device
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
     try:
         if getattr(config, "distributed", False):
             hosts.join()

@@ -1,4 +1,4 @@
-"""Benchmarks: the seconds of calls, and the machine that they were measured on."""
+"""Benchmarks: the seconds of calls, and the machine that they were measured on; what makes a GPU repeat itself."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # sums in a fixed order, and no kernels chosen by the clock
 
 
 def clock(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -138,6 +138,24 @@ def test_an_error_is_one_line(tmp_path, monkeypatch, module):
         module.cli()
 
 
+def test_a_deterministic_run_tells_xla_so_and_is_the_same_run(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+    monkeypatch.setattr(sys, "argv", ["experiment", "--deterministic", "--out", str(tmp_path / "file")])
+    with pytest.raises(SystemExit, match="is a file"):
+        flow.cli()
+    assert os.environ["XLA_FLAGS"] == "--xla_cpu_multi_thread_eigen=false --xla_gpu_deterministic_ops=true"
+    assert flow.Config(deterministic=True).identity() == flow.Config().identity()
+
+
+@pytest.mark.slow
+def test_no_experiment_asks_for_a_device_before_its_options_are_read():
+    names = ", ".join(module.__name__ for module in RESUMED)
+    program = f"import {names}; from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 @pytest.mark.parametrize("module", RESUMED, ids=lambda module: module.__name__)
 @pytest.mark.parametrize("held", ["config.json", "results.json"])
 def test_a_folder_that_holds_a_run_is_left_alone(tmp_path, module, held):

@@ -136,8 +136,8 @@ def _without_replacement(key: Key, cost: Cost, g: Array, epsilon: Array) -> Arra
     """Return partners: in random order each source point draws one from its row of the plan among those still free.
 
     Not one after the other: of a block of points all ask for the best that no earlier one asks for, until none asks for
-    another, which is when all have what they would have had in turn. It takes some log n rounds, since the first wishes
-    of most differ.
+    another, which is when all have what they would have had in turn. That takes few rounds, since wishes differ where
+    the plan gives every partner its mass.
     """
     n = cost.shape[0]
     order_key, draw_key = jax.random.split(key)
