@@ -75,7 +75,6 @@ FORWARDS = {
     "data.wasserstein2.inverse",
     "extension.walk",
     "sinkhorn.run",
-    "sinkhorn.run relaxed",
 }
 LARGER = np.repeat(np.repeat(test_public_models.IMAGES, 2, 1), 2, 2)
 

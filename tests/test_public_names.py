@@ -245,7 +245,7 @@ VALID = {
     "sinkhorn.primal_cost": {"cost": COST, "state": SK, "a": W, "b": W, **EPS},
     "epsilon": {"cost": COST, "a": W, "b": W, "share": 0.05, "of": "mean"},
     "epsilon median": {"cost": COST, "a": W, "b": W, "share": 0.05, "of": "median"},
-    "sinkhorn.run relaxed": {"cost": COST, "a": W, "b": W, **EPS, "rho_a": 1.0, "rho_b": 2.0},
+    "sinkhorn.value relaxed": {"cost": COST, "a": W, "b": W, **EPS, "rho_a": 1.0, "rho_b": 2.0},
     "sinkhorn.run": {"cost": COST, "a": W, "b": W, **EPS, "tau_a": 1.0, "tau_b": 1.0, "tol": 1e-3, "max_steps": 100},
     "sinkhorn.sample_plan": {"key": KEY, "cost": COST, "state": SK, "a": W, "b": W, **EPS, "num": 6},
     "sinkhorn.step": {"state": SK, "cost": COST, "a": W, "b": W, **EPS},
