@@ -54,7 +54,8 @@ NOT_TRACED = {
     "runs on the host": ON_THE_HOST,
 }
 CALLS_BACK = {  # the host solves, in a callback that jax lowers for processors that are there
-    *("exact.assignment", "exact.plan", "mixture.barycentric_map", "mixture.geodesic", "mixture.plan"),
+    *("exact.assignment", "exact.assignment partial", "exact.partial_plan", "exact.plan", "mixture.barycentric_map"),
+    *("mixture.geodesic", "mixture.plan"),
     *("mixture.sample_map", "mixture.w2_sq", "neural_map.fit lp"),
 }
 EXCEPTIONS = {name for names in NOT_TRACED.values() for name in names.split(", ")}

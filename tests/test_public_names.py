@@ -148,10 +148,15 @@ VALID = {
     "eval.precision_recall": {"real": X, "generated": Y, "k": 2},
     "eval.predicted_labels": {"outputs": READ},
     "eval.sap": {"codes": READ, "factors": FACTORS},
+    "eval.max_sliced_wp": {"key": KEY, "x": X, "y": Y, "num": 4, "a": W, "b": W, "p": 1.5, "num_steps": 2},
     "eval.sliced_w2_sq": {"key": KEY, "x": X, "y": Y, "num": 16},
+    "eval.sliced_wp": {"key": KEY, "x": X, "y": Y, "num": 16, "a": W, "b": W, "p": 1.0},
     "eval.subset_w2_sq": {"key": KEY, "x": X, "y": Y, "num": 4, "repeats": 2},
     "eval.total_variation": {"p": W, "q": W},
     "exact.assignment": {"cost": MATRIX},
+    "exact.assignment partial": {"cost": MATRIX, "num": 2},
+    "exact.partial_plan": {"cost": MATRIX, "a": W, "b": W, "mass": 0.5},
+    "exact.potentials_line": {"x": X[:, 0], "y": Y[:, 0], "a": W, "b": W},
     "exact.coupling_line": {"x": X[:, 0], "y": Y[:, 0], "a": W, "b": W},
     "exact.plan": {"cost": MATRIX, "a": W, "b": W},
     "exact.value_line": {"x": X[:, 0], "y": Y[:, 0], "a": W, "b": W},
@@ -176,7 +181,7 @@ VALID = {
     "gaussian.geodesic": {"t": 0.5, "mean_a": X[0], "cov_a": COV, "mean_b": X[1], "cov_b": 2 * COV},
     "gaussian.geodesic_cov": {"t": 0.5, "cov_a": COV, "cov_b": 2 * COV},
     "gaussian.map_matrix": {"cov_a": COV, "cov_b": 2 * COV},
-    "gaussian.moments": {"features": X},
+    "gaussian.moments": {"features": X, "weights": W},
     "gaussian.perturbed_bures_sq_factors": {"factor_model": COV, "factor_target": 2 * COV, "tau": 0.1},
     "gaussian.transport_map": {"mean_a": X[0], "cov_a": COV, "mean_b": X[1], "cov_b": 2 * COV},
     "gaussian.w2_sq": {"mean_a": X[0], "cov_a": COV, "mean_b": X[1], "cov_b": 2 * COV},
@@ -240,7 +245,7 @@ VALID = {
     "sinkhorn.primal_cost": {"cost": COST, "state": SK, "a": W, "b": W, **EPS},
     "epsilon": {"cost": COST, "a": W, "b": W, "share": 0.05, "of": "mean"},
     "epsilon median": {"cost": COST, "a": W, "b": W, "share": 0.05, "of": "median"},
-    "sinkhorn.run relaxed": {"cost": COST, "a": W, "b": W, **EPS, "rho_a": 1.0, "rho_b": 2.0},
+    "sinkhorn.value relaxed": {"cost": COST, "a": W, "b": W, **EPS, "rho_a": 1.0, "rho_b": 2.0},
     "sinkhorn.run": {"cost": COST, "a": W, "b": W, **EPS, "tau_a": 1.0, "tau_b": 1.0, "tol": 1e-3, "max_steps": 100},
     "sinkhorn.sample_plan": {"key": KEY, "cost": COST, "state": SK, "a": W, "b": W, **EPS, "num": 6},
     "sinkhorn.step": {"state": SK, "cost": COST, "a": W, "b": W, **EPS},
@@ -373,7 +378,9 @@ WITHOUT = {  # what no row is for, by why
         "data.is_own data.toy.eight_gaussians_centres data.toy.twenty_five_gaussians_centres plot.style train.averaged"
     ),
 }
-SORTS = {  # where the name does not tell
+SORTS = {
+    "eval.max_sliced_wp": {"p": "positive"},
+    "eval.sliced_wp": {"p": "positive"},  # where the name does not tell
     "barycenter.cloud": {"masses": "arrays"},
     "data.about": {"data": "thing"},
     "data.batches": {"arrays": "arrays", "start": "count"},

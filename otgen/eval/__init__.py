@@ -51,6 +51,8 @@ from otgen.eval.neighbours import nearest as nearest
 from otgen.eval.neighbours import neighbour_scores as neighbour_scores
 from otgen.eval.neighbours import novelty as novelty
 from otgen.eval.neighbours import precision_recall as precision_recall
+from otgen.eval.sliced import max_sliced_wp as max_sliced_wp
 from otgen.eval.sliced import sliced_w2_sq as sliced_w2_sq
+from otgen.eval.sliced import sliced_wp as sliced_wp
 from otgen.eval.subsets import subset_divergence as subset_divergence
 from otgen.eval.subsets import subset_w2_sq as subset_w2_sq

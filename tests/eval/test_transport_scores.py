@@ -8,7 +8,7 @@ import pytest
 
 from otgen.eval.intervals import bootstrap
 from otgen.eval.maps import cosine, l2_uvp
-from otgen.eval.sliced import projected_w2_sq, sliced_w2_sq
+from otgen.eval.sliced import max_sliced_wp, projected_wp, sliced_w2_sq, sliced_wp
 from otgen.eval.subsets import subset_divergence, subset_w2_sq
 from otgen.ot.gaussian.frechet import frechet_distance
 
@@ -20,7 +20,43 @@ def test_sliced_on_given_directions_is_pot(x64):
     directions = RNG.normal(size=(20, 8))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     expected = ot.sliced_wasserstein_distance(X, Y, projections=directions.T, p=2) ** 2
-    assert float(projected_w2_sq(X, Y, directions).mean()) == pytest.approx(expected, rel=1e-10)
+    assert float(projected_wp(X, Y, directions).mean()) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 3.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_powers_and_weights_on_given_directions_are_pot(p, weighted, x64):
+    x, y = X[:60], Y[:45]
+    a, b = (RNG.dirichlet(np.ones(len(points))) if weighted else None for points in (x, y))
+    directions = RNG.normal(size=(5, 8))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    expected = ot.sliced_wasserstein_distance(x, y, a, b, projections=directions.T, p=p) ** p
+    assert float(projected_wp(x, y, directions, a, b, p=p).mean()) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_largest_shadow_is_along_a_shift(key):
+    shift = np.array([0.0, 1.0, -2.0, 0.0, 2.0, 0.0, 0.0, 0.0])
+    for p in (1.0, 2.0):
+        value, direction = max_sliced_wp(key, X, X + shift, 32, p=p)
+        assert float(value) == pytest.approx(3**p, rel=1e-3)
+        np.testing.assert_allclose(np.abs(direction @ shift), 3, rtol=1e-3)
+
+
+def test_the_largest_shadow_is_no_smaller_than_those_of_random_directions(key):
+    a, b = RNG.dirichlet(np.ones(500)), RNG.dirichlet(np.ones(350))
+    random = ot.max_sliced_wasserstein_distance(X, Y, a, b, n_projections=200, seed=0) ** 2
+    found = max_sliced_wp(key, X, Y, 64, a, b)
+    assert float(found.value) > random
+    assert float(jnp.linalg.norm(found.direction)) == pytest.approx(1, rel=1e-5)
+    x, y = jnp.asarray(X[:40], jnp.float32), jnp.asarray(Y[:30], jnp.float32)
+    slope = jax.grad(lambda x: max_sliced_wp(key, x, y, 16, num_steps=5).value)(x)
+    direction = max_sliced_wp(key, x, y, 16, num_steps=5).direction
+    np.testing.assert_allclose(slope, (slope @ direction)[:, None] * direction, atol=1e-6)  # along the direction alone
+
+
+def test_powers_below_one_are_refused(key):
+    with pytest.raises(ValueError, match=r"p = 0\.5"):
+        sliced_wp(key, X, Y, p=0.5)
 
 
 @pytest.mark.parametrize("orthogonal", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from otgen.ot.check import is_traced, native
+from otgen.ot.check import as_count, is_traced, native
 from otgen.ot.costs import Cost
 from otgen.ot.costs.ground import as_cost
 from otgen.ot.exact import program
@@ -21,8 +22,8 @@ class Assignment(NamedTuple):
     """An optimal matching of n points with m points, in min(n, m) pairs.
 
     Attributes:
-      index: row i goes to column index[i] [n] (int32); -1 for the n - m rows that are left over where n > m. Columns
-        are left over where m > n.
+      index: row i goes to column index[i] [n] (int32); -1 for rows that are left over, n - m of them where n > m.
+        Columns are left over where m > n.
       value: mean cost of the pairs; for n = m the optimum of the linear program with weights 1/n.
 
     Example:
@@ -35,7 +36,7 @@ class Assignment(NamedTuple):
     value: Array
 
 
-def assignment(cost: Cost | ArrayLike) -> Assignment:
+def assignment(cost: Cost | ArrayLike, num: int | None = None) -> Assignment:
     """Return the matching s of min(n, m) pairs that minimises mean_i c[i, s(i)]; for n = m exact optimal transport.
 
     SciPy solves it on the host, in O(n^3) at worst and about a second for n = 3000. Inside jit a callback does so,
@@ -43,13 +44,15 @@ def assignment(cost: Cost | ArrayLike) -> Assignment:
 
     Args:
       cost: ground cost of n rows and m columns, or a matrix [n, m]. A pair of cost +inf is forbidden.
+      num: how many pairs, the cheapest so many together; None for min(n, m). Static.
 
     Returns:
       Assignment. Inside jit, where nothing can be raised: index -1 everywhere and value +inf if every matching has a
       forbidden pair, value NaN if a cost is NaN or -inf.
 
     Raises:
-      ValueError: (outside jit) for a cost with NaN or -inf, or if every matching has a forbidden pair.
+      ValueError: for more pairs than there can be, and (outside jit) for a cost with NaN or -inf, or if every matching
+        has a forbidden pair.
 
     Example:
       >>> found = og.exact.assignment(og.PairwiseCost(jnp.array([[0.0], [1.0]]), jnp.array([[1.1], [0.1]])))
@@ -58,28 +61,47 @@ def assignment(cost: Cost | ArrayLike) -> Assignment:
       >>> found = og.exact.assignment(jnp.array([[5.0, 1.0], [2.0, 3.0], [0.0, 9.0]]))
       >>> print(found.index, found.value)  # the second row is left over
       [ 1 -1  0] 0.5
+      >>> print(og.exact.assignment(jnp.array([[5.0, 1.0], [2.0, 3.0], [4.0, 9.0]]), num=1).index)  # the cheapest pair
+      [ 1 -1 -1]
 
     Reference: Crouse (2016), On implementing 2D rectangular assignment algorithms.
     """
     matrix = matrix_of(as_cost(cost))
+    pairs = min(matrix.shape)
+    if num is not None:
+        pairs = as_count("num", num)
+        if pairs > min(matrix.shape):
+            raise ValueError(f"num = {num}: a cost {matrix.shape} has at most {min(matrix.shape)} pairs.")
     held = jnp.asarray(jax.lax.stop_gradient(matrix))  # under grad the matrix of a NumPy cost is a NumPy array again
+    if pairs < min(matrix.shape):
+        held = _with_dummies(held, pairs)
     if is_traced(matrix):
-        shape = jax.ShapeDtypeStruct(matrix.shape[:1], jnp.int32)
+        shape = jax.ShapeDtypeStruct(held.shape[:1], jnp.int32)
         (index,) = called_back(lambda matrix: (program.match(matrix),), (shape,), held)
     else:
         index = jnp.asarray(program.match(held))
         if int(index.max()) < 0:
-            raise ValueError(INFEASIBLE.format(f"no matching of {min(matrix.shape)} pairs"))
-    return _read(matrix, index)
+            raise ValueError(INFEASIBLE.format(f"no matching of {pairs} pairs"))
+    return _read(matrix, index, pairs)
 
 
-@jax.jit
-def _read(matrix: Array, index: Array) -> Assignment:
+def _with_dummies(matrix: Array, pairs: int) -> Array:
+    """Return the cost of a full matching with `pairs` real ones: all others are with a dummy, which costs nothing."""
+    n, m = matrix.shape
+    rows, columns = jnp.zeros((n, n - pairs), matrix.dtype), jnp.zeros((m - pairs, m), matrix.dtype)
+    return jnp.block([[matrix, rows], [columns, jnp.full((m - pairs, n - pairs), jnp.inf, matrix.dtype)]])
+
+
+@partial(jax.jit, static_argnames="pairs")
+def _read(matrix: Array, index: Array, pairs: int) -> Assignment:
+    failed = jnp.max(index) < 0
+    wrong = jnp.where(jnp.max(index) == -1, jnp.inf, jnp.nan).astype(matrix.dtype)
+    index = index[: matrix.shape[0]]
+    index = jnp.where(index < matrix.shape[1], index, -1)
     kept = index >= 0
     costs = jnp.take_along_axis(matrix, jnp.maximum(index, 0)[:, None], 1)[:, 0]
-    value = jnp.sum(jnp.where(kept, costs, 0)) / min(matrix.shape)
-    wrong = jnp.where(jnp.max(index) == -1, jnp.inf, jnp.nan).astype(value.dtype)
-    return Assignment(jnp.maximum(index, -1), jnp.where(jnp.any(kept), value, wrong))
+    value = jnp.sum(jnp.where(kept, costs, 0)) / pairs
+    return Assignment(jnp.maximum(index, -1), jnp.where(failed, wrong, value))
 
 
 def potentials(cost: Cost | ArrayLike, index: ArrayLike) -> tuple[Float[Array, " n"], Float[Array, " n"]]:

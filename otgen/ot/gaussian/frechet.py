@@ -10,7 +10,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
-from otgen.ot.check import as_points, is_traced
+from otgen.ot.check import as_mass, as_points, is_traced, to_device
 from otgen.ot.gaussian.bures import bures_sq_factors
 from otgen.ot.products import product
 from otgen.types import Array, Float
@@ -45,15 +45,18 @@ class Moments(NamedTuple):
         return product(self.factor.T, self.factor) / (self.count - 1)
 
 
-def moments(features: ArrayLike, known: Moments | None = None) -> Moments:
+def moments(features: ArrayLike, known: Moments | None = None, weights: ArrayLike | None = None) -> Moments:
     """Return the moments of features [n, d], merged with those of earlier batches if given.
 
     Args:
       features: a batch [n, d], n >= 1.
       known: moments so far.
+      weights: how often each row counts [n], fractions and zeros allowed; once for None. Weights of importance, which
+        mean the same at any total, count best for (sum w)^2 / sum w^2 rows together: multiply them by
+        sum w / sum w^2.
 
     Returns:
-      Moments.
+      Moments, with the total of the weights as count.
 
     Raises:
       ValueError: for other shapes or (outside jit) non-finite features, or another dimension than the known one.
@@ -62,10 +65,18 @@ def moments(features: ArrayLike, known: Moments | None = None) -> Moments:
       >>> first = og.gaussian.moments(jnp.array([[0.0, 1.0], [2.0, 1.0]]))
       >>> print(og.gaussian.moments(jnp.array([[4.0, 4.0]]), first).mean)
       [2. 2.]
+      >>> twice = og.gaussian.moments(jnp.array([[0.0, 1.0], [2.0, 1.0]]), weights=jnp.array([1.0, 2.0]))
+      >>> print(twice.count, twice.mean)
+      3. [1.3333 1.]
     """
     if not (known is None or isinstance(known, Moments)):
         raise ValueError(f"known is a {type(known).__name__}: give Moments of earlier batches, or None.")
-    new = _moments(as_points("features", features, least=1))
+    features = as_points("features", features, least=1)
+    if weights is None:
+        new = _moments(features)
+    else:
+        weights = to_device(as_mass("weights", weights, features.shape[0], features.dtype), features.dtype)
+        new = _weighted(features, weights)
     return new if known is None else merge(known, new)
 
 
@@ -74,6 +85,19 @@ def _moments(features: Array) -> Moments:
     n, d = features.shape
     mean, centred = _centred(features)
     return Moments(jnp.asarray(n, features.dtype), mean, _triangle(jnp.concatenate([centred, _nothing(d, n, centred)])))
+
+
+@jax.jit
+def _weighted(features: Array, weights: Array) -> Moments:
+    n, d = features.shape
+    count = jnp.sum(weights)
+    features = jnp.where(weights[:, None] > 0, features, 0.0)  # rows that do not count may be anything
+    mean = product(weights, features) / count
+    centred = features - mean
+    rest = product(weights, centred) / count
+    there = weights > 0
+    rows = jnp.where(there, jnp.sqrt(jnp.where(there, weights, 1.0)), 0.0)[:, None] * (centred - rest)
+    return Moments(count, mean + rest, _triangle(jnp.concatenate([rows, _nothing(d, n, rows)])))
 
 
 def _centred(features: Array) -> tuple[Array, Array]:
@@ -142,7 +166,7 @@ def frechet_distance(features_a: ArrayLike | Moments, features_b: ArrayLike | Mo
     in the features.
 
     Args:
-      features_a: [n, d], or Moments.
+      features_a: [n, d], or Moments, which may be weighted.
       features_b: [m, d], or Moments.
 
     Returns:

@@ -128,3 +128,35 @@ def test_bad_moments_raise():
         frechet_distance(moments(np.ones((1, 3))), np.ones((4, 3)))
     with pytest.raises(ValueError, match="dimension 3 and 2"):
         moments(np.ones((4, 2)), moments(np.ones((4, 3))))
+
+
+def test_weights_count_rows(x64):
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(30, 4)) + 100, rng.integers(0, 4, 30)
+    found, repeated = moments(x, weights=w), moments(np.repeat(x, w, 0))
+    for ours, theirs in zip((found.count, found.mean, found.covariance()), (w.sum(), *_of(x, w)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+    np.testing.assert_allclose(found.covariance(), repeated.covariance(), rtol=1e-9)
+    parts = moments(x[20:], moments(x[:20], weights=w[:20]), weights=w[20:])
+    np.testing.assert_allclose(parts.covariance(), found.covariance(), rtol=1e-9)
+    assert frechet_distance(found, np.repeat(x, w, 0)) < 1e-9
+    shifted = moments(x + 2, weights=w)
+    np.testing.assert_allclose(frechet_distance(found, shifted), 16, rtol=1e-6)
+
+
+def test_weights_of_importance_count_for_their_effective_number(x64):
+    rng = np.random.default_rng(1)
+    x, w = rng.normal(size=(30, 3)), rng.dirichlet(np.ones(30))
+    found = moments(x, weights=w * w.sum() / np.sum(w**2))
+    np.testing.assert_allclose(found.covariance(), np.cov(x.T, aweights=w), rtol=1e-9)
+
+
+def test_rows_without_weight_may_be_anything():
+    x = np.array([[0.0], [1e30], [2.0]], np.float32)
+    found = moments(x, weights=np.array([1, 0, 1]))
+    given = np.array([found.count, found.mean[0], found.covariance()[0, 0]])
+    np.testing.assert_allclose(given, [2, 1, 2], rtol=1e-6)
+
+
+def _of(x, w):
+    return np.average(x, axis=0, weights=w), np.cov(x.T, fweights=w)

@@ -267,7 +267,7 @@ def test_clouds_of_many_sizes_are_padded():
         np.testing.assert_allclose(padded[: len(cloud)], cloud, rtol=1e-6)
         np.testing.assert_allclose(padded[len(cloud) :], np.broadcast_to(cloud[0], (N - len(cloud), 3)), rtol=1e-6)
         assert (np.asarray(mass[len(cloud) :]) == 0).all()
-    found = jax.vmap(lambda x, a: og.eval.sliced.projected_w2_sq(x, Y, np.eye(3), a))(points, masses)
+    found = jax.vmap(lambda x, a: og.eval.sliced.projected_wp(x, Y, np.eye(3), a))(points, masses)
     for cloud, weight, lines in zip(clouds, weights, found, strict=True):
         weight = weight if weight is None else weight / weight.sum()
         expected = [ot.emd2_1d(x, y, weight, metric="sqeuclidean") for x, y in zip(cloud.T, Y.T, strict=True)]
@@ -279,10 +279,10 @@ def test_clouds_of_many_sizes_are_padded():
 def test_weighted_samples_on_lines():
     a, b, directions = RNG.dirichlet(np.ones(N)), 3 * RNG.dirichlet(np.ones(N)), np.eye(3)
     expected = [ot.emd2_1d(x, y, a, b / 3, metric="sqeuclidean") for x, y in zip(X.T, Y.T, strict=True)]
-    found = og.eval.sliced.projected_w2_sq(X, Y, directions, a, b)
+    found = og.eval.sliced.projected_wp(X, Y, directions, a, b)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
-    even = og.eval.sliced.projected_w2_sq(X, Y, directions, np.ones(N), np.ones(N))
-    np.testing.assert_allclose(even, og.eval.sliced.projected_w2_sq(X, Y, directions), rtol=1e-5)
+    even = og.eval.sliced.projected_wp(X, Y, directions, np.ones(N), np.ones(N))
+    np.testing.assert_allclose(even, og.eval.sliced.projected_wp(X, Y, directions), rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -366,7 +366,7 @@ def test_arrays_of_another_byte_order():
                 lambda s, v, a: og.sinkhorn.apply_plan(cost, s, v, a, a, epsilon=1.0),
                 lambda s, v, a: og.sinkhorn.marginals(cost, s, a, a, epsilon=1.0),
                 lambda s, v, a: og.sinkhorn.step(s, cost, a, a, epsilon=1.0),
-                lambda s, v, a: og.eval.sliced.projected_w2_sq(v, Y, np.eye(3), a, a),
+                lambda s, v, a: og.eval.sliced.projected_wp(v, Y, np.eye(3), a, a),
             )
         ),
     ]
