@@ -60,6 +60,7 @@ def test_ae_ot_on_digits_smoke(tmp_path):
         ae_ot.main(ae_ot.Config.smoke(out=str(tmp_path / "run"), resume=True, seed=1))
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_later_and_in_part(tmp_path):
     config = ae_ot.Config.smoke(out=str(tmp_path / "run"), table=False, forms="local")
     first = ae_ot.main(config)

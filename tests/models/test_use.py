@@ -50,6 +50,7 @@ def test_a_flow_is_inverted_by_its_paths(key):
     assert model.interpolate(key, data[:4], data[4:8], num=5, method="heun", num_steps=3).shape == (4, 5, 3)
 
 
+@pytest.mark.slow
 def test_linear_generators_are_inverted_by_least_squares(key):
     data = np.random.default_rng(0).standard_normal((200, 6)).astype(np.float32) @ np.diag([3, 2, 1, 0.1, 0.1, 0.1])
     model = og.models.bures_linear.fit(key, data, rank=3)
