@@ -57,10 +57,10 @@ class Progress:
     def again(self, total: int | None, label: str) -> None:
         """Begin anew on the same line."""
         if self._bar is not None:
-            self._bar.reset(total)
-            self._bar.total = total  # which reset keeps where it is None
             self._bar.set_postfix(refresh=False)
-            self._bar.set_description(label)
+            self._bar.set_description(label, refresh=False)
+            self._bar.total = total  # which reset keeps where it is None
+            self._bar.reset(total)
 
     def __enter__(self) -> Progress:
         return self

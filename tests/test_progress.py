@@ -28,7 +28,7 @@ class Bar:
     def set_postfix(self, *_, **__):
         pass
 
-    def set_description(self, label):
+    def set_description(self, label, **_):
         self.labels.append(label)
 
     def reset(self, total):
