@@ -10,7 +10,7 @@ from otgen.ot.sinkhorn import solver
 from otgen.types import Status
 from tests.support.clouds import clouds
 
-FIXED = {"max_steps": 500, "dense": None, "return_info": False}
+FIXED = {"max_steps": 500, "state": None, "dense": None, "return_info": False}
 COSTS = {"squared": None, "euclidean": og.distances.Euclidean(), "cosine": og.distances.Cosine()}
 
 
@@ -42,11 +42,11 @@ def test_one_potential_gives_the_value_and_the_gradients_of_two(cost_fn, x64):
 def test_it_takes_a_few_products_at_any_temperature(dense):
     x = jax.random.normal(jax.random.key(0), (200, 2))
     for epsilon in (1e-3, 0.1, 100.0):
-        _, info = own(x, None, epsilon, 1e-4, dense=dense, return_info=True)
+        _, info, _ = own(x, None, epsilon, 1e-4, dense=dense, return_info=True)
         assert info.status == Status.CONVERGED
         assert info.error < 1e-4  # recomputed from both marginals
         assert info.num_steps <= 4
-    _, info = own(x, None, 0.1, 1e-4, max_steps=1, dense=dense, return_info=True)
+    _, info, _ = own(x, None, 0.1, 1e-4, max_steps=1, dense=dense, return_info=True)
     assert info.status == Status.MAX_STEPS
     assert own(x, None, 0.1, 1e-12, dense=dense, return_info=True)[1].status == Status.STALLED
     far = jnp.full(200, 1 - 1e-12).at[0].set(1e-12) / 199, x.at[0].set(1e4)
