@@ -75,6 +75,7 @@ def main(config: Config) -> dict[str, Any]:
     config = ae_ot_stages.check(config, known, limit=2 * config.mixture_components, **least)
     for form in config.forms.split(","):
         extension.check_form(form, 0.0)
+    command.require_rows(config, ae_ot_table.names(config))
     if config.flow_steps and config.distributed:
         raise ValueError("the flow of the table is trained on one host: leave --flow-steps or --distributed out.")
     folder = command.open_folder(config)

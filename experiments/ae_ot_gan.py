@@ -32,6 +32,7 @@ from experiments.lab.ae_ot_gan_trial import (
     Trial,
     compare_classes,
     load,
+    rows_of,
     scores_at,
 )
 from experiments.lab.judge import place_of_scores, require_features
@@ -180,6 +181,7 @@ def check(config: Config) -> Config:
             config.gan(name)
     if config.is_toy() and (config.base().network != "mlp" or config.features != "auto" or config.limit is not None):
         raise ValueError("toys are points: network='conv', features and limit are for images.")
+    command.require_rows(config, rows_of(config))
     require_features(config)
     return config
 

@@ -139,9 +139,8 @@ def check(config: Config) -> None:
         raise ValueError("toys are points: latent_dim, hidden, epochs and limit are for images.")
     if _is_toy(config) and (config.features != "auto" or config.rows is not None or not config.table):
         raise ValueError("toys are points: features, rows and no-table are of images.")
-    for word in () if config.rows is None else config.rows.split(","):
-        if not word or not latent_ot_images.groups_of(dataclasses.replace(config, rows=word)):
-            raise ValueError(f"rows = {config.rows!r}: no row of the table has {word!r} in its name; try real,local.")
+    if config.rows is not None:
+        command.require_rows(config, latent_ot_images.rows_of(dataclasses.replace(config, rows=None)))
     require_features(config)
     if _is_toy(config) and config.distributed:
         raise ValueError("toys are learned on one host: leave --distributed out.")

@@ -31,7 +31,7 @@ from otgen.types import Array, Key
 LONGER = "longer"
 BASELINES = ("vae", "wgan_gp")
 REFERENCE = "reference"
-_REAL = "real training data"
+_REAL, _RECONSTRUCTED = "real training data", "reconstructed test data"
 COLUMNS = {  # of the table
     "frechet": "Frechet",
     "kid": "KID",
@@ -65,6 +65,20 @@ def compare_classes(runs: list[dict[str, Any]]) -> None:
             if real.get(run["seed"]) and len(row.get("class_shares", [])) > 1 and name != _REAL:
                 shares = (jnp.asarray(told) for told in (row["class_shares"], real[run["seed"]]))
                 row["class_tv_real"] = float(evaluate.total_variation(*shares))
+
+
+def rows_of(config: Any) -> list[str]:
+    """Return the names of all rows that the variants of a configuration have."""
+    gans = [name for name in config.names() if name not in (LONGER, *BASELINES, "default")]
+    return [
+        _REAL,
+        _RECONSTRUCTED,
+        "AE-OT",
+        "AE-OT, longer",
+        "AE-OT-GAN",
+        *BASELINES,
+        *(f"AE-OT-GAN, {name}" for name in gans),
+    ]
 
 
 def scores_at(config: Any, folder: Path, seed: int, group: str) -> Path:
@@ -163,7 +177,7 @@ class Trial(OfSeed):
         if group == REFERENCE:
             draws = {
                 _REAL: sets.drawn_from(train),
-                "reconstructed test data": lambda key, num: _reconstructed(base, test[:num]),
+                _RECONSTRUCTED: lambda key, num: _reconstructed(base, test[:num]),
                 "AE-OT": lambda key, num: base_model.sample(key, base, num, form=form),
             }
             notes = {"content": self._content(base), "seconds": seconds, **self._speed(draws["AE-OT"])}

@@ -36,7 +36,22 @@ HEADERS = {
     "coverage": "coverage",
     "images_per_second": "images/s",
 }
+REAL, RECONSTRUCTED = "real training images", "reconstructed test images"
+GAUSSIAN, NEIGHBOURS, FLOW = "Gaussian in the latent", "3-NN interpolation of codes", "flow in the codes"
 _CLASSES = 20  # rows in the figure of classes
+
+
+def names(config: Any) -> list[str]:
+    """Return the names of all rows that the options ask for; fewer Gaussians are mixed of few codes."""
+    forms = config.forms.split(",")
+    off = [f"AE-OT, {form}, filter off" for form in forms] if len(forms) > 1 and config.features != "inception" else []
+    known = [REAL, RECONSTRUCTED, *(f"AE-OT, {form}" for form in forms), *off, GAUSSIAN]
+    return [
+        *known,
+        f"mixture of {config.mixture_components} Gaussians",
+        NEIGHBOURS,
+        *([FLOW] if config.flow_steps else []),
+    ]
 
 
 def rows(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> dict[str, Callable[[], Draw]]:
@@ -54,19 +69,19 @@ def rows(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> dict
         return lambda: lambda key, num: ae_ot.sample(key, model, num, form=form, angle=angle)
 
     found: dict[str, Callable[[], Draw]] = {
-        "real training images": lambda: drawn_from(train.images),
-        "reconstructed test images": lambda: lambda key, num: _reconstruct(model, _others(test.images, num)),
+        REAL: lambda: drawn_from(train.images),
+        RECONSTRUCTED: lambda: lambda key, num: _reconstruct(model, _others(test.images, num)),
     }
     forms = config.forms.split(",")
     found |= {f"AE-OT, {form}": extended(form, None) for form in forms}
     if len(forms) > 1 and config.features != "inception":  # minutes a row
         found |= {f"AE-OT, {form}, filter off": extended(form, math.pi) for form in forms}
     components = min(config.mixture_components, len(codes) // 2)
-    found["Gaussian in the latent"] = lambda: decoded(_gaussian(codes))
+    found[GAUSSIAN] = lambda: decoded(_gaussian(codes))
     found[f"mixture of {components} Gaussians"] = lambda: decoded(_mixture(codes, components, config.seed))
-    found["3-NN interpolation of codes"] = lambda: decoded(_interpolate(codes))
+    found[NEIGHBOURS] = lambda: decoded(_interpolate(codes))
     if config.flow_steps:
-        found["flow in the codes"] = lambda: decoded(_flow(config, transport))
+        found[FLOW] = lambda: decoded(_flow(config, transport))
     return found
 
 
@@ -142,8 +157,6 @@ def table(config: Any, model: ae_ot.Model, train: Dataset, test: Dataset) -> dic
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     scored, rates, classes = {}, {}, {}
     wanted = {name: make for name, make in rows(config, model, train, test).items() if config.wants(name)}
-    if not wanted:
-        raise ValueError(f"rows = {config.rows!r}: no row of the table has such a name; try real,local.")
     for name, make in wanted.items():
         draw = make()
         spent: list[float] = []
@@ -185,16 +198,20 @@ def unseen(config: Any, model: ae_ot.Model, num: int = 2**20) -> dict[str, float
     return {"samples": num, "unseen": int(jnp.sum(masses == 0)), "expected_unseen": size * (1 - 1 / size) ** num}
 
 
+def _draws(results: dict[str, Any]) -> str:
+    most = max(scores["draws"] for scores in results["rows"].values())
+    return f"{most} draw{'s' if most > 1 else ''} of {results['images_per_draw']} images a row"
+
+
 def in_words(results: dict[str, Any]) -> str:
     """Return the results as a table to print."""
-    if "transport" in results and "rows" not in results:
-        chi2 = f"chi2 of the transport {results['transport']['chi2']:.3g} +- {results['transport']['chi2_error']:.1g}"
-        return f"{results['dataset']}, not scored, {chi2}"
-    if "rows" not in results:
+    if "transport" not in results:
         return "\n".join(f"{name}: {value}" for name, value in results.items() if name != "figure")
+    chi2 = f"chi2 of the transport {results['transport']['chi2']:.3g} +- {results['transport']['chi2_error']:.1g}"
+    if "rows" not in results:
+        return f"{results['dataset']}, not scored, {chi2}"
     lines = [
-        f"{results['dataset']}, features: {results['features']}, {results['images_per_draw']} images per draw, "
-        f"chi2 of the transport {results['transport']['chi2']:.3g} +- {results['transport']['chi2_error']:.1g}",
+        f"{results['dataset']}, features: {results['features']}, {_draws(results)}, {chi2}",
         f"{'':32s}" + "".join(f"{header:>11s}" for header in HEADERS.values()),
     ]
     for name, scores in results["rows"].items():

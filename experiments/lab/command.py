@@ -173,6 +173,13 @@ def require(config: Any, datasets: Iterable[str] = (), **least: int) -> None:
         raise ValueError(f"out = {config.folder()} is a file: give a folder.")
 
 
+def require_rows(config: Any, names: Iterable[str]) -> None:
+    """Raise ValueError if a word of `rows` is in none of the names that rows of the table have."""
+    for word in () if config.rows is None else config.rows.split(","):
+        if not word or not any(word in name for name in names):
+            raise ValueError(f"rows = {config.rows!r}: no row of the table has {word!r} in its name; try real,local.")
+
+
 def numbers_of(name: str, text: str) -> list[int]:
     """Return the numbers in a text such as 0-2 or 0,3,7, each once; `name` is what the text is called.
 

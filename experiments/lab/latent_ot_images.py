@@ -80,6 +80,11 @@ def groups_of(config: Any) -> list[str]:
     return [group for group in groups if _names_of(config, group)]
 
 
+def rows_of(config: Any) -> list[str]:
+    """Return the names of all rows that are asked for."""
+    return [name for group in groups_of(config) for name in _names_of(config, group)]
+
+
 class Trial(OfSeed):
     """Everything of one seed: the autoencoder, the maps to its codes, the judge."""
 

@@ -72,7 +72,8 @@ def at_path(path: Path) -> Source:
     for endings, read in ((archives.ARCHIVE_ENDINGS, archives.members), (arrays.ARRAY_ENDINGS, arrays.rows)):
         if name.endswith(endings):
             return Source(str(path), _stat(path), functools.partial(read, path))
-    raise ValueError(f"{path} is no set of images: give {_KINDS}.")
+    table = " A table of points is read by np.loadtxt (docs/getting-started.md)." if str(path).endswith(".csv") else ""
+    raise ValueError(f"{path} is no set of images: give {_KINDS}.{table}")
 
 
 def _stat(path: Path) -> str:

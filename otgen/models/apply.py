@@ -38,7 +38,7 @@ _LARGE = 64 * 64 * 3  # numbers in an image; of larger ones fewer are taken at a
 def usable(cls: Kind) -> Kind:
     """Give a class of trained models, a NamedTuple, these methods: a decorator, as NamedTuples inherit none."""
     for name, method in vars(_Methods).items():
-        if not name.startswith("_"):
+        if not name.startswith("__") or name == "__repr__":
             setattr(cls, name, method)
     return cls
 
@@ -67,6 +67,13 @@ class _Methods:
     def summary(self) -> str:
         """Return what the model is made of, in lines: `otgen.models.use.summary`."""
         return _use().summary(self)
+
+    def __repr__(self) -> str:
+        """Return the summary: all arrays would fill pages."""
+        try:
+            return f"<{type(self).__module__}.{type(self).__name__}: {self.summary()}>"
+        except Exception:  # of what is put together by hand
+            return tuple.__repr__(self)
 
     def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
         """Save the model as a folder for `otgen.load`."""

@@ -40,6 +40,8 @@ def native(name: str, array: Any) -> Held:
         return array
     if isinstance(array, np.ma.MaskedArray):
         raise ValueError(f"{name} is a masked array: fill the masked entries, or give weights that are zero there.")
+    if hasattr(array, "images") and hasattr(array, "labels"):
+        raise ValueError(f"{name} is a data set: give its .images, and its .labels as labels where classes are told.")
     if hasattr(array, "__dlpack__") and not isinstance(array, np.ndarray):
         array = _of_another_library(name, array)
         if isinstance(array, jax.Array):
@@ -48,6 +50,11 @@ def native(name: str, array: Any) -> Held:
         array = np.asarray(array)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name} is no array of numbers ({error}): give rows of one length.") from error
+    if array.dtype.kind in "US":
+        told = (
+            "number classes by np.unique(labels, return_inverse=True)[1]" if array.ndim else "og.data.load reads paths"
+        )
+        raise ValueError(f"{name} is text, of type {array.dtype}: give real numbers; {told}.")
     if not (array.dtype.kind in "biuf" or jnp.issubdtype(array.dtype, jnp.floating)):  # bfloat16's kind is V
         raise ValueError(f"{name} has entries of type {array.dtype}: give real numbers.")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
@@ -420,7 +427,8 @@ def as_mass(name: str, weights: Any, num: int, dtype: Any = jnp.float32) -> Held
         return np.full(num, 1.0 / num, dtype)
     weights = native(name, weights)
     if weights.shape != (num,):
-        raise ValueError(f"{name} has shape {weights.shape}: give one weight per point, shape ({num},).")
+        points = ", or points by og.PairwiseCost(x, y)" if weights.ndim == 2 else ""
+        raise ValueError(f"{name} has shape {weights.shape}: give one weight per point, shape ({num},){points}.")
     weights = weights.astype(dtype)
     if not is_traced(weights):
         least, total = smallest_and_sum(weights)
