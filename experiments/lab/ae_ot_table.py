@@ -205,7 +205,7 @@ def _draws(results: dict[str, Any]) -> str:
 
 def in_words(results: dict[str, Any]) -> str:
     """Return the results as a table to print."""
-    if "transport" not in results:
+    if "masses" not in results["transport"]:  # a toy
         return "\n".join(f"{name}: {value}" for name, value in results.items() if name != "figure")
     chi2 = f"chi2 of the transport {results['transport']['chi2']:.3g} +- {results['transport']['chi2_error']:.1g}"
     if "rows" not in results:
