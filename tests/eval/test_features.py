@@ -289,6 +289,7 @@ def test_benchmark_goes_on_from_its_files(data_dir, tmp_path):
     assert again[1280].shape == (60, 1280)
 
 
+@pytest.mark.slow
 def test_features_of_a_codec_are_those_of_its_latents(monkeypatch):
     codec, key = features.codec.TAEF2(), jax.random.key(0)
     variables = jax.jit(lambda: codec.init(key, jnp.zeros((1, 8, 8, 3)), method="encode"))()

@@ -42,6 +42,7 @@ def test_images_without_classes_are_scored_on_the_rest(judge):
     assert scores == {name: expected[name] for name in scores}
 
 
+@pytest.mark.slow
 def test_classes_by_slow_features_are_told_by_the_first_training_images(monkeypatch):
     """Of Inception, stood for by pixels, which takes too long for all."""
     monkeypatch.setattr(judging, "inception", lambda folder: evaluate.pixels)

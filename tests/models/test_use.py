@@ -42,6 +42,7 @@ def test_a_place_of_a_path_does_not_depend_on_how_many_there_are(ae_ot_of_digits
     np.testing.assert_allclose(few[:, 1], many[:, 4], atol=1e-5)  # the noise of the form is that of the path
 
 
+@pytest.mark.slow
 def test_a_flow_is_inverted_by_its_paths(key):
     data = np.random.default_rng(0).standard_normal((256, 3)).astype(np.float32)
     model = flow.fit(key, data, coupling="independent", width=16, num_steps=50, batch_size=64)
