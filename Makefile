@@ -23,7 +23,7 @@ lint: $(READY)
 	$(PY) -m ruff format --check .
 
 test: lint
-	@echo "The quick tests: five minutes on two cores, half of it when run again."
+	@echo "The quick tests: six to twelve minutes on two cores, half of it when run again."
 	$(PY) -m pytest -n 2 --dist worksteal --durations 10
 
 test-all: lint
