@@ -157,7 +157,8 @@ def test_targets_of_make_exist():
 
 def test_make_and_the_page_agree_on_the_time_of_the_tests():
     for name in ("Makefile", "CONTRIBUTING.md"):
-        assert "quick tests: six to twelve minutes on two cores, half of it when run again" in (ROOT / name).read_text(), name
+        told = (ROOT / name).read_text()
+        assert "quick tests: six to twelve minutes on two cores, half of it when run again" in told, name
 
 
 def resolved(chain: str) -> None:
