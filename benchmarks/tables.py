@@ -18,28 +18,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
 from benchmarks import speed  # noqa: E402
+from experiments.lab.compare_table import COLUMNS as COMPARE  # noqa: E402
 from experiments.lab.table import Summary, gather, grid, markdown, sized, written  # noqa: E402
 
 PLACE = re.compile(r"(<!-- table: (\S+) -->\n\n)((?:\|.*\n)*)")
 Rows = dict[str, dict[str, Summary]]
 
 AE_OT = {"frechet": "Frechet", "class_tv": "class TV", "lmem": "lmem", "precision": "precision", "recall": "recall"}
-COMPARE = {  # columns of the models on one budget
-    "frechet": "Frechet",
-    "kid": "KID",
-    "lmem": "lmem",
-    "precision": "precision",
-    "recall": "recall",
-    "density": "density",
-    "coverage": "coverage",
-    "class_tv": "class TV",
-    "mixtures": "mixtures",
-    "modes": "modes",
-    "share_3sd": "within 3 sd",
-    "within_sd": "within-mode sd",
-    "reverse_kl": "reverse KL",
-    "sliced_w2_sq": "sliced W2^2",
-}
 INFORMATIVE = {  # columns of the informative GAN's tables, of rings and of images
     "modes": "modes",
     "share_3sd": "within 3 sd",
