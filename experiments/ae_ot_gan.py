@@ -33,7 +33,6 @@ from experiments.lab.ae_ot_gan_trial import (
     compare_classes,
     load,
     rows_of,
-    scores_at,
 )
 from experiments.lab.judge import place_of_scores, require_features
 from experiments.lab.trials import read_all, run_missing

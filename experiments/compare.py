@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from experiments.lab import command, compare_table, own_images, sets, standard_codes, variants
 from experiments.lab.judge import judged, require_features
-from experiments.lab.trials import note_failure, place_of, run_missing, save
+from experiments.lab.trials import note_failure, place_of, run_missing, save, scores_at
 from otgen import data
 from otgen import eval as evaluate
 from otgen.data import toy
@@ -42,7 +42,7 @@ REFERENCE = "real"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(own_images.OwnImages, command.Scored, command.Resumable):
+class Config(own_images.OwnImages, command.Scored, command.Table, command.Resumable):
     """Options of the comparison. None means: what suits the data set."""
 
     dataset: str = "digits"
@@ -98,11 +98,11 @@ class Config(own_images.OwnImages, command.Scored, command.Resumable):
 
     def identity(self) -> dict[str, Any]:
         """Return what makes the numbers: all but which models and seeds there are."""
-        return self.numbers("models", "seeds")
+        return self.numbers("models", "seeds", "table")
 
 
 class Bench(NamedTuple):
-    """What all models are trained on and judged by."""
+    """What all models are trained on and judged by; nothing judges where no table is asked for."""
 
     config: Config
     train: data.Dataset
@@ -117,9 +117,10 @@ def main(config: Config) -> dict[str, Any]:
     folder = command.open_folder(config)
     bench = functools.cache(lambda: prepare(config))
     wanted = [(name, seed) for seed in config.seed_list() for name in (REFERENCE, *config.names())]
-    runs = run_missing(wanted, lambda trial: _place(config, *trial), lambda trial: run(bench(), *trial))
+    folders = {(name, seed): scores_at(config, folder, seed, name) for name, seed in wanted}
+    runs = run_missing(wanted, folders.get, lambda trial: run(bench(), *trial))
     results = compare_table.gather(config, runs)
-    compare_table.figures(folder, results, [_place(config, name, config.seed_list()[0]) for name in config.names()])
+    compare_table.figures(folder, results, [folders[name, config.seed_list()[0]] for name in config.names()])
     return command.close_folder(folder, results, compare_table.markdown(results))
 
 
@@ -145,6 +146,8 @@ def prepare(config: Config) -> Bench:
     if not config.is_toy():
         evaluate.extractor_of(config.dataset, config.data_dir, config.features)(to_unit(train.images[:2]))
     budget = baselines.budget_of(settings, jnp.asarray(train.images[:1]), len(train.images), epochs)
+    if not config.table:
+        return Bench(config, train, test, None, budget)
     if config.is_toy():
         modes = toy.centres_of(config.dataset)
         points = evaluate.PointJudge(train.images, test.images, num=config.num_eval, modes=modes)
@@ -170,22 +173,24 @@ def autoencoder(config: Config, seed: int, train: data.Dataset) -> tuple[Any, An
 
 def run(bench: Bench, name: str, seed: int) -> None:
     """Train one model with one seed, judge its draws, and write scores.json; a model that diverges is noted."""
-    place = _place(bench.config, name, seed)
+    place, scored = _place(bench.config, name, seed), scores_at(bench.config, bench.config.folder(), seed, name)
     place.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     try:
         draws, notes = fit(bench, name, seed, place)
     except NonFinite as error:
-        note_failure(place, f"{name}, seed {seed}", {"model": name, "seed": seed}, error)
+        note_failure(scored, f"{name}, seed {seed}", {"model": name, "seed": seed}, error)
         return
     seconds = time.perf_counter() - start
     key = jax.random.fold_in(jax.random.key(seed), 3000)
-    how = bench.config.draws, f"{name}, seed {seed}", bench.config.progress
-    rows = {row: judged(bench.judge, key, draw, *how) for row, draw in draws.items()}
+    rows, facts = {}, None
+    if bench.config.table:
+        how = bench.config.draws, f"{name}, seed {seed}", bench.config.progress
+        rows = {row: judged(bench.judge, key, draw, *how) for row, draw in draws.items()}
+        facts = {**bench.judge.facts(bench.config.draws), "budget_flops": bench.budget}
     shown = {row: draw(key, 400 if bench.config.is_toy() else 100) for row, draw in draws.items()}
-    facts = {**bench.judge.facts(bench.config.draws), "budget_flops": bench.budget}
     scores = {"model": name, "seed": seed, "seconds": round(seconds, 1), "notes": notes, "judge": facts, "rows": rows}
-    save(place, scores, shown)
+    save(scored, scores, shown)
 
 
 def fit(bench: Bench, name: str, seed: int, place: Path) -> tuple[dict[str, Draw], dict[str, Any]]:

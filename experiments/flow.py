@@ -28,7 +28,7 @@ from typing import Any
 
 from experiments.lab import command, flow_figures, flow_spaces, flow_trial, machine, own_images, sets, table, variants
 from experiments.lab.judge import require_features
-from experiments.lab.trials import place_of, run_missing
+from experiments.lab.trials import run_missing, scores_at
 from otgen.models import flow
 from otgen.train import hosts
 
@@ -57,7 +57,7 @@ _TRAINING = {  # by kind of data
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(own_images.OwnImages, command.Scored, command.Resumable):
+class Config(own_images.OwnImages, command.Scored, command.Table, command.Resumable):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "moons"
@@ -130,7 +130,7 @@ class Config(own_images.OwnImages, command.Scored, command.Resumable):
     def identity(self) -> dict[str, Any]:
         """Return what makes the numbers of a seed and a coupling."""
         settings = {**self.training(), **sets.autoencoder(self)}
-        return {**self.numbers("seeds", "couplings"), "settings": settings}
+        return {**self.numbers("seeds", "couplings", "table"), "settings": settings}
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def main(config: Config) -> dict[str, Any]:
     trials = [(seed, name) for seed in config.seed_list() for name in (flow_trial.REFERENCE, *config.names())]
     runs = run_missing(
         trials,
-        lambda trial: place_of(folder, *trial),
+        lambda trial: scores_at(config, folder, *trial),
         lambda trial: flow_trial.run(config, space(), folder, *trial, progress),
     )
     if not hosts.is_first():
@@ -162,7 +162,7 @@ def main(config: Config) -> dict[str, Any]:
 
 def _told(config: Config) -> list[str]:
     """Return the options that are not the default, by which the run is made again."""
-    own = {field.name for field in dataclasses.fields(command.Resumable)} | {"labels", "judged"}
+    own = {field.name for field in dataclasses.fields(command.Resumable)} | {"labels", "judged", "table"}
     names = [field.name for field in dataclasses.fields(config) if field.name not in own]
     default = Config(dataset=config.dataset)
     return [name for name in names if name == "dataset" or getattr(config, name) != getattr(default, name)]

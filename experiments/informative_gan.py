@@ -25,11 +25,11 @@ from typing import Any
 import jax
 
 from experiments.lab import command, informative_gan_figures, sets, table, variants
-from experiments.lab.informative_gan_scores import COLUMNS, REFERENCE, reference, scores_of
+from experiments.lab.informative_gan_scores import COLUMNS, REFERENCE, pictures, reference, scores_of
 from experiments.lab.informative_gan_sets import Sets, is_ring, load
 from experiments.lab.informative_gan_training import BASELINES, training
-from experiments.lab.judge import require_features
-from experiments.lab.trials import note_failure, place_of, read_all, run_missing, save, stage
+from experiments.lab.judge import place_of_scores, require_features
+from experiments.lab.trials import note_failure, place_of, read_all, run_missing, save, scores_at, stage
 from otgen import store
 from otgen.models.informative import informative_gan
 from otgen.nn.augment import Augment
@@ -79,7 +79,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(command.Scored, command.Options):
+class Config(command.Scored, command.Table, command.Options):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "ring"
@@ -134,7 +134,7 @@ class Config(command.Scored, command.Options):
 
     def identity(self) -> dict[str, Any]:
         """Return what makes the numbers of a seed and a variant: all but these, and where and how it runs."""
-        own = self.numbers("seeds", "variants", *(["features"] if self.features == "auto" else []))
+        own = self.numbers("seeds", "variants", "table", *(["features"] if self.features == "auto" else []))
         settings = dataclasses.asdict(self.settings("default")[0])
         return json.loads(json.dumps({**own, "settings": settings}))
 
@@ -156,12 +156,12 @@ def main(config: Config) -> dict[str, Any]:
     groups = [REFERENCE, *config.names()]
     run_missing(
         [(seed, group) for seed in config.seed_list() for group in groups],
-        lambda it: place_of(folder, *it),
-        lambda it: run(config, place_of(folder, *it), *it, data_sets(), progress),
+        lambda it: scores_at(config, folder, *it),
+        lambda it: run(config, folder, *it, data_sets(), progress),
     )
     if not hosts.is_first():
         return {}
-    runs = read_all(folder, groups)
+    runs = read_all(folder, groups, place_of_scores(config, Path("checkpoints/seed-*/*")))
     drawn = informative_gan_figures.draw(config, folder, is_ring(config.dataset))
     results = {"dataset": config.dataset, "features": runs[0]["features"], "figures": drawn}
     results |= {"rows": table.gather(runs), "runs": runs}
@@ -186,26 +186,28 @@ def check(config: Config) -> None:
     config.seed_list()
 
 
-def run(config: Config, place: Path, seed: int, group: str, of: Sets, progress: Any) -> None:
+def run(config: Config, folder: Path, seed: int, group: str, of: Sets, progress: Any) -> None:
     """Train one variant with one seed, and write its scores and what its figures need; one that diverges is noted."""
+    place, scored = place_of(folder, seed, group), scores_at(config, folder, seed, group)
     options = {"num": min(config.num_eval, len(of.test.images)), "draws": config.draws}
+    entry = {"group": group, "seed": seed, "features": of.extract.name if config.table else None}
     if group == REFERENCE:
-        rows, shown = reference(seed, of, **options)
-        save(place, {"group": group, "seed": seed, "features": of.extract.name, "rows": rows}, shown)
+        rows, shown = reference(seed, of, **options) if config.table else ({}, {})
+        save(scored, {**entry, "rows": rows}, shown)
         return
     fit, total = training(config, group, seed, of.train.images)
-    entry = {"group": group, "seed": seed, "features": of.extract.name}
     try:
         model, seconds = stage(config, place, f"{group}, seed {seed}", total, progress, fit)
     except NonFinite as error:
-        note_failure(place, f"{group}, seed {seed}", entry, error)
+        note_failure(scored, f"{group}, seed {seed}", entry, error)
         return
     if group not in BASELINES:
         plain = model.module.clone(known=None)  # the features of a ground cost are a function of another model
         store.save(place / "model", model._replace(module=plain), overwrite=True)
     key = jax.random.fold_in(jax.random.key(seed), 3000)
-    scores, shown = scores_of(key, model, of, **options)
-    save(place, {**entry, "rows": {group: {**scores, "seconds": seconds}}}, shown)
+    scores, order = scores_of(key, model, of, **options) if config.table else ({}, None)
+    shown = pictures(key, model, of, order)
+    save(scored, {**entry, "rows": {group: {**scores, "seconds": seconds}}}, shown)
 
 
 def cli() -> None:

@@ -28,7 +28,7 @@ import jax
 from experiments.lab import command, own_images, sets, sinkhorn_generator_figures, table, variants
 from experiments.lab.judge import judged, require_features
 from experiments.lab.sinkhorn_generator_spaces import COMPONENTS, SPACES, Space, load
-from experiments.lab.trials import place_of, run_missing, save, stage
+from experiments.lab.trials import place_of, run_missing, save, scores_at, stage
 from otgen.data import toy
 from otgen.models import sinkhorn_generator as model
 from otgen.train.settings import num_steps_of, rows_of
@@ -76,7 +76,7 @@ COLUMNS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(own_images.OwnImages, command.Scored, command.Resumable):
+class Config(own_images.OwnImages, command.Scored, command.Table, command.Resumable):
     """Options of the experiment. None means: what suits the data set."""
 
     dataset: str = "eight_gaussians"
@@ -136,7 +136,7 @@ class Config(own_images.OwnImages, command.Scored, command.Resumable):
 
     def identity(self) -> dict[str, Any]:
         """Return what makes the numbers: all but which rows and seeds there are."""
-        return self.numbers("rows", "seeds")
+        return self.numbers("rows", "seeds", "table")
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -173,10 +173,10 @@ def main(config: Config) -> dict[str, Any]:
         run(config, folder, spaces[seed], seed, row, progress)
 
     trials = [(seed, row) for seed in config.seed_list() for row in (REFERENCE, *config.names())]
-    runs = run_missing(trials, lambda trial: place_of(folder, *trial), work)
+    runs = run_missing(trials, lambda trial: scores_at(config, folder, *trial), work)
     results = {"dataset": own_images.label(config.dataset), "space": config.kind(), "judge": runs[0]["judge"]}
     results |= {"rows": table.gather(runs), "runs": runs}
-    places = [place_of(folder, config.seed_list()[0], row) for row in (REFERENCE, *config.names())]
+    places = [scores_at(config, folder, config.seed_list()[0], row) for row in (REFERENCE, *config.names())]
     sinkhorn_generator_figures.draw(config, folder, places)
     return command.close_folder(folder, results, show(config, results))
 
@@ -221,13 +221,19 @@ def run(config: Config, folder: Path, space: Space, seed: int, row: str, progres
         def draw(key: Any, num: int) -> Any:
             return space.shown(model.sample(key, trained, num))
 
-    scores = judged(space.judge, key, draw, config.draws, f"{row}, seed {seed}", config.progress)["mean"] | space.more(
-        draw(key, space.judge.num)
+    entry = {"group": row, "seed": seed, "judge": None}
+    scores: dict[str, Any] = {} if seconds is None else {"seconds": seconds}
+    if config.table:
+        entry["judge"] = space.judge.facts(config.draws)
+        scores |= judged(space.judge, key, draw, config.draws, f"{row}, seed {seed}", config.progress)["mean"]
+        scores |= space.more(draw(key, space.judge.num))
+        scores |= {} if space.variance is None else {"of_variance": scores["frechet"] / space.variance}
+    entry["rows"] = {row: scores}
+    save(
+        scores_at(config, folder, seed, row),
+        entry,
+        {row: space.pictured(draw(key, 2000 if config.kind() == "points" else 64))},
     )
-    scores |= {} if space.variance is None else {"of_variance": scores["frechet"] / space.variance}
-    scores |= {} if seconds is None else {"seconds": seconds}
-    entry = {"group": row, "seed": seed, "judge": space.judge.facts(config.draws), "rows": {row: scores}}
-    save(place, entry, {row: space.pictured(draw(key, 2000 if config.kind() == "points" else 64))})
 
 
 def show(config: Config, results: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.lab import ae_ot_gan_budget, ae_ot_gan_figures, command, sets
-from experiments.lab.judge import codes_of, place_of_scores
+from experiments.lab.judge import codes_of
 from experiments.lab.machine import repeated
 from experiments.lab.sets import Draw
-from experiments.lab.trials import OfSeed, note_failure, place_of, save, stage
+from experiments.lab.trials import OfSeed, note_failure, place_of, save, scores_at, stage
 from otgen import data, store
 from otgen import eval as evaluate
 from otgen.data import toy
@@ -79,11 +78,6 @@ def rows_of(config: Any) -> list[str]:
         *BASELINES,
         *(f"AE-OT-GAN, {name}" for name in gans),
     ]
-
-
-def scores_at(config: Any, folder: Path, seed: int, group: str) -> Path:
-    """Return where the scores of a group are."""
-    return place_of_scores(config, place_of(folder, seed, group))
 
 
 def load(config: Any) -> tuple[data.Dataset, data.Dataset]:

@@ -137,13 +137,19 @@ class Features:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rows:
-    """The options of experiments whose models can be trained without being scored, or scored in part."""
+class Table:
+    """The option of experiments whose models can be trained without being scored."""
+
+    table: bool = True
+    """Score the models; with --no-table they are trained and drawn only, and --resume scores them later."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rows(Table):
+    """The options of experiments whose models can also be scored in part."""
 
     rows: str | None = None
     """Images: score only rows of the table whose names hold one of these words with commas, such as real,local."""
-    table: bool = True
-    """Images: score the models; with --no-table they are trained and drawn only, and --resume scores them later."""
 
     def wants(self, row: str) -> bool:
         """Return whether a row of the table is asked for."""

@@ -57,6 +57,8 @@ def markdown(results: dict[str, Any]) -> str:
     lines += [f"\n{run['model']}, seed {run['seed']}, failed: {run['why']}" for run in results["failed"]]
     if results["judge"]:
         lines.append(f"\n{table.of_judge(results)}; budget {results['judge']['budget_flops']:.2g} operations.")
+    else:
+        lines.append(f"\n{table.of_judge(results)}.")
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.lab import figures as figures_of
 from experiments.lab import table
-from experiments.lab.trials import load_shown, place_of, read
+from experiments.lab.trials import load_shown, read, scores_at
 from otgen import plot
 
 _SCORES = {"w2_sq": "squared W2", "codes": "Frechet / variance of codes", "frechet": "Frechet distance of images"}
@@ -18,9 +18,8 @@ _SCORES = {"w2_sq": "squared W2", "codes": "Frechet / variance of codes", "frech
 def draw(config: Any, folder: Path) -> list[str]:
     """Draw the figures of the first seed, and the curves over all; return their names."""
     seed = config.seed_list()[0]
-    shown = load_shown([place_of(folder, seed, name) for name in config.names()])
-    made = [_samples(config, folder, shown), _curves(config, folder)]
-    return [name for name in made if name]
+    shown = load_shown([scores_at(config, folder, seed, name) for name in config.names()])
+    return [_samples(config, folder, shown), *([_curves(config, folder)] if config.table else [])]
 
 
 def _best(name: str, nfe: int, shown: dict[str, Any]) -> Any:
@@ -56,7 +55,9 @@ def _paths(ax: Any, found: np.ndarray, title: str) -> None:
 
 def _curves(config: Any, folder: Path) -> str:
     """Draw every score against the number of evaluations, by coupling, with the spread over seeds."""
-    runs = [read(place_of(folder, seed, name)) for seed in config.seed_list() for name in ("real", *config.names())]
+    runs = [
+        read(scores_at(config, folder, seed, name)) for seed in config.seed_list() for name in ("real", *config.names())
+    ]
     rows = table.gather(runs)
     scores = [score for score in _SCORES if any(score in row for row in rows.values())]
     figure, axes = figures_of.canvas(1, len(scores), 4.6, 3.6)

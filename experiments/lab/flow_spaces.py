@@ -87,7 +87,7 @@ def _codes(config: Any, folder: Path) -> Space:
     num = min(config.num_eval, len(held_out))
     variance = float(data.var(0).sum())
     judge = None
-    if config.judged:
+    if config.judged and config.table:
         features = own_images.features(config, train.images.shape[1:])
         judge = Judge(config.dataset, train, test, encode, num=num, data_dir=config.data_dir, features=features)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.lab.flow_spaces import SEED, Space
 from experiments.lab.table import summary
-from experiments.lab.trials import is_done, place_of, read, save, stage
+from experiments.lab.trials import is_done, place_of, read, save, scores_at, stage
 from otgen import optional
 from otgen.models import flow
 from otgen.models.flow.pairs import paired
@@ -51,11 +51,12 @@ class Blind:
 
 def run(config: Any, space: Space, folder: Path, seed: int, name: str, progress: Any) -> None:
     """Train on a coupling and write the scores of its samples; of the reference the scores of real data."""
-    place, key = place_of(folder, seed, name), jax.random.fold_in(jax.random.key(seed), 3000)
+    place, scored = place_of(folder, seed, name), scores_at(config, folder, seed, name)
+    key = jax.random.fold_in(jax.random.key(seed), 3000)
     entry = {"group": name, "seed": seed, "facts": space.facts}
     if name == REFERENCE:
-        rows = {"real data": _mean([space.scores(space.truth(k, space.num)) for k in _keys(key, config.draws)])}
-        save(place, {**entry, "rows": rows}, {})
+        found = [space.scores(space.truth(k, space.num)) for k in _keys(key, config.draws if config.table else 0)]
+        save(scored, {**entry, "rows": {"real data": _mean(found)}}, {})
         return
     coupling, solved = couple(config, space, folder, name, progress)
     model, seconds = stage(
@@ -68,18 +69,19 @@ def run(config: Any, space: Space, folder: Path, seed: int, name: str, progress:
             jax.random.key(seed), space.data, space.labels, coupling=coupling, **watch, **_fields(config)
         ),
     )
-    cost = pairing_seconds(jax.random.key(seed), coupling, config.model())
-    facts = {**solved, "pairing_seconds": cost, "seconds": seconds}
-    facts["pairing_share"] = None if seconds is None else cost / seconds
-    facts["straightness"] = float(flow.straightness(key, model, 4096))
-    if space.labels is not None:
-        facts["probe"] = probe(key, coupling, len(np.unique(space.labels)))
+    facts = {**solved, "seconds": seconds}
+    if config.table:
+        facts["pairing_seconds"] = cost = pairing_seconds(jax.random.key(seed), coupling, config.model())
+        facts["pairing_share"] = None if seconds is None else cost / seconds
+        facts["straightness"] = float(flow.straightness(key, model, 4096))
+        if space.labels is not None:
+            facts["probe"] = probe(key, coupling, len(np.unique(space.labels)))
     rows, shown = {name: facts}, {}
     for method, nfe, guidance in variants(config):
         draws = []
-        for draw_key in _keys(key, config.draws):
+        for draw_key in _keys(key, config.draws if config.table else 1):
             samples, labels = _samples(draw_key, model, space, method, nfe, guidance)
-            draws.append(space.scores(samples, labels))
+            draws += [space.scores(samples, labels)] if config.table else []
         row = f"{name}, {method}, NFE {nfe}"
         if guidance:
             rows[f"{row} x 2, guidance {guidance:g}"] = _mean(draws)
@@ -89,7 +91,7 @@ def run(config: Any, space: Space, folder: Path, seed: int, name: str, progress:
         shown[f"{name} {method} {nfe}"] = few
     if space.decode is None:
         shown[f"{name} paths"] = paths(key, model)
-    save(place, {**entry, "rows": rows}, shown)
+    save(scored, {**entry, "rows": rows}, shown)
 
 
 def couple(config: Any, space: Space, folder: Path, name: str, progress: Any) -> tuple[Any, dict[str, Any]]:
@@ -183,4 +185,4 @@ def _keys(key: Key, draws: int) -> list[Key]:
 
 
 def _mean(draws: list[dict[str, float]]) -> dict[str, float]:
-    return {name: summary([one[name] for one in draws])["mean"] for name in draws[0]}
+    return {name: summary([one[name] for one in draws])["mean"] for name in (draws[0] if draws else ())}

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.lab.figures import canvas, rows_of_images, save, sheet, trainings
 from experiments.lab.informative_gan_scores import PLANE
-from experiments.lab.trials import load_shown, place_of
+from experiments.lab.trials import load_shown, scores_at
 from otgen import plot
 from otgen.types import Array
 
@@ -23,7 +23,7 @@ _TRAINING = {
 def draw(config: Any, folder: Path, is_ring: bool) -> list[str]:
     """Draw, for the first seed, the codes, the traversals and the training of every variant; return the file names."""
     seed = config.seed_list()[0]
-    shown = {name: load_shown([place_of(folder, seed, name)]) for name in config.names()}
+    shown = {name: load_shown([scores_at(config, folder, seed, name)]) for name in config.names()}
     with_images = {name: arrays for name, arrays in shown.items() if "images" in arrays}
     draw_codes = _ring if is_ring else _codes
     stages = {f"{name}, seed {seed}": name for name in shown}

@@ -78,26 +78,39 @@ def _clusterings(seed: int, sets: Sets) -> dict[str, float]:
     return {name: float(value) for name, value in accuracies.items()}
 
 
-def scores_of(key: Key, model: Any, sets: Sets, *, num: int, draws: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def scores_of(key: Key, model: Any, sets: Sets, *, num: int, draws: int) -> tuple[dict[str, Any], np.ndarray | None]:
     """Score the samples and the codes of a trained generator.
 
     Returns:
-      Numbers for the table, and arrays for the figures.
+      Numbers for the table, and the values of the first categorical part in the order of the classes that they match.
     """
     scores = _sample_scores(key, lambda key, num: sample(key, model, num), sets, num, draws)
-    shown: dict[str, Any] = {"images": sample(key, model, 100)}
     if not hasattr(model.module.config, "latent"):
-        return scores, shown
-    latent, order = model.module.config.latent, [None]
-    if latent.categorical:
-        code_scores, code_shown, order = _code_scores(key, model, sets)
-        scores, shown = scores | code_scores, shown | code_shown
-    for part in range(latent.continuous):
-        name, steps = f"continuous {part}", np.linspace(-1.0, 1.0, 9) * (1 if part < latent.uniform else 2)
-        shown[name] = jnp.stack([code_reading.traverse(key, model, name, steps, 1, value)[:, 0] for value in order])
+        return scores, None
+    order = None
+    if model.module.config.latent.categorical:
+        code_scores, order = _code_scores(key, model, sets)
+        scores |= code_scores
     if sets.dataset == "dsprites":
         scores |= _disentanglement(key, model, num)
-    return scores, shown
+    return scores, order
+
+
+def pictures(key: Key, model: Any, sets: Sets, order: np.ndarray | None = None) -> dict[str, Any]:
+    """Return arrays for the figures of a trained generator, values of the code in an order, else in their own."""
+    shown: dict[str, Any] = {"images": sample(key, model, 100)}
+    if not hasattr(model.module.config, "latent"):
+        return shown
+    latent, values = model.module.config.latent, [None]
+    if latent.categorical:
+        order = np.arange(latent.categorical[0]) if order is None else order
+        shown["codes"] = code_reading.of_each_code(key, model, 400 if sets.is_ring else 12)[order]
+        shown |= _costs_of_a_latent(key, model) if sets.is_ring else {}
+        values = order.tolist()
+    for part in range(latent.continuous):
+        name, steps = f"continuous {part}", np.linspace(-1.0, 1.0, 9) * (1 if part < latent.uniform else 2)
+        shown[name] = jnp.stack([code_reading.traverse(key, model, name, steps, 1, value)[:, 0] for value in values])
+    return shown
 
 
 def _sample_scores(key: Key, draw: Any, sets: Sets, num: int, draws: int) -> dict[str, float]:
@@ -129,11 +142,11 @@ def _odd(images: Array, real: Array) -> dict[str, float]:
     return {"faint": 100 * float(faint), "filled": 100 * float(np.mean(ink[0] > np.quantile(ink[1], 1 - _TAIL)))}
 
 
-def _code_scores(key: Key, model: Any, sets: Sets) -> tuple[dict[str, float], dict[str, Any], list[int]]:
+def _code_scores(key: Key, model: Any, sets: Sets) -> tuple[dict[str, float], np.ndarray]:
     """How well the first categorical part tells the classes, of data (by the encoder, by the plan) and of samples.
 
     Returns:
-      Numbers for the table, arrays for the figures, and the values of the part in the order of their classes.
+      Numbers for the table, and the values of the part in the order of their classes.
     """
     size, scores = model.module.config.latent.categorical[0], {}
     for name, part in (("train", sets.train), ("test", sets.test)):
@@ -142,7 +155,6 @@ def _code_scores(key: Key, model: Any, sets: Sets) -> tuple[dict[str, float], di
         scores["nmi"] = evaluate.nmi(codes, part.labels)
     classes = 1 + int(max(sets.train.labels.max(), sets.test.labels.max()))
     order = _matching(codes, np.asarray(sets.test.labels), size, classes)
-    shown = {"codes": code_reading.of_each_code(key, model, 400 if sets.is_ring else 12)[order]}
     if isinstance(model, informative_gan.Model):
         data_shown = sets.test.images[:_PLAN]
         config = model.module.config
@@ -159,8 +171,7 @@ def _code_scores(key: Key, model: Any, sets: Sets) -> tuple[dict[str, float], di
         points = model.module.apply(model.variables, codes, noise, method="decode")[:, 0, 0]
         near = jnp.sum((points[:, None] - toy.eight_gaussians_centres()) ** 2, axis=-1).argmin(1)
         scores["nmi"] = evaluate.nmi(codes.categories[:, 0], near)
-        shown |= _costs_of_a_latent(key, model)
-    return {name: float(value) for name, value in scores.items()}, shown, order.tolist()
+    return {name: float(value) for name, value in scores.items()}, order
 
 
 def _costs_of_a_latent(key: Key, model: Any) -> dict[str, Any]:

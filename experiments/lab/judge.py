@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from experiments.lab import command
 from experiments.lab.sets import Draw
 from otgen.eval import Judge, PointJudge, extractor_of, over_draws
 from otgen.models import ae_ot
@@ -22,6 +23,8 @@ def place_of_scores(config: Any, place: Path) -> Path:
     """The folder of the scores of what is in `place`; those in features asked for, or of some rows, are beside it."""
     if not config.table:
         return place / "unscored"
+    if not isinstance(config, command.Rows):
+        return place
     place = place if config.features == "auto" else place / f"{config.features}-{config.feature_images}"
     return place if config.rows is None else place / f"rows-{config.rows}"
 

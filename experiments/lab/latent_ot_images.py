@@ -12,9 +12,8 @@ import jax
 
 from experiments.lab import figures as figures_of
 from experiments.lab import sets
-from experiments.lab.judge import place_of_scores
 from experiments.lab.latent_ot_toy import FORMS, objective
-from experiments.lab.trials import OfSeed, load_shown, place_of, run_missing, save, stage
+from experiments.lab.trials import OfSeed, load_shown, place_of, run_missing, save, scores_at, stage
 from otgen import plot, store
 from otgen.eval import Judge
 from otgen.maps import neural_map
@@ -50,17 +49,12 @@ def run(config: Any, folder: Path, progress: Any) -> tuple[list[dict[str, Any]],
     trial_of = functools.lru_cache(1)(lambda seed: Trial(config, folder, seed, progress, *data_sets()))
     runs = run_missing(
         [(seed, group) for seed in config.seed_list() for group in groups],
-        lambda it: _scores(config, folder, *it),
+        lambda it: scores_at(config, folder, *it),
         lambda it: trial_of(it[0]).run(it[1]),
     )
     if not runs:
         return [], {}
     return runs, {"judge": runs[0]["judge"], "figures": figures(config, folder, groups)}
-
-
-def _scores(config: Any, folder: Path, seed: int, group: str) -> Path:
-    """Return where the scores of a group are; those of chosen rows are apart."""
-    return place_of_scores(config, place_of(folder, seed, group))
 
 
 def _names_of(config: Any, group: str) -> list[str]:
@@ -177,7 +171,7 @@ def _sampler(model: latent_ot.Model, form: str) -> sets.Draw:
 def figures(config: Any, folder: Path, groups: list[str]) -> list[str]:
     """Draw, for the first seed, samples of every row of the table, and what every solver minimised; return names."""
     seed, solvers = config.seed_list()[0], [name for name in config.names() if name in groups]
-    shown = load_shown(_scores(config, folder, seed, group) for group in groups)
+    shown = load_shown(scores_at(config, folder, seed, group) for group in groups)
     sheet = figures_of.sheet(shown, lambda ax, row, images: plot.image_grid(images, 10, ax, row), 3, (4.2, 1.95))
     figures_of.save(sheet, folder / "samples.png")
     if not solvers:

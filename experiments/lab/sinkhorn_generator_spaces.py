@@ -28,7 +28,7 @@ class Space(NamedTuple):
 
     Attributes:
       data: images or points.
-      judge: of what `shown` gives.
+      judge: of what `shown` gives; None where no table is asked for.
       real: draws training data.
       shown: from draws of the generator to what is judged.
       pictured: from what is judged to what a figure shows.
@@ -37,7 +37,7 @@ class Space(NamedTuple):
     """
 
     data: Any
-    judge: Judge | PointJudge
+    judge: Judge | PointJudge | None
     real: Draw
     shown: Callable[[Array], Array]
     pictured: Callable[[Array], Array]
@@ -61,9 +61,10 @@ def load(config: Any, folder: Path, seed: int) -> Space:
     rest = sets.drawn_from(train.images), lambda x: x, lambda x: {}, None
     if config.kind() == "pixels":
         real, same, none, variance = rest
-        return Space(train.images, Judge(config.dataset, train, test, **more), real, same, same, none, variance)
+        judge = Judge(config.dataset, train, test, **more) if config.table else None
+        return Space(train.images, judge, real, same, same, none, variance)
     encode, decode = _autoencoder(config, folder, seed, train.images)
-    judge = Judge(config.dataset, train, test, encode, **more)
+    judge = Judge(config.dataset, train, test, encode, **more) if config.table else None
     real, same, none, variance = rest
     return Space(np.asarray(encode(to_unit(train.images))), judge, real, decode, same, none, variance)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.lab import own_images
 from experiments.lab.command import write
-from experiments.lab.judge import extent, judged
+from experiments.lab.judge import extent, judged, place_of_scores
 from experiments.lab.sets import Draw
 from otgen.data import Dataset
 from otgen.eval import Judge
@@ -111,6 +111,11 @@ def stage(
 def place_of(folder: Path, seed: int, group: str) -> Path:
     """Return where the checkpoints and scores of a group of rows of the table are."""
     return folder / "checkpoints" / f"seed-{seed}" / group.replace(", ", "-")
+
+
+def scores_at(config: Any, folder: Path, seed: int, group: str) -> Path:
+    """Return where the scores of a group are, as it is asked to be scored."""
+    return place_of_scores(config, place_of(folder, seed, group))
 
 
 def is_done(place: Path) -> bool:

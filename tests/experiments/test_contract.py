@@ -75,6 +75,34 @@ def test_a_run_is_scored_later_and_in_part(tmp_path):
         ae_ot.main(dataclasses.replace(changed, rows="sharp"))
 
 
+UNSCORED = {
+    compare: {"models": "vae"},
+    flow: {"couplings": "independent"},
+    sinkhorn_generator: {"rows": "default"},
+    informative_gan: {"dataset": "digits"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", UNSCORED, ids=lambda module: module.__name__)
+def test_without_a_table_a_run_is_trained_and_drawn_and_scored_later(tmp_path, module):
+    config = module.Config.smoke(out=str(tmp_path / "run"), table=False, **UNSCORED[module])
+    first = module.main(config)
+    numbers = {name for row in first["rows"].values() for name in row}
+    assert numbers <= {"seconds"}
+    assert list((tmp_path / "run").glob("*.png"))
+    trained = {path: path.read_text() for path in (tmp_path / "run").rglob("metrics.jsonl")}
+    assert trained
+    later = module.main(dataclasses.replace(config, table=True, resume=True))
+    assert {name for row in later["rows"].values() for name in row} & {"frechet", "w2_sq"}
+    assert {path: path.read_text() for path in trained} == trained  # nothing is trained again
+    again = module.main(module.Config.smoke(out=str(tmp_path / "straight"), **UNSCORED[module]))
+    assert again["rows"].keys() == later["rows"].keys()
+    for name, row in again["rows"].items():
+        for score in ("frechet", "w2_sq", "lmem", "accuracy_test"):
+            assert row.get(score) == later["rows"][name].get(score), (name, score)
+
+
 def test_a_stage_says_where_it_continues(tmp_path, capsys):
     config = ae_ot.Config.smoke(out=str(tmp_path))
     progress = progress_of(config, tmp_path)
