@@ -330,6 +330,7 @@ VALID = {
     "eval.taef2": {"data_dir": "nowhere"},
     "eval.lenet": {"data_dir": "nowhere"},
     "eval.mixture_rate": {"features": X, "known": Y, "labels": CODES, "held_out": X + 1, "level": 0.05},
+    "eval.mixture_score": {"features": X, "known": Y, "labels": CODES},
     "eval.moments_of": {"extractor": flat, "batches": [IMAGES]},
     "eval.over_draws": {"key": KEY, "judge": JUDGE, "draw": og.data.toy.two_moons, "draws": 2},
     "eval.stacked_labels": {"classify": logits, "images": np.repeat(IMAGES, 3, axis=3)},

@@ -10,6 +10,7 @@ from otgen.eval.classes import class_counts as class_counts
 from otgen.eval.classes import class_histogram as class_histogram
 from otgen.eval.classes import class_test as class_test
 from otgen.eval.classes import mixture_rate as mixture_rate
+from otgen.eval.classes import mixture_score as mixture_score
 from otgen.eval.classes import nearest_label as nearest_label
 from otgen.eval.classes import predicted_labels as predicted_labels
 from otgen.eval.classes import total_variation as total_variation

@@ -248,7 +248,13 @@ class MixtureRate(NamedTuple):
 
 
 def mixture_rate(
-    features: ArrayLike, known: ArrayLike, labels: ArrayLike, held_out: ArrayLike, level: float = 0.05
+    features: ArrayLike,
+    known: ArrayLike,
+    labels: ArrayLike,
+    held_out: ArrayLike | None = None,
+    level: float = 0.05,
+    *,
+    held_out_score: ArrayLike | None = None,
 ) -> MixtureRate:
     """Estimate the share of samples that mix two classes, by `mixture_score`.
 
@@ -263,12 +269,14 @@ def mixture_rate(
       labels: their classes, integers [N] from 0, at least two of them.
       held_out: features of real samples [m, d] that are not among the known ones.
       level: share of real samples that may be flagged.
+      held_out_score: instead of `held_out`, its `mixture_score` [m], found once for many sets of samples.
 
     Returns:
       MixtureRate.
 
     Raises:
-      ValueError: for a level outside (0, 1), or what `mixture_score` refuses.
+      ValueError: for a level outside (0, 1), what `mixture_score` refuses, or not exactly one of held_out and
+        held_out_score.
 
     Example:
       >>> key = jax.random.split(jax.random.key(0), 2)
@@ -281,7 +289,12 @@ def mixture_rate(
       True
     """
     require_level("level", level)
-    reference = np.asarray(mixture_score(held_out, known, labels))
+    if (held_out is None) == (held_out_score is None):
+        raise ValueError("mixture_rate was given both or neither: give held_out or held_out_score, one of the two.")
+    told = mixture_score(held_out, known, labels) if held_out_score is None else held_out_score
+    reference = np.asarray(as_array("held_out_score", told, (None,)))
+    if not reference.size:
+        raise ValueError("held_out_score is empty: give the scores of one held-out sample or more.")
     threshold = float(np.quantile(reference, 1 - level, method="inverted_cdf"))
     score = np.asarray(mixture_score(features, known, labels))
     rate, base = float(np.mean(score > threshold)), float(np.mean(reference > threshold))
@@ -307,6 +320,11 @@ def mixture_score(features: ArrayLike, known: ArrayLike, labels: ArrayLike) -> A
 
     Raises:
       ValueError: for other shapes, different dimensions, or fewer than two classes.
+
+    Example:
+      >>> known, labels = jnp.array([[0.0, 0.0], [10.0, 0.0]]), np.array([0, 1])
+      >>> print(og.eval.mixture_score(jnp.array([[0.0, 0.0], [2.0, 0.0], [5.0, 0.0], [0.0, 9.0]]), known, labels))
+      [0. 0.25 1. 0.]
 
     Reference: Jiang et al. (2018), arXiv 1805.11783 (trust score); Toussaint (1980) (relative neighbours).
     """

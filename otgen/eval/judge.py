@@ -7,6 +7,7 @@ are held-out images, `num` at most, and averaged over several draws by `over_dra
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import warnings
@@ -20,7 +21,14 @@ from jax.typing import ArrayLike
 
 from otgen.data import Dataset, stacked
 from otgen.data.mapped import pieces
-from otgen.eval.classes import class_histogram, mixture_rate, nearest_label, predicted_labels, total_variation
+from otgen.eval.classes import (
+    class_histogram,
+    mixture_rate,
+    mixture_score,
+    nearest_label,
+    predicted_labels,
+    total_variation,
+)
 from otgen.eval.features import (
     LENET_FILE,
     Extractor,
@@ -284,9 +292,19 @@ class Judge:
             return {"modes": found.modes, "reverse_kl": found.reverse_kl, "kl_floor": found.kl_floor}
         if not self._has_classes():
             return {}
-        train = self._train[:_KNOWN]
-        mixed = mixture_rate(features, train, self._labels[: len(train)], self._known)
+        mixed = mixture_rate(features, *self._of_known_classes, held_out_score=self._held_out_score)
         return {"class_tv": total_variation(shares, self._shares), "mixtures": mixed.excess}
+
+    @property
+    def _of_known_classes(self) -> tuple[Array, np.ndarray]:
+        """Features of training images, and their classes, between which mixtures lie."""
+        train = self._train[:_KNOWN]
+        return train, self._labels[: len(train)]
+
+    @functools.cached_property
+    def _held_out_score(self) -> Array:
+        """How far held-out images lie between classes, the same for all draws."""
+        return mixture_score(self._known, *self._of_known_classes)
 
     def classes_of(self, images: ArrayLike) -> np.ndarray:
         """Return the classes [n] that images [n, h, w, c] are of, as the classifier tells them."""

@@ -42,6 +42,8 @@ from otgen.train.stages import opened
 from otgen.train.state import TrainState, start
 from otgen.types import Array, Callback, Key
 
+_EXACT, _ROWS = 64, 512  # more samples than the first are drawn in multiples of the second: few numbers are compiled
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(Settings):
@@ -489,7 +491,8 @@ def sample(
     extension.check_form(form, 0.0 if angle is None else angle)
     if label is None:
         angle = jnp.asarray(threshold if angle is None else angle, threshold.dtype)  # one program, given or not
-        codes = _codes(model.module, model.variables, key, num, form, angle)
+        rows = num if num <= _EXACT else -(-num // _ROWS) * _ROWS  # the first `num` are the same
+        codes = _codes(model.module, model.variables, key, rows, form, angle)[:num]
     else:
         codes = _codes_of_class(key, model, num, label, form, angle)
     return decode(model.module, model.variables, codes)

@@ -249,5 +249,19 @@ def test_mixture_rate_says_what_it_needs():
         classes.mixture_rate(x, x, np.arange(4), x, level=5.0)
     with pytest.raises(ValueError, match="one for each of the 4"):
         classes.mixture_score(x, x, np.arange(3))
+    with pytest.raises(ValueError, match="both or neither"):
+        classes.mixture_rate(x, x, np.arange(4))
+    with pytest.raises(ValueError, match="both or neither"):
+        classes.mixture_rate(x, x, np.arange(4), x, held_out_score=np.zeros(3))
+    with pytest.raises(ValueError, match="empty"):
+        classes.mixture_rate(x, x, np.arange(4), held_out_score=np.zeros(0))
     with pytest.raises(ValueError, match="3 columns, known ones 4"):
         classes.mixture_score(x[:, :3], x, np.arange(4))
+
+
+def test_mixture_rate_of_scores_known_before(key):
+    samples, known, held_out = jax.random.normal(key, (3, 50, 2))
+    labels = np.arange(50) % 3
+    want = classes.mixture_rate(samples, known, labels, held_out)
+    score = classes.mixture_score(held_out, known, labels)
+    assert classes.mixture_rate(samples, known, labels, held_out_score=score) == want

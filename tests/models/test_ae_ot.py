@@ -30,6 +30,13 @@ def test_the_model_is_one_pytree_that_samples_in_one_call(model):
     np.testing.assert_allclose(images, ae_ot.sample(jax.random.key(1), model, 32), atol=1e-6)
 
 
+def test_samples_drawn_in_whole_blocks_are_those_of_one_call(model):
+    apply = jax.jit(lambda variables, key: model.module.apply(variables, key, 100, method="sample"))
+    some = ae_ot.sample(jax.random.key(1), model, 100)
+    assert some.shape == (100, 8, 8, 1)
+    np.testing.assert_allclose(apply(model.variables, jax.random.key(1)), some, atol=1e-5)
+
+
 def test_what_is_fitted_is_tied_to_no_device(model, key):
     arrays = [leaf for leaf in jax.tree.leaves(model) if isinstance(leaf, jax.Array)]
     assert len(arrays) > 8

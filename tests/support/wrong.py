@@ -26,7 +26,7 @@ SORTS = {
         "block start size"
     ),
     "positive": "epsilon tol beta deviation radius scale df alpha tau_a tau_b budget epochs unit top temperature "
-    "neighbours target_variance test_distance first rho rho_a rho_b share mass save_seconds",
+    "neighbours target_variance test_distance held_out_score first rho rho_a rho_b share mass save_seconds",
     "number": "t s low high loc confidence quantile angle tau lam level least",
     "name": "smoothing method name solver form phase split dense axis diagonal of",
     "thing": "model module variables config settings map_ law flow reading prior cost benchmark extension",
