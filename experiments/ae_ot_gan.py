@@ -76,9 +76,11 @@ class Config(own_images.OwnImages, command.Rows, command.Featured, command.Optio
     epochs: float | None = None
     """Of the autoencoder."""
     gan_epochs: float | None = None
+    """Of the GAN."""
     warmup: int | None = None
     """Steps of the critic alone."""
     latent_dim: int | None = None
+    """Dimension of the codes."""
     hidden: tuple[int, ...] | None = None
     """Layers of dense networks, such as 1024 512."""
     network: str | None = None

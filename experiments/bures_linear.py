@@ -39,13 +39,17 @@ class Config(command.Resumable):
     """Options of the experiment."""
 
     dataset: str = "digits"
+    """digits, mnist, fashion_mnist or cifar10."""
     seed: int = 0
+    """Of the start and of random targets."""
     rank: int | None = None
     """Of the image generator; 50, and 20 for digits if not given."""
     image_depths: tuple[int, ...] = (1, 2, 5)
+    """Layers of the image generators."""
     dim: int = 20
     """Of the covariances of the theory's figures."""
     depths: tuple[int, ...] = (1, 2, 5, 10, 20)
+    """Layers of the generators whose rates of convergence are measured."""
     least: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
     """Smallest eigenvalues of the targets, less 1 / dim."""
     targets: int = 5

@@ -54,6 +54,7 @@ class Config(own_images.OwnImages, command.Scored, command.Table, command.Resuma
     budget: float | None = None
     """Epochs of the autoencoder whose floating-point operations every model may spend."""
     latent_dim: int | None = None
+    """Dimension of the codes."""
     network: str | None = None
     """mlp, conv or residual."""
     width: int | None = None

@@ -75,10 +75,15 @@ class Config(own_images.OwnImages, command.Scored, command.Table, command.Resuma
     nfe: str = "1,2,4,8,32"
     """Evaluations of the velocity, with commas."""
     num_steps: int | None = None
+    """Updates of the velocity."""
     batch_size: int | None = None
+    """Pairs a step."""
     width: int | None = None
+    """Units of a hidden layer."""
     depth: int | None = None
+    """Hidden layers."""
     learning_rate: float | None = None
+    """Largest learning rate."""
     repeats: int | None = None
     """How often a pair is used in training."""
     tol: float = 0.02

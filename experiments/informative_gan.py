@@ -90,6 +90,7 @@ class Config(command.Scored, command.Table, command.Options):
     steps: int | None = None
     """Steps of the generator; baselines take as many as cost the same floating-point operations."""
     batch_size: int | None = None
+    """Images a step, and as many latents."""
     network: str | None = None
     """mlp or conv."""
     features: str = "auto"

@@ -66,6 +66,7 @@ class Config(own_images.OwnImages, command.Resumable):
     dataset: str = "digits"
     """digits, mnist, fashion_mnist, cifar10, celeb_a, or a path of images of your own."""
     seed: int = 0
+    """Of networks, noise and draws."""
     codec: str | None = None
     """As of ae_ot: taef2 instead of an autoencoder of the run's own."""
     components: int | None = None
@@ -81,6 +82,7 @@ class Config(own_images.OwnImages, command.Resumable):
     num_eval: int = 10_000
     """Images in a set."""
     tol: float = 0.05
+    """chi2 of the cell masses that the transport is solved to."""
 
     NAME = "latent_ops"
 

@@ -59,6 +59,7 @@ class Config(own_images.OwnImages, command.Rows, command.Featured, command.Optio
     solvers: str = "c_transform,lp,icnn"
     """Names with commas, among c_transform, lp, icnn."""
     latent_dim: int | None = None
+    """Dimension of the codes."""
     hidden: tuple[int, ...] | None = None
     """Layers of the autoencoder, such as 1024 512."""
     epochs: float | None = None

@@ -87,6 +87,7 @@ class Config(own_images.OwnImages, command.Scored, command.Table, command.Resuma
     rows: str = "default,second,mask,same,none"
     """Names with commas, or FIELD=VALUE."""
     epochs: float | None = None
+    """Of the generator."""
     hidden: tuple[int, ...] | None = None
     """Layers of the generator, such as 512 512 512."""
     autoencoder_epochs: float | None = None

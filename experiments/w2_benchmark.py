@@ -65,6 +65,7 @@ class Config(command.Seeds, command.Resumable):
     """Options of the benchmark. None means: what the solver has."""
 
     dims: str = "2,4,8,16,32"
+    """Dimensions of the pairs, with commas."""
     solvers: str = "icnn,icnn_cycle,c_transform,lp"
     """Names with commas, among icnn, icnn_cycle, c_transform, lp."""
     seeds: str = "0-2"
@@ -80,7 +81,9 @@ class Config(command.Seeds, command.Resumable):
     num_eval: int = 2**14
     """Fresh points that the maps are measured on."""
     num_steps: int | None = None
+    """Updates of every map."""
     batch_size: int | None = None
+    """Points a step."""
 
     NAME = "w2_benchmark"
 

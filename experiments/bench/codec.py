@@ -39,8 +39,11 @@ class Config:
     data_dir: str | None = None
     """Folder of taef2/, cifar10/ and pot_images/; OTGEN_DATA if not given."""
     precision: str = "float32"
+    """Of the networks' products: float32, or bfloat16."""
     repeats: int = 5
+    """Timed calls of which the median is written."""
     out: str = "benchmarks/codec.json"
+    """JSON file that is written."""
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:

@@ -35,25 +35,24 @@ DIM = 2
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Options of the benchmark.
-
-    Attributes:
-      batches: sizes of a batch.
-      points: drawn at each size, in as many batches as they make, but at most 4000.
-      shares: temperatures over the mean cost of two data.
-      sizes, dims: clouds of the own terms.
-      repeats: solves of which the median is told.
-      out: JSON file.
-    """
+    """Options of the benchmark."""
 
     batches: tuple[int, ...] = (32, 64, 128, 256)
+    """Sizes of a batch."""
     points: int = 128_000
+    """Drawn at each size, in as many batches as they make, but at most 4000."""
     shares: tuple[float, ...] = (0.05, 0.5)
+    """Temperatures over the mean cost of two data."""
     sizes: tuple[int, ...] = (256, 1024)
+    """Points of the clouds of the own terms."""
     dims: tuple[int, ...] = (2, 32)
+    """Dimensions of these clouds."""
     repeats: int = 31
+    """Timed calls of which the median is written."""
     seed: int = 0
+    """Of the problems."""
     out: str = "benchmarks/divergence.json"
+    """JSON file that is written."""
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:

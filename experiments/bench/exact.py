@@ -39,24 +39,22 @@ print(time.perf_counter() - start)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Options of the benchmark.
-
-    Attributes:
-      sizes: points a side, of random costs and weights.
-      cloud_sizes: the same, of points in the plane, with weights and with equal ones.
-      repeats: at most.
-      seconds: of all repeats of a call, about; slow calls have three repeats.
-      memory_size: points a side where the peak of memory is measured.
-      out: JSON file.
-    """
+    """Options of the benchmark."""
 
     sizes: tuple[int, ...] = (200, 500, 1000, 2000, 5000)
+    """Points a side, of random costs and weights."""
     cloud_sizes: tuple[int, ...] = (200, 500, 1000)
+    """The same, of points in the plane, with weights and with equal ones."""
     repeats: int = 21
+    """Repeats of a call, at most."""
     seconds: float = 20.0
+    """Of all repeats of a call, about; slow calls have three repeats."""
     memory_size: int = 2000
+    """Points a side where the peak of memory is measured."""
     seed: int = 0
+    """Of the problems."""
     out: str = "benchmarks/exact.json"
+    """JSON file that is written."""
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:

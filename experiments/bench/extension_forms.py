@@ -58,6 +58,7 @@ class Config(command.Seeds, command.Resumable):
     novelty: float = 0.7
     """The lmem that a form must reach."""
     epochs: int | None = None
+    """Of the autoencoder."""
     limit: int | None = None
     """Use only so many training images."""
     num_eval: int = 10_000

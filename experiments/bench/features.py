@@ -31,16 +31,26 @@ _PIECE = 250  # images per file of features
 class Config:
     """Options of the benchmark."""
 
-    data_dir: str | None = None  # None: OTGEN_DATA
+    data_dir: str | None = None
+    """Folder of CIFAR-10 and of the weights; OTGEN_DATA if not given."""
     train: int = 10_000
+    """Training images of the probe."""
     test: int = 2_000
+    """Held-out images."""
     dims: tuple[int, ...] = (768, 1280)
+    """Dimensions of the features."""
     inverse_penalties: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-    timed: int = 96  # images in a timed pass
+    """Inverse penalties that the probe chooses from."""
+    timed: int = 96
+    """Images in a timed pass."""
     repeats: int = 9
+    """Timed passes of which the median is written."""
     seed: int = 0
+    """Of the choice of images."""
     out_folder: str = "runs/bench_features"
+    """Where features are kept."""
     out: str = "benchmarks/inception_cifar10.json"
+    """JSON file that is written."""
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:

@@ -42,9 +42,13 @@ class Config:
     """Options of the benchmark."""
 
     num: int = 1_000_000
+    """Images written."""
     side: int = 64
+    """Pixels of a side."""
     channels: int = 3
+    """Of an image."""
     batch_size: int = 256
+    """Images a batch."""
     batches: int = 400
     """Batches that are timed."""
     steps: int = 60
@@ -56,6 +60,7 @@ class Config:
     scratch: str | None = None
     """Where the images are written, and found again; a temporary folder if not given."""
     out: str = "benchmarks/feed.json"
+    """JSON file that is written."""
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:

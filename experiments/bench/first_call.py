@@ -29,20 +29,18 @@ SHARE, TOL = 0.05, 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Options of the benchmark.
-
-    Attributes:
-      sizes: points on either side.
-      dim: of the points.
-      repeats: processes for each figure.
-      out: JSON file.
-    """
+    """Options of the benchmark."""
 
     sizes: tuple[int, ...] = (64, 512)
+    """Points on either side."""
     dim: int = 2
+    """Dimension of the points."""
     repeats: int = 5
+    """Processes for each figure."""
     seed: int = 0
+    """Of the problems."""
     out: str = "benchmarks/first_call.json"
+    """JSON file that is written."""
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:

@@ -38,13 +38,21 @@ class Config:
     """Options of the benchmark."""
 
     pairs: int = 4096
+    """Pairs of Gaussians."""
     dim: int = 64
+    """Their dimension."""
     condition: tuple[float, ...] = (1e2, 1e4, 1e6)
+    """Condition numbers of their covariances."""
     features: int = 5000
+    """Features behind the Frechet distance."""
     feature_dim: int = 768
+    """Their dimension."""
     repeats: int = 3
+    """Timed calls of which the median is written."""
     seed: int = 0
+    """Of the problems."""
     out: str = "benchmarks/gaussian.json"
+    """JSON file that is written."""
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:

@@ -26,8 +26,11 @@ class Config:
     """Options of the benchmark."""
 
     elements: int = 10**7
+    """Numbers in the arrays that are interpolated."""
     repeats: int = 31
+    """Timed calls of which the median is written."""
     out: str = "benchmarks/latent.json"
+    """JSON file that is written."""
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:

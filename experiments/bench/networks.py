@@ -38,14 +38,19 @@ class Config:
     """Options of the benchmark."""
 
     dataset: str = "cifar10"
+    """cifar10, mnist or fashion_mnist."""
     data_dir: str | None = None
     """Folder of the data; OTGEN_DATA if not given."""
     limit: int = 10_000
     """Training images."""
     epochs: float = 3.0
+    """Of every network."""
     latent_dim: int = 128
+    """Dimension of the codes."""
     seeds: int = 1
+    """Of the networks: as many, from 0 on."""
     out: str = "benchmarks/networks.json"
+    """JSON file that is written."""
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:

@@ -65,10 +65,15 @@ class Config:
     """Options of the benchmark."""
 
     parts: tuple[str, ...] = PARTS
+    """Parts of the benchmark that are run."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the problems."""
     data_dir: str | None = None
-    shrink: int = 1  # divides samples, points and held-out samples, for tests
+    """Folder of MNIST; OTGEN_DATA if not given."""
+    shrink: int = 1
+    """Divides samples, points and held-out samples, for tests."""
     out: str = "benchmarks/semidiscrete.json"
+    """JSON file that is written."""
 
 
 def problems(seed: int, shrink: int) -> Iterator[tuple[str, jax.Array, int]]:

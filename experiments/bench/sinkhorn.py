@@ -37,12 +37,19 @@ class Config:
     """Options of the benchmark."""
 
     sizes: tuple[int, ...] = (256, 1024, 2048)
+    """Points of the problems."""
     dims: tuple[int, ...] = (2, 32, 128)
+    """Their dimensions."""
     repeats: int = 5
+    """Timed calls of which the median is written."""
     limit_s: float = 60.0
-    many: bool = True  # the 256 small problems under vmap too
+    """Seconds after which a peer is given up."""
+    many: bool = True
+    """Also solve 256 small problems under vmap."""
     seed: int = 0
+    """Of the problems."""
     out: str = "benchmarks/sinkhorn.json"
+    """JSON file that is written."""
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:

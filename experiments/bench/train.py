@@ -49,7 +49,9 @@ class Config:
     small_steps: int = 3000
     """The same of the small network."""
     repeats: int = 9
+    """Timed runs of which the median is written."""
     out: str = "benchmarks/train.json"
+    """JSON file that is written."""
 
     @classmethod
     def smoke(cls, **changes: Any) -> Config:

@@ -33,15 +33,21 @@ class Config(own_images.OwnImages, command.Features, command.Options):
     """Options of AE-OT on images. None means: what suits the data set."""
 
     dataset: str = "digits"
+    """digits, mnist, fashion_mnist, cifar10, celeb_a, or the path of images of your own."""
     seed: int = 0
+    """Of networks, noise and draws."""
     latent_dim: int | None = None
+    """Dimension of the codes."""
     network: str | None = None
     """mlp, conv or residual."""
     width: int | None = None
     """Channels after the first convolution, a multiple of 8."""
     epochs: int | None = None
+    """Of the autoencoder."""
     batch_size: int | None = None
+    """Images a step of the autoencoder."""
     learning_rate: float = 2e-3
+    """Largest learning rate of the autoencoder."""
     tol: float | None = None
     """chi2 divergence of the cell masses that the transport is solved to; 0.05, for toys 3e-4."""
     perceptual: float = 0.0

@@ -60,17 +60,21 @@ class Config:
     along: str | None = None
     """Swept field on the horizontal axis of the figure; the first if not given."""
     progress: bool = True
+    """Show how many runs are done."""
     slurm: bool = False
     """Run as jobs of SLURM, through submitit; stay here until they end."""
     cluster: str = "slurm"
     """What submitit submits to; local runs the jobs here, to try it."""
     partition: str | None = None
+    """SLURM: where the runs are queued."""
     minutes: int = 240
     """Of a job; one that needs longer is queued again, where it goes on."""
     nodes: int = 1
     """Of a run, one process on each, with the experiment's --distributed."""
     gpus_per_node: int = 0
+    """SLURM: devices of a run."""
     cpus_per_task: int = 4
+    """SLURM: cores of a run."""
 
     def folder(self) -> Path:
         """Return the output folder."""

@@ -1,3 +1,4 @@
+import ast
 import dataclasses
 import importlib
 import json
@@ -157,6 +158,20 @@ def test_every_experiment_that_writes_a_folder_has_the_same_options():
         options = {field.name: field.default for field in dataclasses.fields(configs[name])}
         assert (options["resume"], options["overwrite"], options["progress"]) == (False, False, True), name
         assert configs[name]().folder().parts[0] == "runs"
+
+
+def test_every_option_says_what_it_is():
+    silent = []
+    for path in (ROOT / "experiments").glob("**/*.py"):
+        for kind in (it for it in ast.parse(path.read_text()).body if isinstance(it, ast.ClassDef)):
+            marks = [ast.unparse(mark) for mark in kind.decorator_list]
+            if kind.name != "Config" and not (path.name == "command.py" and any("dataclass" in mark for mark in marks)):
+                continue
+            for field, after in zip(kind.body, [*kind.body[1:], None], strict=True):
+                told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                if isinstance(field, ast.AnnAssign) and not told:
+                    silent.append(f"{path.name}: {field.target.id}")
+    assert not silent
 
 
 @pytest.mark.parametrize("module", RESUMED, ids=lambda module: module.__name__)
