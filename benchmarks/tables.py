@@ -279,7 +279,7 @@ def w2_benchmark() -> str:
         if name != "constant" and any("l2_uvp" in cell for cell in row.values())
     }
     published = {f"{name} (published)": row for name, row in results["published"].items() if name != "constant"}
-    lines |= {name: [f"{row[dim]:g}" for dim in dims] for name, row in published.items()}
+    lines |= {name: ["" if dim not in row else f"{row[dim]:g}" for dim in dims] for name, row in published.items()}
     return grid([f"d = {dim}" for dim in dims], lines, "L2-UVP, %")
 
 

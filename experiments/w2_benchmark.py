@@ -64,8 +64,8 @@ ROWS = {
 class Config(command.Seeds, command.Resumable):
     """Options of the benchmark. None means: what the solver has."""
 
-    dims: str = "2,4,8,16,32"
-    """Dimensions of the pairs, with commas."""
+    dims: str | None = None
+    """Dimensions of the pairs, with commas, such as 2,64; all whose files are there if not given."""
     solvers: str = "icnn,icnn_cycle,c_transform,lp"
     """Names with commas, among icnn, icnn_cycle, c_transform, lp."""
     seeds: str = "0-2"
@@ -92,6 +92,10 @@ class Config(command.Seeds, command.Resumable):
         """Return a run of seconds, for tests."""
         small = {"dims": "2", "seeds": "0", "num_codes": 1024, "num_eval": 512, "num_steps": 24, "batch_size": 128}
         return cls(**{**small, "progress": False, **changes})
+
+    def dim_list(self) -> list[int]:
+        """Return the dimensions asked for."""
+        return list(wasserstein2.dims(self.data_dir)) if self.dims is None else command.numbers_of("dims", self.dims)
 
     def rows(self) -> list[str]:
         """Return the rows asked for."""
@@ -169,7 +173,7 @@ def main(config: Config) -> dict[str, Any]:
 
 def check(config: Config) -> list[Run]:
     """Return the runs asked for; raise ValueError for options that cannot be meant, before anything is written."""
-    dims, seeds = command.numbers_of("dims", config.dims), config.seed_list()
+    dims, seeds = config.dim_list(), config.seed_list()
     wrong = [dim for dim in dims if dim not in wasserstein2.DIMS]
     if wrong:
         raise ValueError(f"dims = {config.dims!r}: choose among {', '.join(map(str, wasserstein2.DIMS))}.")

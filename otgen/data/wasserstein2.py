@@ -23,7 +23,7 @@ from otgen.ot.check import as_array, as_count, as_key, as_path, require_choice, 
 from otgen.ot.products import contract, product
 from otgen.types import Array, Float, Key
 
-DIMS = (2, 4, 8, 16, 32)
+DIMS = (2, 4, 8, 16, 32, 64, 128, 256)
 _FOLDER = "wasserstein2_benchmark/Mix3toMix10"
 _SD = 0.4  # of the source's components, before the common scaling
 _CURVATURE = 0.005  # the |x|^2 term of each network
@@ -91,6 +91,29 @@ class Benchmark(NamedTuple):
     scale: Array
 
 
+def dims(data_dir: str | os.PathLike | None = None) -> tuple[int, ...]:
+    """Return the dimensions whose files are there, in ascending order.
+
+    Args:
+      data_dir: as in `load`.
+
+    Raises:
+      FileNotFoundError: without a folder to look in, or if it holds no pair of the benchmark.
+
+    Example:
+      >>> print(2 in og.data.wasserstein2.dims(data_dir))
+      True
+    """
+    folder = _folder(data_dir)
+    found = tuple(dim for dim in DIMS if all(file.is_file() for file in _pair(folder, dim)))
+    if not found:
+        raise FileNotFoundError(
+            f"no pair of the benchmark is in {folder}: it holds the networks of each dimension, such as 2_v1.npz and "
+            "2_v2.npz."
+        )
+    return found
+
+
 def load(dim: int, data_dir: str | os.PathLike | None = None) -> Benchmark:
     """Read the pair of laws in `dim` dimensions.
 
@@ -98,7 +121,7 @@ def load(dim: int, data_dir: str | os.PathLike | None = None) -> Benchmark:
     estimate them on 2^14 draws, so that maps agree with theirs up to sampling error (below 1 % of the scale).
 
     Args:
-      dim: 2, 4, 8, 16 or 32.
+      dim: 2, 4, 8, ... or 256; `dims` tells those whose files are there.
       data_dir: folder that holds wasserstein2_benchmark/; None reads the environment variable OTGEN_DATA.
 
     Returns:
@@ -337,13 +360,7 @@ def _as_rows(name: str, points: ArrayLike, benchmark: Benchmark) -> Array:
 
 def _files(dim: int, data_dir: str | os.PathLike | None) -> list[Path]:
     """Return the files of the two networks, once they are known to be there."""
-    data_dir = data_dir or os.environ.get("OTGEN_DATA")
-    if not data_dir:
-        raise FileNotFoundError(
-            f"the benchmark is not built in: pass data_dir (--data-dir) or set OTGEN_DATA to the folder that holds "
-            f"{_FOLDER}/ with {dim}_v1.npz and {dim}_v2.npz."
-        )
-    files = [as_path("data_dir", data_dir) / _FOLDER / f"{dim}_v{network}.npz" for network in (1, 2)]
+    files = _pair(_folder(data_dir), dim)
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise FileNotFoundError(
@@ -351,6 +368,21 @@ def _files(dim: int, data_dir: str | os.PathLike | None) -> list[Path]:
             f"{dim}_v1.npz and {dim}_v2.npz, with the authors' parameter names."
         )
     return files
+
+
+def _pair(folder: Path, dim: int) -> list[Path]:
+    return [folder / f"{dim}_v{network}.npz" for network in (1, 2)]
+
+
+def _folder(data_dir: str | os.PathLike | None) -> Path:
+    """Return the folder of the benchmark's files."""
+    data_dir = data_dir or os.environ.get("OTGEN_DATA")
+    if not data_dir:
+        raise FileNotFoundError(
+            f"the benchmark is not built in: pass data_dir (--data-dir) or set OTGEN_DATA to the folder that holds "
+            f"{_FOLDER}/ with two networks for each dimension, such as 2_v1.npz and 2_v2.npz."
+        )
+    return as_path("data_dir", data_dir) / _FOLDER
 
 
 def _read(file: Path) -> Networks:

@@ -5,6 +5,7 @@ import pytest
 
 from otgen.data import wasserstein2
 from otgen.eval.maps import l2_uvp
+from tests.support import pairs as made_up
 
 NUM = 2**14  # the shape that `load` compiles for
 PUBLISHED = {  # L2-UVP of the Gaussian map and of the identity: Korotin et al. (2021), table 1
@@ -179,3 +180,28 @@ def test_benchmark_may_be_traced(pairs, key):
     moved = benchmark._replace(mean=benchmark.mean + benchmark.scale)
     np.testing.assert_allclose(first(benchmark, x) - first(moved, x), 1, atol=1e-5)
     assert len(traces) == 1
+
+
+def test_dimensions_are_those_whose_files_are_there(tmp_path, monkeypatch):
+    monkeypatch.delenv("OTGEN_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match="set OTGEN_DATA"):
+        wasserstein2.dims()
+    with pytest.raises(FileNotFoundError, match=r"no pair of the benchmark.*2_v1.npz"):
+        wasserstein2.dims(tmp_path)
+    for dim in (64, 4, 128):
+        made_up.write(tmp_path, dim)
+    made_up.write(tmp_path, 3)  # no dimension of the benchmark
+    (tmp_path / "wasserstein2_benchmark" / "Mix3toMix10" / "128_v2.npz").unlink()
+    assert wasserstein2.dims(tmp_path) == (4, 64)
+    with pytest.raises(FileNotFoundError, match=r"lacks 128_v2\.npz"):
+        wasserstein2.load(128, tmp_path)
+
+
+def test_a_pair_of_64_dimensions_is_normalised_and_inverted(tmp_path, key):
+    made_up.write(tmp_path, 64)
+    pair = wasserstein2.load(64, tmp_path)
+    x = wasserstein2.sample(key, pair, NUM)
+    y = wasserstein2.transport(pair, x)
+    assert float(jnp.mean(jnp.sum(x**2, 1))) == pytest.approx(64, rel=0.02)
+    assert float(y.var(0).mean()) == pytest.approx(1, abs=0.05)
+    np.testing.assert_allclose(wasserstein2.inverse(pair, y[:64]), x[:64], atol=1e-3)

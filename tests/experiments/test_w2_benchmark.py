@@ -5,11 +5,12 @@ import pytest
 
 from experiments import w2_benchmark
 from experiments.lab import command
+from tests.support import pairs
 
 
 def test_bad_options_raise_before_anything_is_written(tmp_path):
     cases = [
-        ({"dims": "3"}, "2, 4, 8, 16, 32"),
+        ({"dims": "3"}, "2, 4, 8, 16, 32, 64, 128, 256"),
         ({"dims": "two"}, "dims = 'two'"),
         ({"solvers": "icnn,sinkhorn"}, "icnn, icnn_cycle, c_transform, lp"),
         ({"solvers": " ,"}, "choose among"),
@@ -100,3 +101,17 @@ def test_a_benchmark_is_resumed_with_more_solvers(tmp_path, data_dir):
     assert (tmp_path / "run" / "table.md").read_text().count("published: ") == 8
     with pytest.raises(ValueError, match="num_steps"):
         w2_benchmark.main(w2_benchmark.Config.smoke(solvers="icnn", **{**options, "num_steps": 16}))
+
+
+@pytest.mark.slow
+def test_a_dimension_without_all_published_numbers_is_measured(tmp_path):
+    for dim in (2, 128):
+        pairs.write(tmp_path, dim)
+    config = w2_benchmark.Config.smoke(dims=None, solvers="icnn", data_dir=str(tmp_path), out=str(tmp_path / "run"))
+    results = w2_benchmark.main(config)
+    assert results["dims"] == [2, 128]
+    assert math.isfinite(results["rows"]["icnn"]["128"]["l2_uvp"]["mean"])
+    lines = w2_benchmark.markdown(results).splitlines()
+    assert "| published: MM:R | 0.1 |  |" in lines
+    assert "| published: QC | 1.5 | 80.5 |" in lines
+    assert (tmp_path / "run" / "maps.png").stat().st_size > 10_000
