@@ -148,6 +148,7 @@ VALID = {
     "eval.precision_recall": {"real": X, "generated": Y, "k": 2},
     "eval.predicted_labels": {"outputs": READ},
     "eval.sap": {"codes": READ, "factors": FACTORS},
+    "eval.min_sliced_plan": {"key": KEY, "x": X, "y": Y, "num": 4, "a": W, "b": W},
     "eval.max_sliced_wp": {"key": KEY, "x": X, "y": Y, "num": 4, "a": W, "b": W, "p": 1.5, "num_steps": 2},
     "eval.sliced_w2_sq": {"key": KEY, "x": X, "y": Y, "num": 16},
     "eval.sliced_wp": {"key": KEY, "x": X, "y": Y, "num": 16, "a": W, "b": W, "p": 1.0},

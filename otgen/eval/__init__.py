@@ -53,6 +53,7 @@ from otgen.eval.neighbours import neighbour_scores as neighbour_scores
 from otgen.eval.neighbours import novelty as novelty
 from otgen.eval.neighbours import precision_recall as precision_recall
 from otgen.eval.sliced import max_sliced_wp as max_sliced_wp
+from otgen.eval.sliced import min_sliced_plan as min_sliced_plan
 from otgen.eval.sliced import sliced_w2_sq as sliced_w2_sq
 from otgen.eval.sliced import sliced_wp as sliced_wp
 from otgen.eval.subsets import subset_divergence as subset_divergence

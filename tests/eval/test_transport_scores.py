@@ -8,7 +8,7 @@ import pytest
 
 from otgen.eval.intervals import bootstrap
 from otgen.eval.maps import cosine, l2_uvp
-from otgen.eval.sliced import max_sliced_wp, projected_wp, sliced_w2_sq, sliced_wp
+from otgen.eval.sliced import max_sliced_wp, min_sliced_plan, projected_wp, sliced_w2_sq, sliced_wp
 from otgen.eval.subsets import subset_divergence, subset_w2_sq
 from otgen.ot.gaussian.frechet import frechet_distance
 
@@ -52,6 +52,39 @@ def test_the_largest_shadow_is_no_smaller_than_those_of_random_directions(key):
     slope = jax.grad(lambda x: max_sliced_wp(key, x, y, 16, num_steps=5).value)(x)
     direction = max_sliced_wp(key, x, y, 16, num_steps=5).direction
     np.testing.assert_allclose(slope, (slope @ direction)[:, None] * direction, atol=1e-6)  # along the direction alone
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_plan_of_the_best_direction_is_pot_and_no_less_than_exact(key, weighted, x64):
+    x, y = X[:40], Y[:30]
+    a, b = (RNG.dirichlet(np.ones(len(points))) if weighted else None for points in (x, y))
+    value, direction, plan = min_sliced_plan(key, x, y, 50, a, b)
+    matrix, _ = ot.min_sliced_transport_plan(x, y, a, b, projections=np.asarray(direction)[:, None])
+    np.testing.assert_allclose(jnp.zeros((40, 30)).at[plan.i, plan.j].add(plan.mass), matrix, atol=1e-12)
+    assert float(value) == pytest.approx(np.sum(matrix * ot.dist(x, y)), rel=1e-10)
+    a, b = (np.full(len(points), 1 / len(points)) if mass is None else mass for mass, points in ((a, x), (b, y)))
+    exact = ot.emd2(a, b, ot.dist(x, y))
+    others = [float(min_sliced_plan(key, x, y, 1, a, b).value) for key in jax.random.split(key, 20)]
+    assert exact < float(value) < np.median(others)
+    on_a_line = min_sliced_plan(key, x[:, :1], y[:, :1], 1, a, b).value
+    assert float(on_a_line) == pytest.approx(ot.emd2(a, b, ot.dist(x[:, :1], y[:, :1])), rel=1e-9)
+
+
+def test_the_best_plan_finds_a_shift_far_away_and_leaves_out_points_without_weight(key):
+    x = jnp.asarray(X[:50], jnp.float32)
+    order = np.random.default_rng(1).permutation(50)
+    value, _, plan = min_sliced_plan(key, x + 1000, x[order] + 1002, 4)
+    np.testing.assert_array_equal(order[plan.j[jnp.argsort(plan.i)]], np.arange(50))
+    assert float(value) == pytest.approx(4 * 8, rel=1e-3)
+    weights = np.ones(50)
+    weights[7] = 0
+    plan = min_sliced_plan(key, x.at[7].set(jnp.finfo(x.dtype).max), x, 4, weights).plan
+    assert float(jnp.sum(jnp.where(plan.i == 7, plan.mass, 0))) == 0
+    slope = jax.grad(lambda x: min_sliced_plan(key, x, x[order] + 1, 4).value)(x)
+    found = min_sliced_plan(key, x, x[order] + 1, 4)
+    np.testing.assert_allclose(jax.grad(lambda x: min_sliced_plan(key, x, x, 4).value)(x), 0, atol=1e-6)
+    assert float(found.value) == pytest.approx(8, rel=1e-4)
+    np.testing.assert_allclose(slope, 0, atol=1e-6)  # x moves both ends alike
 
 
 def test_powers_below_one_are_refused(key):
