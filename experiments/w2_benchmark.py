@@ -173,13 +173,13 @@ def main(config: Config) -> dict[str, Any]:
 
 def check(config: Config) -> list[Run]:
     """Return the runs asked for; raise ValueError for options that cannot be meant, before anything is written."""
+    command.require(config, num_codes=128, num_eval=64)
     dims, seeds = config.dim_list(), config.seed_list()
     wrong = [dim for dim in dims if dim not in wasserstein2.DIMS]
     if wrong:
         raise ValueError(f"dims = {config.dims!r}: choose among {', '.join(map(str, wasserstein2.DIMS))}.")
     if not config.rows() or any(name not in ROWS for name in config.rows()):
         raise ValueError(f"solvers = {config.solvers!r}: choose among {', '.join(ROWS)}.")
-    command.require(config, num_codes=128, num_eval=64)
     unknown = [name for name in config.first_alone() if name not in ROWS]
     if unknown:
         raise ValueError(f"once = {config.once!r}: choose among {', '.join(ROWS)}.")
