@@ -18,7 +18,7 @@ from otgen.ot.check import as_count, as_key, as_mass, is_traced, require_between
 from otgen.ot.exact.line import Coupling, coupling_line
 from otgen.ot.inert import middle
 from otgen.ot.products import product
-from otgen.types import Array, Key
+from otgen.types import Array, Held, Key
 
 _STARTS = 8  # random directions from which the largest distance is sought
 
@@ -176,8 +176,8 @@ def max_sliced_wp(
     x, y = as_samples(1, x=x, y=y)
     num, num_steps = as_count("num", num), as_count("num_steps", num_steps, 0)
     directions = _directions(as_key(key), num, 1, x.shape[1]).astype(x.dtype)
-    sides = (("a", a, x), ("b", b, y))
-    a, b = (None if mass is None else as_mass(name, mass, len(points), x.dtype) for name, mass, points in sides)
+    if a is not None or b is not None:
+        a, b = _masses(x, y, a, b)
     held = jax.lax.stop_gradient((x, y, a, b))
 
     def values(directions: Array) -> Array:
@@ -273,8 +273,7 @@ def min_sliced_plan(
     directions = _directions(as_key(key), as_count("num", num), 1, x.shape[1]).astype(x.dtype)
     if a is None and b is None:
         return _min_sliced(x, y, None, None, directions)
-    sides = (("a", a, x), ("b", b, y))
-    a, b = (as_mass(name, mass, len(points), x.dtype) for name, mass, points in sides)
+    a, b = _masses(x, y, a, b)
     return _min_sliced(x, y, a / a.sum(), b / b.sum(), directions)
 
 
@@ -296,9 +295,12 @@ def _min_sliced(x: Array, y: Array, a: Array | None, b: Array | None, directions
     def price(found: Coupling) -> Array:
         return jnp.sum(found.mass * jnp.sum((x[found.i] - y[found.j]) ** 2, axis=1))
 
-    prices = jax.lax.map(lambda u: jax.lax.stop_gradient(price(plan(u))), directions)
+    block = max(1, sizes.here().alive // ((x.shape[0] + y.shape[0]) * x.shape[1]))  # directions at a time
+    prices = jax.lax.map(
+        lambda u: jax.lax.stop_gradient(price(plan(u))), directions, batch_size=min(block, len(directions))
+    )
     direction = directions[jnp.argmin(prices)]
-    best = plan(direction)
+    best = plan(direction)  # again: the plans of all directions are not kept
     return MinSliced(price(best), direction, best)
 
 
@@ -344,8 +346,12 @@ def projected_wp(
     p = _power(p)
     if a is None and b is None:
         return _projected(x, y, directions, p)
-    a, b = (as_mass(name, mass, points.shape[0], x.dtype) for name, mass, points in (("a", a, x), ("b", b, y)))
-    return _projected_weighted(x, y, directions, a, b, p)
+    return _projected_weighted(x, y, directions, *_masses(x, y, a, b), p)
+
+
+def _masses(x: Array, y: Array, a: ArrayLike | None, b: ArrayLike | None) -> tuple[Held, Held]:
+    """Return weights of both samples; None weighs all points alike."""
+    return as_mass("a", a, x.shape[0], x.dtype), as_mass("b", b, y.shape[0], x.dtype)
 
 
 def _power(p: Any) -> float:
