@@ -39,7 +39,7 @@ class Config(command.Resumable):
     """Options of the experiment."""
 
     dataset: str = "digits"
-    """digits, mnist, fashion_mnist or cifar10."""
+    """digits, mnist, fashion_mnist, stacked_mnist, cifar10 or celeb_a."""
     seed: int = 0
     """Of the start and of random targets."""
     rank: int | None = None
