@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from experiments.lab import command, compare_table, own_images, sets, standard_codes, variants
 from experiments.lab.judge import judged, require_features
-from experiments.lab.trials import note_failure, place_of, run_missing, save, scores_at
+from experiments.lab.trials import is_done, note_failure, place_of, read, run_missing, save, scores_at
 from otgen import data
 from otgen import eval as evaluate
 from otgen.data import toy
@@ -175,6 +175,7 @@ def autoencoder(config: Config, seed: int, train: data.Dataset) -> tuple[Any, An
 def run(bench: Bench, name: str, seed: int) -> None:
     """Train one model with one seed, judge its draws, and write scores.json; a model that diverges is noted."""
     place, scored = _place(bench.config, name, seed), scores_at(bench.config, bench.config.folder(), seed, name)
+    whole = not (place / "checkpoints").exists()
     place.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     try:
@@ -182,7 +183,9 @@ def run(bench: Bench, name: str, seed: int) -> None:
     except NonFinite as error:
         note_failure(scored, f"{name}, seed {seed}", {"model": name, "seed": seed}, error)
         return
-    seconds = time.perf_counter() - start
+    seconds = round(time.perf_counter() - start, 1) if whole else None  # of a training that was stopped nobody knows
+    if not whole and is_done(place / "unscored"):
+        seconds = read(place / "unscored")["seconds"]
     key = jax.random.fold_in(jax.random.key(seed), 3000)
     rows, facts = {}, None
     if bench.config.table:
@@ -190,7 +193,7 @@ def run(bench: Bench, name: str, seed: int) -> None:
         rows = {row: judged(bench.judge, key, draw, *how) for row, draw in draws.items()}
         facts = {**bench.judge.facts(bench.config.draws), "budget_flops": bench.budget}
     shown = {row: draw(key, 400 if bench.config.is_toy() else 100) for row, draw in draws.items()}
-    scores = {"model": name, "seed": seed, "seconds": round(seconds, 1), "notes": notes, "judge": facts, "rows": rows}
+    scores = {"model": name, "seed": seed, "seconds": seconds, "notes": notes, "judge": facts, "rows": rows}
     save(scored, scores, shown)
 
 
@@ -228,7 +231,8 @@ def _place(config: Config, name: str, seed: int) -> Path:
 
 def show(config: Config, results: dict[str, Any]) -> str:
     """Return the table, and where the figures are."""
-    figures = ", ".join(str(config.folder() / name) for name in ("samples.png", "scores.png"))
+    drawn = (config.folder() / name for name in ("samples.png", "scores.png"))
+    figures = ", ".join(str(path) for path in drawn if path.exists())
     return f"{compare_table.markdown(results)}\nfigures: {figures}"
 
 

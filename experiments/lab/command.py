@@ -320,6 +320,8 @@ def cli(kind: type, main: Callable[[Any], Any], description: str | None, show: C
         raise
     if hosts.is_first():
         print(show(config, results))
+        if not getattr(config, "table", True):
+            print("not scored: the same command with --resume and without --no-table scores what was trained")
         if getattr(config, "tensorboard", False):
             print(f"TensorBoard: tensorboard --logdir {config.folder() / 'events'}")
 

@@ -58,6 +58,8 @@ def markdown(
     """Return the table of rows of summaries, in the columns (name: title) that any row has."""
     shown = [name for name in columns if any(name in row for row in rows.values())]
     lines = {name: [cell(row.get(column)) for column in shown] for name, row in rows.items()}
+    if not shown:
+        return "No scores."
     return grid([columns[name] for name in shown], lines)
 
 

@@ -93,7 +93,7 @@ def stage(
       settings: JSON-like, what makes the numbers beside `config`; a checkpoint of other settings is refused.
 
     Returns:
-      Its result, and its seconds; None for the seconds where an earlier run had begun it.
+      Its result, and its seconds: those of then where an earlier run had done it all, None where one had begun it.
     """
     identity = {**config.identity(), "stage": name, **({} if settings is None else {"settings of the stage": settings})}
     saved = Checkpoints(place / "checkpoints", identity)
@@ -105,7 +105,20 @@ def stage(
             start = time.perf_counter()
             result = jax.block_until_ready(work(callback=callback, checkpoints=checkpoints))
             seconds = time.perf_counter() - start
-    return result, None if begun is not None else round(seconds, 2)
+    return result, _seconds(place / "seconds.json", seconds, begun, total)
+
+
+def _seconds(path: Path, seconds: float, begun: int | None, total: int | None) -> float | None:
+    """Return how long a stage took, of one that is done from its file; None if it was stopped in between."""
+    if begun is None:
+        seconds = round(seconds, 2)
+        if hosts.is_first():
+            write(path, seconds)
+        return seconds
+    if total is None or begun < total:
+        path.unlink(missing_ok=True)
+        return None
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def place_of(folder: Path, seed: int, group: str) -> Path:

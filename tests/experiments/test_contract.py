@@ -95,6 +95,8 @@ def test_without_a_table_a_run_is_trained_and_drawn_and_scored_later(tmp_path, m
     trained = {path: path.read_text() for path in (tmp_path / "run").rglob("metrics.jsonl")}
     assert trained
     later = module.main(dataclasses.replace(config, table=True, resume=True))
+    for name, row in first["rows"].items():
+        assert later["rows"][name].get("seconds") == row.get("seconds"), name  # of the training, not of the scoring
     assert {name for row in later["rows"].values() for name in row} & {"frechet", "w2_sq"}
     assert {path: path.read_text() for path in trained} == trained  # nothing is trained again
     again = module.main(module.Config.smoke(out=str(tmp_path / "straight"), **UNSCORED[module]))
@@ -119,7 +121,7 @@ def test_a_stage_says_where_it_continues(tmp_path, capsys):
     assert run(4)[0] is None
     assert capsys.readouterr().out == ""
     state, seconds = run(9)
-    assert seconds is None
+    assert seconds is None  # of a stage that went on nobody knows
     assert state["w"].tolist() == [4, 4]
     assert capsys.readouterr().out == "training: continues at step 4\n"
     assert run(9)[0]["w"].tolist() == [9, 9]
