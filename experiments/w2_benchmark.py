@@ -52,9 +52,10 @@ class Row(NamedTuple):
     fields: dict[str, Any]
 
 
+_PLAIN = {"hidden": (64, 64, 32), "sharpness": None}
 ROWS = {
-    "icnn": Row("icnn", "gradient", {"num_steps": 15_000, "learning_rate": 0.03}),
-    "icnn_cycle": Row("icnn", "gradient", {"num_steps": 15_000, "learning_rate": 0.01, "cycle": 2.0}),
+    "icnn": Row("icnn", "gradient", {"num_steps": 6000, "average": 0.999}),
+    "icnn_cycle": Row("icnn", "gradient", {"num_steps": 15_000, "learning_rate": 0.01, "cycle": 2.0, **_PLAIN}),
     "c_transform": Row("c_transform", "argmax", {"num_steps": 600, "learning_rate": 3e-3, "batch_size": 1024}),
     "lp": Row("lp", "gradient", {}),
 }
@@ -77,7 +78,7 @@ class Config(command.Seeds, command.Resumable):
     json: str | None = None
     """Also write the results there, with the machine and the versions, without curves."""
     num_codes: int = 2**16
-    """Draws of the target that the maps are trained on."""
+    """Draws of the target that the maps keep; they are trained on fresh ones."""
     num_eval: int = 2**14
     """Fresh points that the maps are measured on."""
     num_steps: int | None = None
@@ -145,12 +146,12 @@ class Pair(NamedTuple):
 
     Attributes:
       sampler: draws the source.
-      draw_codes: (key, num) -> draws of the target.
+      target: draws the target.
       truth: the optimal map.
     """
 
     sampler: Sampler
-    draw_codes: Callable[[Key, int], Array]
+    target: Sampler
     truth: Callable[[Array], Array]
 
 
@@ -201,11 +202,11 @@ def load(dim: int, data_dir: str | None) -> Pair:
         del dim
         return wasserstein2.sample(key, benchmark, num)
 
-    return Pair(
-        sampler,
-        lambda key, num: wasserstein2.sample_target(key, benchmark, num),
-        functools.partial(wasserstein2.transport, benchmark),
-    )
+    def target(key: Key, num: int, dim: int) -> Array:
+        del dim
+        return wasserstein2.sample_target(key, benchmark, num)
+
+    return Pair(sampler, target, functools.partial(wasserstein2.transport, benchmark))
 
 
 def solve(config: Config, pair: Pair, run: Run) -> None:
@@ -213,29 +214,29 @@ def solve(config: Config, pair: Pair, run: Run) -> None:
     place = config.place(run)
     place.mkdir(parents=True, exist_ok=True)
     key = jax.random.key(run.seed)
-    codes = pair.draw_codes(jax.random.fold_in(key, 1), config.num_codes)
     scores: dict[str, Any] = {**run._asdict(), "rows": {}}
     try:
         if run.row == REFERENCE:
-            scores["rows"] = references(config, pair, key, codes)
+            scores["rows"] = references(config, pair, key, run.dim)
         else:
-            scores["rows"][run.row], scores["curve"] = learned(config, pair, run, key, codes)
+            scores["rows"][run.row], scores["curve"] = learned(config, pair, run, key)
     except NonFinite as error:
         print(f"d = {run.dim}, {run.row}, seed {run.seed}: {error}")
         scores["failed"] = str(error)
     command.write(place / "scores.json", scores)
 
 
-def references(config: Config, pair: Pair, key: Key, codes: Array) -> dict[str, dict[str, float | None]]:
+def references(config: Config, pair: Pair, key: Key, dim: int) -> dict[str, dict[str, float | None]]:
     """Return scores of maps that need no training, and of the truth."""
-    x = pair.sampler(jax.random.fold_in(key, 2), config.num_codes, codes.shape[1])
+    codes = pair.target(jax.random.fold_in(key, 1), config.num_codes, dim)
+    x = pair.sampler(jax.random.fold_in(key, 2), config.num_codes, dim)
     own, other = gaussian.moments(x), gaussian.moments(codes)
     forward = gaussian.transport_map(own.mean, own.covariance(), other.mean, other.covariance())
     backward = gaussian.transport_map(other.mean, other.covariance(), own.mean, own.covariance())
-    fresh = pair.sampler(_fresh(key), config.num_eval, codes.shape[1])
+    fresh = pair.sampler(_fresh(key), config.num_eval, dim)
     moved = pair.truth(x)
     return {
-        "linear": against(pair, fresh, forward) | inverted(config, pair, key, codes.shape[1], backward),
+        "linear": against(pair, fresh, forward) | inverted(config, pair, key, dim, backward),
         "constant": against(pair, fresh, lambda x: jnp.broadcast_to(codes.mean(0), x.shape)),
         "identity": against(pair, fresh, lambda x: x),
         "truth": {
@@ -267,18 +268,19 @@ def _number(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def learned(config: Config, pair: Pair, run: Run, key: Key, codes: Array) -> tuple[dict[str, Any], dict[str, Any]]:
+def learned(config: Config, pair: Pair, run: Run, key: Key) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train a solver; return its scores and its objective by updates."""
     place, row, settings = config.place(run), ROWS[run.row], config.settings(run.row, run.dim)
-    cut = plan(settings, len(codes))
+    cut = plan(settings, config.num_codes)
     label = f"d = {run.dim}, {run.row}, seed {run.seed}"
     saved = Checkpoints(place / "checkpoints", config.identity_of(run))
     with saved as checkpoints, Progress(cut.calls, label, config.progress) as bar:
         whole = checkpoints.newest() is None
         options = {"callback": together(bar, JsonLines(place / "metrics.jsonl", run.row)), "checkpoints": checkpoints}
         options |= {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-        fit = functools.partial(neural_map.fit, jax.random.fold_in(key, 5), pair.sampler, codes, solver=row.solver)
-        seconds, found = clock(lambda: fit(**options))
+        options |= {"solver": row.solver, "dim": run.dim, "num_codes": config.num_codes}
+        fit_key = jax.random.fold_in(key, 5)
+        seconds, found = clock(lambda: neural_map.fit(fit_key, pair.sampler, pair.target, **options))
         seconds = round(seconds, 1) if whole else None  # of a stopped run nobody knows
     info = neural_map.evaluate(_fresh(key), found, pair.truth, num=config.num_eval, form=row.form)
     scores = {name: _number(value) for name, value in info._asdict().items()}

@@ -206,7 +206,8 @@ def fit_images(name, **own):
 
 
 def fit_map(solver):
-    kind, own = type(og.maps.neural_map.config_of(solver)), {"codes": X, "solver": solver, "neighbours": 2.0}
+    kind = type(og.maps.neural_map.config_of(solver))
+    own = {"codes": X, "solver": solver, "neighbours": 2.0, "dim": D, "num_codes": N}
     return fitted(kind, {"hidden": (4,), "num_steps": 2, "batch_size": 4}, **own) | {"sampler": None}
 
 

@@ -11,11 +11,10 @@ from jax.typing import ArrayLike
 
 from otgen.eval.intervals import Estimate, mean_of
 from otgen.eval.samples import as_samples
-from otgen.ot import sinkhorn
 from otgen.ot.check import as_count, as_key, require_positive
 from otgen.ot.costs import PairwiseCost
 from otgen.ot.exact import assignment
-from otgen.ot.sinkhorn.divergence import sinkhorn_divergence
+from otgen.ot.sinkhorn.divergence import Info, sinkhorn_divergence
 from otgen.types import Array, Key
 
 
@@ -69,7 +68,7 @@ def subset_divergence(
     max_steps: ArrayLike = 2000,
     debiased: bool = False,
     return_info: bool = False,
-) -> Estimate | tuple[Estimate, sinkhorn.Info]:
+) -> Estimate | tuple[Estimate, Info]:
     """Return the mean Sinkhorn divergence of random subsets of two samples, with the cost |x - y|^2.
 
     What it keeps of the bias of `subset_w2_sq` falls like 1 / num, but with a factor that grows with 1 / epsilon.
@@ -86,8 +85,8 @@ def subset_divergence(
       tol: marginal error of the solves.
       max_steps: limit on products with the kernel, for each.
       debiased: as in `subset_w2_sq`.
-      return_info: whether to return Info too, whose fields are those of all divergences, [repeats], or [repeats, 4]
-        where debiased: `og.explain` says how many ended how.
+      return_info: whether to return Info too, whose fields are those of all divergences, [repeats, ...], or
+        [repeats, 4, ...] where debiased: `og.explain` says how many ended how.
 
     Returns:
       Estimate in squared units of the features. With `return_info` also Info.
@@ -118,7 +117,7 @@ def subset_divergence(
     if not return_info:
         return found
     shape = (repeats, 4) if debiased else (repeats,)
-    return found, jax.tree.map(lambda *of: jnp.stack(of).reshape(shape), *infos)
+    return found, jax.tree.map(lambda *of: jnp.stack(of).reshape(*shape, *of[0].shape), *infos)
 
 
 def _mean_cost(x: Array, y: Array) -> Array:

@@ -100,11 +100,10 @@ def loss(params: Any, module: Potential, table: Table, x: Array, y: Array, candi
 
 
 def make_update(module: Potential, config: Config, sampler: Sampler):
-    """Return `update(network, table, codes, index, key, axis_name) -> (network, table, metrics)`."""
+    """Return `update(network, table, codes, key, axis_name) -> (network, table, metrics)`."""
     transform = optimiser(config)
 
-    def update(network: TrainState, table: Table, y: Array, index: Array, key: Key, axis_name: str | None):
-        del index
+    def update(network: TrainState, table: Table, y: Array, key: Key, axis_name: str | None):
         noise_key, pool_key = jax.random.split(key)
         x = noise(sampler, noise_key, network.step, *y.shape, axis_name)
         candidates = table.codes

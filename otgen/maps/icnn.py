@@ -1,24 +1,28 @@
-"""A convex potential trained by minimisation alone: the dual of transport with exact, remembered conjugates.
+"""A convex potential trained by minimisation alone: the dual of transport with refined conjugates.
 
 Minimises, over input-convex networks psi,
 
-    J(psi) = E_x psi(x) + mean_j psi*(y_j),    psi*(y) = max_x <x, y> - psi(x),
-    inf J = (E|x|^2 + mean_j |y_j|^2 - W2^2) / 2,
+    J(psi) = E_x psi(x) + E_y psi*(y),    psi*(y) = max_x <x, y> - psi(x),
+    inf J = (E|x|^2 + E|y|^2 - W2^2) / 2,
 
-and grad psi is the map. J is convex in the values of psi, and its gradient needs the maximisers x*(y_j) alone. Every
-code keeps its own from one visit to the next: psi starts as |x|^2 / 2, whose conjugate is known, and changes little
-between two visits, so that a few quasi-Newton steps follow it (`ot.conjugate`).
+and grad psi is the map. J is convex in the values of psi, and its gradient needs the maximisers x*(y) alone. A second
+network, regressed on the maximisers found so far, says where they are; quasi-Newton steps from there refine them
+(`ot.conjugate`), most of them where psi has creases, on which the map is won or lost:
 
-With `cycle` > 0 a second convex network phi guesses the maximisers instead, x*(y) = grad phi(y), held to it by the
-cycle term of Korotin et al., and the two minimise
+    J(psi) - inf J = E <T - grad psi, H^-1 (T - grad psi)> / 2 to second order, with H the Hessian of psi,
 
-    E_x psi(x) - mean_j psi(x*(y_j)) + cycle mean_j |grad psi(grad phi(y_j)) - y_j|^2,
+weighs an error on a crease, where H is large, least of all.
+
+With `cycle` > 0 the second network is the gradient of a convex phi, and nothing is refined: x*(y) = grad phi(y), held
+to it by the cycle term of Korotin et al., and the two minimise
+
+    E_x psi(x) - E_y psi(x*(y)) + cycle E_y |grad psi(grad phi(y)) - y|^2,
 
 the maximisers held fixed in the second term. It needs no inner steps, and its maximisers are only as good as phi. All
 of it in standard units (`training.Units`), in which the identity is a start.
 
-Reference: Taghvaei and Jalali (2019), arXiv 1902.07197, for the dual; Amos (2023), arXiv 2210.12153, for refined
-conjugates; Korotin et al. (2021), arXiv 1909.13082, for the cycle term.
+Reference: Taghvaei and Jalali (2019), arXiv 1902.07197, for the dual; Amos (2023), arXiv 2210.12153, for conjugates
+that are predicted by a network and refined; Korotin et al. (2021), arXiv 1909.13082, for the cycle term.
 """
 
 from __future__ import annotations
@@ -32,14 +36,15 @@ import jax.numpy as jnp
 import optax
 
 from otgen.maps.training import MapSettings, noise, optimiser
-from otgen.nn.potentials import Convex
+from otgen.nn.potentials import Convex, Displacement
 from otgen.ot import conjugate
-from otgen.train.parallel import gathered
-from otgen.train.state import TrainState
+from otgen.train.descent import descend
+from otgen.train.state import TrainState, start
 from otgen.types import Array, Key, Sampler, averaged
 
 _BLOCK = 4096  # codes whose conjugates are found together
-_FINAL_STEPS = 200  # of every code's conjugate, once training is done
+_FINAL = {"num_steps": 60, "halvings": 4}  # of every conjugate, once training is done
+_GUESS_RATE = 3e-3  # peak of the schedule of the network that predicts maximisers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,45 +53,76 @@ class Config(MapSettings):
 
     Attributes:
       rank: squares in every unit of the network.
-      refinements: quasi-Newton steps on the conjugate of every code of an update.
-      cycle: weight of the cycle term; 0 for exact conjugates.
+      sharpness: see `nn.potentials.Convex`; None for units that are all alike.
+      refinements: quasi-Newton steps on the conjugate of every point of an update, and as many more on the half of them
+        that is left with the larger residuals, on the half of that, and so on, `halvings` times.
+      halvings: see refinements.
+      guess: widths of the network that predicts maximisers.
+      cycle: weight of the cycle term; 0 for refined conjugates.
     """
 
-    hidden: Sequence[int] = (64, 64, 32)
+    hidden: Sequence[int] = (128, 128, 64)
     num_steps: int = 10_000
     batch_size: int = 1024
-    learning_rate: float = 2e-2
+    learning_rate: float = 3e-2
     rank: int = 1
-    refinements: int = 4
+    sharpness: float | None = 2.0
+    refinements: int = 6
+    halvings: int = 4
+    guess: Sequence[int] = (128, 128)
     cycle: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.whole("rank", "refinements")
+        self.whole("halvings", least=0)
+        self.whole_each("guess")
         self.not_negative("cycle")
+        if self.sharpness is not None:
+            self.not_negative("sharpness")
 
 
 class Table(NamedTuple):
-    """What is remembered of every code.
+    """What is known of maximisers once training is done.
 
     Attributes:
-      points: the maximiser x*(y_j) found last [N, d].
+      points: that of every code, x*(y_j) [N, d].
       lengths: gradient step that suits the curvature there [N].
+      guess: parameters of the network that predicts them; None if there is a cycle, and in maps of version 0.1.
     """
 
     points: Array
     lengths: Array
+    guess: Any = None
 
 
-def init(key: Key, config: Config, sampler: Sampler, codes: Array) -> tuple[Convex, Any, Table]:
-    """Return the network, its parameters (of two networks if there is a cycle) and the table, in standard units."""
+class Guess(NamedTuple):
+    """What training remembers of maximisers.
+
+    Attributes:
+      network: parameters of the network that predicts them, and its optimiser; empty if there is a cycle.
+      length: gradient step that suited half of the points of the last update [].
+    """
+
+    network: TrainState | tuple[()]
+    length: Array
+
+
+def init(key: Key, config: Config, sampler: Sampler, codes: Array) -> tuple[Convex, Any, Guess]:
+    """Return the network, its parameters (of two networks if there is a cycle) and the guess, in standard units."""
     del sampler
-    module = Convex(config.hidden, config.rank)
+    module = Convex(config.hidden, config.rank, 0.1, config.sharpness)
     keys = jax.random.split(key)
     params = {"forward": module.init(keys[0], codes[:1])["params"]}
     if config.cycle > 0:
         params["backward"] = module.init(keys[1], codes[:1])["params"]
-    return module, params, Table(codes, jnp.ones(len(codes), codes.dtype))
+        return module, params, Guess((), jnp.ones((), codes.dtype))
+    guess = Displacement(config.guess).init(keys[1], codes[:1])["params"]
+    return module, params, Guess(start(_optimiser(config), guess), jnp.ones((), codes.dtype))
+
+
+def _optimiser(config: Config) -> optax.GradientTransformation:
+    return optimiser(dataclasses.replace(config, learning_rate=_GUESS_RATE))
 
 
 def potential(params: Any, module: Convex, name: str = "forward") -> Callable[[Array], Array]:
@@ -100,12 +136,28 @@ def gradient(params: Any, module: Convex, table: Any, x: Array, name: str = "for
     return jax.grad(lambda x: potential(params, module, name)(x).sum())(x)
 
 
-def conjugates(params: Any, module: Convex, table: Table, y: Array) -> conjugate.Conjugate:
-    """Return conjugates of points y [n, d] that start from what the table [n] says, block by block."""
+def predicted(params: Any, module: Convex, guess: Any, y: Array) -> Array:
+    """Return the maximisers [n, d] of points y [n, d] as a network says that they are, `guess` or that of the cycle."""
+    if "backward" in params:
+        return gradient(params, module, None, y, "backward")
+    widths = [guess[f"Dense_{k}"]["bias"].shape[0] for k in range(len(guess) - 1)]
+    return Displacement(widths).apply({"params": guess}, y)
+
+
+def finished(params: Any, module: Convex, guess: Guess, codes: Array) -> tuple[conjugate.Conjugate, Table]:
+    """Return the conjugates of all codes [N, d], and the table, once training is done."""
+    told = guess.network.params if guess.network else None
+    lengths = jnp.full(len(codes), guess.length, codes.dtype)
+    found = conjugates(params, module, predicted(params, module, told, codes), lengths, codes)
+    return found, Table(found.points, found.step, told)
+
+
+def conjugates(params: Any, module: Convex, points: Array, lengths: Array, y: Array) -> conjugate.Conjugate:
+    """Return conjugates of points y [n, d] from where to start, points [n, d] and steps [n], block by block."""
     psi = potential(params, module)
 
     def block(one: tuple) -> conjugate.Conjugate:
-        return conjugate.solve(psi, one[0], one[1], step=one[2], num_steps=_FINAL_STEPS)
+        return conjugate.solve(psi, one[0], one[1], step=one[2], **_FINAL)
 
     num, size = len(y), min(len(y), _BLOCK)
 
@@ -113,42 +165,47 @@ def conjugates(params: Any, module: Convex, table: Table, y: Array) -> conjugate
         padding = ((0, -num % size), *((0, 0),) * (leaf.ndim - 1))
         return jnp.pad(leaf, padding, mode="edge").reshape(-1, size, *leaf.shape[1:])
 
-    found = jax.lax.map(block, jax.tree.map(fold, (y, *table)))
+    found = jax.lax.map(block, jax.tree.map(fold, (y, points, lengths)))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num], found)
 
 
 def make_update(module: Convex, config: Config, sampler: Sampler):
-    """Return `update(network, table, codes, index, key, axis_name) -> (network, table, metrics)`."""
+    """Return `update(network, guess, y, key, axis_name) -> (network, guess, metrics)`."""
     transform = optimiser(config)
-    method = _loss_of_cycle if config.cycle > 0 else _loss
 
-    def update(network: TrainState, table: Table, y: Array, index: Array, key: Key, axis_name: str | None):
+    def update(network: TrainState, guess: Guess, y: Array, key: Key, axis_name: str | None):
         x = noise(sampler, key, network.step, *y.shape, axis_name)
-        before = Table(table.points[index], table.lengths[index])
-        slope, (found, metrics) = jax.grad(method, has_aux=True)(network.params, module, config, x, y, before)
-        slope, metrics = averaged((slope, metrics), axis_name)
-        index, found = gathered((index, found), axis_name)
-        table = jax.tree.map(lambda all_, some: all_.at[index].set(some), table, found)
-        updates, opt_state = transform.update(slope, network.opt_state, network.params)
-        params = optax.apply_updates(network.params, updates)
-        return TrainState(params, opt_state, network.step + 1), table, metrics
+        if config.cycle > 0:
+            network, metrics = descend(transform, network, _loss_of_cycle, module, config, x, y, axis_name=axis_name)
+            return network, guess, metrics
+        found = _refined(network.params, module, config, guess, y)
+        network, metrics = descend(transform, network, _loss, module, x, y, found, axis_name=axis_name)
+        told, _ = descend(_optimiser(config), guess.network, _misfit, config, y, found.points, axis_name=axis_name)
+        return network, Guess(told, averaged(jnp.median(found.step), axis_name)), metrics
 
     return update
 
 
-def _loss(params: Any, module: Convex, config: Config, x: Array, y: Array, before: Table) -> tuple[Array, Any]:
-    frozen = jax.lax.stop_gradient(params)
-    found = conjugate.solve(
-        potential(frozen, module), y, before.points, step=before.lengths, num_steps=config.refinements
-    )
+def _refined(params: Any, module: Convex, config: Config, guess: Guess, y: Array) -> conjugate.Conjugate:
+    before = predicted(params, module, guess.network.params, y)
+    steps = {"num_steps": config.refinements, "halvings": config.halvings}
+    return conjugate.solve(potential(params, module), y, before, step=guess.length, **steps)
+
+
+def _loss(params: Any, module: Convex, x: Array, y: Array, found: conjugate.Conjugate) -> tuple[Array, dict]:
     psi = potential(params, module)
-    forward = jnp.mean(psi(x))
-    value = forward - jnp.mean(psi(found.points))  # its gradient is that of J, by the envelope theorem
-    metrics = {"objective": forward + jnp.mean(found.values), "residual": jnp.sqrt(jnp.mean(found.residual**2))}
-    return value, (Table(found.points, found.step), metrics)
+    forward, back = jnp.mean(psi(x)), jnp.mean(psi(found.points))
+    # the gradient of the difference is that of J, by the envelope theorem
+    objective = forward - back + jnp.mean(jnp.sum(found.points * y, axis=1))
+    return objective, {"objective": objective, "residual": jnp.sqrt(jnp.mean(found.residual**2))}
 
 
-def _loss_of_cycle(params: Any, module: Convex, config: Config, x: Array, y: Array, before: Table) -> tuple[Array, Any]:
+def _misfit(params: Any, config: Config, y: Array, points: Array) -> tuple[Array, dict]:
+    value = jnp.mean(jnp.sum((Displacement(config.guess).apply({"params": params}, y) - points) ** 2, axis=1))
+    return value, {}
+
+
+def _loss_of_cycle(params: Any, module: Convex, config: Config, x: Array, y: Array) -> tuple[Array, dict]:
     guess = gradient(params, module, None, y, "backward")
     fixed = jax.lax.stop_gradient(guess)
     psi = potential(params, module)
@@ -156,4 +213,4 @@ def _loss_of_cycle(params: Any, module: Convex, config: Config, x: Array, y: Arr
     missed = jnp.mean(jnp.sum((gradient(params, module, None, guess) - y) ** 2, axis=1))
     value = forward - jnp.mean(back) + config.cycle * missed
     objective = forward + jnp.mean(jnp.sum(fixed * y, axis=1) - back)
-    return value, (Table(fixed, before.lengths), {"objective": objective, "residual": jnp.sqrt(missed)})
+    return value, {"objective": objective, "residual": jnp.sqrt(missed)}

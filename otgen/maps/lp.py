@@ -87,11 +87,10 @@ def loss(
 
 
 def make_update(module: Potential, config: Config, sampler: Sampler):
-    """Return `update(network, table, codes, index, key, axis_name) -> (network, table, metrics)`."""
+    """Return `update(network, table, codes, key, axis_name) -> (network, table, metrics)`."""
     transform = optimiser(dataclasses.replace(config, num_steps=config.num_steps * config.regressions))
 
-    def update(network: TrainState, table: tuple[()], y: Array, index: Array, key: Key, axis_name: str | None):
-        del index
+    def update(network: TrainState, table: tuple[()], y: Array, key: Key, axis_name: str | None):
         x = noise(sampler, key, network.step // config.regressions, *y.shape, axis_name)
         problem = _solve(x, y, axis_name)
 

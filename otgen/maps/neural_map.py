@@ -1,8 +1,10 @@
-"""Transport maps from a source one can sample to given codes, learned as one potential: three solvers, one interface.
+"""Transport maps from a law one can draw from to codes or to another such law, learned as one potential.
+
+Three solvers, one interface:
 
     "c_transform"  a discriminator that minimises the semi-dual over the codes (`c_transform`)
     "lp"           a discriminator regressed on exact potentials of minibatches (`lp`)
-    "icnn"         a convex potential with exact conjugates, or with cycle regularisation (`icnn`)
+    "icnn"         a convex potential with refined conjugates, or with cycle regularisation (`icnn`)
 
 All of them minimise, none plays a game. Solvers work in standard units; costs, potentials and W2^2 that come out are
 those of |x - y|^2 (twice the halved ones).
@@ -140,22 +142,27 @@ def config_of(solver: str, **fields: Any) -> MapSettings:
 def fit(
     key: Key,
     sampler: Sampler | None,
-    codes: ArrayLike,
+    codes: ArrayLike | Sampler,
     *,
     solver: str = "c_transform",
+    dim: int | None = None,
+    num_codes: int = 2**15,
     neighbours: float = 3.0,
     callback: Callback | None = None,
     checkpoints: Any = None,
     **config: Any,
 ) -> Map:
-    """Learn the optimal map for |x - y|^2 from a source to codes. It takes no labels, `models.latent_ot` does.
+    """Learn the optimal map for |x - y|^2 from a source to codes, or to another law. It takes no labels.
 
     Args:
       key: random key.
       sampler: the source law: a prior of `og.latent`, a law of `og.source`, or a hashable function f(key, num, dim);
         N(0, I) for None.
-      codes: targets [N, d], equally likely.
+      codes: targets [N, d], equally likely; or the law of the target, of which every update draws anew.
       solver: "c_transform", "lp" or "icnn".
+      dim: dimension of the target, where that is a law; else that of the codes.
+      num_codes: draws of the target, where that is a law, that the map keeps as its codes: those which "argmax" and
+        "barycentre" send to, and which the dual value is an average over. Codes that are given are all kept.
       neighbours: codes that a barycenter weighs effectively, on average: sets the temperature.
       callback: called every 10 calls of the training step, of `updates_per_call` updates each, with metrics.
       checkpoints: a folder, or `train.Checkpoints`, to save in and to go on from, bit-identically.
@@ -165,8 +172,9 @@ def fit(
       Map.
 
     Raises:
-      ValueError: for codes of another shape or not finite or all alike, a source of another dimension, unknown
-        solvers, fields out of range, batches that do not divide among the devices.
+      ValueError: for codes of another shape or not finite or all alike, a source of another dimension, a law of the
+        target without its dimension, a dimension that is not that of the codes, unknown solvers, fields out of range,
+        batches that do not divide among the devices.
       TypeError: for a field that the solver's Config does not have.
 
     Example:
@@ -178,32 +186,35 @@ def fit(
     """
     settings = config_of(solver, **config)
     check_readers(callback, checkpoints)
-    codes = as_points("codes", codes)
-    if not float(jnp.ptp(codes, axis=0).max()) > 0:
-        raise ValueError("all codes coincide: there is no map to learn.")
     require_between("neighbours", neighbours, *NEIGHBOURS)
     as_key(key)
     sampler = gaussian if sampler is None else as_sampler(sampler)
-    _check_source(key, sampler, codes)
+    target, codes = _target(key, codes, dim, num_codes)
+    _check_law("source", key, sampler, codes.shape[1])
+    if not float(jnp.ptp(codes, axis=0).max()) > 0:
+        raise ValueError("all codes coincide: there is no map to learn.")
     method = SOLVERS[solver]
     init_key, unit_key, train_key, heat_key = jax.random.split(key, 4)
     units = training.units_of(unit_key, sampler, codes)
     source, targets = training.standard(sampler, units), _to_standard(units, codes)
+    drawn = None if target is None else training.standard(target, units, of="codes")
+    known = {"solver": solver, "sampler": sampler, "codes": codes} | ({} if target is None else {"target": target})
     module, params, table = method.init(init_key, settings, source, targets)
-    with opened(checkpoints, "map", settings, solver=solver, sampler=sampler, key=key, codes=codes) as saved:
+    with opened(checkpoints, "map", settings, key=key, **known) as saved:
         state = training.run(
             train_key,
             method.make_update(module, settings, source),
             training.start(params, settings, table),
             targets,
             settings,
+            drawn,
             callback=callback,
             checkpoints=saved,
         )
     params, table, residual = state.average, state.table, jnp.zeros((), codes.dtype)
     if solver == "icnn":
-        found = _conjugates(module, params, table, targets)
-        h, table = -found.values, icnn.Table(found.points, found.step)
+        found, table = jax.jit(icnn.finished, static_argnums=1)(params, module, table, targets)
+        h = -found.values
         residual = units.code_scale * jnp.sqrt(jnp.mean(found.residual**2))
     else:
         h = jax.jit(method.heights, static_argnums=1)(params, module, table, targets)
@@ -213,19 +224,29 @@ def fit(
     return Map(solver, module, sampler, params, table, units, codes, h, temperature, residual)
 
 
-def _check_source(key: Key, sampler: Sampler, codes: Array) -> None:
-    shape = jax.eval_shape(lambda key: sampler(key, 3, codes.shape[1]), key).shape
-    if shape != (3, codes.shape[1]):
-        raise ValueError(f"the source draws 3 points as {shape} for codes {codes.shape}: it must give [num, dim].")
+def _target(key: Key, codes: ArrayLike | Sampler, dim: int | None, num: int) -> tuple[Sampler | None, Array]:
+    """Return the law of the target, if it is one, and the codes that are kept."""
+    dim, num = None if dim is None else as_count("dim", dim), as_count("num_codes", num, 2)
+    if not callable(codes):
+        codes = as_points("codes", codes)
+        if dim not in (None, codes.shape[1]):
+            raise ValueError(f"dim = {dim} for codes {codes.shape}: leave dim out, it is that of the codes.")
+        return None, codes
+    target = as_sampler(codes)
+    if dim is None:
+        raise ValueError("the target is a law that is drawn from: say its dimension, dim=.")
+    _check_law("target", key, target, dim)
+    return target, as_points("codes", jax.jit(target, static_argnums=(1, 2))(jax.random.fold_in(key, 1), num, dim))
+
+
+def _check_law(name: str, key: Key, sampler: Sampler, dim: int) -> None:
+    shape = jax.eval_shape(lambda key: sampler(key, 3, dim), key).shape
+    if shape != (3, dim):
+        raise ValueError(f"the {name} draws 3 points of {dim} coordinates as {shape}: it must give [num, dim].")
 
 
 def _to_standard(units: Units, codes: Array) -> Array:
     return (codes - units.code_mean) / units.code_scale
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _conjugates(module: Any, params: Any, table: Any, y: Array) -> conjugate.Conjugate:
-    return icnn.conjugates(params, module, table, y)
 
 
 def _weights(values: Array, temperature: ArrayLike) -> Array:
@@ -366,7 +387,7 @@ def potential(map_: Map, y: ArrayLike) -> Array:
     y = _checked(map_, "y", y)
     standard = _to_standard(map_.units, y)
     if map_.solver == "icnn":
-        h = -_conjugates(map_.module, map_.params, _nearest(map_, standard), standard).values
+        h = -_conjugates(map_, standard).values
     else:
         h = SOLVERS[map_.solver].heights(map_.params, map_.module, map_.table, standard)
     units = map_.units
@@ -402,17 +423,20 @@ def inverse(map_: Map, y: ArrayLike) -> conjugate.Conjugate:
             "or draw noise from the cell of a code."
         )
     standard, units = _to_standard(map_.units, _checked(map_, "y", y)), map_.units
-    found = _conjugates(map_.module, map_.params, _nearest(map_, standard), standard)
+    found = _conjugates(map_, standard)
     points = units.source_mean + units.source_scale * found.points
     return found._replace(points=points, residual=units.code_scale * found.residual)
 
 
 @jax.jit
-def _nearest(map_: Map, y: Array) -> Any:
-    """What is known of the codes nearest to points y [n, d] in standard units: where their conjugates may start."""
-    codes = _to_standard(map_.units, map_.codes)
-    _, index = top_scores(y, codes, -0.5 * jnp.sum(codes**2, axis=1))
-    return jax.tree.map(lambda leaf: leaf[index[:, 0]], map_.table)
+def _conjugates(map_: Map, y: Array) -> conjugate.Conjugate:
+    """Return conjugates of points y [n, d] in standard units, from where the network predicts, or the nearest code."""
+    codes, table = _to_standard(map_.units, map_.codes), map_.table
+    nearest = top_scores(y, codes, -0.5 * jnp.sum(codes**2, axis=1))[1][:, 0]
+    start = table.points[nearest]
+    if table.guess is not None or "backward" in map_.params:
+        start = icnn.predicted(map_.params, map_.module, table.guess, y)
+    return icnn.conjugates(map_.params, map_.module, start, table.lengths[nearest], y)
 
 
 def sample(key: Key, map_: Map, num: int, form: str | None = None, temperature: ArrayLike | None = None) -> Array:

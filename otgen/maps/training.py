@@ -1,4 +1,4 @@
-"""What the solvers of a learned transport map share: settings, units, state, and the loop over batches of codes."""
+"""What the solvers of a learned transport map share: settings, units, state, and the loop over batches of points."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from otgen.train.state import start as begun
 from otgen.types import Array, Callback, Key, Sampler
 
 Update = Callable[..., tuple[TrainState, Any, dict[str, Array]]]
+_TARGET = 0x7A26E7  # folded into the key of a run for draws of the target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +108,14 @@ def units_of(key: Key, sampler: Sampler, codes: Array, num: int = 2**15) -> Unit
     return Units(x.mean(0), jnp.sqrt(x.var(0).mean()), codes.mean(0), jnp.sqrt(codes.var(0).mean()))
 
 
-def standard(sampler: Sampler, units: Units) -> Sampler:
-    """Return the source, centred and scaled."""
-    return functools.partial(_standard, sampler, units)
+def standard(sampler: Sampler, units: Units, of: str = "source") -> Sampler:
+    """Return the law of the source, or `of` the codes, centred and scaled."""
+    mean, scale = (units.code_mean, units.code_scale) if of == "codes" else (units.source_mean, units.source_scale)
+    return functools.partial(_standard, sampler, mean, scale)
 
 
-def _standard(sampler: Sampler, units: Units, key: Key, num: int, dim: int) -> Array:
-    return (sampler(key, num, dim) - units.source_mean) / units.source_scale
+def _standard(sampler: Sampler, mean: Array, scale: Array, key: Key, num: int, dim: int) -> Array:
+    return (sampler(key, num, dim) - mean) / scale
 
 
 def noise(sampler: Sampler, key: Key, step: Array, num: int, dim: int, axis_name: str | None) -> Array:
@@ -133,19 +135,23 @@ def start(params: Any, settings: MapSettings, table: Any) -> State:
     return State(begun(optimiser(settings), params), params, table, jnp.int32(0))
 
 
-def make_step(update: Update, settings: MapSettings):
-    """Return the training step `(state, (codes, index), key, *, axis_name) -> (state, metrics)`: several updates.
+def make_step(update: Update, settings: MapSettings, target: Sampler | None = None):
+    """Return the training step `(state, codes [b, updates, d], key, *, axis_name) -> (state, metrics)`.
 
-    `update(network, table, codes [b, d], index [b], key, axis_name) -> (network, table, metrics)` makes one.
+    `update(network, table, y [b, d], key, axis_name) -> (network, table, metrics)` makes one of its updates. Where the
+    target is a law that can be drawn from, y are fresh draws of it, as many as there are codes.
     """
 
-    def step(state: State, batch: tuple[Array, Array], key: Key, *, axis_name: str | None = None):
-        batches = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), batch)
-        updates = batches[0].shape[0]
+    def step(state: State, codes: Array, key: Key, *, axis_name: str | None = None):
+        batches = jnp.swapaxes(codes, 0, 1)
+        updates = batches.shape[0]
+        target_key = jax.random.fold_in(key, _TARGET)
 
         def one(carry: tuple, inputs: tuple) -> tuple[tuple, dict[str, Array]]:
-            (network, average, table), (count, rows) = carry, inputs
-            network, table, metrics = update(network, table, *rows, key, axis_name)
+            (network, average, table), (count, y) = carry, inputs
+            if target is not None:
+                y = noise(target, target_key, count, *y.shape, axis_name)
+            network, table, metrics = update(network, table, y, key, axis_name)
             return (network, moving_average(network.params, average, count, settings.average), table), metrics
 
         counts = state.step * updates + jnp.arange(updates)
@@ -161,11 +167,14 @@ def run(
     state: State,
     codes: Array,
     settings: MapSettings,
+    target: Sampler | None = None,
     *,
     callback: Callback | None = None,
     checkpoints: Any = None,
 ) -> State:
-    """Make `settings.num_steps` updates on shuffled batches of codes [N, d], from the newest checkpoint if any.
+    """Make `settings.num_steps` updates, from the newest checkpoint if any.
+
+    They see shuffled batches of codes [N, d], or fresh draws of the target if there is one.
 
     Raises:
       ValueError: if a batch does not divide among the devices.
@@ -174,12 +183,11 @@ def run(
     order_key, step_key = jax.random.split(key)
     if checkpoints is not None:
         state = checkpoints.restore(state) or state
-    arrays = np.asarray(codes), np.arange(len(codes), dtype=np.int32)
-    feed = batches(order_key, arrays, rows * updates, start=int(state.step), stop=calls)
+    feed = batches(order_key, (np.asarray(codes),), rows * updates, start=int(state.step), stop=calls)
     fold = functools.partial(_fold, updates)
     options = {"callback": callback, "checkpoints": checkpoints, "log_every": 10, "save_every": 250, "num_steps": calls}
-    return train(make_step(update, settings), state, map(fold, feed), step_key, **options)
+    return train(make_step(update, settings, target), state, map(fold, feed), step_key, **options)
 
 
-def _fold(updates: int, batch: tuple[Array, ...]) -> tuple[Array, ...]:
-    return tuple(leaf.reshape(-1, updates, *leaf.shape[1:]) for leaf in batch)
+def _fold(updates: int, batch: tuple[Array]) -> Array:
+    return batch[0].reshape(-1, updates, batch[0].shape[1])

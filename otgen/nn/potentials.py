@@ -67,10 +67,16 @@ class Convex(nn.Module):
     of the last layer near zero: grad psi is the identity up to `start` before training. Products run at the highest
     precision.
 
+    With a `sharpness` every unit of a joined layer has a sharpness s of its own, celu(s u) / s, which is learned by its
+    logarithm. A map that tears its source apart has a potential with creases; without it a crease needs many large
+    weights, which gradients reach slowly.
+
     Attributes:
       hidden: widths of the layers.
       rank: squares that each unit sums.
       start: weight of every unit of the last layer before training.
+      sharpness: largest logarithm of s before training, at which the units of a layer are spread from 0 on; None for
+        s = 1, not learned.
 
     Example:
       >>> net, x = og.nn.potentials.Convex(hidden=(8,)), jnp.array([[1.0, 2.0], [3.0, 0.0], [2.0, 1.0]])
@@ -84,6 +90,7 @@ class Convex(nn.Module):
     hidden: Sequence[int] = (64, 64, 32)
     rank: int = 1
     start: float = 0.01
+    sharpness: float | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "n d"]) -> Float[Array, " n"]:
@@ -94,10 +101,17 @@ class Convex(nn.Module):
         z = self._quadratic(0, self.hidden[0], scale, x)
         for k, width in enumerate(self.hidden[1:], 1):
             raw = self.param(f"joint_{k}", _around(-1.0, 0.1), (z.shape[1], width), x.dtype)
-            z = nn.celu(product(z, nn.softplus(raw) / z.shape[1]) + self._quadratic(k, width, scale, x))
+            z = self._bent(k, product(z, nn.softplus(raw) / z.shape[1]) + self._quadratic(k, width, scale, x))
         before = math.log(math.expm1(self.start))
         last = nn.softplus(self.param("last", _around(before, 0.0), (z.shape[1],), x.dtype))
         return product(z, last) + 0.5 * jnp.sum(product(x, root) ** 2, axis=1) + product(x, shift)
+
+    def _bent(self, k: int, z: Array) -> Array:
+        if self.sharpness is None:
+            return nn.celu(z)
+        spread = jnp.linspace(0.0, self.sharpness, z.shape[1], dtype=z.dtype)
+        sharp = jnp.exp(self.param(f"sharp_{k}", lambda _: spread))
+        return nn.celu(sharp * z) / sharp
 
     def _quadratic(self, k: int, width: int, scale: float, x: Array) -> Array:
         normal = nn.initializers.normal

@@ -65,6 +65,30 @@ def test_a_warm_start_with_its_step_follows_a_small_change():
     assert float(jnp.median(warm.residual)) < 0.1 * float(jnp.median(cold.residual))
 
 
+def creased(x):
+    """Convex, flat but for a crease of curvature 400 where x_1 is near 0, which a third of the slopes meet."""
+    return 0.5 * jnp.sum(x**2, axis=1) + jnp.log(2 * jnp.cosh(20 * x[:, 0])) / 20 + 0.1 * jnp.sum(x, axis=1) ** 2
+
+
+def test_rows_that_need_more_steps_get_them():
+    """Rows of the easier half end as if nothing was halved, and at equal price the crease is met more closely."""
+    y = jax.random.normal(jax.random.key(0), (512, 4))
+    plain, halved = (conjugate.solve(creased, y, num_steps=4, halvings=halvings) for halvings in (0, 3))
+    easy = plain.residual <= jnp.median(plain.residual)
+    np.testing.assert_array_equal(halved.points[easy], plain.points[easy])
+    assert bool(jnp.all(halved.residual <= plain.residual + 1e-6))
+    dear = conjugate.solve(creased, y, num_steps=8)  # halved: 4 + 2 + 1 + 1/2 evaluations of all rows
+    size = [float(jnp.sqrt(jnp.mean(found.residual**2))) for found in (plain, dear, halved)]
+    assert size[2] < 0.9 * size[1] < 0.9 * size[0]
+
+
+def test_halving_one_row_or_an_odd_number_changes_no_shape():
+    for rows in (1, 7):
+        found = conjugate.solve(steep, jnp.full((rows, 2), 1.5), num_steps=20, halvings=4)
+        assert found.points.shape == (rows, 2)
+        assert float(found.residual.max()) < 1e-3
+
+
 def test_the_envelope_theorem_gives_the_gradients(x64):
     y = jax.random.normal(jax.random.key(0), (5, 3)) + 1
 
@@ -94,3 +118,5 @@ def test_what_cannot_be_meant_is_refused():
         conjugate.solve(steep, np.full((3, 2), np.nan))
     with pytest.raises(ValueError, match="num_steps"):
         conjugate.solve(steep, np.ones((3, 2)), num_steps=0)
+    with pytest.raises(ValueError, match="halvings"):
+        conjugate.solve(steep, np.ones((3, 2)), halvings=-1)
