@@ -273,10 +273,12 @@ def w2_benchmark() -> str:
     """L2-UVP by dimension of our solvers and of published ones."""
     results = read("w2_benchmark")
     dims = [str(dim) for dim in results["dims"]]
+    scores = {"{}": "l2_uvp", "{}, inverse": "inverse_l2_uvp"}
     lines = {
-        name: [cell(row.get(dim, {}).get("l2_uvp")) for dim in dims]
+        label.format(name): [cell(row.get(dim, {}).get(score)) for dim in dims]
         for name, row in results["rows"].items()
-        if name != "constant" and any("l2_uvp" in cell for cell in row.values())
+        for label, score in scores.items()
+        if name != "constant" and any(score in cell for cell in row.values())
     }
     published = {f"{name} (published)": row for name, row in results["published"].items() if name != "constant"}
     lines |= {name: ["" if dim not in row else f"{row[dim]:g}" for dim in dims] for name, row in published.items()}
