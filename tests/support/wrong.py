@@ -22,7 +22,7 @@ SORTS = {
     "count": (
         "num k k_density num_classes num_modes batch_size repeats trees rows columns n dim num_steps num_images "
         "num_pairs seed most components max_samples stop resolution levels num_train num_eval num_variance batch "
-        "log_every save_every steps_per_call max_steps num_iterations num_sweeps max_crossings event_ndim bins "
+        "num_codes log_every save_every steps_per_call max_steps num_iterations num_sweeps max_crossings event_ndim bins "
         "block start size"
     ),
     "positive": "epsilon tol beta deviation radius scale df alpha tau_a tau_b budget epochs unit top temperature "
