@@ -55,7 +55,8 @@ class Config(MapSettings):
       rank: squares in every unit of the network.
       sharpness: see `nn.potentials.Convex`; None for units that are all alike.
       refinements: quasi-Newton steps on the conjugate of every point of an update, and as many more on the half of them
-        that is left with the larger residuals, on the half of that, and so on, `halvings` times.
+        that is left with the larger residuals, on the half of that, and so on, `halvings` times. Every device halves
+        the points that it has, so that where they are not at their maximisers the number of devices changes the update.
       halvings: see refinements.
       guess: widths of the network that predicts maximisers.
       cycle: weight of the cycle term; 0 for refined conjugates.

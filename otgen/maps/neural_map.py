@@ -431,12 +431,13 @@ def inverse(map_: Map, y: ArrayLike) -> conjugate.Conjugate:
 @jax.jit
 def _conjugates(map_: Map, y: Array) -> conjugate.Conjugate:
     """Return conjugates of points y [n, d] in standard units, from where the network predicts, or the nearest code."""
-    codes, table = _to_standard(map_.units, map_.codes), map_.table
-    nearest = top_scores(y, codes, -0.5 * jnp.sum(codes**2, axis=1))[1][:, 0]
-    start = table.points[nearest]
+    table = map_.table
     if table.guess is not None or "backward" in map_.params:
         start = icnn.predicted(map_.params, map_.module, table.guess, y)
-    return icnn.conjugates(map_.params, map_.module, start, table.lengths[nearest], y)
+        return icnn.conjugates(map_.params, map_.module, start, jnp.full(len(y), jnp.median(table.lengths)), y)
+    codes = _to_standard(map_.units, map_.codes)
+    nearest = top_scores(y, codes, -0.5 * jnp.sum(codes**2, axis=1))[1][:, 0]
+    return icnn.conjugates(map_.params, map_.module, table.points[nearest], table.lengths[nearest], y)
 
 
 def sample(key: Key, map_: Map, num: int, form: str | None = None, temperature: ArrayLike | None = None) -> Array:
