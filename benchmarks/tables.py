@@ -273,7 +273,7 @@ def w2_benchmark() -> str:
     """L2-UVP by dimension of our solvers and of published ones."""
     results = read("w2_benchmark")
     dims = [str(dim) for dim in results["dims"]]
-    scores = {"{}": "l2_uvp", "{}, inverse": "inverse_l2_uvp"}
+    scores = {"{}": "l2_uvp", "{}, inverse": "inverse_l2_uvp", "{}, distance between two seeds": "disagreement"}
     lines = {
         label.format(name): [cell(row.get(dim, {}).get(score)) for dim in dims]
         for name, row in results["rows"].items()

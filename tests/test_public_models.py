@@ -422,6 +422,13 @@ VALID = {
     },
     "neural_map.config_of": lambda: {"solver": "lp", "num_steps": 10, "learning_rate": 1e-3},
     "neural_map.default_form": lambda: {"solver": "lp"},
+    "neural_map.disagreement": lambda: {
+        "key": KEY,
+        "map_": learned("c_transform"),
+        "other": learned("c_transform"),
+        "num": 4,
+        "form": "argmax",
+    },
     "neural_map.draw": lambda: {"key": KEY, "map_": learned("c_transform"), "num": 4},
     "neural_map.evaluate": lambda: {"key": KEY, "map_": learned("c_transform"), "num": 4, "form": "argmax"},
     "neural_map.form_of": lambda: {"map_": learned("lp"), "form": "barycentre", "temperature": 1.0},

@@ -12,6 +12,7 @@ from experiments.lab.figures import pyplot, save
 from experiments.lab.trials import read
 from otgen import plot
 from otgen.data import wasserstein2
+from otgen.eval import l2_uvp
 
 REFERENCE = "reference"
 PUBLISHED = {  # L2-UVP at d = 2, 4, 8, ... 256, as far as training did not diverge: Korotin et al. (2021), poster
@@ -29,6 +30,7 @@ TABLES = {  # of table.md: what they are called and how many digits they show
     "cosine": ("cosine of the map", 3),
     "inverse_l2_uvp": ("L2-UVP of the inverse map, %", 2),
     "inverse_cosine": ("cosine of the inverse map", 3),
+    "disagreement": ("squared distance between maps of two seeds, % of the variance", 2),
     "dual_share": ("dual value / W2^2", 3),
     "seconds": ("seconds of training", 0),
 }
@@ -39,6 +41,7 @@ def gather(config: Any, runs: list[Any]) -> dict[str, Any]:
     """Collect the scores: mean and standard deviation over seeds, by row, dimension and score."""
     dims = list(dict.fromkeys(run.dim for run in runs))
     found = [read(config.place(run)) for run in runs]
+    _compare(config, runs, found)
     truth = {(one["dim"], one["seed"]): one["rows"]["truth"]["w2_sq"] for one in found if one["row"] == REFERENCE}
     values: dict[str, dict[str, dict[str, list[float]]]] = {}
     for one in found:
@@ -70,6 +73,22 @@ def gather(config: Any, runs: list[Any]) -> dict[str, Any]:
     }
 
 
+def _compare(config: Any, runs: list[Any], found: list[dict[str, Any]]) -> None:
+    """Add to the scores of every map its mean squared distance to those of other seeds, in percent of the variance."""
+    moved: dict[tuple[int, str], dict[int, np.ndarray]] = {}
+    for run in runs:
+        path = config.place(run) / "points.npz"
+        if path.exists():
+            with np.load(path) as file:
+                moved.setdefault((run.dim, run.row), {})[run.seed] = file["moved"]
+    for one in found:
+        maps = dict(moved.get((one["dim"], one["row"]), {}))
+        own = maps.pop(one["seed"], None)
+        if own is not None and maps:
+            apart = np.mean([float(l2_uvp(own, other)) for other in maps.values()])
+            one["rows"][one["row"]]["disagreement"] = float(apart)
+
+
 def markdown(results: dict[str, Any]) -> str:
     """A table by dimension for every score, mean and standard deviation over seeds; published numbers below ours."""
     dims, blocks = [str(dim) for dim in results["dims"]], []
@@ -96,18 +115,21 @@ def _told(value: float | None) -> str:
 
 
 def figure(config: Any, runs: list[Any], results: dict[str, Any]) -> None:
-    """Draw maps.png: the plane's true and learned map and their difference, the objective, L2-UVP by dimension."""
+    """Draw maps.png: the plane's maps and their difference, the objective, L2-UVP by what is seen and by dimension."""
     name = "icnn" if "icnn" in config.rows() else config.rows()[0]
     shown = [config.place(run) / "points.npz" for run in runs if (run.dim, run.row) == (2, name)]
     shown = [path for path in shown if path.exists()]
-    sheet = pyplot().figure(figsize=(11, 7.6 if shown else 4.0), layout="constrained")
+    sheet = pyplot().figure(figsize=(13, 8.4 if shown else 4.0), layout="constrained")
     parts = sheet.subfigures(1 + bool(shown), 1, squeeze=False, hspace=0.04)[:, 0]
     if shown:
         with np.load(shown[0]) as file:
             _maps(parts[0].subplots(1, 3), name, **file)
-    left, right = parts[-1].subplots(1, 2, width_ratios=[1.0, 1.25])
-    _objective(left, results)
-    _by_dim(right, results)
+    pairs = [one["rows"][one["row"]] for one in results["runs"] if "disagreement" in one["rows"].get(one["row"], {})]
+    axes = parts[-1].subplots(1, 2 + bool(pairs), width_ratios=[1.0] * (1 + bool(pairs)) + [1.25])
+    _objective(axes[0], results)
+    _by_dim(axes[-1], results)
+    if pairs:
+        _observable(axes[1], results)
     save(sheet, config.folder() / "maps.png", 180)
 
 
@@ -152,6 +174,29 @@ def _objective(ax: Any, results: dict[str, Any]) -> None:
     ax.locator_params(axis="x", nbins=5)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8)
+
+
+def _observable(ax: Any, results: dict[str, Any]) -> None:
+    """L2-UVP of every map beside its squared distance to maps of other seeds, and the band of a factor of two."""
+    seen: dict[str, list[tuple[int, float, float]]] = {}
+    for one in results["runs"]:
+        scores = one["rows"].get(one["row"], {})
+        if "disagreement" in scores:
+            seen.setdefault(one["row"], []).append((one["dim"], scores["disagreement"], scores["l2_uvp"]))
+    every = np.array([pair[1:] for pairs in seen.values() for pair in pairs])
+    ends = np.array([every.min() / 2.5, every.max() * 2.5])
+    ax.fill_between(ends, ends / 2, 2 * ends, color="0.92", lw=0, label="within a factor of 2")
+    ax.plot(ends, ends, color="0.6", lw=1)
+    markers = dict(zip(results["dims"], "osD^vP*X", strict=False))
+    for name, pairs in seen.items():
+        for dim in dict.fromkeys(pair[0] for pair in pairs):
+            told, true = np.array([pair[1:] for pair in pairs if pair[0] == dim]).T
+            style = {"marker": markers[dim], "s": 26, "color": COLOURS[name], "linewidths": 0}
+            ax.scatter(told, true, label=f"{name}, d = {dim}", **style)
+    ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends, aspect="equal")
+    ax.set(xlabel="squared distance between two seeds, %", ylabel="L2-UVP, %", title="without the true map")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize=7, loc="upper left")
 
 
 def _by_dim(ax: Any, results: dict[str, Any]) -> None:

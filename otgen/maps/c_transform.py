@@ -61,8 +61,11 @@ class Table(NamedTuple):
     affine: Array
 
 
-def init(key: Key, config: Config, sampler: Sampler, codes: Array) -> tuple[Potential, Any, Table]:
+def init(
+    key: Key, config: Config, sampler: Sampler, codes: Array, target: Sampler | None = None
+) -> tuple[Potential, Any, Table]:
     """Return the network, its parameters and the table, for a source and codes [N, d] in standard units."""
+    del target
     net_key, moment_key = jax.random.split(key)
     dim = codes.shape[1]
     module = Potential(config.hidden)

@@ -11,7 +11,8 @@ network, regressed on the maximisers found so far, says where they are; quasi-Ne
 
     J(psi) - inf J = E <T - grad psi, H^-1 (T - grad psi)> / 2 to second order, with H the Hessian of psi,
 
-weighs an error on a crease, where H is large, least of all.
+weighs an error on a crease, where H is large, least of all. The noise of minibatches, which hides what is fine in the
+map long before the network or the optimiser does, is kept small by weights (`calibration`).
 
 With `cycle` > 0 the second network is the gradient of a convex phi, and nothing is refined: x*(y) = grad phi(y), held
 to it by the cycle term of Korotin et al., and the two minimise
@@ -35,15 +36,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from otgen.maps import calibration
 from otgen.maps.training import MapSettings, noise, optimiser
 from otgen.nn.potentials import Convex, Displacement
 from otgen.ot import conjugate
 from otgen.train.descent import descend
+from otgen.train.parallel import shared_rows
 from otgen.train.state import TrainState, start
 from otgen.types import Array, Key, Sampler, averaged
 
 _BLOCK = 4096  # codes whose conjugates are found together
 _FINAL = {"num_steps": 60, "halvings": 4}  # of every conjugate, once training is done
+_DRAWS = 2**20  # of a law, for what is known ahead
 _GUESS_RATE = 3e-3  # peak of the schedule of the network that predicts maximisers
 
 
@@ -59,24 +63,27 @@ class Config(MapSettings):
         the points that it has, so that where they are not at their maximisers the number of devices changes the update.
       halvings: see refinements.
       guess: widths of the network that predicts maximisers.
+      kinks: functions, beside the coordinates, whose means every update has right (`calibration`). No more than make a
+        quarter of the batch with the coordinates; where these are more by themselves, points are weighed alike.
       cycle: weight of the cycle term; 0 for refined conjugates.
     """
 
     hidden: Sequence[int] = (128, 128, 64)
     num_steps: int = 10_000
     batch_size: int = 1024
-    learning_rate: float = 3e-2
+    learning_rate: float = 0.1
     rank: int = 1
     sharpness: float | None = 2.0
-    refinements: int = 6
-    halvings: int = 4
+    refinements: int = 5
+    halvings: int = 6
     guess: Sequence[int] = (128, 128)
+    kinks: int = 192
     cycle: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.whole("rank", "refinements")
-        self.whole("halvings", least=0)
+        self.whole("halvings", "kinks", least=0)
         self.whole_each("guess")
         self.not_negative("cycle")
         if self.sharpness is not None:
@@ -103,15 +110,18 @@ class Guess(NamedTuple):
     Attributes:
       network: parameters of the network that predicts them, and its optimiser; empty if there is a cycle.
       length: gradient step that suited half of the points of the last update [].
+      laws: what is known ahead of the source and of the target; empty where points are weighed alike.
     """
 
     network: TrainState | tuple[()]
     length: Array
+    laws: tuple[calibration.Known, calibration.Known] | tuple[()] = ()
 
 
-def init(key: Key, config: Config, sampler: Sampler, codes: Array) -> tuple[Convex, Any, Guess]:
+def init(
+    key: Key, config: Config, sampler: Sampler, codes: Array, target: Sampler | None = None
+) -> tuple[Convex, Any, Guess]:
     """Return the network, its parameters (of two networks if there is a cycle) and the guess, in standard units."""
-    del sampler
     module = Convex(config.hidden, config.rank, 0.1, config.sharpness)
     keys = jax.random.split(key)
     params = {"forward": module.init(keys[0], codes[:1])["params"]}
@@ -119,7 +129,23 @@ def init(key: Key, config: Config, sampler: Sampler, codes: Array) -> tuple[Conv
         params["backward"] = module.init(keys[1], codes[:1])["params"]
         return module, params, Guess((), jnp.ones((), codes.dtype))
     guess = Displacement(config.guess).init(keys[1], codes[:1])["params"]
-    return module, params, Guess(start(_optimiser(config), guess), jnp.ones((), codes.dtype))
+    laws = _known(jax.random.fold_in(key, 1), config, sampler, codes, target)
+    return module, params, Guess(start(_optimiser(config), guess), jnp.ones((), codes.dtype), laws)
+
+
+def _known(
+    key: Key, config: Config, sampler: Sampler, codes: Array, target: Sampler | None
+) -> tuple[calibration.Known, calibration.Known] | tuple[()]:
+    """Return what is known ahead of the laws, from no more draws than training sees."""
+    rows, dim = shared_rows(config.batch_size, len(codes)), codes.shape[1]
+    num, draws = min(config.kinks, rows // 4 - dim), min(_DRAWS, config.num_steps * rows)
+    if num < 1:
+        return ()
+    keys = jax.random.split(key)
+    source = calibration.of_law(keys[0], num, sampler, dim, draws)
+    if target is None:
+        return source, calibration.of_points(keys[1], num, codes)
+    return source, calibration.of_law(keys[1], num, target, dim, draws)
 
 
 def _optimiser(config: Config) -> optax.GradientTransformation:
@@ -180,9 +206,12 @@ def make_update(module: Convex, config: Config, sampler: Sampler):
             network, metrics = descend(transform, network, _loss_of_cycle, module, config, x, y, axis_name=axis_name)
             return network, guess, metrics
         found = _refined(network.params, module, config, guess, y)
-        network, metrics = descend(transform, network, _loss, module, x, y, found, axis_name=axis_name)
+        shares = [jnp.full(len(y), 1 / len(y), y.dtype)] * 2
+        if guess.laws:
+            shares = [calibration.weights(law, some, axis_name) for law, some in zip(guess.laws, (x, y), strict=True)]
+        network, metrics = descend(transform, network, _loss, module, x, y, found, *shares, axis_name=axis_name)
         told, _ = descend(_optimiser(config), guess.network, _misfit, config, y, found.points, axis_name=axis_name)
-        return network, Guess(told, averaged(jnp.median(found.step), axis_name)), metrics
+        return network, guess._replace(network=told, length=averaged(jnp.median(found.step), axis_name)), metrics
 
     return update
 
@@ -193,11 +222,13 @@ def _refined(params: Any, module: Convex, config: Config, guess: Guess, y: Array
     return conjugate.solve(potential(params, module), y, before, step=guess.length, **steps)
 
 
-def _loss(params: Any, module: Convex, x: Array, y: Array, found: conjugate.Conjugate) -> tuple[Array, dict]:
+def _loss(
+    params: Any, module: Convex, x: Array, y: Array, found: conjugate.Conjugate, x_share: Array, y_share: Array
+) -> tuple[Array, dict]:
     psi = potential(params, module)
-    forward, back = jnp.mean(psi(x)), jnp.mean(psi(found.points))
+    forward, back = jnp.sum(x_share * psi(x)), jnp.sum(y_share * psi(found.points))
     # the gradient of the difference is that of J, by the envelope theorem
-    objective = forward - back + jnp.mean(jnp.sum(found.points * y, axis=1))
+    objective = forward - back + jnp.sum(y_share * jnp.sum(found.points * y, axis=1))
     return objective, {"objective": objective, "residual": jnp.sqrt(jnp.mean(found.residual**2))}
 
 

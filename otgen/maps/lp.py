@@ -52,9 +52,11 @@ class Config(MapSettings):
         self.not_negative("penalty")
 
 
-def init(key: Key, config: Config, sampler: Sampler, codes: Array) -> tuple[Potential, Any, tuple[()]]:
+def init(
+    key: Key, config: Config, sampler: Sampler, codes: Array, target: Sampler | None = None
+) -> tuple[Potential, Any, tuple[()]]:
     """Return the network, its parameters and an empty table, for a source and codes [N, d] in standard units."""
-    del sampler
+    del sampler, target
     module = Potential(config.hidden)
     return module, module.init(key, codes[:1])["params"], ()
 

@@ -1,6 +1,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from experiments import w2_benchmark
@@ -68,6 +69,19 @@ def test_the_table_has_means_and_deviations_over_seeds_beside_the_published_numb
     assert "| published: identity | 32.7 | 58.6 |" in table
     assert "| icnn | 0.900 | 0.900 |" in table  # the dual value 0.45 of W2^2 = 0.5
     assert not any("seconds" in line or "| truth" in line for line in table)  # unknown after a run that was stopped
+
+
+def test_maps_of_two_seeds_are_compared(tmp_path):
+    config = w2_benchmark.Config(dims="2", seeds="0-2", solvers="icnn", out=str(tmp_path))
+    runs = finished(config, 2, 0, 1.0) + finished(config, 2, 1, 2.0) + finished(config, 2, 2, 3.0)
+    moved = np.random.default_rng(0).normal(size=(500, 2)).astype(np.float32)
+    for seed, shift in enumerate((0.0, 0.1, 0.3)):
+        np.savez(config.place(w2_benchmark.Run(2, "icnn", seed)) / "points.npz", moved=moved + shift)
+    results = w2_benchmark.gather(config, runs)
+    found = [one["rows"]["icnn"]["disagreement"] for one in results["runs"] if one["row"] == "icnn"]
+    squares = np.array([(0.01 + 0.09) / 2, (0.01 + 0.04) / 2, (0.09 + 0.04) / 2]) * 2
+    np.testing.assert_allclose(found, 100 * squares / moved.var(0, ddof=1).sum(), rtol=1e-4)
+    assert results["rows"]["icnn"]["2"]["disagreement"]["mean"] == pytest.approx(np.mean(found))
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Learned maps against closed forms, the three solvers, and what they refuse."""
 
+import dataclasses
 import functools
 import signal
 
@@ -169,6 +170,15 @@ def test_the_convex_map_inverts():
     np.testing.assert_allclose(back.points, x, atol=2e-2)
     with pytest.raises(ValueError, match="no inverse"):
         neural_map.inverse(short("c_transform"), x)
+
+
+def test_two_maps_disagree_by_what_is_between_them():
+    found, shift = short("c_transform"), jnp.array([0.3, -0.4])
+    units = found.units._replace(code_mean=found.units.code_mean + shift)
+    moved = dataclasses.replace(found, codes=found.codes + shift, units=units)
+    far = neural_map.disagreement(jax.random.key(0), found, moved, num=512)
+    assert float(far) == pytest.approx(100 * 0.25 / float(found.codes.var(0, ddof=1).sum()), rel=1e-4)
+    assert float(neural_map.disagreement(jax.random.key(0), found, found, num=512)) == 0
 
 
 def test_temperature_makes_the_wanted_number_of_neighbours():

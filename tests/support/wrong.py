@@ -29,7 +29,7 @@ SORTS = {
     "neighbours target_variance test_distance held_out_score first rho rho_a rho_b share mass save_seconds",
     "number": "t s low high loc confidence quantile angle tau lam level least",
     "name": "smoothing method name solver form phase split dense axis diagonal of",
-    "thing": "model module variables config settings map_ law flow reading prior cost benchmark extension",
+    "thing": "model module variables config settings map_ other law flow reading prior cost benchmark extension",
     "weights": "weights a b h labels counts centres x",
     "given": "classes sampler state p q devices kernel pairing callback save watch cost_fn clouds "
     "x_other y_other a_other b_other codec",
