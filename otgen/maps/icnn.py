@@ -11,8 +11,10 @@ network, regressed on the maximisers found so far, says where they are; quasi-Ne
 
     J(psi) - inf J = E <T - grad psi, H^-1 (T - grad psi)> / 2 to second order, with H the Hessian of psi,
 
-weighs an error on a crease, where H is large, least of all. The noise of minibatches, which hides what is fine in the
-map long before the network or the optimiser does, is kept small by weights (`calibration`).
+weighs an error on a crease, where H is large, least of all: J is badly conditioned in the parameters, the worse the
+more dimensions there are. Steps with all singular values of a matrix of weights alike (Muon) come through where Adam's
+take very long. The noise of minibatches, which hides what is fine in the map before the network does, is kept small by
+weights (`calibration`).
 
 With `cycle` > 0 the second network is the gradient of a convex phi, and nothing is refined: x*(y) = grad phi(y), held
 to it by the cycle term of Korotin et al., and the two minimise
@@ -23,7 +25,8 @@ the maximisers held fixed in the second term. It needs no inner steps, and its m
 of it in standard units (`training.Units`), in which the identity is a start.
 
 Reference: Taghvaei and Jalali (2019), arXiv 1902.07197, for the dual; Amos (2023), arXiv 2210.12153, for conjugates
-that are predicted by a network and refined; Korotin et al. (2021), arXiv 1909.13082, for the cycle term.
+that are predicted by a network and refined; Korotin et al. (2021), arXiv 1909.13082, for the cycle term; Jordan et al.
+(2024), Muon: an optimizer for hidden layers in neural networks.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ import jax.numpy as jnp
 import optax
 
 from otgen.maps import calibration
-from otgen.maps.training import MapSettings, noise, optimiser
+from otgen.maps.training import MapSettings, noise, optimiser, schedule
 from otgen.nn.potentials import Convex, Displacement
 from otgen.ot import conjugate
 from otgen.train.descent import descend
@@ -49,6 +52,7 @@ _BLOCK = 4096  # codes whose conjugates are found together
 _FINAL = {"num_steps": 60, "halvings": 4}  # of every conjugate, once training is done
 _DRAWS = 2**20  # of a law, for what is known ahead
 _GUESS_RATE = 3e-3  # peak of the schedule of the network that predicts maximisers
+_MATRICES = 0.5  # root mean square of a step of a matrix of weights, in units of the rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Config(MapSettings):
     hidden: Sequence[int] = (128, 128, 64)
     num_steps: int = 10_000
     batch_size: int = 1024
-    learning_rate: float = 0.1
+    learning_rate: float = 0.07
     rank: int = 1
     sharpness: float | None = 2.0
     refinements: int = 5
@@ -88,6 +92,19 @@ class Config(MapSettings):
         self.not_negative("cycle")
         if self.sharpness is not None:
             self.not_negative("sharpness")
+
+    def transform(self) -> optax.GradientTransformation:
+        """Return Muon for matrices of weights with Adam for the rest; Adam alone if there is a cycle."""
+        if self.cycle > 0:
+            return optimiser(self)
+        rates = schedule(self)
+        muon = optax.contrib.muon(rates, beta=0.9, consistent_rms=_MATRICES, adam_learning_rate=rates)
+
+        def update(*given: Any) -> tuple[Any, Any]:
+            with jax.default_matmul_precision("highest"):
+                return muon.update(*given)
+
+        return optax.GradientTransformation(muon.init, update)
 
 
 class Table(NamedTuple):
@@ -198,7 +215,7 @@ def conjugates(params: Any, module: Convex, points: Array, lengths: Array, y: Ar
 
 def make_update(module: Convex, config: Config, sampler: Sampler):
     """Return `update(network, guess, y, key, axis_name) -> (network, guess, metrics)`."""
-    transform = optimiser(config)
+    transform = config.transform()
 
     def update(network: TrainState, guess: Guess, y: Array, key: Key, axis_name: str | None):
         x = noise(sampler, key, network.step, *y.shape, axis_name)

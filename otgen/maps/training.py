@@ -53,6 +53,10 @@ class MapSettings(Checked):
         self.positive("learning_rate")
         self.below_one("average")
 
+    def transform(self) -> optax.GradientTransformation:
+        """Return what makes updates of gradients: Adam, where a solver has nothing of its own."""
+        return optimiser(self)
+
 
 class Units(NamedTuple):
     """Places and sizes of the two laws. The solvers see both centred and with coordinates of unit variance.
@@ -96,10 +100,14 @@ class State(NamedTuple):
 
 def optimiser(settings: MapSettings) -> optax.GradientTransformation:
     """Adam with a short warm-up and cosine decay; its second moments forget sooner than by default."""
+    return optax.adam(schedule(settings), b1=0.9, b2=0.99)
+
+
+def schedule(settings: MapSettings) -> optax.Schedule:
+    """Return the rate by updates: a short warm-up and cosine decay."""
     warm = min(200, max(1, settings.num_steps // 10))
     rate = settings.learning_rate
-    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warm, max(settings.num_steps, warm + 1), rate / 200)
-    return optax.adam(schedule, b1=0.9, b2=0.99)
+    return optax.warmup_cosine_decay_schedule(0.0, rate, warm, max(settings.num_steps, warm + 1), rate / 200)
 
 
 def units_of(key: Key, sampler: Sampler, codes: Array, num: int = 2**15) -> Units:
@@ -132,7 +140,7 @@ def plan(settings: MapSettings, num_codes: int) -> Plan:
 
 def start(params: Any, settings: MapSettings, table: Any) -> State:
     """Return the state that training starts from."""
-    return State(begun(optimiser(settings), params), params, table, jnp.int32(0))
+    return State(begun(settings.transform(), params), params, table, jnp.int32(0))
 
 
 def make_step(update: Update, settings: MapSettings, target: Sampler | None = None):

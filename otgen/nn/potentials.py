@@ -67,9 +67,10 @@ class Convex(nn.Module):
     of the last layer near zero: grad psi is the identity up to `start` before training. Products run at the highest
     precision.
 
-    With a `sharpness` every unit of a joined layer has a sharpness s of its own, celu(s u) / s, which is learned by its
-    logarithm. A map that tears its source apart has a potential with creases; without it a crease needs many large
-    weights, which gradients reach slowly.
+    With a `sharpness` every unit of a joined layer has a sharpness s of its own, celu(s u) / s, which is learned as the
+    softplus of a number. A map that tears its source apart has a potential with creases; without it a crease needs many
+    large weights, which gradients reach slowly. Learned by its logarithm s would run away, and with it the curvature
+    that an inverse has to find its way in.
 
     Attributes:
       hidden: widths of the layers.
@@ -109,8 +110,8 @@ class Convex(nn.Module):
     def _bent(self, k: int, z: Array) -> Array:
         if self.sharpness is None:
             return nn.celu(z)
-        spread = jnp.linspace(0.0, self.sharpness, z.shape[1], dtype=z.dtype)
-        sharp = jnp.exp(self.param(f"sharp_{k}", lambda _: spread))
+        spread = jnp.exp(jnp.linspace(0.0, self.sharpness, z.shape[1], dtype=z.dtype))
+        sharp = nn.softplus(self.param(f"sharpness_{k}", lambda _: jnp.log(jnp.expm1(spread))))
         return nn.celu(sharp * z) / sharp
 
     def _quadratic(self, k: int, width: int, scale: float, x: Array) -> Array:

@@ -11,7 +11,7 @@ import pytest
 
 from otgen.data import toy
 from otgen.eval import l2_uvp, mode_scores
-from otgen.maps import c_transform, distil, icnn, lp, neural_map
+from otgen.maps import c_transform, distil, icnn, lp, neural_map, training
 from otgen.nn.potentials import Convex
 from otgen.ot import gaussian, latent, semidiscrete
 from otgen.ot.semidiscrete.source import gaussian as normal
@@ -52,6 +52,23 @@ def test_convex_networks_are_convex_and_start_as_the_identity(sharpness):
     a, b, t = x[:250], 3 * x[250:], jax.random.uniform(jax.random.key(3), (250,))
     chord = (1 - t) * psi(a) + t * psi(b)
     assert bool(jnp.all(psi((1 - t)[:, None] * a + t[:, None] * b) <= chord * (1 + 1e-5) + 1e-4))
+
+
+def test_matrices_of_weights_move_with_all_singular_values_alike():
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.normal(size=(8, 8)))[0] for _ in range(2))
+    slope = {"matrix": jnp.asarray(left * np.geomspace(1, 0.1, 8) @ right)}
+
+    def second(transform):  # of the first the rate is zero
+        _, state = transform.update(slope, transform.init(slope), slope)
+        step, _ = transform.update(slope, state, slope)
+        return step
+
+    step = second(icnn.Config().transform())
+    sizes = np.linalg.svd(np.asarray(step["matrix"]), compute_uv=False)
+    assert sizes[0] < 2 * sizes[-1], "of the gradient it is ten times"
+    alone = second(training.optimiser(icnn.Config()))
+    np.testing.assert_array_equal(second(icnn.Config(cycle=1.0).transform())["matrix"], alone["matrix"])
 
 
 @pytest.mark.slow
