@@ -12,9 +12,9 @@ network, regressed on the maximisers found so far, says where they are; quasi-Ne
     J(psi) - inf J = E <T - grad psi, H^-1 (T - grad psi)> / 2 to second order, with H the Hessian of psi,
 
 weighs an error on a crease, where H is large, least of all: J is badly conditioned in the parameters, the worse the
-more dimensions there are. Steps with all singular values of a matrix of weights alike (Muon) come through where Adam's
-take very long. The noise of minibatches, which hides what is fine in the map before the network does, is kept small by
-weights (`calibration`).
+more dimensions there are. In many of them steps with all singular values of a matrix of weights alike (Muon) come
+through where Adam's take very long; in few they are no better. The noise of minibatches, which hides what is fine in
+the map before the network does, is kept small by weights (`calibration`).
 
 With `cycle` > 0 the second network is the gradient of a convex phi, and nothing is refined: x*(y) = grad phi(y), held
 to it by the cycle term of Korotin et al., and the two minimise

@@ -33,7 +33,7 @@ class MapSettings(Checked):
       hidden: widths of the network.
       num_steps: updates of the parameters, rounded up to whole calls.
       batch_size: points of noise, and of codes, that an update uses, over all devices.
-      learning_rate: peak of the warm-up and cosine schedule of Adam.
+      learning_rate: peak of the rate, which warms up and falls as a cosine.
       average: decay of the moving average of the parameters that the map is made of.
       updates_per_call: updates that are compiled into one call.
     """

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from otgen.ot.products import product
 from otgen.types import Array, Float
@@ -103,15 +103,14 @@ class Convex(nn.Module):
         for k, width in enumerate(self.hidden[1:], 1):
             raw = self.param(f"joint_{k}", _around(-1.0, 0.1), (z.shape[1], width), x.dtype)
             z = self._bent(k, product(z, nn.softplus(raw) / z.shape[1]) + self._quadratic(k, width, scale, x))
-        before = math.log(math.expm1(self.start))
-        last = nn.softplus(self.param("last", _around(before, 0.0), (z.shape[1],), x.dtype))
+        last = nn.softplus(self.param("last", _around(_raw(self.start), 0.0), (z.shape[1],), x.dtype))
         return product(z, last) + 0.5 * jnp.sum(product(x, root) ** 2, axis=1) + product(x, shift)
 
     def _bent(self, k: int, z: Array) -> Array:
         if self.sharpness is None:
             return nn.celu(z)
         spread = jnp.exp(jnp.linspace(0.0, self.sharpness, z.shape[1], dtype=z.dtype))
-        sharp = nn.softplus(self.param(f"sharpness_{k}", lambda _: jnp.log(jnp.expm1(spread))))
+        sharp = nn.softplus(self.param(f"sharpness_{k}", lambda _: _raw(spread)))
         return nn.celu(sharp * z) / sharp
 
     def _quadratic(self, k: int, width: int, scale: float, x: Array) -> Array:
@@ -123,5 +122,10 @@ class Convex(nn.Module):
         return squares + product(x, slope) + offset
 
 
-def _around(centre: float, deviation: float):
+def _around(centre: ArrayLike, deviation: float):
     return lambda key, shape, dtype: centre + deviation * jax.random.normal(key, shape, dtype)
+
+
+def _raw(positive: ArrayLike) -> Array:
+    """Return the numbers whose softplus these are; the exponential of a large one would overflow."""
+    return positive + jnp.log(-jnp.expm1(-positive))

@@ -54,6 +54,14 @@ def test_convex_networks_are_convex_and_start_as_the_identity(sharpness):
     assert bool(jnp.all(psi((1 - t)[:, None] * a + t[:, None] * b) <= chord * (1 + 1e-5) + 1e-4))
 
 
+@pytest.mark.parametrize("sharpness", [0.0, 2.0, 6.0])  # the exponential of e^6 is no number in single precision
+def test_units_start_at_the_sharpness_that_is_asked(sharpness):
+    module = Convex((4, 4), sharpness=sharpness)
+    params = module.init(jax.random.key(0), jnp.zeros((1, 3)))["params"]
+    found = jax.nn.softplus(params["sharpness_1"])
+    np.testing.assert_allclose(found, np.exp(np.linspace(0, sharpness, 4)), rtol=1e-5)
+
+
 def test_matrices_of_weights_move_with_all_singular_values_alike():
     rng = np.random.default_rng(0)
     left, right = (np.linalg.qr(rng.normal(size=(8, 8)))[0] for _ in range(2))
