@@ -31,6 +31,7 @@ from otgen.ot.dual import smoothing as smoothing
 from otgen.ot.gaussian import mixture as mixture
 from otgen.ot.semidiscrete import extension as extension
 from otgen.ot.semidiscrete import source as source
+from otgen.ot.sinkhorn import low_rank as low_rank
 from otgen.ot.sinkhorn.divergence import sinkhorn_divergence as sinkhorn_divergence
 from otgen.ot.sinkhorn.drift import drift as drift
 from otgen.ot.structured import perturbed as perturbed

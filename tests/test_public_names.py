@@ -36,6 +36,7 @@ IMAGES = _RANDOM.uniform(size=(N, 4, 4, 1)).astype(np.float32)
 
 COST = og.PairwiseCost(X, Y)
 SK = og.sinkhorn.State(jnp.zeros(N), jnp.zeros(N))
+LOW = og.low_rank.State(*(jnp.full(size, -jnp.log(2.0)) for size in ((N, 2), (N, 2), 2)), jnp.zeros((2, 2)))
 MIX = og.mixture.Mixture(np.array([0.5, 0.5], np.float32), X[:2], np.stack([COV, COV]))
 SD = og.semidiscrete.from_heights(jnp.zeros(N))
 MAP = og.semidiscrete.Map(jnp.asarray(Y), jnp.zeros(N), jnp.asarray(W), og.source.gaussian)
@@ -174,6 +175,12 @@ VALID = {
         **{"tol": 0.1, "max_steps": 3},
     },
     "barycenter.histogram": {"cost": og.PairwiseCost(X, X), "histograms": np.stack([W, W]), **EPS, "max_steps": 9},
+    "low_rank.init": {"key": KEY, "cost": MATRIX, "a": W, "b": W, "rank": 2},
+    "low_rank.run": {
+        **{"key": KEY, "cost": MATRIX, "a": W, "b": W, "rank": 2, **EPS, "tol": 0.1, "max_steps": 3},
+        "state": LOW,
+    },
+    "low_rank.step": {"state": LOW, "cost": MATRIX, "a": W, "b": W, **EPS},
     "gaussian.barycenter": {"covs": np.stack([COV, 2 * COV]), "weights": np.array([0.5, 0.5], np.float32)},
     "gaussian.bures_sq": {"cov_a": COV, "cov_b": 2 * COV},
     "gaussian.bures_sq_factors": {"factor_a": COV, "factor_b": 2 * COV},

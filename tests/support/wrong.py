@@ -23,7 +23,7 @@ SORTS = {
         "num k k_density num_classes num_modes batch_size repeats trees rows columns n dim num_steps num_images "
         "num_pairs seed most components max_samples stop resolution levels num_train num_eval num_variance batch "
         "log_every save_every steps_per_call max_steps num_iterations num_sweeps max_crossings event_ndim bins "
-        "block start size num_codes"
+        "block start size num_codes rank"
     ),
     "positive": "epsilon tol beta deviation radius scale df alpha tau_a tau_b budget epochs unit top temperature "
     "neighbours target_variance test_distance held_out_score first rho rho_a rho_b share mass save_seconds",

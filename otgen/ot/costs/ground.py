@@ -9,7 +9,16 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from otgen.ot.check import as_mass, at_least_float32, native, require_choice, require_costs, require_positive, to_device
+from otgen.ot.check import (
+    as_array,
+    as_mass,
+    at_least_float32,
+    native,
+    require_choice,
+    require_costs,
+    require_positive,
+    to_device,
+)
 from otgen.ot.products import product
 from otgen.types import Array, Float, as_pytree
 
@@ -108,6 +117,42 @@ class Cost:
         a, b = (as_mass(name, mass, num, self.dtype) for name, mass, num in (("a", a, n), ("b", b, m)))
         return _mean(self.weighed(a, b), a, b)
 
+    def times(self, vectors: ArrayLike, *, axis: int = 1) -> Float[Array, "_ ..."]:
+        """Return the cost matrix times vectors, block by block; |x - y|^2 of clouds without any entry of the matrix.
+
+        Args:
+          vectors: numbers of the side that is summed over, [m] or [m, k] for axis 1, [n] or [n, k] for axis 0.
+          axis: the side that is summed over: 1 for C v, 0 for C' v. Static.
+
+        Returns:
+          C v [n] or [n, k], or C' v [m] or [m, k]. NaN or infinite where an infinite cost is summed.
+
+        Raises:
+          ValueError: for another axis or number of rows, or (outside jit) entries that are not finite.
+
+        Example:
+          >>> x, y = jnp.array([[0.0], [1.0]]), jnp.array([[0.0], [2.0], [3.0]])
+          >>> print(og.PairwiseCost(x, y).times(jnp.array([1.0, 1.0, 0.0])))  # the first two columns
+          [4. 2.]
+        """
+        require_choice("axis", axis, (0, 1))
+        vectors = as_array("vectors", vectors)
+        if vectors.ndim not in (1, 2) or len(vectors) != self.shape[axis]:
+            raise ValueError(
+                f"vectors has shape {vectors.shape}: on axis {axis} a cost {self.shape} sums over "
+                f"{self.shape[axis]} rows."
+            )
+        columns = vectors if vectors.ndim == 2 else vectors[:, None]
+        return _times(self, columns, axis).reshape(-1, *vectors.shape[1:])
+
+    @property
+    def factored(self) -> bool:
+        """Whether `times` needs no entries of the matrix, which has a small rank and no infinite ones."""
+        return False
+
+    def _times(self, columns: Array, axis: int) -> Array:
+        return self.map_blocks(lambda block: product(block if axis == 1 else block.T, columns), axis=axis)
+
     def pairs(self, i: Array, j: Array) -> Float[Array, " k"]:
         """Return the costs of the pairs (i_k, j_k)."""
         return self.matrix()[i, j]
@@ -150,8 +195,16 @@ def along(values: Array, axis: int) -> Array:
     return values[None, :] if axis == 1 else values[:, None]
 
 
+@jax.jit(static_argnames="axis")
+def _times(cost: Cost, columns: Array, axis: int) -> Array:
+    return cost._times(columns, axis)
+
+
 @jax.jit
 def _mean(cost: Cost, a: Array, b: Array) -> Array:
+    if cost.factored:
+        return product(a, cost._times(b[:, None], 1))[0]
+
     def row(block: Array, a: Array) -> Array:
         counts = (block < jnp.inf) | ((a[:, None] > 0) & (b > 0))  # infinite costs of pairs without mass do not count
         return product(jnp.where(counts, block, 0.0), b)

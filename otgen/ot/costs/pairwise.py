@@ -16,6 +16,7 @@ from otgen.ot.check import as_count, as_points, require_choice
 from otgen.ot.costs.distances import CostFn, SqEuclidean, as_cost_fn
 from otgen.ot.costs.ground import Cost, indices
 from otgen.ot.inert import middle
+from otgen.ot.products import product
 from otgen.types import Array, Float, as_pytree
 
 
@@ -112,6 +113,19 @@ class PairwiseCost(Cost):
     def matrix(self) -> Float[Array, "n m"]:
         """Return the cost matrix itself, n x m in memory."""
         return _matrix_of_pairs(self)
+
+    @property
+    def factored(self) -> bool:
+        """Whether the cost is |x - y|^2, whose matrix has rank d + 2."""
+        return isinstance(self.cost_fn, SqEuclidean)
+
+    def _times(self, columns: Array, axis: int) -> Array:
+        if not self.factored:
+            return super()._times(columns, axis)
+        ours, others = self._centred() if axis == 1 else self._centred()[::-1]
+        squares = [jnp.sum(points**2, axis=1) for points in (ours, others)]
+        crossed = product(ours, product(others.T, columns))
+        return squares[0][:, None] * jnp.sum(columns, axis=0) + product(squares[1], columns) - 2 * crossed
 
     def pairs(self, i: Array, j: Array) -> Float[Array, " k"]:
         """Return the costs of the pairs (i_k, j_k), without the others."""

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from otgen.ot.check import as_mass, is_traced, require_choice, require_positive
 from otgen.ot.costs.ground import Cost, as_cost
+from otgen.ot.products import product
 from otgen.types import Array, Float
 
 LEVELS = ("mean", "std", "median", "max")
@@ -66,6 +67,8 @@ def _level(cost: Cost, a: Array, b: Array, of: str) -> Array:
         return _median(cost, a, b)
     if of == "max":
         return jnp.max(cost.map_blocks(lambda block, a: _largest(block, a, b), a))
+    if of == "mean" and cost.factored:
+        return product(a, cost._times(b[:, None], 1))[0] / (jnp.sum(a) * jnp.sum(b))
     mean = _mean(cost, a, b, 0.0, 1)
     return mean if of == "mean" else jnp.sqrt(_mean(cost, a, b, mean, 2))
 

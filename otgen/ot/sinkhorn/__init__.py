@@ -4,7 +4,7 @@
 the iteration and its stopping rule, on kernels of `absorption`, from the temperatures of `annealing`; `symmetric` the
 iteration of a cloud to itself, `potentials` iterations in the log domain, `plans` the plan that potentials make,
 `implicit` derivatives, `sampling` drawn pairs, `divergence` the debiased divergence, `drift` the velocity of points
-that descend it.
+that descend it, `low_rank` plans of low rank.
 """
 
 from otgen.ot.costs.potentials import State
