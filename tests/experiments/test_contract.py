@@ -25,7 +25,7 @@ from experiments import (
     sinkhorn_generator,
     w2_benchmark,
 )
-from experiments.bench import divergence, exact, extension_forms, first_call, gaussian, latent, sinkhorn
+from experiments.bench import divergence, exact, extension_forms, first_call, gaussian, latent, low_rank, sinkhorn
 from experiments.lab import command as command_line
 from experiments.lab.command import progress_of
 from experiments.lab.trials import run_parts, stage
@@ -312,6 +312,16 @@ def test_latent_ops_smoke(tmp_path, monkeypatch):
 def test_bench_latent_smoke(tmp_path):
     results = latent.main(latent.Config.smoke(out=str(tmp_path / "latent.json")))
     assert results["traces"] == 3  # one for each prior, whatever t
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the peer's imports
+def test_bench_low_rank_smoke(tmp_path):
+    (row,) = low_rank.main(low_rank.Config.smoke(out=str(tmp_path / "low_rank.json")))["cells"]
+    plans = [told for told in row.values() if isinstance(told, dict)]
+    assert len(plans) == 8
+    assert all(0.9 * row["exact"] < told["cost"] < 1.1 * row["independent"] for told in plans)
+    assert all(told["error"] < 1e-2 for told in plans)
 
 
 @pytest.mark.slow
