@@ -27,6 +27,7 @@ from ott.solvers.linear import sinkhorn_lr
 import otgen as og
 from experiments.lab import command
 from experiments.lab.machine import clock, record, store
+from otgen.ot.products import product
 from otgen.types import Array
 
 STARTS = {
@@ -98,7 +99,7 @@ def theirs(x: Array, y: Array, rank: int, seed: int, start: str, **options: Any)
 def scores(x: Array, y: Array, q: Array, r: Array, g: Array) -> dict[str, float]:
     """Return <C, P> and the marginal error of a plan Q diag(1/g) R'."""
     num = len(x)
-    rows, columns = q @ (r.sum(0) / g), r @ (q.sum(0) / g)
+    rows, columns = product(q, r.sum(0) / g), product(r, q.sum(0) / g)
     error = jnp.sum(jnp.abs(rows - 1 / num)) + jnp.sum(jnp.abs(columns - 1 / num))
     cost = jnp.sum(q * og.PairwiseCost(x, y).times(r / g))
     return {"cost": round(float(cost), 4), "error": float(f"{float(error):.2g}")}

@@ -135,13 +135,7 @@ class Cost:
           >>> print(og.PairwiseCost(x, y).times(jnp.array([1.0, 1.0, 0.0])))  # the first two columns
           [4. 2.]
         """
-        require_choice("axis", axis, (0, 1))
-        vectors = as_array("vectors", vectors)
-        if vectors.ndim not in (1, 2) or len(vectors) != self.shape[axis]:
-            raise ValueError(
-                f"vectors has shape {vectors.shape}: on axis {axis} a cost {self.shape} sums over "
-                f"{self.shape[axis]} rows."
-            )
+        vectors = as_vectors(vectors, self, axis, finite=True)
         columns = vectors if vectors.ndim == 2 else vectors[:, None]
         return _times(self, columns, axis).reshape(-1, *vectors.shape[1:])
 
@@ -173,6 +167,18 @@ def indices(name: str, index: Any) -> Array:
 def as_cost(cost: Cost | ArrayLike) -> Cost:
     """Return a ground cost as it is and a matrix [n, m] as a DenseCost."""
     return cost if isinstance(cost, Cost) else DenseCost(cost)
+
+
+def as_vectors(vectors: ArrayLike, cost: Cost, axis: int, *, finite: bool = False) -> Array:
+    """Return numbers of the side of a cost that is summed over, one row for each of its points; refuse others."""
+    require_choice("axis", axis, (0, 1))
+    vectors, num = as_array("vectors", vectors, finite=finite), cost.shape[axis]
+    if vectors.ndim not in (1, 2) or vectors.shape[0] != num:
+        raise ValueError(
+            f"vectors have shape {vectors.shape}: summing over axis {axis} of a cost {cost.shape} needs [{num}] or "
+            f"[{num}, k]."
+        )
+    return vectors
 
 
 def weighed(cost: Cost, a: Array, b: Array) -> Cost:

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from otgen.ot.check import as_array, require_choice
 from otgen.ot.costs import Cost, DenseCost
-from otgen.ot.costs.ground import as_cost
+from otgen.ot.costs.ground import as_cost, as_vectors
 from otgen.ot.inert import carried, gibbs
 from otgen.ot.products import product
 from otgen.ot.sinkhorn.inputs import Potentials, as_masses, as_numbers, as_state
@@ -174,13 +173,7 @@ def apply_plan(
       [[5. 7.]]
     """
     cost, *_ = given = read(cost, state, a, b, epsilon)
-    require_choice("axis", axis, (0, 1))
-    vectors = as_array("vectors", vectors, finite=False)
-    if vectors.ndim not in (1, 2) or vectors.shape[0] != cost.shape[axis]:
-        raise ValueError(
-            f"vectors have shape {vectors.shape}: summing over axis {axis} of a cost {cost.shape} needs "
-            f"[{cost.shape[axis]}] or [{cost.shape[axis]}, k]."
-        )
+    vectors = as_vectors(vectors, cost, axis)
     return _apply(given, vectors.astype(cost.dtype), axis)
 
 

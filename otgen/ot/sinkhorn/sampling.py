@@ -111,10 +111,10 @@ def _sample(
         i = jnp.arange(num)
     elif pairing == "stratified":
         steps = (jnp.arange(num) + jax.random.uniform(first)) / num
-        i = _inverse(a, steps)
+        i = passed(a, steps)
     else:
         rows = cost.map_blocks(lambda block, f: product(gibbs(block, f, g, epsilon, jnp.inf), b), f)
-        i = _inverse(a * rows, jax.random.uniform(first, (num,)))
+        i = passed(a * rows, jax.random.uniform(first, (num,)))
     keys = jax.random.split(second, num)
 
     def partner(key: Key, i: Array) -> Array:
@@ -124,7 +124,7 @@ def _sample(
     return i, jax.lax.map(lambda it: partner(*it), (keys, i), batch_size=together)
 
 
-def _inverse(weights: Array, uniforms: Array) -> Array:
+def passed(weights: Array, uniforms: Array) -> Array:
     """Return the points at which the cumulated weights pass uniform numbers; never one without weight."""
     cumulated = jnp.cumsum(weights)
     found = jnp.searchsorted(cumulated, uniforms * cumulated[-1], side="right")

@@ -109,7 +109,7 @@ def test_derivatives_are_those_of_the_objective(solved):
         h = 1e-4
         slope = (objective(*at(h)) - objective(*at(-h))) / (2 * h)
         ours = jax.grad(lambda t: at(t)[1].primal_cost())(0.0)
-        np.testing.assert_allclose(ours, slope, rtol=1e-5)
+        np.testing.assert_allclose(ours, slope, rtol=1e-4)  # stationary to 1e-5, see above
 
 
 def test_clusters_go_to_clusters():
@@ -143,10 +143,10 @@ def test_a_shift_of_both_clouds_changes_nothing():
 
 def test_a_run_goes_on_from_where_another_ended():
     cost = og.PairwiseCost(X, Y)
-    first, info = og.low_rank.run(KEY, cost, A, B, rank=4, epsilon=0.3, max_steps=20)
+    first, info = og.low_rank.run(KEY, cost, A, B, rank=4, epsilon=0.3, tol=1e-6, max_steps=20)
     assert info.status == og.Status.MAX_STEPS
-    again, more = og.low_rank.run(KEY, cost, A, B, rank=4, epsilon=0.3, max_steps=15, state=first.state)
-    at_once, _ = og.low_rank.run(KEY, cost, A, B, rank=4, epsilon=0.3, max_steps=35)
+    again, more = og.low_rank.run(KEY, cost, A, B, rank=4, epsilon=0.3, tol=1e-6, max_steps=15, state=first.state)
+    at_once, _ = og.low_rank.run(KEY, cost, A, B, rank=4, epsilon=0.3, tol=1e-6, max_steps=35)
     assert more.num_steps == 15
     np.testing.assert_allclose(again.q, at_once.q, atol=1e-5)
 
@@ -176,6 +176,16 @@ def test_uniform_points_are_drawn_once():
     assert set(np.unique(j)) <= set(range(50))
 
 
+def test_parts_differ_where_points_are_equal():
+    """Parts that start alike stay alike, and a run at such a saddle says that it is done."""
+    x = np.repeat([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0]], 40, 0)
+    cost = og.PairwiseCost(x, x[::-1] + 1.0)
+    _, info = og.low_rank.run(KEY, cost, rank=6, epsilon=0.05)
+    assert info.primal_cost < 1.05 * og.exact.plan(cost).value
+    q = og.low_rank.init(KEY, cost, rank=6).q
+    assert min(float(jnp.abs(q[:, i] - q[:, j]).max()) for i in range(6) for j in range(i)) > 0.01
+
+
 def test_vmap_over_temperatures():
     cost = og.PairwiseCost(X, Y)
     run = lambda epsilon: og.low_rank.run(KEY, cost, rank=3, epsilon=epsilon, max_steps=50)[1].primal_cost  # noqa: E731
@@ -191,5 +201,5 @@ def test_what_cannot_be_is_refused():
         og.low_rank.run(KEY, jnp.array([[0.0, jnp.inf], [1.0, 0.0]]), rank=1, epsilon=0.1)
     with pytest.raises(ValueError, match="needs"):
         og.low_rank.run(KEY, cost, rank=3, epsilon=0.1, state=og.low_rank.init(KEY, cost.matrix().T, rank=3))
-    with pytest.raises(ValueError, match="sums over"):
+    with pytest.raises(ValueError, match="summing over"):
         cost.times(np.ones(60))

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from otgen.ot.check import as_array, as_count, as_key, require_choice
+from otgen.ot.check import as_count, as_key
 from otgen.ot.costs import Cost
+from otgen.ot.costs.ground import as_vectors
 from otgen.ot.products import product
+from otgen.ot.sinkhorn.sampling import passed
 from otgen.types import Array, Float, Held, Int, Key, as_pytree
 
 
@@ -41,12 +43,6 @@ def masses_of(state: State, a: Array, b: Array) -> tuple[Array, Array]:
     q, r, g, _ = state
     parts = [product(mass, jnp.exp(log - g)) for log, mass in ((q, a), (r, b))]  # 1 where it has the mass of g
     return a * product(jnp.exp(q), parts[1]), b * product(jnp.exp(r), parts[0])
-
-
-def quantiles(mass: Array, levels: Array) -> Array:
-    """Return the points at which levels in [0, 1) of all mass [n] are passed."""
-    sums = jnp.cumsum(mass)
-    return jnp.minimum(jnp.searchsorted(sums, levels * sums[-1], side="right"), len(mass) - 1)
 
 
 @as_pytree
@@ -112,13 +108,7 @@ class Solution:
         Raises:
           ValueError: for another axis or number of rows.
         """
-        require_choice("axis", axis, (0, 1))
-        vectors, num = as_array("vectors", vectors, finite=False), self.cost.shape[axis]
-        if vectors.ndim not in (1, 2) or len(vectors) != num:
-            raise ValueError(
-                f"vectors have shape {vectors.shape}: summing over axis {axis} of a cost {self.cost.shape} needs "
-                f"[{num}] or [{num}, k]."
-            )
+        vectors = as_vectors(vectors, self.cost, axis)
         ours, theirs = (self.q, self.r) if axis == 1 else (self.r, self.q)
         return product(ours / self.g, product(theirs.T, vectors))
 
@@ -145,8 +135,10 @@ def _primal_cost(solution: Solution) -> Array:
 @jax.jit(static_argnames="num")
 def _sample(key: Key, solution: Solution, num: int) -> tuple[Array, Array]:
     keys = jax.random.split(key, 3)
-    levels = (jnp.arange(num) + jax.random.uniform(keys[0])) / num
-    i = quantiles(jnp.asarray(solution.a), levels)
+    a = jnp.asarray(solution.a)
+    i = passed(a, (jnp.arange(num) + jax.random.uniform(keys[0])) / num)
+    if num == len(a):
+        i = jnp.where(jnp.all(a == a[0]), jnp.arange(num), i)  # sums of many weights are rounded
     part = jax.random.categorical(keys[1], solution.state.q[i])
     sums = jnp.cumsum(solution.r, 0)
     wanted = jax.random.uniform(keys[2], (num,)) * sums[-1, part]

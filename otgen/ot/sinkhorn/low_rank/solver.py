@@ -14,12 +14,14 @@ from otgen.ot.costs.ground import as_cost
 from otgen.ot.inert import CAP
 from otgen.ot.products import product
 from otgen.ot.sinkhorn.inputs import as_masses, as_numbers
-from otgen.ot.sinkhorn.low_rank.solution import Solution, State, masses_of, quantiles
+from otgen.ot.sinkhorn.low_rank.solution import Solution, State, masses_of
+from otgen.ot.sinkhorn.sampling import passed
 from otgen.ot.sinkhorn.solver import count
 from otgen.types import Array, Held, Key, status_of
 
 STEP = 4.0  # of mirror descent: e-folds that an entry of a factor gains where its cost is one `_spread` below others
 _FEW = 64  # points of a side by which costs are measured
+SOFT = 4.0  # costs over so many spreads are differences of the shares at the start
 SWEEPS = 3  # of a projection onto the constraints, from where that of the last step ended
 
 
@@ -49,7 +51,10 @@ class Info(NamedTuple):
 def init(
     key: Key, cost: Cost | ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None = None, *, rank: int
 ) -> State:
-    """Return random shares of every point in the parts, from which a descent may start: equal ones are a saddle.
+    """Return shares of every point in the parts, from which a descent may start: equal ones would be a saddle.
+
+    A part gets a random target point. Source points belong to the parts by their costs to these points, softly, and
+    target points by their mean costs to the source points of the parts.
 
     Args:
       key: PRNG key, consumed.
@@ -67,8 +72,8 @@ def init(
       (5, 2) (4, 2) [0.5 0.5]
     """
     cost = _allowed(as_cost(cost))
-    a, _ = as_masses(cost, a, b, 1.0, 1.0)
-    return _random(as_key(key), cost, a, _rank(cost, rank))
+    a, b = as_masses(cost, a, b, 1.0, 1.0)
+    return _drawn(as_key(key), cost, a, b, _rank(cost, rank))
 
 
 def _rank(cost: Cost, rank: int) -> int:
@@ -79,12 +84,21 @@ def _rank(cost: Cost, rank: int) -> int:
 
 
 @jax.jit(static_argnames="rank")
-def _random(key: Key, cost: Cost, a: Array, rank: int) -> State:
+def _drawn(key: Key, cost: Cost, a: Array, b: Array, rank: int) -> State:
+    """Give source points to parts by their costs to random target points, and target points to the parts of these."""
+    cost = cost.weighed(a, b)
+    spread = SOFT * _spread(cost, a, b)
     keys = jax.random.split(key)
-    q, r = (
-        jax.nn.log_softmax(jax.random.normal(one, (num, rank), cost.dtype))
-        for one, num in zip(keys, cost.shape, strict=True)
-    )
+    chosen = jax.random.choice(keys[0], cost.shape[1], (rank,), replace=False, p=b / jnp.sum(b))
+
+    def shares(costs: Array, mass: Array) -> Array:
+        """Parts whose costs are all larger are no worse: only differences between points count."""
+        return jax.nn.log_softmax((product(mass, costs) / jnp.sum(mass) - costs) / spread)
+
+    costs = cost._times(jax.nn.one_hot(chosen, cost.shape[1], dtype=cost.dtype, axis=0), 1)
+    q = shares(costs + 0.1 * spread * jax.random.normal(keys[1], costs.shape, costs.dtype), a)  # of equal points too
+    source = a[:, None] * jnp.exp(q)
+    r = shares(cost._times(source / jnp.sum(source, 0), 0), b)
     return State(q, r, jnp.full(rank, jnp.log(jnp.sum(a) / rank)), jnp.zeros((2, rank), cost.dtype))
 
 
@@ -163,11 +177,11 @@ def run(
       state: `solution.state` of an earlier run of the same rank to go on from; the key is not used then.
 
     Returns:
-      Solution and Info.
+      Solution and Info; NONFINITE where a cost that is no matrix forbids a pair.
 
     Raises:
-      ValueError: outside jit, for a rank that is not between 1 and min(n, m), costs that are infinite, weights that are
-        negative or of other totals, an epsilon or tol that is not positive, or a state of another shape.
+      ValueError: outside jit, for a rank that is not between 1 and min(n, m), a matrix with infinite costs, weights
+        that are negative or of other totals, an epsilon or tol that is not positive, or a state of another shape.
 
     Example:
       >>> x = jax.random.normal(jax.random.key(0), (500, 2))
@@ -207,7 +221,7 @@ def _fitting(cost: Cost, state: State, rank: int | None = None) -> State:
     return State(*(it.astype(cost.dtype) for it in (q, r, g, h)))
 
 
-def _moved(cost: Cost, state: State, a: Array, b: Array, epsilon: Array) -> State:
+def _moved(cost: Cost, state: State, a: Array, b: Array, epsilon: Array, rate: Array) -> State:
     q, r, g, h = state
     source, target = a[:, None] * jnp.exp(q - g), b[:, None] * jnp.exp(r - g)  # of a part, each of total one
     slopes = cost._times(target, 1), cost._times(source, 0)
@@ -215,16 +229,23 @@ def _moved(cost: Cost, state: State, a: Array, b: Array, epsilon: Array) -> Stat
     slopes = tuple(slope + epsilon * (log - g) for slope, log in zip(slopes, (q, r), strict=True))
     shares = jax.nn.softmax(g)
     slopes = tuple(slope - product(slope, shares)[:, None] for slope in slopes)
-    rate = jnp.minimum(STEP / _spread(cost, a, b), 0.5 / epsilon)
     return projected(q - rate * slopes[0], r - rate * slopes[1], g + rate * within, h, a, b)
 
 
-_step = jax.jit(_moved)
+def _rate(cost: Cost, a: Array, b: Array, epsilon: Array) -> Array:
+    """Return how far a step goes: no further than halfway to what the entropy alone would have of the slope."""
+    return jnp.minimum(STEP / _spread(cost, a, b), 0.5 / epsilon)
+
+
+@jax.jit
+def _step(cost: Cost, state: State, a: Array, b: Array, epsilon: Array) -> State:
+    cost = cost.weighed(a, b)
+    return _moved(cost, state, a, b, epsilon, _rate(cost, a, b, epsilon))
 
 
 def _spread(cost: Cost, a: Array, b: Array) -> Array:
     """Return the root mean square of costs without what rows and columns add to all, among a few pairs."""
-    i, j = (quantiles(mass, (jnp.arange(_FEW) + 0.5) / _FEW) for mass in (a, b))
+    i, j = (passed(mass, (jnp.arange(_FEW) + 0.5) / _FEW) for mass in (a, b))
     costs = cost.pairs(jnp.repeat(i, _FEW), jnp.tile(j, _FEW)).reshape(_FEW, _FEW)
     rest = costs - jnp.mean(costs, 0) - jnp.mean(costs, 1, keepdims=True) + jnp.mean(costs)
     return jnp.maximum(jnp.sqrt(jnp.mean(rest**2)), jnp.finfo(costs.dtype).tiny)
@@ -255,7 +276,7 @@ def _run(
     cost: Cost, state: State, a: Array, b: Array, epsilon: Array, tol: Array, max_steps: Held
 ) -> tuple[State, Info]:
     cost = cost.weighed(a, b)
-    total = jnp.sum(a)
+    total, rate = jnp.sum(a), _rate(cost, a, b, epsilon)
 
     def off(before: State, state: State) -> Array:
         moves = (
@@ -268,11 +289,14 @@ def _run(
 
     def body(carry: tuple) -> tuple:
         num, before, _ = carry
-        state = _moved(cost, before, a, b, epsilon)
+        state = _moved(cost, before, a, b, epsilon, rate)
         return num + 1, state, off(before, state)
 
-    going = lambda carry: (carry[0] < max_steps) & ~(carry[2] < tol) & ~jnp.isnan(carry[2])  # noqa: E731
-    num, state, error = jax.lax.while_loop(going, body, (jnp.int32(0), state, jnp.asarray(jnp.inf, cost.dtype)))
+    def unfinished(carry: tuple) -> Array:
+        num, _, error = carry
+        return (num < max_steps) & ~(error < tol) & ~jnp.isnan(error)
+
+    num, state, error = jax.lax.while_loop(unfinished, body, (jnp.int32(0), state, jnp.asarray(jnp.inf, cost.dtype)))
     worth = Solution(state, cost, a, b, epsilon).primal_cost()
-    error = jnp.where(num == 0, jnp.asarray(jnp.finfo(cost.dtype).max), error)
+    error = jnp.where(num == 0, jnp.asarray(jnp.finfo(cost.dtype).max), error)  # nothing known, and nothing infinite
     return state, Info(error, worth, num, status_of(error, tol))
